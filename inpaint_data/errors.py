@@ -1,0 +1,40 @@
+"""What can go wrong, each under one base: the message names the file, the key and the mend."""
+
+
+class InpaintDataError(Exception):
+    """Base of every error this package raises on purpose. The command exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(InpaintDataError):
+    """The settings cannot work, whatever the data."""
+
+    exit_code = 2
+
+
+class VaeError(UsageError):
+    """The named autoencoder cannot be loaded or cannot be used."""
+
+
+class EncodeError(InpaintDataError):
+    """The autoencoder gave NaN or infinity, in single precision too.
+
+    `indexes` are the positions of the samples in the batch that was given.
+    """
+
+    def __init__(self, message: str, indexes: list[int]) -> None:
+        super().__init__(message)
+        self.indexes = indexes
+
+
+class ShardError(InpaintDataError):
+    """A shard cannot be read."""
+
+
+class SampleError(InpaintDataError):
+    """One sample cannot be used; the message is the reason, without the shard and the key."""
+
+
+class CacheError(InpaintDataError):
+    """A latent cache cannot be written, read or continued."""
