@@ -1,0 +1,1 @@
+from inpaint_data.morphology import offset_mask

@@ -1,0 +1,109 @@
+"""offset_mask grows and shrinks exactly as a convolution with the whole window would."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from inpaint_data import offset_mask
+
+
+def grow_by_convolution(mask: Tensor, radius: int) -> Tensor:
+    """The obvious way: a (2r+1)^2 window of ones over one (1, 1, H, W) bool mask, nothing outside."""
+    side = 2 * radius + 1
+    return F.conv2d(mask.double(), torch.ones(1, 1, side, side, dtype=torch.double), padding=radius) > 0
+
+
+def offset_by_convolution(mask: Tensor, offset: int) -> Tensor:
+    if offset >= 0:
+        return grow_by_convolution(mask, offset)
+    return ~grow_by_convolution(~mask, -offset)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    batch, height, width = draw(st.integers(1, 4)), draw(st.integers(1, 19)), draw(st.integers(1, 19))
+    density = draw(st.sampled_from([0.0, 0.02, 0.5, 0.98, 1.0]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    mask = torch.rand((batch, 1, height, width), generator=generator) < density
+    offsets = draw(st.lists(st.integers(-25, 25), min_size=batch, max_size=batch))
+    return mask, torch.tensor(offsets)
+
+
+@settings(max_examples=300, deadline=None)
+@given(batches())
+def test_every_sample_gets_its_own_offset_and_sign_to_the_last_bit(case: tuple[Tensor, Tensor]) -> None:
+    mask, offsets = case
+    expected = [offset_by_convolution(mask[i : i + 1], int(offset)) for i, offset in enumerate(offsets)]
+    assert torch.equal(offset_mask(mask, offsets), torch.cat(expected))
+
+
+@pytest.mark.parametrize("offset", [-128, -33, -1, 0, 1, 32, 128])
+def test_one_offset_for_all_equals_the_convolution_at_full_size(offset: int) -> None:
+    mask = torch.zeros(2, 1, 160, 201, dtype=torch.bool)
+    mask[0, :, 40:120, 70:75] = True
+    mask[1, :, :, 10:] = torch.rand((160, 191), generator=torch.Generator().manual_seed(1)) > 0.01
+    expected = torch.cat([offset_by_convolution(one[None], offset) for one in mask])
+    assert torch.equal(offset_mask(mask, offset), expected)
+
+
+def test_a_mask_that_touches_the_border_does_not_shrink_there() -> None:
+    mask = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    mask[..., :16, :] = True
+    shrunk = offset_mask(mask, -5)
+    assert shrunk[..., :11, :].all()
+    assert not shrunk[..., 11:, :].any()
+
+
+@pytest.mark.parametrize("offset", [10**6, 10**18])
+def test_an_offset_far_beyond_the_picture_fills_or_empties_it(offset: int) -> None:
+    dot, hole = torch.zeros(1, 1, 9, 7, dtype=torch.bool), torch.ones(1, 1, 9, 7, dtype=torch.bool)
+    dot[..., 4, 3], hole[..., 0, 0] = True, False
+    assert offset_mask(dot, offset).all()
+    assert not offset_mask(hole, -offset).any()
+
+
+def test_empty_and_full_masks_stay_as_they_are() -> None:
+    for value in (False, True):
+        mask = torch.full((1, 1, 5, 5), value)
+        for offset in (-9, -1, 0, 1, 9):
+            assert torch.equal(offset_mask(mask, offset), mask)
+
+
+def test_every_kind_of_mask_is_read_alike() -> None:
+    mask = torch.rand((3, 1, 12, 12), generator=torch.Generator().manual_seed(2)) > 0.8
+    offsets = torch.tensor([2, -1, 0])
+    expected = offset_mask(mask, offsets)
+    for other in (mask.to(torch.uint8), mask.to(torch.uint8) * 255, mask.float(), mask.half()):
+        assert torch.equal(offset_mask(other, offsets), expected)
+
+
+def test_half_is_not_repainted() -> None:
+    assert not offset_mask(torch.full((1, 1, 4, 4), 0.5), 3).any()
+
+
+def test_the_argument_is_left_alone_and_never_returned() -> None:
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    result = offset_mask(mask, 0)
+    result[:] = True
+    assert not mask.any()
+
+
+def test_an_empty_batch_comes_back_empty() -> None:
+    assert offset_mask(torch.zeros(0, 1, 8, 8), 3).shape == (0, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("mask", "offset", "named"),
+    [
+        (torch.zeros(8, 8), 1, r"\(B, 1, H, W\)"),
+        (torch.zeros(2, 3, 8, 8), 1, r"\(2, 3, 8, 8\)"),
+        (torch.zeros(2, 1, 8, 8), torch.tensor([1, 2, 3]), r"\(2,\)"),
+        (torch.zeros(2, 1, 8, 8), 1.5, "whole numbers"),
+    ],
+)
+def test_wrong_arguments_are_named(mask: Tensor, offset: int, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        offset_mask(mask, offset)
