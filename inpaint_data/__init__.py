@@ -1,1 +1,47 @@
+"""Latents and masks for training inpainting diffusion models: exact, cached, on the GPU."""
+
+from inpaint_data.caching import Summary, cache_latents
+from inpaint_data.datamodule import InpaintDataModule
+from inpaint_data.errors import (
+    CacheError,
+    EncodeError,
+    InpaintDataError,
+    SampleError,
+    ShardError,
+    UsageError,
+    VaeError,
+)
+from inpaint_data.latent_cache.reader import LatentCache
+from inpaint_data.latent_cache.verify import verify_cache
+from inpaint_data.masks import MaskMixture
 from inpaint_data.morphology import offset_mask
+from inpaint_data.pack import pack
+from inpaint_data.report import contact_sheet
+from inpaint_data.samples import SampleSettings
+from inpaint_data.transform import Batch, InpaintTransform, encode_for_inpaint
+from inpaint_data.vae import Autoencoder, load_vae
+
+__all__ = [
+    "Autoencoder",
+    "Batch",
+    "CacheError",
+    "EncodeError",
+    "InpaintDataError",
+    "InpaintDataModule",
+    "InpaintTransform",
+    "LatentCache",
+    "MaskMixture",
+    "SampleError",
+    "SampleSettings",
+    "ShardError",
+    "Summary",
+    "UsageError",
+    "VaeError",
+    "cache_latents",
+    "contact_sheet",
+    "encode_for_inpaint",
+    "load_vae",
+    "offset_mask",
+    "pack",
+    "verify_cache",
+]

@@ -1,0 +1,232 @@
+"""Encoded image bytes to uint8 pixels and back.
+
+JPEG, PNG and WEBP, told by their content and not by a name. A file comes out whole or not at all: what a viewer
+would show half grey is a SampleError here. Turned upright as EXIF says, everywhere in this file.
+"""
+
+import io
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from inpaint_data.errors import SampleError
+
+Uint8Array = npt.NDArray[np.uint8]
+MAX_PIXELS = 2**28 // 3  # 89 megapixels, 256 MiB of RGB: more is taken for a decompression bomb, as Pillow does
+FORMATS = ("JPEG", "PNG", "WEBP")
+EXIF_ORIENTATION = 0x0112
+UPRIGHT: Mapping[int, Callable[[Uint8Array], Uint8Array]] = MappingProxyType(
+    {
+        2: lambda pixels: pixels[:, ::-1],
+        3: lambda pixels: pixels[::-1, ::-1],
+        4: lambda pixels: pixels[::-1],
+        5: lambda pixels: pixels.swapaxes(0, 1),
+        6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+        7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+        8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+    }
+)
+
+
+def decode_image(data: bytes) -> Uint8Array:
+    """The colours of an image file, (H, W, 3) uint8 RGB.
+
+    Alpha is ignored, not composited: a transparent pixel keeps the colour that is stored under it. 16 bits become
+    8: grey as round(v / 257), colour as v // 256 (Pillow's own reduction).
+
+    Raises:
+        SampleError: no JPEG, PNG or WEBP, damaged, cut short, or above MAX_PIXELS.
+    """
+    with _opened(data) as image:
+        turned = _orientation(image, data)
+        pixels = _jpeg_rgb(data, image) if data[:2] == b"\xff\xd8" else _pillow_rgb(image)
+        return _upright(pixels, turned)
+
+
+def decode_alpha(data: bytes) -> Uint8Array | None:
+    """The alpha of an image file, (H, W) uint8, or None where it has none.
+
+    Raises:
+        SampleError: as `decode_image`.
+    """
+    with _opened(data) as image:
+        if not image.has_transparency_data:
+            return None
+        turned = _orientation(image, data)
+        if image.mode.startswith("I"):  # a 16-bit grey that stands for transparent
+            alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+        elif image.mode == "RGB" and data[24] == 16:
+            raise SampleError("a 16-bit colour PNG with one transparent colour; save it with an alpha channel")
+        else:
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+        return _upright(alpha, turned)
+
+
+def decode_mask(data: bytes) -> npt.NDArray[np.bool_]:
+    """The mask in an image file, (H, W) bool: above 0.5 is True = repaint, so 0.5 itself is not repainted.
+
+    Any mode: colours and palettes count by their grey (ITU-R 601), an alpha channel is ignored.
+
+    Raises:
+        SampleError: as `decode_image`.
+    """
+    # 127.5 of 255 is no 8-bit value, and both reductions from 16 bits keep 32767 below and 32768 above it
+    return np.asarray(Image.fromarray(decode_image(data)).convert("L")) > 127
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of the picture once upright, from the header alone.
+
+    Raises:
+        SampleError: no JPEG, PNG or WEBP, or above MAX_PIXELS.
+    """
+    with _opened(data, check=False) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image, data) >= 5 else (height, width)
+
+
+def encode_png(array: Uint8Array) -> bytes:
+    """(H, W, 3) RGB or (H, W) grey uint8 to a PNG, without loss, the same bytes every time."""
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise ValueError(f"a PNG is made of (H, W, 3) or (H, W) uint8, not {array.shape} {array.dtype}")
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(file, "PNG", compress_level=6)
+    return file.getvalue()
+
+
+@contextmanager
+def _opened(data: bytes, check: bool = True) -> Iterator[Image.Image]:
+    """The file's header read by Pillow; whatever Pillow raises in the block becomes a SampleError."""
+    try:
+        with _refuse_truncated(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if min(width, height) < 1:
+                raise SampleError(f"image is {height}x{width}: it has no pixels")
+            if width * height > MAX_PIXELS:
+                raise SampleError(f"image is {height}x{width}, above {MAX_PIXELS} pixels; make it smaller")
+            if check and image.format == "PNG":
+                _check_png(data)
+            yield image
+    except (SampleError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise SampleError(f"{_known_as(data)} {len(data)} bytes long") from error
+    except Exception as error:  # damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error …
+        raise SampleError(f"image is damaged: {error or type(error).__name__}") from error
+
+
+def _known_as(data: bytes) -> str:
+    if not data:
+        return "image is empty,"
+    if data[:3] == b"\xff\xd8\xff" or data[:4] in (b"\x89PNG", b"RIFF"):
+        return "image is damaged at its start or cut short,"
+    return "image is no JPEG, PNG or WEBP,"
+
+
+_strict_lock = threading.Lock()
+_strict_now = 0
+_callers_choice = False
+
+
+@contextmanager
+def _refuse_truncated() -> Iterator[None]:
+    """Pillow's switch for cut files is global and training scripts do set it: off until the last of us is out."""
+    global _strict_now, _callers_choice
+    with _strict_lock:
+        if _strict_now == 0:
+            _callers_choice, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        _strict_now += 1
+    try:
+        yield
+    finally:
+        with _strict_lock:
+            _strict_now -= 1
+            if _strict_now == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _callers_choice
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """EXIF orientation 1…8; 1 where there is none or it cannot be read, as every viewer takes it."""
+    try:
+        # an eXIf chunk may come after the pixels, and only then is loading them worth it
+        exif = image.getexif() if b"eXIf" in data else Image.Image.getexif(image)
+        orientation = exif.get(EXIF_ORIENTATION, 1)
+    except Exception:  # as in _opened: a damaged EXIF block, not damaged pixels
+        return 1
+    return orientation if orientation in UPRIGHT else 1
+
+
+def _upright(pixels: Uint8Array, orientation: int) -> Uint8Array:
+    turned = UPRIGHT[orientation](pixels) if orientation in UPRIGHT else pixels
+    return np.require(turned, requirements=["C", "W"])
+
+
+def _jpeg_rgb(data: bytes, image: Image.Image) -> Uint8Array:
+    """simplejpeg makes each of libjpeg's warnings an error; Pillow passes over a hole in the middle of a file."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # a chroma sampling that TurboJPEG has no name for
+        return _pillow_rgb(image)
+    if (width, height) != image.size:
+        raise SampleError(f"image is damaged: it says both {height}x{width} and {image.size[1]}x{image.size[0]}")
+    if colours not in ("CMYK", "YCCK"):
+        rgb: Uint8Array = simplejpeg.decode_jpeg(data, "RGB")
+        return rgb
+    ink = 255 - simplejpeg.decode_jpeg(data, "CMYK")  # Adobe, and with it everyone, stores ink inverted
+    return np.asarray(Image.frombytes("CMYK", image.size, ink.tobytes()).convert("RGB"))
+
+
+def _pillow_rgb(image: Image.Image) -> Uint8Array:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow itself would clip at 255
+        grey = np.asarray(image).astype(np.uint32)
+        return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
+
+
+def _check_png(data: bytes) -> None:
+    """Every chunk's checksum, the closing chunk, and as many bytes as the picture needs. Pillow checks none of these.
+
+    Raises:
+        SampleError: the first of them that fails.
+    """
+    at, kind, scanlines = 8, b"", []
+    while kind != b"IEND":
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        body, checksum = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
+        if len(checksum) < 4:
+            raise SampleError(f"image is damaged: the PNG is cut short after {len(data)} bytes")
+        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
+            raise SampleError(f"image is damaged: PNG chunk {kind!r} at byte {at} has a wrong checksum")
+        if kind == b"IDAT":
+            scanlines.append(body)
+        at += 12 + length
+    missing = _png_scanline_bytes(data)
+    inflate = zlib.decompressobj()
+    packed = b"".join(scanlines)
+    while missing > 0:
+        rows = inflate.decompress(packed, min(missing, 2**20))
+        packed, missing = inflate.unconsumed_tail, missing - len(rows)
+        if not rows:
+            raise SampleError(f"image is damaged: the PNG's pixels end {missing} bytes early")
+
+
+def _png_scanline_bytes(data: bytes) -> int:
+    """How long the unpacked pixels of a PNG are: each row of each pass has one byte in front that names its filter."""
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    depth, colour_type, interlaced = data[24], data[25], data[28]
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour_type]
+    # Adam7: (first column, first row, column step, row step)
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    total = 0
+    for left, top, across, down in passes if interlaced else [(0, 0, 1, 1)]:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + -(-columns * bits // 8))
+    return total

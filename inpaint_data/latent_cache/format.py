@@ -1,0 +1,199 @@
+"""What is in a cache: names, bytes of each member, the sidecar and the fingerprint."""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inpaint_data.errors import CacheError, SampleError
+
+FORMAT = 1
+LATENTS = "latents.npy"
+MASKED_LATENTS = "masked_latents.npy"
+MASK = "mask.pbm"
+RECORD = "inpaint.json"
+RESERVED = frozenset({LATENTS, MASKED_LATENTS, MASK, RECORD})
+CACHE_FILE = "cache.json"
+TEMPORARY = ".tmp"
+
+
+def npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def pbm_bytes(masks: npt.NDArray[np.bool_]) -> bytes:
+    """(K, H, W) bool, True = repaint -> a binary PBM of K pictures stacked downwards, repaint white.
+
+    In P4 a set bit is black, so the bits are the complement; rows are padded to whole bytes.
+    """
+    count, height, width = masks.shape
+    header = f"P4\n{width} {count * height}\n".encode()
+    return header + np.packbits(~masks.reshape(count * height, width), axis=1).tobytes()
+
+
+def read_pbm(data: bytes | memoryview, count: int) -> npt.NDArray[np.bool_]:
+    """The (K, H, W) bool masks in what `pbm_bytes` made, K = `count`."""
+    data = bytes(data)
+    magic, size, pixels = data.split(b"\n", 2)
+    width, rows = map(int, size.split())
+    packed = np.frombuffer(pixels, np.uint8)
+    if magic != b"P4" or rows % count or packed.size != rows * ((width + 7) // 8):
+        raise CacheError(f"{MASK}: not a P4 picture of {count} masks")
+    bits = np.unpackbits(packed.reshape(rows, -1), axis=1, count=width)
+    return (bits == 0).reshape(count, rows // count, width)
+
+
+def json_bytes(value: Any) -> bytes:
+    """The one way JSON is written here: sorted and compact, so that equal values are equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Hash of everything that decides the values in a cache."""
+    return hashlib.sha256(json_bytes(settings)).hexdigest()
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """The fields that differ, one line each, with the old and the new value."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = sorted({*old, *new})
+        return [
+            line
+            for each in names
+            for line in differences(old.get(each), new.get(each), f"{name}.{each}" if name else str(each))
+        ]
+    return [] if old == new else [f"{name}: the cache has {json.dumps(old)}, this run {json.dumps(new)}"]
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A sample, or an extent [offset, end) of bytes, that did not come through."""
+
+    key: str | None
+    reason: str
+    offset: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What stands beside a shard and commits it. `index` has, for each member name, two columns with a number for
+    each sample: byte offset and size in the tar, -1 where the sample has no such member."""
+
+    shard: str
+    fingerprint: str
+    input: dict[str, Any]  # size, sha256
+    output: dict[str, Any]  # size, sha256
+    variants: int
+    keys: list[str]
+    index: dict[str, dict[str, list[int]]]
+    quarantined: list[Quarantined] = field(default_factory=list)
+    format: int = FORMAT
+
+    def to_bytes(self) -> bytes:
+        return json_bytes(asdict(self) | {"samples": len(self.keys)})
+
+    @classmethod
+    def read(cls, path: Path) -> "Sidecar":
+        """Raises CacheError when the file is no sidecar of this format."""
+        try:
+            fields = json.loads(path.read_bytes())
+            fields.pop("samples")
+            fields["quarantined"] = [Quarantined(**entry) for entry in fields["quarantined"]]
+            sidecar = cls(**fields)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CacheError(f"{path}: not a sidecar of cache format {FORMAT} ({error}); delete it to redo the shard") from None
+        if sidecar.format != FORMAT:
+            raise CacheError(f"{path}: cache format {sidecar.format}, but this version reads format {FORMAT}")
+        return sidecar
+
+
+def tar_path(root: Path, stem: str) -> Path:
+    return root / f"{stem}.tar"
+
+
+def sidecar_path(root: Path, stem: str) -> Path:
+    return root / f"{stem}.json"
+
+
+def committed(root: Path) -> list[Path]:
+    """The sidecars in a cache, in order."""
+    return sorted(path for path in root.glob("*.json") if path.name != CACHE_FILE)
+
+
+def read_cache_file(root: Path) -> dict[str, Any]:
+    """What `cache.json` says.
+
+    Raises:
+        CacheError: there is no cache at `root`, or its `cache.json` is damaged or of another format.
+    """
+    path = root / CACHE_FILE
+    if not path.is_file():
+        raise CacheError(f"{root}: no {CACHE_FILE} here, so this is no latent cache; make one with `inpaint-data cache`")
+    try:
+        content = json.loads(path.read_bytes())
+        version, _, _ = content["format"], content["fingerprint"], content["settings"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CacheError(f"{path}: damaged ({error}); delete the cache and make it again") from None
+    if version != FORMAT:
+        raise CacheError(f"{path}: cache format {version}, but this version reads format {FORMAT}")
+    return dict(content)
+
+
+def totals(sidecars: Sequence[Sidecar]) -> dict[str, int]:
+    return {
+        "shards": len(sidecars),
+        "samples": sum(len(sidecar.keys) for sidecar in sidecars),
+        "quarantined": sum(len(sidecar.quarantined) for sidecar in sidecars),
+        "bytes": sum(int(sidecar.output["size"]) for sidecar in sidecars),
+    }
+
+
+def members_of(batch: Mapping[str, Any], row: int, storage: str) -> dict[str, bytes]:
+    """Member name -> bytes of one sample of an encoded batch.
+
+    Args:
+        batch: a `Batch` of raw moments on the CPU.
+        row: which sample.
+        storage: "float16" or "float32".
+
+    Raises:
+        SampleError: a value too large for `storage`, or a carried member whose name the cache uses itself.
+    """
+    carried: dict[str, bytes] = batch["carried"][row]
+    taken = sorted(RESERVED & carried.keys())
+    if taken:
+        raise SampleError(f"it carries a member called {taken[0]}, which the cache uses itself; rename it")
+    masks: npt.NDArray[np.bool_] = batch["mask"][row].numpy()
+    masked = batch["masked_latents"][row].numpy()
+    arrays = {LATENTS: batch["latents"][row].numpy(), MASKED_LATENTS: masked.reshape(len(masks), *masked.shape[-3:])}
+    members = dict(carried)
+    for name, array in arrays.items():
+        with np.errstate(over="ignore"):
+            stored = array.astype(storage)
+        if not np.isfinite(stored).all():
+            raise SampleError(f"{name}: {np.abs(array).max():.3g} is too large for {storage}; set storage: float32")
+        members[name] = npy_bytes(stored)
+    members[MASK] = pbm_bytes(masks)
+    offsets = batch["offset"][row].reshape(-1).tolist()
+    members[RECORD] = json_bytes(
+        {
+            "caption": batch["caption"][row],
+            "original_size": batch["original_size"][row].tolist(),
+            "crop_top_left": batch["crop_top_left"][row].tolist(),
+            "target_size": batch["target_size"][row].tolist(),
+            "variants": [
+                {"offset": offset, "generator": generator, "coverage": round(float(mask.mean()), 6)}
+                for offset, generator, mask in zip(offsets, batch["generator"][row], masks, strict=True)
+            ],
+        }
+    )
+    return members

@@ -1,0 +1,204 @@
+"""From a shard's sample to the arrays of one training example, and from examples to a batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.geometry import Crop, Geometry, plan
+from inpaint_data.images import decode_alpha, decode_image, decode_mask, encode_png
+from inpaint_data.masks import GENERATORS, MaskMixture
+from inpaint_data.seeding import generator_for
+from inpaint_data.shards import Sample, image_member
+
+Carry = Literal["none", "original", "crop"]
+MASK_SOURCES = ("sample", "alpha", "mixture", *GENERATORS)
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What decides the pixels of an example: all of it is in a cache's fingerprint.
+
+    Args:
+        resolution: side of the square, in pixels.
+        crop: cut from the "center", or from a "random" place that depends on (seed, key).
+        upscale: enlarge pictures that are smaller than `resolution` instead of refusing them.
+        masks: "sample" (the member `mask.png`, white = repaint), "alpha" (repaint where the picture is more
+            transparent than not), a generator's name, or "mixture" (all generators, by the default weights).
+        seed: of every random choice.
+        carry_image: what becomes of the picture in a cache: "none", "original" (its bytes) or "crop" (a PNG).
+    """
+
+    resolution: int = 512
+    crop: Crop = "center"
+    upscale: bool = False
+    masks: str = "sample"
+    seed: int = 0
+    carry_image: Carry = "none"
+    mixture: MaskMixture = field(default_factory=MaskMixture)
+
+    def __post_init__(self) -> None:
+        if self.resolution < 1:
+            raise UsageError(f"resolution: {self.resolution} is not a positive number of pixels")
+        for name, value, choices in (
+            ("crop", self.crop, ("center", "random")),
+            ("masks", self.masks, MASK_SOURCES),
+            ("carry_image", self.carry_image, ("none", "original", "crop")),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name}: {value!r} is unknown; choose from {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample, ready for a batch."""
+
+    key: str
+    shard: str
+    image: npt.NDArray[np.uint8]  # (H, W, 3)
+    masks: npt.NDArray[np.bool_]  # (K, H, W), True = repaint, before the offset
+    generators: tuple[str, ...]  # where each of the K masks is from
+    geometry: Geometry
+    caption: str
+    carried: dict[str, bytes]
+
+
+class ImageBatch(TypedDict, total=False):
+    """What `collate` makes and `InpaintTransform` takes.
+
+    `image` (B, 3, H, W) uint8, `mask` (B, K, H, W) bool before the offset, `variants` the K variant numbers;
+    `original_size`, `crop_top_left`, `target_size` (B, 2) int64 as (height, width) or (top, left).
+    """
+
+    image: Tensor
+    mask: Tensor
+    variants: list[int]
+    caption: list[str]
+    generator: list[tuple[str, ...]]
+    original_size: Tensor
+    crop_top_left: Tensor
+    target_size: Tensor
+    carried: list[dict[str, bytes]]
+    __key__: list[str]
+    __shard__: list[str]
+
+
+def prepare(sample: Sample, settings: SampleSettings, variants: Sequence[int]) -> Example:
+    """Decode, cut and mask one sample; its K = len(variants) masks are drawn from (seed, key, variant).
+
+    Raises:
+        SampleError: the sample cannot be used; the message is the reason and the mend.
+    """
+    name = image_member(sample)
+    data = sample.members[name]
+    image = decode_image(data)
+    rng = generator_for(settings.seed, sample.key, 0, "crop")
+    geometry = plan((image.shape[0], image.shape[1]), settings.resolution, settings.crop, rng, settings.upscale)
+    cut = geometry.apply(image)
+    masks, generators = _masks(sample, data, settings, geometry, variants)
+    return Example(
+        key=sample.key,
+        shard=sample.shard,
+        image=cut,
+        masks=masks,
+        generators=generators,
+        geometry=geometry,
+        caption=_caption(sample),
+        carried=_carried(sample, name, cut, settings.carry_image),
+    )
+
+
+def _masks(
+    sample: Sample, image_data: bytes, settings: SampleSettings, geometry: Geometry, variants: Sequence[int]
+) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
+    if settings.masks in ("sample", "alpha"):
+        given = _mask_member(sample) if settings.masks == "sample" else _mask_from_alpha(image_data)
+        if given.shape != geometry.original_size:
+            (mask_h, mask_w), (height, width) = given.shape, geometry.original_size
+            raise SampleError(f"mask is {mask_h}x{mask_w} but image is {height}x{width}; give masks the image's size")
+        mask = geometry.apply_to_mask(given)
+        return np.repeat(mask[None], len(variants), 0), (settings.masks,) * len(variants)
+
+    mixture = settings.mixture if settings.masks == "mixture" else MaskMixture({settings.masks: 1.0})
+    height, width = geometry.target_size
+    drawn = [
+        mixture.draw(height, width, generator_for(settings.seed, sample.key, variant, "mask")) for variant in variants
+    ]
+    return np.stack([mask for mask, _ in drawn]), tuple(name for _, name in drawn)
+
+
+def _mask_member(sample: Sample) -> npt.NDArray[np.bool_]:
+    if "mask.png" not in sample.members:
+        raise SampleError(
+            f"no mask: the sample has {', '.join(sorted(sample.members))}; add {sample.key}.mask.png, "
+            "or draw masks with masks: mixture"
+        )
+    try:
+        return decode_mask(sample.members["mask.png"])
+    except SampleError as error:
+        raise SampleError(f"mask.png: {error}") from None
+
+
+def _mask_from_alpha(image_data: bytes) -> npt.NDArray[np.bool_]:
+    alpha = decode_alpha(image_data)
+    if alpha is None:
+        raise SampleError("no mask: the image has no alpha channel; use masks: sample or masks: mixture")
+    return alpha < 128
+
+
+def _caption(sample: Sample) -> str:
+    try:
+        return sample.members.get("txt", b"").decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise SampleError(f"txt: the caption is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def _carried(sample: Sample, image_name: str, cut: npt.NDArray[np.uint8], carry: Carry) -> dict[str, bytes]:
+    carried = {name: data for name, data in sample.members.items() if name not in (image_name, "mask.png")}
+    if carry == "original":
+        carried |= {name: sample.members[name] for name in (image_name, "mask.png") if name in sample.members}
+    elif carry == "crop":
+        if "crop.png" in carried:
+            raise SampleError("it has a member crop.png already; rename it, or set carry_image to none or original")
+        carried["crop.png"] = encode_png(cut)
+    return carried
+
+
+def collate(examples: Sequence[Example], variants: Sequence[int]) -> ImageBatch:
+    """Stack examples of one size. B is their number, K that of the variants."""
+
+    def pairs(values: list[tuple[int, int]]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64).reshape(-1, 2)
+
+    batch: dict[str, Any] = {
+        "image": torch.from_numpy(np.stack([e.image for e in examples])).permute(0, 3, 1, 2),
+        "mask": torch.from_numpy(np.stack([e.masks for e in examples])),
+        "variants": list(variants),
+        "caption": [e.caption for e in examples],
+        "generator": [e.generators for e in examples],
+        "original_size": pairs([e.geometry.original_size for e in examples]),
+        "crop_top_left": pairs([e.geometry.crop_top_left for e in examples]),
+        "target_size": pairs([e.geometry.target_size for e in examples]),
+        "carried": [e.carried for e in examples],
+        "__key__": [e.key for e in examples],
+        "__shard__": [e.shard for e in examples],
+    }
+    return ImageBatch(**batch)  # type: ignore[typeddict-item]
+
+
+def select(batch: ImageBatch, rows: Sequence[int]) -> ImageBatch:
+    """The batch of those samples alone."""
+    chosen: dict[str, Any] = {}
+    for name, value in batch.items():
+        if isinstance(value, Tensor):
+            chosen[name] = value[torch.tensor(rows, dtype=torch.int64, device=value.device)]
+        elif isinstance(value, list) and name != "variants":
+            chosen[name] = [value[row] for row in rows]
+        else:
+            chosen[name] = value
+    return ImageBatch(**chosen)  # type: ignore[typeddict-item]

@@ -1,0 +1,419 @@
+"""What an autoencoder gives for pixels, whichever diffusers class it is.
+
+Latents are raw as the encoder gives them (caches hold these), normalised as a diffusion model takes them.
+Shapes: B batch, H and W of the picture, h = H / factor, w = W / factor, C latent channels, M moment channels.
+"""
+
+import copy
+import hashlib
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import huggingface_hub
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from inpaint_data.errors import EncodeError, VaeError
+
+DTYPES = {
+    **{"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16},
+    **{"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16},
+}
+
+
+# Not an nn.Module: whoever holds it has no frozen VAE in its state_dict, its checkpoints or its optimiser.
+class Autoencoder:
+    """A frozen autoencoder that answers in raw float32, whatever its class.
+
+    Args:
+        module: a diffusers autoencoder, or any module with `encode` (and `decode`) for (B, 3, H, W) pixels. It is
+            changed in place: frozen, set to eval, cast, laid out.
+        name: what error messages call it; the class name when empty.
+        dtype: what it computes in; None keeps the module's own.
+        channels_last: memory format of weights and pixels; 5-D modules ignore it.
+        compile: torch.compile the encoder, whose results may then differ from the eager ones in the last bits.
+
+    Attributes:
+        factor: pixels per latent along each side.
+        latent_channels: C.
+        has_posterior: whether it gives mean and log-variance, or only latents.
+        is_5d: whether it takes (B, 3, 1, H, W), as video autoencoders do.
+        retries: how many samples were encoded again in float32.
+
+    Raises:
+        VaeError: no encoder, or pixels and latents are not related by one whole factor.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str = "",
+        dtype: torch.dtype | None = None,
+        channels_last: bool = True,
+        compile: bool = False,
+    ) -> None:
+        self.name = name or type(module).__name__
+        self.module: Any = module.requires_grad_(False).eval()
+        if not callable(getattr(module, "encode", None)):
+            raise VaeError(f"{self.name}: {type(module).__name__} has no encode(); give an autoencoder")
+        if dtype is not None:
+            nn.Module.to(module, dtype)  # diffusers' own to() warns at every cast
+        floats = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+        self.dtype: torch.dtype = dtype or next(floats, torch.float32)
+        # Of the encoder only: SVD's temporal decoder has Conv3d too, while its encoder takes pictures.
+        self.is_5d = any(isinstance(part, nn.Conv3d) for part in getattr(module, "encoder", module).modules())
+        self.channels_last = channels_last and not self.is_5d
+        for parameter in module.parameters() if self.channels_last else ():
+            if parameter.ndim == 4:  # one by one: module.to(memory_format=...) refuses any 5-D weight
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.retries = 0
+        self._single_precision: Any = None
+        self._config = dict(config) if isinstance(config := getattr(module, "config", None), Mapping) else {}
+        self.factor, self.latent_channels, self.has_posterior = self._probe()
+        self._encode = torch.compile(self.module.encode) if compile else self.module.encode
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU for a module without any."""
+        tensor = next(self.module.parameters(), None)
+        return tensor.device if tensor is not None else torch.device("cpu")
+
+    @property
+    def moment_channels(self) -> int:
+        """M, the channels `encode` returns: 2C with a posterior (mean, then log-variance), else C."""
+        return 2 * self.latent_channels if self.has_posterior else self.latent_channels
+
+    def encode(self, pixels: Tensor, keys: Sequence[str] | None = None) -> Tensor:
+        """Raw moments: what diffusers' `encode(pixels)` gives in this dtype and memory format, to the last bit.
+
+        The module moves to the pixels' device if it is elsewhere. An autocast around the call has no effect. In half
+        precision, samples with NaN or infinity are encoded once more, alone and in float32.
+
+        Args:
+            pixels: (B, 3, H, W) float, [-1, 1]; H and W divisible by `factor`.
+            keys: B names for error messages.
+
+        Returns:
+            (B, M, h, w) float32 on the pixels' device, contiguous; the log-variance clipped to [-30, 20] as diffusers
+            does. Neither scaled nor shifted.
+
+        Raises:
+            ValueError: not (B, 3, H, W) float.
+            VaeError: a side that `factor` does not divide.
+            EncodeError: NaN or infinity in float32 too; `indexes` says which samples.
+        """
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+            raise ValueError(f"pixels must be (B, 3, H, W) float in [-1, 1], not {tuple(pixels.shape)} {pixels.dtype}")
+        batch, _, height, width = pixels.shape
+        if height % self.factor or width % self.factor:
+            raise VaeError(f"{self.name}: {height} x {width} pixels, not divisible by {self.factor}; crop or resize")
+        shape = (batch, self.moment_channels, height // self.factor, width // self.factor)
+        if batch == 0:
+            return torch.empty(shape, device=pixels.device)
+        self._move_to(pixels.device)
+        raw, finite, _ = self._answer(self._encode, pixels, self.dtype)
+        if raw.shape != shape:
+            raise VaeError(f"{self.name}: {height} x {width} pixels gave {tuple(raw.shape)} instead of {shape}")
+        failed: list[int] = (~finite).nonzero().flatten().tolist()
+        if failed and self.dtype in (torch.float16, torch.bfloat16):
+            failed = self._retry(pixels, raw, failed)
+        if failed:
+            named = ", ".join(f"'{keys[i]}'" if keys is not None else f"at position {i}" for i in failed)
+            message = f"{self.name}: NaN or infinity in float32 too for samples {named}; check them and the weights"
+            raise EncodeError(message, failed)
+        return raw
+
+    def mode(self, raw: Tensor) -> Tensor:
+        """(..., M, h, w) raw → (..., C, h, w): the posterior's mean; latents stay as they are."""
+        return raw.chunk(2, dim=-3)[0] if self.has_posterior else raw
+
+    def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """(..., M, h, w) raw, (..., C, h, w) standard normal noise → (..., C, h, w); latents stay as they are."""
+        if not self.has_posterior:
+            return raw
+        mean, logvar = raw.chunk(2, dim=-3)
+        return mean + torch.exp(0.5 * logvar) * noise
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Raw (B, C, h, w) float → what the diffusion model takes, to the last bit as the class's pipeline does.
+
+        The shape and dtype stay, but FLUX.2 gives (B, 4C, h/2, w/2); an odd side is a VaeError there.
+        """
+        mean, std, scale = self._statistics(latents)
+        centred = (_patchify(latents) if self._patches else latents) - mean
+        if std is None:
+            return centred * scale
+        # Two orders of the same arithmetic: Wan and Qwen multiply by 1/std, SDXL scales first.
+        return centred * (1.0 / std) if scale is None else centred * scale / std
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """What `normalise` gives → raw (B, C, h, w), up to rounding."""
+        mean, std, scale = self._statistics(latents)
+        if std is None:
+            return latents / scale + mean
+        spread = latents / (1.0 / std) if scale is None else latents * std / scale
+        return _unpatchify(spread + mean) if self._patches else spread + mean
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Raw latents (B, C, h, w) → pixels (B, 3, H, W) float32, clamped to [-1, 1]."""
+        self._move_to(latents.device)
+        with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+            output = self.module.decode(self._lay_out(latents.to(self.dtype)))
+        pixels: Tensor = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+        return (pixels[:, :, 0] if self.is_5d else pixels).float().clamp(-1, 1)
+
+    def fingerprint(self) -> dict[str, object]:
+        """What decides the latents, for JSON; the same wherever the weights are and however they lie in memory.
+
+        The weights are hashed once: changing them later does not change the answer.
+        """
+        config = {key: value for key, value in self._config.items() if not key.startswith("_")}
+        return {
+            "class": type(self.module).__name__,
+            "config": json.loads(json.dumps(config, default=str)),
+            "weights_sha256": self._weights_sha256,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "channels_last": self.channels_last,
+        }
+
+    @cached_property
+    def _weights_sha256(self) -> str:
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            # As bytes, since numpy has no bfloat16; in the order of the indexes, not of the memory.
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @property
+    def _patches(self) -> bool:
+        """FLUX.2 normalises 2 x 2 patches by the statistics of a batch norm."""
+        return "batch_norm_eps" in self._config and hasattr(self.module, "bn")
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor | float, Tensor | None, Any]:
+        """Mean, standard deviation (tensors are (1, C, 1, 1)) and scale, in the precision the pipelines have them."""
+        if self._patches:
+            bn = self.module.bn
+            std = torch.sqrt(bn.running_var.view(1, -1, 1, 1) + self._config["batch_norm_eps"])
+            return bn.running_mean.view(1, -1, 1, 1).to(like), std.to(like), 1.0
+        mean, std, scale = (self._config.get(key) for key in ("latents_mean", "latents_std", "scaling_factor"))
+        if mean is not None and std is not None:
+            return torch.tensor(mean).view(1, -1, 1, 1).to(like), torch.tensor(std).view(1, -1, 1, 1).to(like), scale
+        return self._config.get("shift_factor") or 0.0, None, 1.0 if scale is None else scale
+
+    def _move_to(self, device: torch.device) -> None:
+        if self.device != device:
+            self.module.to(device)
+
+    def _lay_out(self, images: Tensor) -> Tensor:
+        """In this autoencoder's one memory format, since the strides decide how convolutions round."""
+        if self.is_5d:
+            return images[:, :, None].contiguous()
+        return images.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+    def _answer(
+        self, encode: Callable[[Tensor], Any], pixels: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, bool]:
+        """(B, 3, H, W) → raw (B, M, h, w) float32, (B,) bool where all of it is finite, whether it has a posterior."""
+        # no_grad, not inference_mode: the result goes into layers that train. An outer autocast would run even a
+        # float32 module in half precision.
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            answer = encode(self._lay_out(pixels.to(dtype)))
+            answer = answer[0] if isinstance(answer, tuple) else answer
+            for attribute in ("latent_dist", "latents", "latent"):
+                answer = getattr(answer, attribute, answer)
+            has_posterior = hasattr(answer, "logvar")
+            raw = torch.cat([answer.mean, answer.logvar], dim=1) if has_posterior else answer
+            if not isinstance(raw, Tensor):
+                raise VaeError(f"{self.name}: encode() gave {type(raw).__name__}, neither latents nor a posterior")
+            # `parameters` are the moments before clipping, which turns infinity into 20.
+            finite = torch.isfinite(getattr(answer, "parameters", raw)).flatten(1).all(dim=1)
+            raw = raw[:, :, 0] if self.is_5d else raw
+            return raw.to(torch.float32, memory_format=torch.contiguous_format), finite, has_posterior
+
+    def _retry(self, pixels: Tensor, raw: Tensor, failed: list[int]) -> list[int]:
+        """Encode those samples into `raw`, each alone and in float32; returns the ones that are still not finite."""
+        if self._single_precision is None:
+            self._single_precision = copy.deepcopy(self.module).float()
+        encode = self._single_precision.to(pixels.device).encode
+        hopeless = []
+        for index in failed:
+            one, finite, _ = self._answer(encode, pixels[index : index + 1], torch.float32)
+            raw[index] = one[0]
+            if not finite.item():
+                hopeless.append(index)
+        self.retries += len(failed)
+        return hopeless
+
+    def _probe(self) -> tuple[int, int, bool]:
+        """Encode zeros and read the factor, C and whether there is a posterior."""
+        problem = ""
+        for side in (64, 256):
+            try:
+                zeros = torch.zeros(1, 3, side, side, device=self.device)
+                raw, _, has_posterior = self._answer(self.module.encode, zeros, self.dtype)
+                _, channels, height, width = raw.shape
+            except Exception as error:  # each class has its own way to refuse what is too small for it
+                problem = _cause(error)
+                continue
+            if raw.numel() and height == width and side % height == 0:
+                return side // height, channels // 2 if has_posterior else channels, has_posterior
+            problem = f"latents are {height} x {width}, and both sides must shrink by the same whole number"
+        raise VaeError(f"{self.name}: cannot be used for pictures of {side} x {side} pixels: {problem}")
+
+
+def load_vae(
+    name_or_path: str | os.PathLike[str],
+    dtype: torch.dtype | str | None = torch.float32,
+    channels_last: bool = True,
+    compile: bool = False,
+    device: torch.device | str = "cpu",
+) -> Autoencoder:
+    """The autoencoder of that name. Only safetensors are read, never pickles.
+
+    Args:
+        name_or_path: "demo", the small one in this package; a folder with config.json or vae/config.json; a
+            .safetensors file in diffusers' or the original format, best with its config.json beside it; or a name
+            on the Hugging Face Hub.
+        dtype: what it computes in, see `parse_dtype`; None for what diffusers loads it in.
+        channels_last, compile: see `Autoencoder`.
+        device: where it goes now; later it follows the pixels.
+
+    Raises:
+        VaeError: one line with the file or name, what went wrong and the mend.
+    """
+    precision = None if dtype is None else parse_dtype(dtype)
+    name = os.fspath(name_or_path)
+    path = Path(__file__).parent / "demo" / "vae" if name == "demo" else Path(name).expanduser()
+    if path.suffix in {".ckpt", ".bin", ".pt", ".pth", ".pkl"}:
+        raise VaeError(f"{name}: pickles can run code and are never loaded; convert it to .safetensors")
+    if path.is_dir():
+        is_pipeline = (path / "vae" / "config.json").is_file()
+        module = _from_pretrained(str(path / "vae" if is_pipeline else path), (None,), offline=True)
+    elif path.is_file():
+        module = _from_file(path)
+    elif name == "demo" or path.suffix == ".safetensors" or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
+        raise VaeError(f"{path}: no such file or folder")
+    else:
+        # vae first: pipelines may have a config.json of their own at the root, autoencoders have no folder vae.
+        module = _from_pretrained(name, ("vae", None), offline=not _hub_answers())
+    return Autoencoder(module.to(device), name=name, dtype=precision, channels_last=channels_last, compile=compile)
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """float32, float16 or bfloat16 by name (also fp32, fp16, bf16) or as they are; anything else is a VaeError."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise VaeError(f"dtype '{name}': choose from {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _patchify(latents: Tensor) -> Tensor:
+    """(B, C, h, w) → (B, 4C, h/2, w/2)."""
+    batch, channels, height, width = latents.shape
+    if height % 2 or width % 2:
+        raise VaeError(f"{height} x {width} latents cannot be cut into 2 x 2 patches; use even sides")
+    patches = latents.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+    return patches.reshape(batch, channels * 4, height // 2, width // 2)
+
+
+def _unpatchify(latents: Tensor) -> Tensor:
+    """(B, 4C, h/2, w/2) → (B, C, h, w)."""
+    batch, channels, height, width = latents.shape
+    patches = latents.reshape(batch, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
+    return patches.reshape(batch, channels // 4, height * 2, width * 2)
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _hub_answers() -> bool:
+    """One short request, since each download retries a dead network for half a minute."""
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+    except Exception:
+        return False
+    return True
+
+
+def _read_config(source: str, subfolder: str | None, offline: bool) -> Any:
+    """The diffusers class that config.json of a folder or a Hub name asks for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*local_dir_use_symlinks")  # diffusers' own use of a retired argument
+        config = diffusers.AutoencoderKL.load_config(source, subfolder=subfolder, local_files_only=offline)
+    name = str(config.get("_class_name"))
+    found = getattr(diffusers, name, None)
+    if not isinstance(found, type) or not issubclass(found, nn.Module) or not hasattr(found, "encode"):
+        raise VaeError(
+            f"{source}: config.json has _class_name {name}, and diffusers {diffusers.__version__} has no such "
+            "autoencoder; correct it or upgrade diffusers"
+        )
+    return found
+
+
+def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: bool) -> nn.Module:
+    """The first of those subfolders of a folder or a Hub name that has a config.json; no weight stays at random."""
+    problem = ""
+    for subfolder in subfolders:
+        try:
+            found = _read_config(source, subfolder, offline)
+        except VaeError:
+            raise
+        except Exception as error:
+            problem = _cause(error)
+            continue
+        options = {"subfolder": subfolder, "local_files_only": offline, "use_safetensors": True}
+        try:
+            # low_cpu_mem_usage=False: else every load warns when accelerate is not installed.
+            loaded = found.from_pretrained(source, low_cpu_mem_usage=False, output_loading_info=True, **options)
+        except Exception as error:
+            raise VaeError(f"{source}: {_cause(error)}; download or save the safetensors weights again") from None
+        module: nn.Module = loaded[0]
+        if missing := sorted(loaded[1]["missing_keys"]):
+            raise VaeError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; save them again")
+        return module
+    tried = " or ".join("vae/config.json" if subfolder else "config.json" for subfolder in subfolders)
+    place = "" if len(subfolders) == 1 else " in the cache, and the Hub does not answer" if offline else " on the Hub"
+    raise VaeError(
+        f"{source}: no usable {tried}{place} ({problem}); check the name, or give a folder that save_pretrained wrote"
+    )
+
+
+def _from_file(file: Path) -> nn.Module:
+    """A single .safetensors file, its class and shape from the config.json beside it if there is one."""
+    has_config = (file.parent / "config.json").is_file()
+    if has_config and file.name == "diffusion_pytorch_model.safetensors":  # what save_pretrained wrote
+        return _from_pretrained(str(file.parent), (None,), offline=True)
+    try:
+        with safe_open(file, framework="pt") as weights:
+            stored = sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+    except Exception as error:
+        raise VaeError(f"{file}: not a whole safetensors file ({_cause(error)}); download it again") from None
+    try:
+        found = _read_config(str(file.parent), None, offline=True) if has_config else diffusers.AutoencoderKL
+        options = {"config": str(file.parent)} if has_config else {}
+        offline = has_config or not _hub_answers()
+        module: nn.Module = found.from_single_file(
+            str(file), low_cpu_mem_usage=False, local_files_only=offline, **options
+        )
+    except VaeError:
+        raise
+    except Exception as error:
+        mend = "check the config.json beside it" if has_config else "put the VAE's config.json beside it"
+        raise VaeError(f"{file}: cannot be loaded ({_cause(error)}); {mend}") from None
+    # from_single_file leaves what it does not find at random; its conversions keep the number of values.
+    needed = sum(parameter.numel() for parameter in module.parameters())
+    if stored < needed:
+        raise VaeError(f"{file}: {stored} values, but config.json asks for {needed}; one of them is the wrong file")
+    return module
