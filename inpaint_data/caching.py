@@ -189,6 +189,7 @@ def _check_budget(summary: Summary, max_bad_fraction: float, root: Path) -> None
     error.summary = summary  # type: ignore[attr-defined]
     raise error
 
+
 class _Committer:
     """Writes encoded batches to the shard in hand; runs in the writing thread alone."""
 

@@ -34,7 +34,9 @@ def parser() -> ArgumentParser:
         skip = {"vae"} if name == "cache" else set()
         command.add_function_arguments(function, as_positional=name in POSITIONAL, skip=skip)
         if skip:
-            command.add_argument("--vae", type=str, default="demo", help="a hub name, a folder, a .safetensors file, or demo")
+            command.add_argument(
+                "--vae", type=str, default="demo", help="a hub name, a folder, a .safetensors file, or demo"
+            )
         commands.add_subcommand(name, command, help=text)
     return main
 

@@ -49,6 +49,7 @@ class ImageBatches:
         threads: how many decode at a time.
         variants: the mask variants of every sample, or None: the one whose number is the epoch.
         shuffle: order of shards, and of samples within a window, drawn from (seed, epoch); batches cross shards.
+        epoch: asked at the start of each pass.
     """
 
     WINDOW = 256  # encoded samples held back to be shuffled
@@ -61,15 +62,11 @@ class ImageBatches:
         threads: int,
         variants: Sequence[int] | None,
         shuffle: bool = False,
+        epoch: Callable[[], int] = lambda: 0,
     ) -> None:
         self.shards, self.settings, self.batch_size, self.threads = list(shards), settings, batch_size, max(1, threads)
-        self.variants, self.shuffle, self.epoch = variants, shuffle, 0
+        self.variants, self.shuffle, self.epoch = variants, shuffle, epoch
         self.bytes_read = 0  # of all shards so far
-        self.sampler = self  # Lightning tells a loader's `sampler` which epoch begins
-        self.on_fault: Callable[[Fault], None] = _warn
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __iter__(self) -> Iterator[ImageBatch]:
         for event in self.events():
@@ -77,16 +74,17 @@ class ImageBatches:
                 yield event
                 continue
             for fault in event.faults:
-                self.on_fault(fault)
+                log.warning("%s, sample %r is left out: %s", fault.shard, fault.key, fault.reason)
 
     def events(self) -> Iterator[ImageBatch | ShardEnd]:
         """The batches with a `ShardEnd` behind each shard."""
-        variants = [self.epoch] if self.variants is None else list(self.variants)
-        return _ahead(self._batches(variants), depth=2)
+        epoch = self.epoch()
+        variants = [epoch] if self.variants is None else list(self.variants)
+        return _ahead(self._batches(epoch, variants), depth=2)
 
-    def _batches(self, variants: list[int]) -> Iterator[ImageBatch | ShardEnd]:
+    def _batches(self, epoch: int, variants: list[int]) -> Iterator[ImageBatch | ShardEnd]:
         examples: list[Example] = []
-        for item in self._examples(variants):
+        for item in self._examples(epoch, variants):
             if isinstance(item, Example):
                 examples.append(item)
                 if len(examples) < self.batch_size:
@@ -99,7 +97,7 @@ class ImageBatches:
         if examples:
             yield collate(examples, variants)
 
-    def _examples(self, variants: list[int]) -> Iterator[Example | ShardEnd]:
+    def _examples(self, epoch: int, variants: list[int]) -> Iterator[Example | ShardEnd]:
         with ThreadPoolExecutor(self.threads) as pool:
             pending: deque[Future[tuple[Example | Fault, float]] | ShardEnd] = deque()
             ends: dict[str, ShardEnd] = {}
@@ -117,7 +115,7 @@ class ImageBatches:
                 else:
                     yield result
 
-            for item in self._read(ends):
+            for item in self._read(epoch, ends):
                 if isinstance(item, Sample):
                     pending.append(pool.submit(_prepare, item, self.settings, variants))
                 else:
@@ -127,9 +125,9 @@ class ImageBatches:
             while pending:
                 yield from next_done()
 
-    def _read(self, ends: dict[str, ShardEnd]) -> Iterator[Sample | ShardEnd]:
+    def _read(self, epoch: int, ends: dict[str, ShardEnd]) -> Iterator[Sample | ShardEnd]:
         shards, window, held = self.shards, self.WINDOW if self.shuffle else 0, []
-        rng = generator_for(self.settings.seed, "", self.epoch, "order")
+        rng = generator_for(self.settings.seed, "", epoch, "order")
         if self.shuffle:
             shards = [shards[index] for index in rng.permutation(len(shards))]
         finished = []
@@ -160,10 +158,6 @@ def _prepare(sample: Sample, settings: SampleSettings, variants: list[int]) -> t
     except SampleError as error:
         result = Fault(sample.shard, sample.key, str(error), None, None)
     return result, time.perf_counter() - started
-
-
-def _warn(fault: Fault) -> None:
-    log.warning("%s, sample %r is left out: %s", fault.shard, fault.key, fault.reason)
 
 
 def _ahead(items: Iterator[T], depth: int) -> Iterator[T]:
@@ -282,6 +276,9 @@ class InpaintDataModule(LightningDataModule):
         self._specs = {"fit": shards, "validate": val_shards, "predict": predict_shards or shards}
         self.shards = {stage: None if spec is None else expand_shards(spec) for stage, spec in self._specs.items()}
         self.transform: InpaintTransform | None = None
+        if val_shards is None:
+            # Lightning warns of an empty loader at every fit; a missing one simply means no validation.
+            self.val_dataloader = None  # type: ignore[method-assign, assignment]
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
         """Load the autoencoder and check what can be checked before the first batch."""
@@ -296,7 +293,12 @@ class InpaintDataModule(LightningDataModule):
     def image_batches(self, shards: Sequence[str], *, train: bool = False) -> ImageBatches:
         """Batches of pictures, not yet encoded: those of `shards`, in order unless they are for training."""
         variants = None if train else range(self.variants)
-        return ImageBatches(shards, self.settings, self.batch_size, self.num_workers, variants, shuffle=train)
+        return ImageBatches(
+            shards, self.settings, self.batch_size, self.num_workers, variants, shuffle=train, epoch=self._epoch
+        )
+
+    def _epoch(self) -> int:
+        return 0 if self.trainer is None else self.trainer.current_epoch
 
     def train_dataloader(self) -> Any:
         if self.cache is not None:
@@ -305,7 +307,7 @@ class InpaintDataModule(LightningDataModule):
         return self._loader("fit", train=True)
 
     def val_dataloader(self) -> Any:
-        return self._loader("validate") if self.shards["validate"] else []
+        return self._loader("validate")
 
     def predict_dataloader(self) -> Any:
         return self._loader("predict")

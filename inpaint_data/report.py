@@ -62,7 +62,9 @@ def _rows(batch: ImageBatch, cached: LatentCache, decoder: Autoencoder, fill: An
     for i, key in enumerate(batch["__key__"]):
         shard = Path(batch["__shard__"][i]).name
         if (shard, key) not in places:
-            raise CacheError(f"{cached.root}: sample {key!r} of {shard} is not in this cache; name the shards it was made from")
+            raise CacheError(
+                f"{cached.root}: sample {key!r} of {shard} is not in this cache; name the shards it was made from"
+            )
         entry = cached[places[shard, key]]
         photo = batch["image"][i : i + 1].float() / 127.5 - 1
         pictures = [

@@ -1,8 +1,8 @@
 """From a shard's sample to the arrays of one training example, and from examples to a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from inpaint_data.masks import GENERATORS, MaskMixture
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards import Sample, image_member
 
+T = TypeVar("T")
 Carry = Literal["none", "original", "crop"]
 MASK_SOURCES = ("sample", "alpha", "mixture", *GENERATORS)
 
@@ -96,7 +97,7 @@ def prepare(sample: Sample, settings: SampleSettings, variants: Sequence[int]) -
     """
     name = image_member(sample)
     data = sample.members[name]
-    image = decode_image(data)
+    image = _named(name, decode_image, data)
     rng = generator_for(settings.seed, sample.key, 0, "crop")
     geometry = plan((image.shape[0], image.shape[1]), settings.resolution, settings.crop, rng, settings.upscale)
     cut = geometry.apply(image)
@@ -138,10 +139,15 @@ def _mask_member(sample: Sample) -> npt.NDArray[np.bool_]:
             f"no mask: the sample has {', '.join(sorted(sample.members))}; add {sample.key}.mask.png, "
             "or draw masks with masks: mixture"
         )
+    return _named("mask.png", decode_mask, sample.members["mask.png"])
+
+
+def _named(member: str, decode: Callable[[bytes], T], data: bytes) -> T:
+    """Decode, and say in the error which member it was."""
     try:
-        return decode_mask(sample.members["mask.png"])
+        return decode(data)
     except SampleError as error:
-        raise SampleError(f"mask.png: {error}") from None
+        raise SampleError(f"{member}: {error}") from None
 
 
 def _mask_from_alpha(image_data: bytes) -> npt.NDArray[np.bool_]:
@@ -155,7 +161,9 @@ def _caption(sample: Sample) -> str:
     try:
         return sample.members.get("txt", b"").decode("utf-8").strip()
     except UnicodeDecodeError as error:
-        raise SampleError(f"txt: the caption is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise SampleError(
+            f"txt: the caption is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
 
 
 def _carried(sample: Sample, image_name: str, cut: npt.NDArray[np.uint8], carry: Carry) -> dict[str, bytes]:

@@ -21,6 +21,7 @@ import fsspec
 from inpaint_data.errors import SampleError, ShardError, UsageError
 
 BLOCK = 512
+RECORD = 20 * BLOCK
 MAX_MEMBER_BYTES = 2**30  # larger members are not read into memory
 MAX_EXTENDED_HEADER_BYTES = 2**20
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -99,11 +100,11 @@ def read_shard(url: str) -> Iterator[Sample | Fault]:
         try:
             for member in _members(source):
                 if _LEFTOVER.match(member.name):
-                    source.skip(member.padded)
+                    source.skip(member.padded, str(member))
                     continue
                 match = _KEY_AND_EXTENSION.fullmatch(member.name)
                 if match is None:
-                    source.skip(member.padded)
+                    source.skip(member.padded, str(member))
                     reason = f"member {member.name!r} has no key and extension: name it key.extension"
                     yield Fault(url, None, reason, member.start, source.offset)
                     continue
@@ -116,10 +117,9 @@ def read_shard(url: str) -> Iterator[Sample | Fault]:
                         group.reason = f"key {key!r} comes again later in the shard; put its members side by side"
                     keys.add(key)
                 group.take(member, extension, source)
+            source.expect_only_zeros()
             if group is not None:
                 yield group.close(url, source.start)
-                group = None
-            source.expect_only_zeros()
         except _Damage as damage:
             start, reading = (group.start, group.key) if group else (source.start, None)
             yield Fault(url, reading, str(damage), start, source.skip_to_end())
@@ -218,11 +218,14 @@ class _Source:
         return self.offset
 
     def expect_only_zeros(self) -> None:
-        """Writers pad the archive with zeros to a full record."""
-        self.start = self.offset
+        """Writers pad an archive to a full record; more than that is a hole that merely looks like its end."""
         while piece := self.read(2**20):
             if piece.strip(b"\0"):
-                raise _Damage("there is data after the archive's end; cat cannot join tars, pack them again")
+                raise _Damage(
+                    f"there is data after the zero blocks at byte {self.start}: a hole, or tars joined by cat"
+                )
+        if self.offset > -(-(self.start + 2 * BLOCK) // RECORD) * RECORD:
+            raise _Damage(f"all is zero from byte {self.start} on, far beyond a tar's padding: an unfinished download")
 
 
 @dataclass(frozen=True)
@@ -251,7 +254,7 @@ class _Group:
 
     def take(self, member: _Member, extension: str, source: _Source) -> None:
         """Read a member's data, or pass over it where the sample is lost anyway."""
-        problem = member.problem or _name_problem(member.name)
+        problem = member.problem or name_problem(member.name)
         if extension in self.members:
             problem = f"is the sample's second {extension}"
         if member.size > MAX_MEMBER_BYTES:
@@ -271,7 +274,8 @@ class _Group:
         return Sample(url, self.key, self.members)
 
 
-def _name_problem(name: str) -> str | None:
+def name_problem(name: str) -> str | None:
+    """What is wrong with a member's name, to be said after the name; None where nothing is."""
     if name.startswith("/"):
         return "has an absolute name; pack with relative ones"
     if ".." in name.split("/"):
@@ -418,7 +422,7 @@ def _unreadable(url: str, error: Exception) -> ShardError:
 def _open(url: str) -> Iterator[IO[bytes]]:
     try:
         opener = fsspec.open(url, "rb") if _is_url(url) else None  # must outlive its stream
-        stream = opener.open() if opener else open(url, "rb")
+        stream = opener.open() if opener else open(url, "rb")  # noqa: SIM115 - closed below
     except Exception as error:  # as in _Source.read
         raise _unreadable(url, error) from error
     with stream:

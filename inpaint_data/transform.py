@@ -115,7 +115,9 @@ def encode_for_inpaint(
 def _node_inputs(pixels: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     """Bring the mask to the pixels' size, as (M, 1, H', W'), and crop both from the middle to the factor."""
     if pixels.ndim != 4 or pixels.shape[-1] < 3 or not pixels.is_floating_point():
-        raise UsageError(f"pixels must be (N, H, W, 3 or more) float in [0, 1], not {pixels.dtype} {tuple(pixels.shape)}")
+        raise UsageError(
+            f"pixels must be (N, H, W, 3 or more) float in [0, 1], not {pixels.dtype} {tuple(pixels.shape)}"
+        )
     if mask.ndim not in (2, 3) or not mask.is_floating_point():
         raise UsageError(f"mask must be (M, h, w) or (h, w) float in [0, 1], not {mask.dtype} {tuple(mask.shape)}")
     mask = mask.reshape(-1, 1, *mask.shape[-2:])

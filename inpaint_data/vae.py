@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,17 @@ class Autoencoder:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.retries = 0
         self._single_precision: Any = None
-        self._config = dict(config) if isinstance(config := getattr(module, "config", None), Mapping) else {}
+        self._config: dict[str, Any] = (
+            dict(config) if isinstance(config := getattr(module, "config", None), Mapping) else {}
+        )
         self.factor, self.latent_channels, self.has_posterior = self._probe()
-        self._encode = torch.compile(self.module.encode) if compile else self.module.encode
+        encode: Callable[[Tensor], Any] = self.module.encode
+        self._encode = torch.compile(encode) if compile else encode
 
     @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU for a module without any."""
-        tensor = next(self.module.parameters(), None)
+        tensor: Tensor | None = next(chain(self.module.parameters(), self.module.buffers()), None)
         return tensor.device if tensor is not None else torch.device("cpu")
 
     @property
@@ -150,11 +154,11 @@ class Autoencoder:
         The shape and dtype stay, but FLUX.2 gives (B, 4C, h/2, w/2); an odd side is a VaeError there.
         """
         mean, std, scale = self._statistics(latents)
-        centred = (_patchify(latents) if self._patches else latents) - mean
-        if std is None:
-            return centred * scale
-        # Two orders of the same arithmetic: Wan and Qwen multiply by 1/std, SDXL scales first.
-        return centred * (1.0 / std) if scale is None else centred * scale / std
+        centred: Tensor = (_patchify(latents) if self._patches else latents) - mean
+        if scale is not None:
+            return centred * scale if std is None else centred * scale / std
+        # Wan and Qwen multiply by 1/std, the others divide.
+        return centred * (1.0 / std)
 
     def denormalise(self, latents: Tensor) -> Tensor:
         """What `normalise` gives → raw (B, C, h, w), up to rounding."""

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -30,19 +29,6 @@ class Pooling(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         return nn.functional.avg_pool2d(pixels, 8)
-
-
-@pytest.fixture(scope="module")
-def vae() -> Autoencoder:
-    torch.manual_seed(0)
-    return Autoencoder(
-        AutoencoderKL(
-            block_out_channels=(8, 8, 8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            norm_num_groups=4,
-        )
-    )
 
 
 def image_batch(count: int, variants: int = 1, side: int = 64) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,6 @@ from inpaint_data.latent_cache.format import (
     committed,
     differences,
     fingerprint,
-    json_bytes,
     read_cache_file,
     sidecar_path,
     tar_path,
@@ -74,14 +74,13 @@ def write_totals(root: Path, settings: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _cache_file(settings: Mapping[str, Any], sidecars: Sequence[Sidecar]) -> bytes:
-    return json_bytes(
-        {
-            "format": FORMAT,
-            "fingerprint": fingerprint(settings),
-            "settings": dict(settings),
-            "totals": totals(sidecars),
-        }
-    )
+    content = {
+        "format": FORMAT,
+        "fingerprint": fingerprint(settings),
+        "settings": dict(settings),
+        "totals": totals(sidecars),
+    }
+    return json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"  # people read this one
 
 
 class ShardWriter:

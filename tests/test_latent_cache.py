@@ -1,0 +1,308 @@
+"""A cache is a plain WebDataset, holds what the live transform gives, and goes on where it stopped."""
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset as wds
+from conftest import write_shard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+
+from inpaint_data import (
+    Autoencoder,
+    CacheError,
+    InpaintDataModule,
+    LatentCache,
+    UsageError,
+    cache_latents,
+    verify_cache,
+)
+from inpaint_data.latent_cache.format import pbm_bytes, read_pbm
+
+SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 2}
+
+
+def test_five_lines_without_this_package_open_the_cache(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, variants=3, **SETTINGS)
+    # README: begin plain reader
+    for sample in wds.WebDataset(str(tmp_path / "cache" / "000000.tar"), shardshuffle=False):
+        mean, log_variance = np.split(np.load(io.BytesIO(sample["latents.npy"])), 2)
+        masked_latents = np.load(io.BytesIO(sample["masked_latents.npy"]))
+        masks = np.array(Image.open(io.BytesIO(sample["mask.pbm"]))).reshape(-1, 64, 64)
+        offsets = [variant["offset"] for variant in json.loads(sample["inpaint.json"])["variants"]]
+        # README: end plain reader
+        assert mean.shape == log_variance.shape == (4, 8, 8)
+        assert mean.dtype == masked_latents.dtype == np.float16
+        assert masked_latents.shape == (3, 8, 8, 8)
+        assert masks.shape == (3, 64, 64)
+        assert masks.dtype == bool
+        assert len(offsets) == 3
+
+
+def test_any_reader_sees_white_where_the_batch_says_repaint(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, variants=2, **SETTINGS)
+    caches = [LatentCache(tmp_path / "cache", variant=k) for k in (0, 1)]
+    stored = {}
+    for path in sorted((tmp_path / "cache").glob("*.tar")):
+        for sample in wds.WebDataset(str(path), shardshuffle=False):
+            stored[sample["__key__"]] = np.array(Image.open(io.BytesIO(sample["mask.pbm"])).convert("L"))
+    assert len(stored) == 12
+    for k, cache in enumerate(caches):
+        for i in range(len(cache)):
+            entry = cache[i]
+            picture = stored[entry["__key__"][0]].reshape(2, 64, 64)[k]
+            assert np.array_equal(picture == 255, entry["mask"][0, 0].numpy())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 20), st.integers(1, 40), st.integers(0, 1000))
+def test_masks_come_back_from_one_bit_a_pixel(count: int, height: int, width: int, seed: int) -> None:
+    masks = np.random.default_rng(seed).random((count, height, width)) < 0.5
+    data = pbm_bytes(masks)
+    assert np.array_equal(read_pbm(data, count), masks)
+    assert np.array_equal(np.array(Image.open(io.BytesIO(data))).reshape(masks.shape), masks)
+
+
+class Nothing(LightningModule):
+    """Predicts the batch itself."""
+
+    def predict_step(self, batch: dict) -> dict:
+        return batch
+
+
+def live_batches(shards: str, vae: Autoencoder, **settings: object) -> list[dict]:
+    module = InpaintDataModule(predict_shards=shards, vae=vae, posterior="moments", **SETTINGS, **settings)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    return trainer.predict(Nothing(), datamodule=module)
+
+
+def test_a_cached_batch_equals_the_live_batch_of_the_same_samples(
+    shards: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, variants=2, **SETTINGS)
+    caches = [LatentCache(tmp_path / "cache", "moments", variant=k) for k in (0, 1)]
+    start = 0
+    for live in live_batches(shards, vae, variants=2):
+        rows = list(range(start, start + len(live["__key__"])))
+        for k, cache in enumerate(caches):
+            cached = cache.__getitems__(rows)
+            assert cached.keys() == live.keys()
+            assert cached["__key__"] == live["__key__"]
+            assert cached["caption"] == live["caption"]
+            assert torch.equal(cached["latents"].half(), live["latents"].half())
+            assert torch.equal(cached["masked_latents"].half(), live["masked_latents"][:, k].half())
+            assert torch.equal(cached["mask"], live["mask"][:, k : k + 1])
+            assert torch.equal(cached["offset"], live["offset"][:, k])
+            for name in ("original_size", "crop_top_left", "target_size"):
+                assert torch.equal(cached[name], live[name])
+        start += len(rows)
+    assert start == len(caches[0]) == 12
+
+
+def test_float32_storage_keeps_every_bit(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, storage="float32", **SETTINGS)
+    live = live_batches(shards, vae)
+    cached = LatentCache(tmp_path / "cache", "moments").__getitems__(range(12))
+    assert torch.equal(cached["latents"], torch.cat([batch["latents"] for batch in live]))
+    assert torch.equal(cached["masked_latents"], torch.cat([batch["masked_latents"] for batch in live]))
+
+
+def test_variants_share_the_picture_but_not_the_mask(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, variants=4, **SETTINGS)
+    batches = [LatentCache(tmp_path / "cache", variant=k).__getitems__(range(12)) for k in range(4)]
+    assert all(torch.equal(batch["latents"], batches[0]["latents"]) for batch in batches)
+    assert len({batch["mask"].numpy().tobytes() for batch in batches}) == 4
+    drawn = LatentCache(tmp_path / "cache")
+    epochs = []
+    for epoch in range(3):
+        drawn.epoch = epoch
+        epochs.append([drawn[i]["variants"][0] for i in range(12)])
+    assert len(set(map(tuple, epochs))) == 3
+    assert set(sum(epochs, [])) == {0, 1, 2, 3}
+
+
+def test_a_second_start_skips_what_is_done(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    out = str(tmp_path / "cache")
+    first = cache_latents(shards, out, vae, **SETTINGS)
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path(out).glob("0*")}
+    second = cache_latents(shards, out, vae, **SETTINGS)
+    assert (first.shards, first.skipped_shards, first.cached) == (2, 0, 12)
+    assert (second.shards, second.skipped_shards, second.cached) == (0, 2, 0)
+    assert before == {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path(out).glob("0*")}
+
+
+def test_equal_input_gives_equal_bytes_whatever_the_number_of_threads_and_wherever_it_stopped(
+    shards: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    made = {}
+    for threads in (1, 3):
+        cache_latents(shards, str(tmp_path / f"cache{threads}"), vae, num_workers=threads, **SETTINGS)
+        made[threads] = {path.name: path.read_bytes() for path in (tmp_path / f"cache{threads}").iterdir()}
+    assert made[1] == made[3]
+
+    # A run that died: one shard committed, one tar without a sidecar, one temporary file.
+    dead = tmp_path / "cache3"
+    (dead / "000001.json").unlink()
+    (dead / "000001.tar").write_bytes(b"half")
+    (dead / ".000002.tar.tmp").write_bytes(b"half")
+    assert cache_latents(shards, str(dead), vae, **SETTINGS).skipped_shards == 1
+    assert {path.name: path.read_bytes() for path in dead.iterdir()} == made[1]
+
+
+def test_every_input_sample_is_cached_or_quarantined_with_its_reason(
+    tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder
+) -> None:
+    cat, white = photo_bytes["cat"], io.BytesIO()
+    Image.new("L", (451, 300), 255).save(white, "PNG")
+    wrong = io.BytesIO()
+    Image.new("L", (100, 100), 255).save(wrong, "PNG")
+    whole = {"jpg": cat, "mask.png": white.getvalue()}
+    samples = {
+        "good": whole,
+        "cut": {"jpg": cat[: len(cat) // 2], "mask.png": white.getvalue()},
+        "bare": {"jpg": cat},
+        "other_size": {"jpg": cat, "mask.png": wrong.getvalue()},
+        "words_only": {"txt": b"no picture"},
+        "reserved": whole | {"latents.npy": b"0"},
+        "last": whole,
+    }
+    write_shard(tmp_path / "shards" / "a.tar", samples)
+    out = tmp_path / "cache"
+    with pytest.raises(CacheError, match=r"5 of 7 samples were quarantined, more than max_bad_fraction 0\.01"):
+        cache_latents(str(tmp_path / "shards"), str(out), vae, resolution=64, batch_size=2)
+    sidecar = json.loads((out / "a.json").read_bytes())
+    reasons = {entry["key"]: entry["reason"] for entry in sidecar["quarantined"]}
+    assert sidecar["keys"] == ["good", "last"]
+    assert set(sidecar["keys"]) | set(reasons) == set(samples)
+    assert "damaged" in reasons["cut"]
+    assert "add bare.mask.png" in reasons["bare"]
+    assert "mask is 100x100 but image is 300x451" in reasons["other_size"]
+    assert "latents.npy" in reasons["reserved"]
+    assert verify_cache(out)["samples"] == 2
+
+    again = cache_latents(str(tmp_path / "shards"), str(tmp_path / "b"), vae, resolution=64, max_bad_fraction=1.0)
+    assert (again.samples_in, again.cached, len(again.quarantined)) == (7, 2, 5)
+
+
+def test_a_shard_with_nothing_usable_is_committed_as_such(tmp_path: Path, vae: Autoencoder) -> None:
+    write_shard(tmp_path / "shards" / "a.tar", {"x": {"txt": b"1"}, "y": {"txt": b"2"}})
+    summary = cache_latents(str(tmp_path / "shards"), str(tmp_path / "cache"), vae, max_bad_fraction=1.0, **SETTINGS)
+    assert (summary.shards, summary.cached, len(summary.quarantined)) == (1, 0, 2)
+    assert verify_cache(tmp_path / "cache") == {"shards": 1, "samples": 0, "quarantined": 2, "bytes": 10240}
+    with pytest.raises(CacheError, match="no sample is committed"):
+        LatentCache(tmp_path / "cache")
+
+
+def test_a_picture_that_turns_into_nan_is_quarantined_and_the_others_are_kept(
+    shards: str, tmp_path: Path, photo_bytes: dict[str, bytes]
+) -> None:
+    class Picky(torch.nn.Module):
+        def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+            pooled = torch.nn.functional.avg_pool2d(pixels, 8)
+            white = (pixels > 0.99).flatten(1).all(1)
+            return torch.where(white[:, None, None, None], float("nan"), pooled)
+
+    white = io.BytesIO()
+    Image.new("RGB", (64, 64), (255, 255, 255)).save(white, "PNG")
+    cat = {"jpg": photo_bytes["cat"]}
+    write_shard(tmp_path / "in" / "a.tar", {"one": cat, "white": {"png": white.getvalue()}, "two": cat})
+    out = tmp_path / "cache"
+    cache_latents(str(tmp_path / "in"), str(out), Autoencoder(Picky()), max_bad_fraction=1.0, **SETTINGS)
+    sidecar = json.loads((out / "a.json").read_bytes())
+    assert sidecar["keys"] == ["one", "two"]
+    assert [entry["key"] for entry in sidecar["quarantined"]] == ["white"]
+    assert "NaN" in sidecar["quarantined"][0]["reason"]
+
+
+def test_carried_members_come_back_by_name(shards: str, tmp_path: Path, vae: Autoencoder, photo_bytes: dict) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, carry_image="original", **SETTINGS)
+    cache = LatentCache(tmp_path / "cache")
+    for i, key in enumerate(photo_bytes):
+        entry = cache[i]
+        assert entry["carried"][0] == {"jpg": photo_bytes[key], "txt": f"a photo of {key}".encode()}
+        assert entry["caption"] == [f"a photo of {key}"]
+
+
+def test_other_settings_are_refused_and_each_difference_is_named(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    out = str(tmp_path / "cache")
+    cache_latents(shards, out, vae, **SETTINGS)
+    with pytest.raises(UsageError) as caught:
+        cache_latents(shards, out, vae, **SETTINGS | {"mask_offset": 6, "resolution": 128})
+    assert "mask_offset: the cache has [-4, 9], this run 6" in str(caught.value)
+    assert "samples.resolution: the cache has 64, this run 128" in str(caught.value)
+    assert "batch_size" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_cache_is_left_alone(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_bytes(b"precious")
+    with pytest.raises(UsageError, match=r"holds 'holiday\.jpg' but no cache\.json"):
+        cache_latents(shards, str(tmp_path / "photos"), vae, **SETTINGS)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="cannot write"):
+        cache_latents(shards, str(tmp_path / "file"), vae, **SETTINGS)
+    with pytest.raises(CacheError, match="no latent cache"):
+        LatentCache(tmp_path / "photos")
+
+
+def damage_tar(root: Path) -> None:
+    path = root / "000000.tar"
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (damage_tar, "000000.tar: its bytes are not those"),
+        (lambda root: (root / "000001.tar").unlink(), "000001.tar: missing"),
+        (lambda root: (root / "000001.tar").open("ab").write(b"x"), "its sidecar says"),
+        (lambda root: (root / "000001.json").unlink(), "000001.tar: no sidecar"),
+        (lambda root: (root / "000001.json").write_bytes(b"{}"), "000001.json: not a sidecar"),
+        (lambda root: (root / "cache.json").write_bytes(b"{"), "cache.json: damaged"),
+        (lambda root: (root / "cache.json").unlink(), "no cache.json"),
+    ],
+)
+def test_verify_names_the_file_that_was_tampered_with(
+    damage: object, named: str, shards: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    out = tmp_path / "cache"
+    cache_latents(shards, str(out), vae, **SETTINGS)
+    assert verify_cache(out)["samples"] == 12
+    damage(out)
+    with pytest.raises(CacheError, match=named):
+        verify_cache(out)
+
+
+def test_the_cache_needs_no_pax_headers_and_carries_no_time(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
+    sidecar = json.loads((tmp_path / "cache" / "000000.json").read_bytes())
+    with tarfile.open(tmp_path / "cache" / "000000.tar") as tar:
+        for member in tar:
+            key, name = member.name.split(".", 1)
+            assert member.mtime == 0
+            assert not member.pax_headers
+            row = sidecar["keys"].index(key)
+            assert sidecar["index"][name]["offset"][row] == member.offset_data
+            assert sidecar["index"][name]["size"][row] == member.size
+
+
+def test_changed_input_is_done_again(
+    shards: str, tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder
+) -> None:
+    out = tmp_path / "cache"
+    cache_latents(shards, str(out), vae, **SETTINGS)
+    shutil.copy(Path(shards) / "000000.tar", tmp_path / "kept.tar")
+    write_shard(Path(shards) / "000000.tar", {"cat": {"jpg": photo_bytes["cat"]}})
+    summary = cache_latents(shards, str(out), vae, **SETTINGS)
+    assert (summary.shards, summary.skipped_shards, summary.cached) == (1, 1, 1)
+    assert verify_cache(out)["samples"] == 8

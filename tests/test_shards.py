@@ -1,0 +1,537 @@
+"""Every sample of a shard comes out with its own bytes or is named in a fault, whatever happened to the shard."""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+import webdataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from inpaint_data import shards
+from inpaint_data.errors import SampleError, ShardError, UsageError
+from inpaint_data.shards import (
+    Fault,
+    Sample,
+    expand_shards,
+    image_member,
+    read_shard,
+    shard_identity,
+    shard_size,
+    shard_stem,
+)
+
+Samples = dict[str, dict[str, bytes]]
+LONG = "a long folder name/" * 8
+SAMPLES: Samples = {
+    "cat": {"jpg": b"\xff\xd8" + bytes(range(256)) * 5, "mask.png": b"\x89PNG" + b"m" * 700, "txt": b"a cat"},
+    "dog": {"jpg": b"d" * 512, "json": b"{}"},
+    "sub.folder/bird": {"webp": b"RIFF" * 300, "txt": b""},
+    "ünïcode": {"jpeg": b"j" * 1023},
+    LONG + "fish": {"png": b"p" * 1025, "txt": b"x" * 2048},
+    "last": {"jpg": b"l" * 100, "txt": b"the end"},
+}
+
+
+def tar(samples: Samples, format: int = tarfile.GNU_FORMAT) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=format) as archive:
+        for key, members in samples.items():
+            for extension, data in members.items():
+                archive.addfile(entry(f"{key}.{extension}", len(data)), io.BytesIO(data))
+    return file.getvalue()
+
+
+def entry(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+def tar_of(*entries: tarfile.TarInfo, format: int = tarfile.GNU_FORMAT) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=format) as archive:
+        for info in entries:
+            archive.addfile(info, io.BytesIO(b"z" * info.size) if info.size else None)
+    return file.getvalue()
+
+
+def extents(data: bytes) -> dict[str, tuple[int, int]]:
+    """Key -> [start, end) in an undamaged tar, found by tarfile."""
+    found: dict[str, tuple[int, int]] = {}
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for info in archive:
+            key = info.name.rpartition("/")[0] + info.name[info.name.rfind("/") :].split(".")[0]
+            key = key if "/" in info.name else info.name.split(".")[0]
+            end = info.offset_data + -(-info.size // 512) * 512
+            found[key] = (found.get(key, (info.offset, 0))[0], end)
+    return found
+
+
+class Shelf:
+    """Puts bytes into a file and reads them as a shard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder / "shard.tar")
+
+    def read(self, data: bytes) -> tuple[Samples, list[Fault]]:
+        Path(self.path).write_bytes(data)
+        items = list(read_shard(self.path))
+        faults = [item for item in items if isinstance(item, Fault)]
+        samples = {item.key: item.members for item in items if isinstance(item, Sample)}
+        assert len(samples) + len(faults) == len(items)
+        assert {item.shard for item in items} <= {self.path}
+        return samples, faults
+
+    def nothing_is_lost(self, damaged: bytes, original: Samples, where: dict[str, tuple[int, int]]) -> None:
+        """Each original sample came out with its bytes, or lies in a fault by key or by extent."""
+        samples, faults = self.read(damaged)
+        for fault in faults:
+            assert 0 <= fault.offset <= fault.end <= len(damaged)
+            assert fault.reason
+            assert "\n" not in fault.reason
+        for key, (start, end) in where.items():
+            if samples.get(key) != original[key]:
+                assert any(
+                    fault.key == key
+                    or (fault.offset < end and (fault.end > start or fault.end == len(damaged)))
+                    or (fault.offset == fault.end == 0 == len(damaged))
+                    for fault in faults
+                ), (key, faults)
+        assert all(members == original[key] for key, members in samples.items())
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path)
+
+
+FORMATS = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT, "ustar": tarfile.USTAR_FORMAT}
+
+
+# ---- undamaged
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_samples_that_went_in(name: str, shelf: Shelf) -> None:
+    samples, faults = shelf.read(tar(SAMPLES, FORMATS[name]))
+    assert samples == SAMPLES
+    assert list(samples) == list(SAMPLES)
+    assert faults == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_whole_shard_reads_as_webdataset_reads_it(name: str, shelf: Shelf) -> None:
+    odd: Samples = {**SAMPLES, "./here": {"jpg": b"1"}, "UP": {"JPG": b"2", "Txt": b"3"}, "dotted": {"v1.jpg": b"4"}}
+    samples, faults = shelf.read(tar(odd, FORMATS[name]))
+    theirs = {}
+    for item in webdataset.WebDataset(shelf.path, shardshuffle=False, empty_check=False):
+        theirs[item["__key__"]] = {field: data for field, data in item.items() if not field.startswith("__")}
+    assert samples == theirs
+    assert faults == []
+
+
+def test_shards_of_webdatasets_writer_are_read(shelf: Shelf) -> None:
+    with webdataset.TarWriter(shelf.path, encoder=False) as writer:
+        for key, members in SAMPLES.items():
+            writer.write({"__key__": key, **members})
+    samples, faults = shelf.read(Path(shelf.path).read_bytes())
+    assert samples == SAMPLES
+    assert faults == []
+
+
+def test_numbers_in_base_256_and_signed_checksums_are_read(shelf: Shelf) -> None:
+    def with_checksum(header: bytearray, signed: bool) -> bytes:
+        header[148:156] = b" " * 8
+        total = sum(memoryview(header).cast("b")) if signed else sum(header)
+        header[148:156] = f"{total:06o}\0 ".encode()
+        return bytes(header)
+
+    data = tar({"ü": {"txt": b"hello"}})
+    header = bytearray(data[:512])
+    assert shelf.read(with_checksum(header, signed=True) + data[512:])[0] == {"ü": {"txt": b"hello"}}
+    header[124:136] = b"\x80" + (5).to_bytes(11, "big")
+    assert shelf.read(with_checksum(header, signed=False) + data[512:])[0] == {"ü": {"txt": b"hello"}}
+
+
+def test_pax_size_and_global_path_are_honoured_and_other_records_are_not_needed(shelf: Shelf) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "git"}) as archive:
+        info = entry("a.txt", 3, pax_headers={"mtime": "1.5", "SCHILY.xattr.user": "x=y\nz"})
+        archive.addfile(info, io.BytesIO(b"abc"))
+    assert shelf.read(file.getvalue()) == ({"a": {"txt": b"abc"}}, [])
+    body = b"11 size=3\n".replace(b"11", b"10") + b"14 path=b.txt\n"
+    pax = entry("PaxHeader", len(body), tarfile.XHDTYPE).tobuf() + body.ljust(512, b"\0")
+    zero_in_header = entry("a.txt", 0).tobuf() + b"abc".ljust(512, b"\0")
+    assert shelf.read(pax + zero_in_header + bytes(1024)) == ({"b": {"txt": b"abc"}}, [])
+
+
+def test_directories_and_what_macos_leaves_behind_are_passed_over(shelf: Shelf) -> None:
+    data = tar_of(
+        entry("./", kind=tarfile.DIRTYPE),
+        entry("./._cat.jpg", 200),
+        entry("./cat.jpg", 5),
+        entry("./.DS_Store", 600),
+        entry("./cat.txt", 3),
+        entry("PaxHeaders.12/cat.jpg", 30),
+    )
+    assert shelf.read(data) == ({"./cat": {"jpg": b"zzzzz", "txt": b"zzz"}}, [])
+
+
+def test_an_archive_without_members_has_no_samples(shelf: Shelf) -> None:
+    assert shelf.read(tar_of()) == ({}, [])
+
+
+# ---- damage
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_shard_cut_anywhere_loses_nothing_silently(name: str, shelf: Shelf) -> None:
+    data = tar(SAMPLES, FORMATS[name])
+    where = extents(data)
+    end = max(stop for _, stop in where.values())
+    boundaries = set(range(0, len(data) + 1, 512))
+    for length in sorted(boundaries | {at + step for at in boundaries for step in (1, 100, 511)} - {len(data)}):
+        if length > len(data):
+            continue
+        samples, faults = shelf.read(data[:length])
+        assert samples == {
+            key: SAMPLES[key]
+            for key, (_, stop) in where.items()
+            if (stop + 512 <= length and stop < end) or length >= end + 1024
+        }
+        assert len(faults) == (length < end + 1024)
+        shelf.nothing_is_lost(data[:length], SAMPLES, where)
+        for fault in faults:
+            assert fault.end == length
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_any_changed_byte_of_any_header_is_found(name: str, shelf: Shelf) -> None:
+    data = tar(SAMPLES, FORMATS[name])
+    where = extents(data)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        headers = [info.offset_data - 512 for info in archive] + [start for start, _ in where.values()]
+    for header in sorted(set(headers))[::3]:
+        for at in range(header, header + 512):
+            damaged = bytearray(data)
+            damaged[at] ^= 0x01 if at % 2 else 0x80
+            shelf.nothing_is_lost(bytes(damaged), SAMPLES, where)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(sorted(FORMATS)),
+    st.sampled_from(["remove", "zero", "repeat", "insert", "noise"]),
+    st.integers(0, 60),
+    st.integers(1, 12),
+    st.randoms(use_true_random=False),
+)
+def test_blocks_that_vanish_or_appear_lose_nothing_silently(
+    name: str, what: str, first: int, count: int, random: object, shelf: Shelf
+) -> None:
+    """Whole blocks, as disks and interrupted copies lose them; where only data changed, a tar cannot tell."""
+    data = tar(SAMPLES, FORMATS[name])
+    where = extents(data)
+    at, length = first * 512 % len(data), count * 512
+    piece = {
+        "remove": b"",
+        "zero": bytes(len(data[at : at + length])),
+        "repeat": data[at : at + length] * 2,
+        "insert": random.randbytes(length) + data[at : at + length],
+        "noise": random.randbytes(len(data[at : at + length])),
+    }[what]
+    damaged = data[:at] + piece + data[at + length :]
+    samples, faults = shelf.read(damaged)
+    touched = {key for key, (start, end) in where.items() if at < end and at + length > start}
+    for key in SAMPLES:
+        same = samples.get(key) == SAMPLES[key]
+        start, end = where[key]
+        held = any(
+            fault.key == key or (fault.offset < end and (fault.end > start or fault.end == len(damaged)))
+            for fault in faults
+        )
+        assert same or held or (key in touched and key in samples and set(samples[key]) == set(SAMPLES[key])), (
+            key,
+            faults,
+        )
+
+
+def test_a_flipped_byte_in_a_members_data_is_not_the_tars_to_find(shelf: Shelf) -> None:
+    data = bytearray(tar(SAMPLES))
+    data[600] ^= 1
+    samples, faults = shelf.read(bytes(data))
+    assert faults == []
+    assert {key for key in SAMPLES if samples[key] != SAMPLES[key]} == {"cat"}
+
+
+def test_a_cut_at_a_member_boundary_holds_back_the_sample_that_may_be_incomplete(shelf: Shelf) -> None:
+    data = tar(SAMPLES)
+    start, end = extents(data)["dog"]
+    samples, faults = shelf.read(data[:end])
+    assert list(samples) == ["cat"]
+    (fault,) = faults
+    assert (fault.key, fault.offset, fault.end) == ("dog", start, end)
+    assert "zero blocks" in fault.reason
+
+
+def test_an_unfinished_download_of_full_length_is_found(shelf: Shelf) -> None:
+    data = tar({f"{number:03d}": {"jpg": b"j" * 900, "txt": b"t"} for number in range(30)})
+    samples, faults = shelf.read(data[: 2048 * 7 + 1536] + bytes(len(data) - 2048 * 7 - 1536))
+    assert len(samples) == 6
+    assert faults[0].key == "006"
+    assert "unfinished download" in faults[0].reason
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file, not a tar"),
+        (b"\x1f\x8b" + bytes(600), "gunzip"),
+        (b"hello", "cut off at byte 5"),
+        (b"h" * 2000, "no tar header"),
+        (bytes(512), "second one"),
+        (tar({"a": {"jpg": b"1"}}) * 2, "joined by cat"),
+        (entry("x", 2**21, tarfile.GNUTYPE_LONGNAME).tobuf() + bytes(2**21), "claims 2097152 bytes"),
+        (
+            entry("x", 9, tarfile.XHDTYPE).tobuf() + b"no length".ljust(512, b"\0") + bytes(1024),
+            "where a number belongs",
+        ),
+        (entry("x", 9, tarfile.XHDTYPE).tobuf() + b"8 a=bcdef".ljust(512, b"\0") + bytes(1024), "extended header"),
+        (entry("x", 6, tarfile.XHDTYPE).tobuf() + b"6 a=b\n".ljust(512, b"\0") + bytes(1024), "without its member"),
+    ],
+)
+def test_what_is_no_whole_tar_is_one_fault_with_its_reason(data: bytes, reason: str, shelf: Shelf) -> None:
+    samples, faults = shelf.read(data)
+    assert samples == {}
+    (fault,) = faults
+    assert reason in fault.reason
+    assert (fault.offset, fault.end) == (0, len(data))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=1500))
+def test_any_bytes_at_all_give_faults_and_no_exception(data: bytes, shelf: Shelf) -> None:
+    kinds = [entry("x", min(len(data), 511), kind).tobuf() for kind in (b"x", b"L", b"g", b"0")]
+    for head in (b"", *kinds):
+        shelf.read(head + data)
+
+
+# ---- members that cannot be taken
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (entry("cat.mask.png", kind=tarfile.SYMTYPE, linkname="/etc/passwd"), "symbolic link"),
+        (entry("cat.mask.png", kind=tarfile.LNKTYPE, linkname="cat.jpg"), "hard link"),
+        (entry("cat.mask.png", kind=tarfile.CHRTYPE), "device"),
+        (entry("cat.mask.png", kind=tarfile.FIFOTYPE), "named pipe"),
+        (entry("cat.mask.png", 600, kind=b"Z"), "unknown type"),
+        (entry("cat.mask.png", 600, kind=tarfile.GNUTYPE_SPARSE), "sparse"),
+        (entry("cat.JPG", 600), "second jpg"),
+    ],
+)
+def test_a_sample_with_a_member_that_cannot_be_taken_is_one_fault(
+    bad: tarfile.TarInfo, reason: str, shelf: Shelf
+) -> None:
+    data = tar_of(entry("ant.jpg", 5), entry("cat.jpg", 5), bad, entry("cat.txt", 3), entry("dog.jpg", 5))
+    samples, faults = shelf.read(data)
+    assert list(samples) == ["ant", "dog"]
+    (fault,) = faults
+    assert fault.key == "cat"
+    assert bad.name in fault.reason
+    assert reason in fault.reason
+    assert data[fault.offset : fault.offset + 7] == b"cat.jpg"
+    assert data[fault.end : fault.end + 7] == b"dog.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "reason"),
+    [
+        ("/cat.jpg", "/cat", "absolute"),
+        ("a/../cat.jpg", "a/../cat", "'..'"),
+        ("__meta__/cat.jpg", "__meta__/cat", "webdataset's own"),
+        ("README", None, "no key and extension"),
+        (".hidden", None, "no key and extension"),
+        ("a.b/.hidden.jpg", None, "no key and extension"),
+        ("cat.", None, "no key and extension"),
+    ],
+)
+def test_a_name_that_makes_no_sample_is_a_fault(name: str, key: str | None, reason: str, shelf: Shelf) -> None:
+    samples, faults = shelf.read(tar_of(entry("ant.jpg", 5), entry(name, 700), entry("ant2.jpg", 5)))
+    assert list(samples) == ["ant", "ant2"]
+    (fault,) = faults
+    assert (fault.key, fault.offset, fault.end) == (key, 1024, 1024 + 1536)
+    assert reason in fault.reason
+
+
+def test_a_key_that_comes_again_is_a_fault_and_the_first_one_stays(shelf: Shelf) -> None:
+    samples, faults = shelf.read(tar_of(entry("a.jpg", 5), entry("b.jpg", 5), entry("a.txt", 3), entry("c.jpg", 2)))
+    assert list(samples) == ["a", "b", "c"]
+    (fault,) = faults
+    assert fault.key == "a"
+    assert "again" in fault.reason
+
+
+def test_a_member_above_the_limit_is_passed_over_unread(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "MAX_MEMBER_BYTES", 1000)
+    samples, faults = shelf.read(tar_of(entry("a.jpg", 1000), entry("b.jpg", 1001), entry("c.jpg", 5)))
+    assert list(samples) == ["a", "c"]
+    assert faults[0].key == "b"
+    assert "1001 bytes" in faults[0].reason
+
+
+def test_gnu_tars_own_sparse_files_are_named_and_stepped_over(shelf: Shelf, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.bin", "c.jpg"):
+        with open(tmp_path / name, "wb") as file:
+            for hole in range(40 if name == "b.bin" else 1):
+                file.seek(hole * 65536)
+                file.write(b"x" * 4096)
+    for format in ("gnu", "pax"):
+        status = os.system(f"cd {tmp_path} && tar --format={format} --sparse -cf s.tar a.jpg b.bin c.jpg")
+        assert status == 0
+        samples, faults = shelf.read((tmp_path / "s.tar").read_bytes())
+        assert list(samples) == ["a", "c"]
+        assert [fault.key for fault in faults] == ["b"]
+        assert "sparse" in faults[0].reason
+
+
+# ---- the image of a sample
+
+
+def test_the_image_of_a_sample_is_the_one_member_that_is_an_image() -> None:
+    for extension in ("jpg", "jpeg", "png", "webp"):
+        assert image_member(Sample("s", "k", {"mask.png": b"", extension: b"", "txt": b""})) == extension
+
+
+def test_dots_in_keys_are_explained(shelf: Shelf) -> None:
+    samples, _ = shelf.read(tar_of(entry("img.v1.jpg", 5), entry("img.v2.jpg", 5)))
+    with pytest.raises(SampleError, match=r"v1\.jpg, v2\.jpg.*dots.*rename img\.v1\.jpg"):
+        image_member(Sample("s", "img", samples["img"]))
+    with pytest.raises(SampleError) as caught:
+        image_member(Sample("s", "k", {"mask.png": b"", "txt": b""}))
+    assert "dots" not in str(caught.value)
+    with pytest.raises(SampleError, match="several images"):
+        image_member(Sample("s", "k", {"jpg": b"", "png": b""}))
+
+
+# ---- where shards come from
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shards").mkdir()
+    for number in (2, 0, 1, 10):
+        (tmp_path / "shards" / f"{number:04d}.tar").write_bytes(tar(SAMPLES))
+    (tmp_path / "shards" / "notes.txt").write_text("not a shard")
+    return tmp_path
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    for name in ("a", "b"):
+        files.pipe(f"/bucket/{name}.tar", tar(SAMPLES))
+    yield "memory://bucket"
+    files.store.clear()
+
+
+@pytest.mark.parametrize(
+    ("spec", "numbers"),
+    [
+        ("shards/{0000..0002}.tar", [0, 1, 2]),
+        ("shards/{0002,0000}.tar", [2, 0]),
+        ("shards/*.tar", [0, 1, 2, 10]),
+        ("shards/000[01].tar", [0, 1]),
+        ("shards/001?.tar", [10]),
+        ("shards", [0, 1, 2, 10]),
+        ("shards/", [0, 1, 2, 10]),
+        (Path("shards/0001.tar"), [1]),
+        (["shards/0010.tar", Path("shards/0000.tar")], [10, 0]),
+    ],
+)
+def test_shards_are_named_in_every_usual_way(spec: object, numbers: list[int], folder: Path) -> None:
+    assert expand_shards(spec) == [f"shards/{number:04d}.tar" for number in numbers]
+
+
+def test_urls_of_fsspec_are_expanded_and_read(memory: str, folder: Path) -> None:
+    both = ["memory:///bucket/a.tar", "memory:///bucket/b.tar"]
+    assert expand_shards(memory) == both
+    assert expand_shards(memory + "/*.tar") == both
+    assert expand_shards(memory + "/{a,b}.tar") == [memory + "/a.tar", memory + "/b.tar"]
+    assert {item.key: item.members for item in read_shard(both[0])} == SAMPLES
+    data = tar(SAMPLES)
+    assert shard_size(both[0]) == shard_identity(both[0]).size == len(data)
+    assert expand_shards(f"file://{folder}/shards/0000.tar") == [f"file://{folder}/shards/0000.tar"]
+    assert expand_shards("simplecache::" + memory + "/a.tar") == ["simplecache::" + memory + "/a.tar"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("shards/0007.tar", "no such file: shards/0007.tar;"),
+        ("shards/{0000..0012}.tar", r"shards/0003.tar, shards/0004.tar, shards/0005.tar … \(9 of the 13"),
+        ("shards/x*.tar", "there is no shards/x"),
+        ("empty", "there is no empty"),
+        ([], "empty"),
+        ("", "empty"),
+        (["shards/0000.tar", "./shards/0000.tar"], "named twice"),
+        (["shards/0000.tar", "shards/0000.tar"], "named twice"),
+        (["shards/0000.tar", "other/0000.tar"], "shards/0000.tar and other/0000.tar would both"),
+        ("pipe:cat shards/0000.tar", "run a command"),
+        ("PIPE:touch ran", "run a command"),
+        ("nonsense://x.tar", "nonsense"),
+        ("simplecache::nonsense://x.tar", "nonsense"),
+        ("shards/{0..}.tar}", "no such file|brace"),
+        ("shards/notes.txt", r"does not end in \.tar"),
+        ("shards/*", r"notes.txt does not end in \.tar"),
+        ("memory://nowhere/x.tar", "no such file"),
+        ("memory://nowhere/*.tar", "there is no"),
+    ],
+)
+def test_a_spec_that_cannot_work_is_refused_with_its_mend(spec: object, message: str, folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "other").mkdir()
+    (folder / "other" / "0000.tar").write_bytes(b"")
+    with pytest.raises(UsageError, match=message) as caught:
+        expand_shards(spec)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "ran").exists()
+
+
+def test_reading_never_runs_a_command(folder: Path) -> None:
+    with pytest.raises(ShardError, match="pipe:touch ran"):
+        list(read_shard("pipe:touch ran"))
+    assert not (folder / "ran").exists()
+
+
+def test_a_shard_that_has_vanished_is_a_shard_error_with_its_path(folder: Path) -> None:
+    for url in ("shards/gone.tar", "shards", "memory://gone.tar"):
+        for read in (lambda url: list(read_shard(url)), shard_identity):
+            with pytest.raises(ShardError, match=url):
+                read(url)
+    with pytest.raises(ShardError, match=r"gone\.tar"):
+        shard_size("shards/gone.tar")
+
+
+def test_a_stem_is_the_file_name_without_tar() -> None:
+    assert shard_stem("a/b.c/0001.v2.tar") == "0001.v2"
+    assert shard_stem("https://host/data/0001.tar?download=true") == "0001"
+    assert shard_stem("s3://bucket/0001.tar") == "0001"
+
+
+def test_identity_is_size_and_sha256(folder: Path) -> None:
+    import hashlib
+
+    identity = shard_identity("shards/0000.tar")
+    assert identity.size == shard_size("shards/0000.tar") == len(tar(SAMPLES))
+    assert identity.sha256 == hashlib.sha256(tar(SAMPLES)).hexdigest()
