@@ -19,7 +19,8 @@ from inpaint_data.pack import pack
 from inpaint_data.report import contact_sheet
 from inpaint_data.samples import SampleSettings
 from inpaint_data.transform import Batch, InpaintTransform, encode_for_inpaint
-from inpaint_data.vae import Autoencoder, load_vae
+from inpaint_data.vae import Autoencoder
+from inpaint_data.vae_loading import load_vae
 
 __all__ = [
     "Autoencoder",

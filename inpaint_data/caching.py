@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from lightning.fabric import Fabric
 
-from inpaint_data.datamodule import InpaintDataModule, ShardEnd
+from inpaint_data.datamodule import InpaintDataModule
 from inpaint_data.errors import CacheError, EncodeError, SampleError, UsageError
+from inpaint_data.image_batches import ShardEnd
 from inpaint_data.latent_cache.format import CACHE_FILE, FORMAT, Quarantined, Sidecar, fingerprint, members_of
 from inpaint_data.latent_cache.writer import ShardWriter, open_cache, write_totals
 from inpaint_data.progress import Progress
@@ -139,7 +140,7 @@ def _fabric(device: str) -> Fabric:
     kind, _, index = device.partition(":")
     try:
         return Fabric(accelerator=kind, devices=[int(index)] if index else 1)
-    except Exception as error:  # noqa: BLE001 - Lightning raises several kinds for a device that is not there
+    except Exception as error:
         raise UsageError(f"device: {device!r} cannot be used ({str(error).splitlines()[0]}); try auto or cpu") from None
 
 

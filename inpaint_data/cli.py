@@ -2,10 +2,11 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
 from inpaint_data.caching import Summary, cache_latents
 from inpaint_data.demo import run_demo
@@ -14,14 +15,14 @@ from inpaint_data.latent_cache.verify import verify_cache
 from inpaint_data.pack import pack
 from inpaint_data.report import contact_sheet
 
-COMMANDS = {
+COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "cache": (cache_latents, "Encode image shards into a cache of latents and masks."),
     "pack": (pack, "Make shards from a folder of photographs."),
     "verify": (verify_cache, "Check every file of a cache against its sidecar."),
     "sheet": (contact_sheet, "Draw a contact sheet of a cache."),
     "demo": (run_demo, "Pack, cache and verify a dozen photographs, and draw a contact sheet."),
 }
-POSITIONAL = ("pack", "verify")
+POSITIONAL = {"pack": ("folder", "the folder with the photographs"), "verify": ("root", "the cache's folder")}
 
 
 def parser() -> ArgumentParser:
@@ -30,13 +31,17 @@ def parser() -> ArgumentParser:
     for name, (function, text) in COMMANDS.items():
         command = ArgumentParser(description=text)
         command.add_argument("--config", action=ActionConfigFile, help="a YAML file with any of the settings below")
-        # An autoencoder object can be passed in Python; on the command line it is a name.
-        skip = {"vae"} if name == "cache" else set()
-        command.add_function_arguments(function, as_positional=name in POSITIONAL, skip=skip)
-        if skip:
+        skip: set[str | int] = set()
+        if name in POSITIONAL:
+            argument, text_of_it = POSITIONAL[name]
+            command.add_argument(argument, type=str, help=text_of_it)
+            skip.add(argument)
+        if name == "cache":  # in Python an autoencoder object may be passed; on the command line it is a name
             command.add_argument(
                 "--vae", type=str, default="demo", help="a hub name, a folder, a .safetensors file, or demo"
             )
+            skip.add("vae")
+        command.add_function_arguments(function, as_positional=False, skip=skip)
         commands.add_subcommand(name, command, help=text)
     return main
 

@@ -9,14 +9,15 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from inpaint_data.datamodule import ImageBatches
 from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.image_batches import ImageBatches
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.masks import MaskMixture
 from inpaint_data.samples import ImageBatch, SampleSettings
 from inpaint_data.shards import expand_shards
 from inpaint_data.transform import fill_hole
-from inpaint_data.vae import Autoencoder, load_vae
+from inpaint_data.vae import Autoencoder
+from inpaint_data.vae_loading import load_vae
 
 COLUMNS = ("photo", "mask, as drawn", "mask, offset", "masked photo", "decoded latents", "decoded masked_latents")
 INK, PAPER, MARGIN, LINE = (20, 20, 20), (250, 250, 250), 8, 22

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -196,7 +196,7 @@ def collate(examples: Sequence[Example], variants: Sequence[int]) -> ImageBatch:
         "__key__": [e.key for e in examples],
         "__shard__": [e.shard for e in examples],
     }
-    return ImageBatch(**batch)  # type: ignore[typeddict-item]
+    return cast(ImageBatch, batch)
 
 
 def select(batch: ImageBatch, rows: Sequence[int]) -> ImageBatch:
@@ -209,4 +209,4 @@ def select(batch: ImageBatch, rows: Sequence[int]) -> ImageBatch:
             chosen[name] = [value[row] for row in rows]
         else:
             chosen[name] = value
-    return ImageBatch(**chosen)  # type: ignore[typeddict-item]
+    return cast(ImageBatch, chosen)

@@ -3,7 +3,8 @@
 What went in comes out: every member of a shard belongs to a `Sample` or to a `Fault` that names it. Only directories
 and what macOS and pax leave behind (`._*`, `.DS_Store`, `PaxHeader*/`) are passed over.
 
-A tar has a checksum for each header but none for the data, so bytes changed inside a member are not found here.
+A tar has a checksum for each header but none for the data and no list of its members. So bytes changed inside a
+member are not found here, nor members cut out whole, nor a tail of zeros that is no longer than a tar's own padding.
 """
 
 import glob
@@ -11,19 +12,15 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO
 
 import braceexpand
 import fsspec
 
-from inpaint_data.errors import SampleError, ShardError, UsageError
+from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.tar import Damage, Member, Source, is_url, members_of_tar, open_stream, unreadable
 
-BLOCK = 512
-RECORD = 20 * BLOCK
 MAX_MEMBER_BYTES = 2**30  # larger members are not read into memory
-MAX_EXTENDED_HEADER_BYTES = 2**20
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 _LEFTOVER = re.compile(r"(.*/)?(\._[^/]*|\.DS_Store)$|(.*/)?PaxHeaders?(\.\d+)?/")
@@ -93,12 +90,12 @@ def read_shard(url: str) -> Iterator[Sample | Fault]:
     Raises:
         ShardError: the file cannot be opened or read.
     """
-    with _open(url) as stream:
-        source = _Source(url, stream)
+    with open_stream(url) as stream:
+        source = Source(url, stream)
         group: _Group | None = None
         keys: set[str] = set()
         try:
-            for member in _members(source):
+            for member in members_of_tar(source):
                 if _LEFTOVER.match(member.name):
                     source.skip(member.padded, str(member))
                     continue
@@ -120,7 +117,7 @@ def read_shard(url: str) -> Iterator[Sample | Fault]:
             source.expect_only_zeros()
             if group is not None:
                 yield group.close(url, source.start)
-        except _Damage as damage:
+        except Damage as damage:
             start, reading = (group.start, group.key) if group else (source.start, None)
             yield Fault(url, reading, str(damage), start, source.skip_to_end())
 
@@ -150,8 +147,8 @@ def image_member(sample: Sample) -> str:
 def shard_identity(url: str) -> ShardIdentity:
     """Size and sha256 of a shard, streamed."""
     digest, size = hashlib.sha256(), 0
-    with _open(url) as stream:
-        source = _Source(url, stream)
+    with open_stream(url) as stream:
+        source = Source(url, stream)
         while piece := source.read(2**20):
             digest.update(piece)
             size += len(piece)
@@ -161,86 +158,17 @@ def shard_identity(url: str) -> ShardIdentity:
 def shard_size(url: str) -> int:
     """Size of a shard in bytes, without reading it."""
     try:
-        if not _is_url(url):
+        if not is_url(url):
             return os.stat(url).st_size
         files, path = fsspec.core.url_to_fs(url)
         return int(files.size(path))
     except Exception as error:  # every file system of fsspec has errors of its own
-        raise _unreadable(url, error) from error
+        raise unreadable(url, error) from error
 
 
 def shard_stem(url: str) -> str:
     """File name without `.tar`; what a web address has after ? or # is no part of it."""
     return _path(url).rstrip("/").rpartition("/")[2].removesuffix(".tar")
-
-
-class _Damage(Exception):
-    """The tar cannot be followed any further."""
-
-
-@dataclass
-class _Source:
-    """A stream that knows where it is and reads all that is asked for, or tells that it cannot."""
-
-    url: str
-    stream: IO[bytes]
-    offset: int = 0
-    start: int = 0  # where the member that is being read began: its first header
-
-    def read(self, count: int) -> bytes:
-        """`count` bytes, fewer only at the end of the file."""
-        pieces = []
-        while count > 0:
-            try:
-                piece = self.stream.read(count)
-            except Exception as error:  # those of aiohttp, botocore … are no OSError
-                raise _unreadable(self.url, error) from error
-            if not piece:
-                break
-            pieces.append(piece)
-            count -= len(piece)
-            self.offset += len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def exactly(self, count: int, what: str) -> bytes:
-        data = self.read(count)
-        if len(data) < count:
-            raise _Damage(f"the shard is cut off at byte {self.offset}, inside {what}")
-        return data
-
-    def skip(self, count: int, what: str) -> None:
-        while count > 0:
-            count -= len(self.exactly(min(count, 2**20), what))
-
-    def skip_to_end(self) -> int:
-        while self.read(2**20):
-            pass
-        return self.offset
-
-    def expect_only_zeros(self) -> None:
-        """Writers pad an archive to a full record; more than that is a hole that merely looks like its end."""
-        while piece := self.read(2**20):
-            if piece.strip(b"\0"):
-                raise _Damage(
-                    f"there is data after the zero blocks at byte {self.start}: a hole, or tars joined by cat"
-                )
-        if self.offset > -(-(self.start + 2 * BLOCK) // RECORD) * RECORD:
-            raise _Damage(f"all is zero from byte {self.start} on, far beyond a tar's padding: an unfinished download")
-
-
-@dataclass(frozen=True)
-class _Member:
-    name: str
-    size: int
-    start: int
-    problem: str | None
-
-    @property
-    def padded(self) -> int:
-        return _padded(self.size)
-
-    def __str__(self) -> str:
-        return f"member {self.name!r}"
 
 
 @dataclass
@@ -252,7 +180,7 @@ class _Group:
     reason: str | None = None
     members: dict[str, bytes] = field(default_factory=dict)
 
-    def take(self, member: _Member, extension: str, source: _Source) -> None:
+    def take(self, member: Member, extension: str, source: Source) -> None:
         """Read a member's data, or pass over it where the sample is lost anyway."""
         problem = member.problem or name_problem(member.name)
         if extension in self.members:
@@ -285,148 +213,12 @@ def name_problem(name: str) -> str | None:
     return None
 
 
-_REGULAR = (b"0", b"\0", b"7")  # typeflags: today's, the one before ustar, "contiguous"
-_WITHOUT_DATA = {
-    b"1": "is a hard link; pack the file itself",
-    b"2": "is a symbolic link; pack with tar --dereference",
-    b"3": "is a device",
-    b"4": "is a device",
-    b"6": "is a named pipe",
-}
-
-
-def _members(source: _Source) -> Iterator[_Member]:
-    """Every file of the archive up to its two closing zero blocks; whoever asks for the next has read its data.
-
-    Formats: v7, ustar, pax and GNU, as POSIX.1 (pax) and GNU tar's manual (Basic Tar Format) lay them out.
-    """
-    everywhere: dict[str, str] = {}  # a global pax header holds for all that follows
-    here: dict[str, str] = {}
-    long_name = ""
-    while header := _header(source):
-        kind, size = header[156:157], _number(header[124:136])
-        if kind in (b"x", b"X", b"g", b"L", b"K"):
-            if size > MAX_EXTENDED_HEADER_BYTES:
-                raise _Damage(f"the extended header before byte {source.offset} claims {size} bytes")
-            data = source.exactly(_padded(size), "an extended header")[:size]
-            if kind == b"L":
-                long_name = _text(data)
-            elif kind == b"g":
-                everywhere |= _pax_records(data)
-            elif kind != b"K":  # that is the long target of a link
-                here = _pax_records(data)
-            continue
-        pax = everywhere | here
-        name = pax.get("GNU.sparse.name") or pax.get("path") or long_name or _ustar_name(header)
-        if pax.get("size"):
-            size = _decimal(pax["size"])
-        problem = _WITHOUT_DATA.get(kind)
-        if kind == b"S" or any(keyword.startswith("GNU.sparse") for keyword in pax):
-            problem = "is a sparse file; pack with tar without --sparse"
-            more = kind == b"S" and header[482]
-            while more:
-                more = source.exactly(BLOCK, "a sparse file's map")[504]
-        elif problem is None and kind not in _REGULAR:
-            problem = f"is of the unknown type {kind!r}"
-        if kind != b"5" and not (kind in _REGULAR and name.endswith("/") and size == 0):  # v7 directories
-            yield _Member(name, 0 if kind in _WITHOUT_DATA else size, source.start, problem)
-        source.start, here, long_name = source.offset, {}, ""
-    if here or long_name:
-        raise _Damage("the archive ends after an extended header, without its member")
-
-
-def _header(source: _Source) -> bytes:
-    """The next header block, its checksum tested; empty after the two zero blocks that close an archive."""
-    at = source.offset
-    header = source.read(BLOCK)
-    if not header:
-        if at == 0:
-            raise _Damage("empty file, not a tar")
-        raise _Damage(f"the shard ends at byte {at} without its two closing zero blocks: cut off, or never finished")
-    if len(header) < BLOCK:
-        raise _Damage(f"the shard is cut off at byte {source.offset}, inside a header")
-    if not any(header):
-        if source.read(BLOCK) != bytes(BLOCK):
-            raise _Damage(f"the zero block at byte {at} is not followed by a second one, as at an archive's end")
-        return b""
-    if header[:2] == b"\x1f\x8b":
-        raise _Damage(f"there is gzip data at byte {at}; unpack the shard with gunzip")
-    stored = header[148:156]
-    expected = [sum(view) - sum(view[148:156]) + 8 * 32 for view in (memoryview(header), memoryview(header).cast("b"))]
-    if _number(stored) not in expected:  # unsigned as POSIX has it, signed as old Suns wrote it
-        raise _Damage(f"the block at byte {at} is no tar header: its checksum is wrong")
-    return header
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
-
-
-def _number(digits: bytes) -> int:
-    """Octal, or base 256 where the first bit is set."""
-    if digits[0] == 0x80:
-        return int.from_bytes(digits[1:], "big")
-    text = digits.partition(b"\0")[0].strip(b" ")
-    if text.strip(b"01234567"):
-        raise _Damage(f"a header has {digits!r} where a number belongs")
-    return int(text or b"0", 8)
-
-
-def _decimal(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,19}", text):
-        raise _Damage(f"an extended header has {text[:20]!r} where a number belongs")
-    return int(text)
-
-
-def _text(data: bytes) -> str:
-    return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-
-
-def _ustar_name(header: bytes) -> str:
-    name, prefix = _text(header[:100]), _text(header[345:500])
-    return f"{prefix}/{name}" if prefix and header[257:263] == b"ustar\0" else name  # GNU keeps times there
-
-
-def _pax_records(data: bytes) -> dict[str, str]:
-    """Records of "length keyword=value\\n", the length counting itself."""
-    records, at, data = {}, 0, data.rstrip(b"\0")
-    while at < len(data):
-        digits = data[at : at + 20].partition(b" ")[0].decode("latin-1")
-        record = data[at + len(digits) + 1 : at + _decimal(digits)]
-        keyword, equals, value = record[:-1].partition(b"=")
-        if not equals or record[-1:] != b"\n":
-            raise _Damage("an extended header is damaged")
-        records[_text(keyword)] = value.decode("utf-8", "surrogateescape")
-        at += _decimal(digits)
-    return records
-
-
-def _is_url(name: str) -> bool:
-    return re.match(r"([A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]*://", name) is not None
-
-
 def _path(url: str) -> str:
     return re.split("[?#]", url)[0] if url.startswith(("http://", "https://")) else url
 
 
 def _place(shard: str) -> str:
-    return shard if _is_url(shard) else os.path.realpath(shard)
-
-
-def _unreadable(url: str, error: Exception) -> ShardError:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return ShardError(f"{url}: {reason}; see that the shard is there and may be read, then start again")
-
-
-@contextmanager
-def _open(url: str) -> Iterator[IO[bytes]]:
-    try:
-        opener = fsspec.open(url, "rb") if _is_url(url) else None  # must outlive its stream
-        stream = opener.open() if opener else open(url, "rb")  # noqa: SIM115 - closed below
-    except Exception as error:  # as in _Source.read
-        raise _unreadable(url, error) from error
-    with stream:
-        yield stream
+    return shard if is_url(shard) else os.path.realpath(shard)
 
 
 def _expand_one(spec: str) -> list[str]:
@@ -434,7 +226,7 @@ def _expand_one(spec: str) -> list[str]:
         raise UsageError("shards: a name is empty; name a .tar, a folder, a glob or a brace pattern")
     if spec.strip().lower().startswith("pipe:"):
         raise UsageError(f"shards: {spec!r} would run a command; name a file or a URL that fsspec opens, such as s3://")
-    if _is_url(spec):
+    if is_url(spec):
         _check_protocols(spec)
     try:
         names = list(braceexpand.braceexpand(spec)) if "{" in spec and not _is_there(spec) else [spec]
@@ -458,7 +250,7 @@ def _check_protocols(url: str) -> None:
 
 
 def _is_there(name: str) -> bool:
-    if not _is_url(name):
+    if not is_url(name):
         return os.path.exists(name)
     files, path = fsspec.core.url_to_fs(name)
     return bool(files.exists(path))
@@ -466,23 +258,23 @@ def _is_there(name: str) -> bool:
 
 def _matches(name: str) -> list[str]:
     """One file, the tars of a folder, or what a glob finds; nothing where a file is missing."""
-    is_url = _is_url(name)
+    remote = is_url(name)
     lists = not name.startswith(("http://", "https://")) and "::" not in name  # the web's ? is no glob
     try:
-        files, path = fsspec.core.url_to_fs(name) if is_url else (fsspec.filesystem("file"), name)
+        files, path = fsspec.core.url_to_fs(name) if remote else (fsspec.filesystem("file"), name)
         if files.isfile(path):
             shards = [name]
         elif lists and (files.isdir(path) or any(character in path for character in "*?[")):
             pattern = os.path.join(glob.escape(path), "*.tar") if files.isdir(path) else path
-            found = files.glob(pattern) if is_url else glob.glob(pattern, recursive=True)
-            shards = sorted(files.unstrip_protocol(one) if is_url else one for one in found)
+            found = files.glob(pattern) if remote else glob.glob(pattern, recursive=True)
+            shards = sorted(files.unstrip_protocol(one) if remote else one for one in found)
             if not shards:
                 raise UsageError(f"shards: there is no {pattern}; name a folder or a pattern that has shards")
         else:
             shards = []
     except UsageError:
         raise
-    except Exception as error:  # as in _Source.read
+    except Exception as error:  # as in Source.read
         raise UsageError(
             f"shards: {name} cannot be looked up: {error}; check the address and its credentials"
         ) from error

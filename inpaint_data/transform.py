@@ -5,7 +5,7 @@ Shapes: B batch, K mask variants, C latent channels (2C for moments: mean, then 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,8 @@ from inpaint_data.errors import UsageError
 from inpaint_data.masks import check_offset, draw_offset
 from inpaint_data.morphology import offset_mask
 from inpaint_data.seeding import generator_for, noise_for
-from inpaint_data.vae import Autoencoder, load_vae
+from inpaint_data.vae import Autoencoder
+from inpaint_data.vae_loading import load_vae
 
 Fill = Literal["grey", "black", "original"]
 Posterior = Literal["mode", "sample", "moments"]
@@ -216,7 +217,7 @@ class InpaintTransform(nn.Module):
             "mask": grown,
             "offset": offsets[:, 0] if number == 1 else offsets,
         }
-        return Batch(**result)  # type: ignore[typeddict-item]
+        return cast(Batch, result)
 
     def _offsets(self, keys: Sequence[str], variants: Sequence[int]) -> Tensor:
         """(B, K) int64 on the CPU, so that the window sizes are known without waiting for the device."""

@@ -7,28 +7,15 @@ Shapes: B batch, H and W of the picture, h = H / factor, w = W / factor, C laten
 import copy
 import hashlib
 import json
-import math
-import os
-import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-import diffusers
-import huggingface_hub
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from inpaint_data.errors import EncodeError, VaeError
-
-DTYPES = {
-    **{"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16},
-    **{"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16},
-}
 
 
 # Not an nn.Module: whoever holds it has no frozen VAE in its state_dict, its checkpoints or its optimiser.
@@ -64,9 +51,10 @@ class Autoencoder:
         compile: bool = False,
     ) -> None:
         self.name = name or type(module).__name__
-        self.module: Any = module.requires_grad_(False).eval()
-        if not callable(getattr(module, "encode", None)):
+        encode: Any = getattr(module, "encode", None)
+        if not callable(encode):
             raise VaeError(f"{self.name}: {type(module).__name__} has no encode(); give an autoencoder")
+        self.module: Any = module.requires_grad_(False).eval()
         if dtype is not None:
             nn.Module.to(module, dtype)  # diffusers' own to() warns at every cast
         floats = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
@@ -83,7 +71,6 @@ class Autoencoder:
             dict(config) if isinstance(config := getattr(module, "config", None), Mapping) else {}
         )
         self.factor, self.latent_channels, self.has_posterior = self._probe()
-        encode: Callable[[Tensor], Any] = self.module.encode
         self._encode = torch.compile(encode) if compile else encode
 
     @property
@@ -154,19 +141,15 @@ class Autoencoder:
         The shape and dtype stay, but FLUX.2 gives (B, 4C, h/2, w/2); an odd side is a VaeError there.
         """
         mean, std, scale = self._statistics(latents)
-        centred: Tensor = (_patchify(latents) if self._patches else latents) - mean
-        if scale is not None:
-            return centred * scale if std is None else centred * scale / std
-        # Wan and Qwen multiply by 1/std, the others divide.
-        return centred * (1.0 / std)
+        latents = (_patchify(latents) if self._patches else latents) - mean
+        # Wan and Qwen, which have no scale, multiply by 1/std; the others divide.
+        return latents * (1.0 / std) if scale is None else latents * scale / std
 
     def denormalise(self, latents: Tensor) -> Tensor:
         """What `normalise` gives → raw (B, C, h, w), up to rounding."""
         mean, std, scale = self._statistics(latents)
-        if std is None:
-            return latents / scale + mean
-        spread = latents / (1.0 / std) if scale is None else latents * std / scale
-        return _unpatchify(spread + mean) if self._patches else spread + mean
+        latents = latents * std / (1.0 if scale is None else scale) + mean
+        return _unpatchify(latents) if self._patches else latents
 
     def decode(self, latents: Tensor) -> Tensor:
         """Raw latents (B, C, h, w) → pixels (B, 3, H, W) float32, clamped to [-1, 1]."""
@@ -204,16 +187,17 @@ class Autoencoder:
         """FLUX.2 normalises 2 x 2 patches by the statistics of a batch norm."""
         return "batch_norm_eps" in self._config and hasattr(self.module, "bn")
 
-    def _statistics(self, like: Tensor) -> tuple[Tensor | float, Tensor | None, Any]:
-        """Mean, standard deviation (tensors are (1, C, 1, 1)) and scale, in the precision the pipelines have them."""
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor, float | None]:
+        """Mean and standard deviation, each broadcasting to (B, C, h, w), and scale, as the pipelines compute them."""
+        mean, std = self._config.get("latents_mean"), self._config.get("latents_std")
+        scale: float | None = self._config.get("scaling_factor")
         if self._patches:
-            bn = self.module.bn
-            std = torch.sqrt(bn.running_var.view(1, -1, 1, 1) + self._config["batch_norm_eps"])
-            return bn.running_mean.view(1, -1, 1, 1).to(like), std.to(like), 1.0
-        mean, std, scale = (self._config.get(key) for key in ("latents_mean", "latents_std", "scaling_factor"))
-        if mean is not None and std is not None:
-            return torch.tensor(mean).view(1, -1, 1, 1).to(like), torch.tensor(std).view(1, -1, 1, 1).to(like), scale
-        return self._config.get("shift_factor") or 0.0, None, 1.0 if scale is None else scale
+            bn, scale = self.module.bn, 1.0
+            mean, std = bn.running_mean, torch.sqrt(bn.running_var + self._config["batch_norm_eps"])
+        elif mean is None or std is None:
+            mean, std, scale = [self._config.get("shift_factor") or 0.0], [1.0], 1.0 if scale is None else scale
+        mean, std = (torch.as_tensor(each).view(1, -1, 1, 1).to(like) for each in (mean, std))
+        return mean, std, scale
 
     def _move_to(self, device: torch.device) -> None:
         if self.device != device:
@@ -268,58 +252,12 @@ class Autoencoder:
                 raw, _, has_posterior = self._answer(self.module.encode, zeros, self.dtype)
                 _, channels, height, width = raw.shape
             except Exception as error:  # each class has its own way to refuse what is too small for it
-                problem = _cause(error)
+                problem = cause(error)
                 continue
             if raw.numel() and height == width and side % height == 0:
                 return side // height, channels // 2 if has_posterior else channels, has_posterior
             problem = f"latents are {height} x {width}, and both sides must shrink by the same whole number"
         raise VaeError(f"{self.name}: cannot be used for pictures of {side} x {side} pixels: {problem}")
-
-
-def load_vae(
-    name_or_path: str | os.PathLike[str],
-    dtype: torch.dtype | str | None = torch.float32,
-    channels_last: bool = True,
-    compile: bool = False,
-    device: torch.device | str = "cpu",
-) -> Autoencoder:
-    """The autoencoder of that name. Only safetensors are read, never pickles.
-
-    Args:
-        name_or_path: "demo", the small one in this package; a folder with config.json or vae/config.json; a
-            .safetensors file in diffusers' or the original format, best with its config.json beside it; or a name
-            on the Hugging Face Hub.
-        dtype: what it computes in, see `parse_dtype`; None for what diffusers loads it in.
-        channels_last, compile: see `Autoencoder`.
-        device: where it goes now; later it follows the pixels.
-
-    Raises:
-        VaeError: one line with the file or name, what went wrong and the mend.
-    """
-    precision = None if dtype is None else parse_dtype(dtype)
-    name = os.fspath(name_or_path)
-    path = Path(__file__).parent / "demo" / "vae" if name == "demo" else Path(name).expanduser()
-    if path.suffix in {".ckpt", ".bin", ".pt", ".pth", ".pkl"}:
-        raise VaeError(f"{name}: pickles can run code and are never loaded; convert it to .safetensors")
-    if path.is_dir():
-        is_pipeline = (path / "vae" / "config.json").is_file()
-        module = _from_pretrained(str(path / "vae" if is_pipeline else path), (None,), offline=True)
-    elif path.is_file():
-        module = _from_file(path)
-    elif name == "demo" or path.suffix == ".safetensors" or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
-        raise VaeError(f"{path}: no such file or folder")
-    else:
-        # vae first: pipelines may have a config.json of their own at the root, autoencoders have no folder vae.
-        module = _from_pretrained(name, ("vae", None), offline=not _hub_answers())
-    return Autoencoder(module.to(device), name=name, dtype=precision, channels_last=channels_last, compile=compile)
-
-
-def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """float32, float16 or bfloat16 by name (also fp32, fp16, bf16) or as they are; anything else is a VaeError."""
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise VaeError(f"dtype '{name}': choose from {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def _patchify(latents: Tensor) -> Tensor:
@@ -338,86 +276,6 @@ def _unpatchify(latents: Tensor) -> Tensor:
     return patches.reshape(batch, channels // 4, height * 2, width * 2)
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
+    """What another library complained about, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _hub_answers() -> bool:
-    """One short request, since each download retries a dead network for half a minute."""
-    try:
-        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
-    except Exception:
-        return False
-    return True
-
-
-def _read_config(source: str, subfolder: str | None, offline: bool) -> Any:
-    """The diffusers class that config.json of a folder or a Hub name asks for."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*local_dir_use_symlinks")  # diffusers' own use of a retired argument
-        config = diffusers.AutoencoderKL.load_config(source, subfolder=subfolder, local_files_only=offline)
-    name = str(config.get("_class_name"))
-    found = getattr(diffusers, name, None)
-    if not isinstance(found, type) or not issubclass(found, nn.Module) or not hasattr(found, "encode"):
-        raise VaeError(
-            f"{source}: config.json has _class_name {name}, and diffusers {diffusers.__version__} has no such "
-            "autoencoder; correct it or upgrade diffusers"
-        )
-    return found
-
-
-def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: bool) -> nn.Module:
-    """The first of those subfolders of a folder or a Hub name that has a config.json; no weight stays at random."""
-    problem = ""
-    for subfolder in subfolders:
-        try:
-            found = _read_config(source, subfolder, offline)
-        except VaeError:
-            raise
-        except Exception as error:
-            problem = _cause(error)
-            continue
-        options = {"subfolder": subfolder, "local_files_only": offline, "use_safetensors": True}
-        try:
-            # low_cpu_mem_usage=False: else every load warns when accelerate is not installed.
-            loaded = found.from_pretrained(source, low_cpu_mem_usage=False, output_loading_info=True, **options)
-        except Exception as error:
-            raise VaeError(f"{source}: {_cause(error)}; download or save the safetensors weights again") from None
-        module: nn.Module = loaded[0]
-        if missing := sorted(loaded[1]["missing_keys"]):
-            raise VaeError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; save them again")
-        return module
-    tried = " or ".join("vae/config.json" if subfolder else "config.json" for subfolder in subfolders)
-    place = "" if len(subfolders) == 1 else " in the cache, and the Hub does not answer" if offline else " on the Hub"
-    raise VaeError(
-        f"{source}: no usable {tried}{place} ({problem}); check the name, or give a folder that save_pretrained wrote"
-    )
-
-
-def _from_file(file: Path) -> nn.Module:
-    """A single .safetensors file, its class and shape from the config.json beside it if there is one."""
-    has_config = (file.parent / "config.json").is_file()
-    if has_config and file.name == "diffusion_pytorch_model.safetensors":  # what save_pretrained wrote
-        return _from_pretrained(str(file.parent), (None,), offline=True)
-    try:
-        with safe_open(file, framework="pt") as weights:
-            stored = sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
-    except Exception as error:
-        raise VaeError(f"{file}: not a whole safetensors file ({_cause(error)}); download it again") from None
-    try:
-        found = _read_config(str(file.parent), None, offline=True) if has_config else diffusers.AutoencoderKL
-        options = {"config": str(file.parent)} if has_config else {}
-        offline = has_config or not _hub_answers()
-        module: nn.Module = found.from_single_file(
-            str(file), low_cpu_mem_usage=False, local_files_only=offline, **options
-        )
-    except VaeError:
-        raise
-    except Exception as error:
-        mend = "check the config.json beside it" if has_config else "put the VAE's config.json beside it"
-        raise VaeError(f"{file}: cannot be loaded ({_cause(error)}); {mend}") from None
-    # from_single_file leaves what it does not find at random; its conversions keep the number of values.
-    needed = sum(parameter.numel() for parameter in module.parameters())
-    if stored < needed:
-        raise VaeError(f"{file}: {stored} values, but config.json asks for {needed}; one of them is the wrong file")
-    return module

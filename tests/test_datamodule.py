@@ -61,13 +61,22 @@ def test_every_sample_comes_once_an_epoch_in_a_new_order_with_a_new_mask(
 ) -> None:
     cache = str(tmp_path / "cache")
     cache_latents(shards, cache, vae, variants=8, **SETTINGS)
-    module = InpaintDataModule(shards, vae=vae, **SETTINGS) if source == "shards" else InpaintDataModule(cache=cache, batch_size=4)
+    module = (
+        InpaintDataModule(shards, vae=vae, **SETTINGS)
+        if source == "shards"
+        else InpaintDataModule(cache=cache, batch_size=4)
+    )
     painter = fit(module, tmp_path)
     for epoch in (0, 1):
         assert sorted(keys_of(painter, epoch)) == sorted(photo_bytes)
     assert keys_of(painter, 0) != keys_of(painter, 1)
     masks = [
-        {key: batch["mask"][i] for batch in painter.seen if batch["epoch"] == epoch for i, key in enumerate(batch["__key__"])}
+        {
+            key: batch["mask"][i]
+            for batch in painter.seen
+            if batch["epoch"] == epoch
+            for i, key in enumerate(batch["__key__"])
+        }
         for epoch in (0, 1)
     ]
     assert sum(not torch.equal(masks[0][key], masks[1][key]) for key in photo_bytes) >= 8

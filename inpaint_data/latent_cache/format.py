@@ -48,7 +48,8 @@ def read_pbm(data: bytes | memoryview, count: int) -> npt.NDArray[np.bool_]:
     if magic != b"P4" or rows % count or packed.size != rows * ((width + 7) // 8):
         raise CacheError(f"{MASK}: not a P4 picture of {count} masks")
     bits = np.unpackbits(packed.reshape(rows, -1), axis=1, count=width)
-    return (bits == 0).reshape(count, rows // count, width)
+    masks: npt.NDArray[np.bool_] = (bits == 0).reshape(count, rows // count, width)
+    return masks
 
 
 def json_bytes(value: Any) -> bytes:
@@ -110,7 +111,9 @@ class Sidecar:
             fields["quarantined"] = [Quarantined(**entry) for entry in fields["quarantined"]]
             sidecar = cls(**fields)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CacheError(f"{path}: not a sidecar of cache format {FORMAT} ({error}); delete it to redo the shard") from None
+            raise CacheError(
+                f"{path}: not a sidecar of cache format {FORMAT} ({error}); delete it to redo the shard"
+            ) from None
         if sidecar.format != FORMAT:
             raise CacheError(f"{path}: cache format {sidecar.format}, but this version reads format {FORMAT}")
         return sidecar
@@ -137,7 +140,9 @@ def read_cache_file(root: Path) -> dict[str, Any]:
     """
     path = root / CACHE_FILE
     if not path.is_file():
-        raise CacheError(f"{root}: no {CACHE_FILE} here, so this is no latent cache; make one with `inpaint-data cache`")
+        raise CacheError(
+            f"{root}: no {CACHE_FILE} here, so this is no latent cache; make one with `inpaint-data cache`"
+        )
     try:
         content = json.loads(path.read_bytes())
         version, _, _ = content["format"], content["fingerprint"], content["settings"]

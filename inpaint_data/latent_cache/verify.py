@@ -27,7 +27,9 @@ def verify_cache(root: str | Path) -> dict[str, int]:
         _verify_shard(root, sidecar, cache["fingerprint"])
     found = totals(sidecars)
     if found != cache["totals"]:
-        raise CacheError(f"{root}: cache.json counts {cache['totals']}, the sidecars {found}; run the cache command again")
+        raise CacheError(
+            f"{root}: cache.json counts {cache['totals']}, the sidecars {found}; run the cache command again"
+        )
     return found
 
 
@@ -45,4 +47,6 @@ def _verify_shard(root: Path, sidecar: Sidecar, fingerprint: str) -> None:
             raise CacheError(f"{path}: its bytes are not those that were written; {mend}")
     for name, columns in sidecar.index.items():
         if not len(sidecar.keys) == len(columns["offset"]) == len(columns["size"]):
-            raise CacheError(f"{path}: the index of {name} does not have an entry for each of {len(sidecar.keys)} samples; {mend}")
+            raise CacheError(
+                f"{path}: the index of {name} does not have an entry for each of {len(sidecar.keys)} samples; {mend}"
+            )

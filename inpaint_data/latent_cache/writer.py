@@ -13,7 +13,6 @@ from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     FORMAT,
-    RESERVED,
     TEMPORARY,
     Quarantined,
     Sidecar,

@@ -1,0 +1,191 @@
+"""Decoded batches of image shards, prepared by threads while the device works on earlier ones."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import Full, Queue
+from typing import Any, TypeVar
+
+from inpaint_data.errors import SampleError
+from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare
+from inpaint_data.seeding import generator_for
+from inpaint_data.shards import Fault, Sample, read_shard
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass
+class ShardEnd:
+    """Follows the last batch of a shard: what was in it and what did not come through."""
+
+    shard: str
+    samples_in: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    decode_seconds: float = 0.0
+
+
+class ImageBatches:
+    """The batches of some shards, once for each time it is iterated.
+
+    Threads, not processes: the decoders let go of Python's lock, and no picture is copied between processes.
+    Order and contents of the batches do not depend on the number of threads.
+
+    Args:
+        shards: paths or URLs, already expanded.
+        settings: what decides the pixels.
+        batch_size: samples in a batch; the last one of a shard may have fewer.
+        threads: how many decode at a time.
+        variants: the mask variants of every sample, or None: the one whose number is the epoch.
+        shuffle: order of shards, and of samples within a window, drawn from (seed, epoch); batches cross shards.
+        epoch: asked at the start of each pass.
+    """
+
+    WINDOW = 256  # encoded samples held back to be shuffled
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        settings: SampleSettings,
+        batch_size: int,
+        threads: int,
+        variants: Sequence[int] | None,
+        shuffle: bool = False,
+        epoch: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.shards, self.settings, self.batch_size, self.threads = list(shards), settings, batch_size, max(1, threads)
+        self.variants, self.shuffle, self.epoch = variants, shuffle, epoch
+        self.bytes_read = 0  # of all shards so far
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        for event in self.events():
+            if not isinstance(event, ShardEnd):
+                yield event
+                continue
+            for fault in event.faults:
+                log.warning("%s, sample %r is left out: %s", fault.shard, fault.key, fault.reason)
+
+    def events(self) -> Iterator[ImageBatch | ShardEnd]:
+        """The batches with a `ShardEnd` behind each shard."""
+        epoch = self.epoch()
+        variants = [epoch] if self.variants is None else list(self.variants)
+        return _ahead(self._batches(epoch, variants), depth=2)
+
+    def _batches(self, epoch: int, variants: list[int]) -> Iterator[ImageBatch | ShardEnd]:
+        examples: list[Example] = []
+        for item in self._examples(epoch, variants):
+            if isinstance(item, Example):
+                examples.append(item)
+                if len(examples) < self.batch_size:
+                    continue
+            if examples and (isinstance(item, Example) or not self.shuffle):
+                yield collate(examples, variants)
+                examples = []
+            if isinstance(item, ShardEnd):
+                yield item
+        if examples:
+            yield collate(examples, variants)
+
+    def _examples(self, epoch: int, variants: list[int]) -> Iterator[Example | ShardEnd]:
+        with ThreadPoolExecutor(self.threads) as pool:
+            pending: deque[Future[tuple[Example | Fault, float]] | ShardEnd] = deque()
+            ends: dict[str, ShardEnd] = {}
+
+            def next_done() -> Iterator[Example | ShardEnd]:
+                first = pending.popleft()
+                if isinstance(first, ShardEnd):
+                    yield first
+                    return
+                result, seconds = first.result()
+                shard = ends[result.shard]
+                shard.decode_seconds += seconds
+                if isinstance(result, Fault):
+                    shard.faults.append(result)
+                else:
+                    yield result
+
+            for item in self._read(epoch, ends):
+                if isinstance(item, Sample):
+                    pending.append(pool.submit(_prepare, item, self.settings, variants))
+                else:
+                    pending.append(item)
+                while len(pending) > 2 * self.threads:
+                    yield from next_done()
+            while pending:
+                yield from next_done()
+
+    def _read(self, epoch: int, ends: dict[str, ShardEnd]) -> Iterator[Sample | ShardEnd]:
+        shards, window, held = self.shards, self.WINDOW if self.shuffle else 0, []
+        rng = generator_for(self.settings.seed, "", epoch, "order")
+        if self.shuffle:
+            shards = [shards[index] for index in rng.permutation(len(shards))]
+        finished = []
+        for shard in shards:
+            end = ends[shard] = ShardEnd(shard)
+            for item in read_shard(shard):
+                if isinstance(item, Fault):
+                    end.faults.append(item)
+                    end.samples_in += item.key is not None
+                    continue
+                end.samples_in += 1
+                self.bytes_read += sum(map(len, item.members.values()))
+                held.append(item)
+                if len(held) > window:
+                    yield held.pop(int(rng.integers(len(held))) if self.shuffle else 0)
+            finished.append(end)
+            if not self.shuffle:
+                yield finished.pop()
+        while held:
+            yield held.pop(int(rng.integers(len(held))))
+        yield from finished
+
+
+def _prepare(sample: Sample, settings: SampleSettings, variants: list[int]) -> tuple[Example | Fault, float]:
+    started = time.perf_counter()
+    try:
+        result: Example | Fault = prepare(sample, settings, variants)
+    except SampleError as error:
+        result = Fault(sample.shard, sample.key, str(error), None, None)
+    return result, time.perf_counter() - started
+
+
+def _ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+    """Run `items` in a thread of its own, up to `depth` ahead of whoever iterates; its errors surface there."""
+    done, stopped = object(), threading.Event()
+    queue: Queue[Any] = Queue(depth)
+
+    def put(item: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                queue.put(item, timeout=0.1)
+                return True
+            except Full:
+                continue
+        return False
+
+    def run() -> None:
+        try:
+            for item in items:
+                if not put((item, None)):
+                    return
+            put((done, None))
+        except BaseException as error:
+            put((done, error))
+
+    thread = threading.Thread(target=run, name="inpaint_data-decode", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = queue.get()
+            if error is not None:
+                raise error
+            if item is done:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,218 @@
+"""How a tar is laid out: members one after another, every header checked, and damage told from an end.
+
+Formats: v7, ustar, pax and GNU, as POSIX.1 (pax) and GNU tar's manual (Basic Tar Format) lay them out.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+import fsspec
+
+from inpaint_data.errors import ShardError
+
+BLOCK = 512
+RECORD = 20 * BLOCK
+MAX_EXTENDED_HEADER_BYTES = 2**20
+REGULAR = (b"0", b"\0", b"7")  # typeflags: today's, the one before ustar, "contiguous"
+WITHOUT_DATA = {
+    b"1": "is a hard link; pack the file itself",
+    b"2": "is a symbolic link; pack with tar --dereference",
+    b"3": "is a device",
+    b"4": "is a device",
+    b"6": "is a named pipe",
+}
+
+
+class Damage(Exception):
+    """The tar cannot be followed any further."""
+
+
+@dataclass
+class Source:
+    """A stream that knows where it is and reads all that is asked for, or tells that it cannot."""
+
+    url: str
+    stream: IO[bytes]
+    offset: int = 0
+    start: int = 0  # where the member that is being read began: its first header
+
+    def read(self, count: int) -> bytes:
+        """`count` bytes, fewer only at the end of the file."""
+        pieces = []
+        while count > 0:
+            try:
+                piece = self.stream.read(count)
+            except Exception as error:  # those of aiohttp, botocore … are no OSError
+                raise unreadable(self.url, error) from error
+            if not piece:
+                break
+            pieces.append(piece)
+            count -= len(piece)
+            self.offset += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def exactly(self, count: int, what: str) -> bytes:
+        data = self.read(count)
+        if len(data) < count:
+            raise Damage(f"the shard is cut off at byte {self.offset}, inside {what}")
+        return data
+
+    def skip(self, count: int, what: str) -> None:
+        while count > 0:
+            count -= len(self.exactly(min(count, 2**20), what))
+
+    def skip_to_end(self) -> int:
+        while self.read(2**20):
+            pass
+        return self.offset
+
+    def expect_only_zeros(self) -> None:
+        """Writers pad an archive to a full record; more than that is a hole that merely looks like its end."""
+        while piece := self.read(2**20):
+            if piece.strip(b"\0"):
+                raise Damage(f"there is data after the zero blocks at byte {self.start}: a hole, or tars joined by cat")
+        if self.offset > -(-(self.start + 2 * BLOCK) // RECORD) * RECORD:
+            raise Damage(f"all is zero from byte {self.start} on, far beyond a tar's padding: an unfinished download")
+
+
+@dataclass(frozen=True)
+class Member:
+    name: str
+    size: int
+    start: int
+    problem: str | None
+
+    @property
+    def padded(self) -> int:
+        return _padded(self.size)
+
+    def __str__(self) -> str:
+        return f"member {self.name!r}"
+
+
+def members_of_tar(source: Source) -> Iterator[Member]:
+    """Every file of the archive up to its two closing zero blocks; whoever asks for the next has read its data."""
+    everywhere: dict[str, str] = {}  # a global pax header holds for all that follows
+    here: dict[str, str] = {}
+    long_name = ""
+    while header := _header(source):
+        kind, size = header[156:157], _number(header[124:136])
+        if size is None:
+            raise Damage(f"the header before byte {source.offset} has no size")
+        if kind in (b"x", b"X", b"g", b"L", b"K"):
+            if size > MAX_EXTENDED_HEADER_BYTES:
+                raise Damage(f"the extended header before byte {source.offset} claims {size} bytes")
+            data = source.exactly(_padded(size), "an extended header")[:size]
+            if kind == b"L":
+                long_name = _text(data)
+                if not long_name:
+                    raise Damage(f"the extended header before byte {source.offset} has no name in it")
+            elif kind == b"g":
+                everywhere |= _pax_records(data)
+            elif kind != b"K":  # that is the long target of a link
+                here = _pax_records(data)
+            continue
+        pax = everywhere | here
+        name = pax.get("GNU.sparse.name") or pax.get("path") or long_name or _ustar_name(header)
+        if pax.get("size"):
+            size = _decimal(pax["size"])
+        problem = WITHOUT_DATA.get(kind)
+        if kind == b"S" or any(keyword.startswith("GNU.sparse") for keyword in pax):
+            problem = "is a sparse file; pack with tar without --sparse"
+            more = kind == b"S" and header[482]
+            while more:
+                more = source.exactly(BLOCK, "a sparse file's map")[504]
+        elif problem is None and kind not in REGULAR:
+            problem = f"is of the unknown type {kind!r}"
+        if kind != b"5" and not (kind in REGULAR and name.endswith("/") and size == 0):  # v7 directories
+            yield Member(name, 0 if kind in WITHOUT_DATA else size, source.start, problem)
+        source.start, here, long_name = source.offset, {}, ""
+    if here or long_name:
+        raise Damage("the archive ends after an extended header, without its member")
+
+
+def _header(source: Source) -> bytes:
+    """The next header block, its checksum tested; empty after the two zero blocks that close an archive."""
+    at = source.offset
+    header = source.read(BLOCK)
+    if not header:
+        if at == 0:
+            raise Damage("empty file, not a tar")
+        raise Damage(f"the shard ends at byte {at} without its two closing zero blocks: cut off, or never finished")
+    if len(header) < BLOCK:
+        raise Damage(f"the shard is cut off at byte {source.offset}, inside a header")
+    if not any(header):
+        if source.read(BLOCK) != bytes(BLOCK):
+            raise Damage(f"the zero block at byte {at} is not followed by a second one, as at an archive's end")
+        return b""
+    if header[:2] == b"\x1f\x8b":
+        raise Damage(f"there is gzip data at byte {at}; unpack the shard with gunzip")
+    stored = header[148:156]
+    expected = [sum(view) - sum(view[148:156]) + 8 * 32 for view in (memoryview(header), memoryview(header).cast("b"))]
+    if _number(stored) not in expected:  # unsigned as POSIX has it, signed as old Suns wrote it
+        raise Damage(f"the block at byte {at} is no tar header: its checksum is wrong")
+    return header
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _number(digits: bytes) -> int | None:
+    """Octal, or base 256 where the first bit is set; None where it is neither."""
+    if digits[0] == 0x80:
+        return int.from_bytes(digits[1:], "big")
+    text = digits.partition(b"\0")[0].strip(b" ")
+    return None if text.strip(b"01234567") else int(text or b"0", 8)
+
+
+def _decimal(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,19}", text):
+        raise Damage(f"an extended header has {text[:20]!r} where a number belongs")
+    return int(text)
+
+
+def _text(data: bytes) -> str:
+    return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _ustar_name(header: bytes) -> str:
+    name, prefix = _text(header[:100]), _text(header[345:500])
+    return f"{prefix}/{name}" if prefix and header[257:263] == b"ustar\0" else name  # GNU keeps times there
+
+
+def _pax_records(data: bytes) -> dict[str, str]:
+    """Records of "length keyword=value\\n", the length counting itself."""
+    records, at = {}, 0
+    while at < len(data):
+        digits = data[at : at + 20].partition(b" ")[0].decode("latin-1")
+        record = data[at + len(digits) + 1 : at + _decimal(digits)]
+        keyword, equals, value = record[:-1].partition(b"=")
+        if not equals or record[-1:] != b"\n":
+            raise Damage("an extended header is damaged")
+        records[_text(keyword)] = value.decode("utf-8", "surrogateescape")
+        at += _decimal(digits)
+    return records
+
+
+def is_url(name: str) -> bool:
+    return re.match(r"([A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]*://", name) is not None
+
+
+def unreadable(url: str, error: Exception) -> ShardError:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return ShardError(f"{url}: {reason}; see that the shard is there and may be read, then start again")
+
+
+@contextmanager
+def open_stream(url: str) -> Iterator[IO[bytes]]:
+    try:
+        opener = fsspec.open(url, "rb") if is_url(url) else None  # must outlive its stream
+        stream = opener.open() if opener else open(url, "rb")  # noqa: SIM115 - closed below
+    except Exception as error:  # as in Source.read
+        raise unreadable(url, error) from error
+    with stream:
+        yield stream

@@ -1,0 +1,178 @@
+"""The command: every setting by flag or by YAML, and one clear line for each thing that can be wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PHOTOS, write_shard
+from PIL import Image
+
+from inpaint_data import LatentCache, verify_cache
+from inpaint_data.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command."""
+    try:
+        main(arguments)
+        code = 0
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    return code, out, err
+
+
+def test_every_setting_by_flag(shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = tmp_path / "cache"
+    code, out, err = run(
+        capsys, "cache", "--shards", shards, "--out", str(cache), "--vae", "demo", "--resolution", "64",
+        "--masks", "mixture", "--mask_offset", "[-8,24]", "--variants", "2", "--seed", "3", "--batch_size", "4",
+        "--device", "cpu", "--dtype", "bfloat16",
+    )  # fmt: skip
+    assert code == 0
+    settings = json.loads((cache / "cache.json").read_bytes())["settings"]
+    assert settings["mask_offset"] == [-8, 24]
+    assert settings["variants"] == 2
+    assert settings["samples"]["seed"] == 3
+    assert settings["vae"]["dtype"] == "bfloat16"
+    for row in ("samples in   12", "cached       12", "quarantined  0", "decoding", "encoding", "writing", "MB"):
+        assert row in out
+    assert "shard 2/2 000001.tar: 7 cached, 0 quarantined" in err
+    assert len(LatentCache(cache)) == 12
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("cache_*.yaml")), ids=lambda path: path.name)
+def test_every_cache_config_runs_on_the_demo_photographs(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "pack", str(PHOTOS), "--out", "demo_out/shards", "--shard_size", "6")[0] == 0
+    code, out, _ = run(capsys, "cache", "--config", str(config), "--resolution", "64")
+    assert code == 0
+    assert "samples in   12" in out
+
+
+def test_the_script_does_what_the_command_does(shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--shards", shards, "--resolution", "64", "--masks", "boxes", "--out"]
+    run(capsys, "cache", *arguments, str(tmp_path / "command"))
+    script = [sys.executable, str(ROOT / "scripts" / "cache_latents.py"), *arguments, str(tmp_path / "script")]
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    assert "samples in   12" in done.stdout
+    for name in ("000000.tar", "000000.json", "000001.tar", "000001.json"):
+        assert (tmp_path / "command" / name).read_bytes() == (tmp_path / "script" / name).read_bytes()
+
+
+def test_the_demo_packs_caches_verifies_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "demo", "--out", str(tmp_path / "demo"))
+    assert code == 0
+    assert "verified: 12 of 12 photographs" in out
+    assert verify_cache(tmp_path / "demo" / "cache")["samples"] == 12
+    sheet = np.array(Image.open(tmp_path / "demo" / "contact_sheet.png"))
+    assert sheet.shape[0] > 6 * 192
+    assert run(capsys, "demo", "--out", str(tmp_path / "demo"))[0] == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("mine")
+    code, _, err = run(capsys, "demo", "--out", str(tmp_path / "mine"))
+    assert code == 2
+    assert "choose another folder" in err
+
+
+def test_a_fresh_process_prints_no_traceback_and_exits_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "inpaint_data.cli", "cache", "--shards", "none.tar", "--out", "cache"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0
+    assert "none.tar" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "named"),
+    [
+        ({"--shards": "missing.tar"}, 2, "missing.tar"),
+        ({"--shards": "nothing-*.tar"}, 2, "nothing-*.tar"),
+        ({"--shards": "empty"}, 2, "empty"),
+        ({"--shards": "pipe:cat x.tar"}, 2, "pipe:"),
+        ({"--vae": "no/such-vae"}, 2, "no/such-vae"),
+        ({"--vae": "./no_such_folder"}, 2, "no_such_folder"),
+        ({"--resolution": "100"}, 2, "use 96 or 104"),
+        ({"--resolution": "4"}, 2, "smaller than the VAE's downscale factor 8"),
+        ({"--resolution": "-8"}, 2, "resolution: -8"),
+        ({"--mask_offset": "[24,-8]"}, 2, "lower number first"),
+        ({"--mask_offset": "129"}, 2, "outside -128...128"),
+        ({"--masks": "drawn"}, 2, "choose from sample"),
+        ({"--variants": "0"}, 2, "variants: 0"),
+        ({"--batch_size": "0"}, 2, "batch_size: 0"),
+        ({"--device": "tpu9"}, 2, "device: 'tpu9'"),
+        ({"--device": "cuda:x"}, 2, "device: 'cuda:x'"),
+        ({"--dtype": "int8"}, 2, "int8"),
+        ({"--out": "shards/a.tar"}, 2, "cannot write"),
+        ({"--out": "/proc/cache"}, 2, "cannot write to /proc/cache"),
+        ({"--out": "shards"}, 2, "holds 'a.tar' but no cache.json"),
+        ({"--masks": "sample"}, 1, "1 of 1 samples were quarantined"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    change: dict[str, str],
+    code: int,
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    photo_bytes: dict[str, bytes],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    write_shard(tmp_path / "shards" / "a.tar", {"cat": {"jpg": photo_bytes["cat"]}})
+    settings = {"--shards": "shards", "--out": "cache", "--resolution": "64", "--masks": "boxes"} | change
+    got, _, err = run(capsys, "cache", *(part for pair in settings.items() for part in pair))
+    assert got == code
+    lines = [line for line in err.splitlines() if not line.startswith("shard ")]
+    assert len(lines) == 1, err
+    assert named in lines[0]
+
+
+def test_an_unknown_flag_and_a_wrong_type_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "cache", "--shards", "a", "--out", "b", "--sead", "1")[0] == 2
+    assert run(capsys, "cache", "--shards", "a", "--out", "b", "--seed", "one")[0] == 2
+    assert run(capsys)[0] == 2
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "cache", "--help")
+    assert code == 0
+    for flag in ("--shards", "--out", "--vae", "--resolution", "--mask_offset", "--variants", "--seed", "--batch_size",
+                 "--device", "--dtype", "--config"):  # fmt: skip
+        assert flag in out
+
+
+def test_verify_exits_1_and_names_the_damaged_file(
+    shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    run(capsys, "cache", "--shards", shards, "--out", str(cache), "--resolution", "64", "--masks", "boxes")
+    assert run(capsys, "verify", str(cache))[:2] == (
+        0,
+        "2 shards, 12 samples, 0 quarantined, " + f"{sum(p.stat().st_size for p in cache.glob('*.tar'))} bytes\n",
+    )
+    (cache / "000001.tar").unlink()
+    code, _, err = run(capsys, "verify", str(cache))
+    assert code == 1
+    assert "000001.tar: missing" in err
+
+
+def test_the_demo_vae_decodes_a_photograph_it_never_saw(photo_bytes: dict[str, bytes]) -> None:
+    from inpaint_data import load_vae
+    from inpaint_data.images import decode_image
+
+    vae = load_vae("demo")
+    pixels = torch.from_numpy(decode_image(photo_bytes["coffee"])[:400, :600].copy())
+    image = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+    error = (vae.decode(vae.mode(vae.encode(image))) - image).div(2).square().mean()
+    assert -10 * torch.log10(error) > 28
