@@ -1,40 +1,59 @@
 """The offline job: image shards in, a cache of latents and masks out."""
 
+import os
 import platform
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
+import diffusers
+import numpy as np
+import PIL
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from inpaint_data.datamodule import InpaintDataModule
 from inpaint_data.errors import CacheError, EncodeError, SampleError, UsageError
 from inpaint_data.image_batches import ShardEnd
-from inpaint_data.latent_cache.format import CACHE_FILE, FORMAT, Quarantined, Sidecar, fingerprint, members_of
-from inpaint_data.latent_cache.writer import ShardWriter, open_cache, write_totals
+from inpaint_data.latent_cache.format import (
+    CACHE_FILE,
+    FORMAT,
+    Quarantined,
+    Sidecar,
+    committed,
+    fingerprint,
+    members_of,
+    totals,
+)
+from inpaint_data.latent_cache.lock import locked
+from inpaint_data.latent_cache.writer import ShardWriter, check_folder, check_settings, clean, write_cache_file
+from inpaint_data.plan import Plan, Stamps, plan_shards
 from inpaint_data.progress import Progress
 from inpaint_data.samples import ImageBatch, select
-from inpaint_data.shards import Fault, shard_identity, shard_size, shard_stem
+from inpaint_data.shards import Fault, shard_size, shard_stem
 from inpaint_data.transform import Batch, Fill
 from inpaint_data.vae import Autoencoder
 
 Storage = Literal["float16", "float32"]
+OnBad = Literal["quarantine", "raise"]
 WRITES_AHEAD = 4  # batches that may wait for the disk
-LIBRARIES = ("torch", "diffusers", "numpy", "pillow", "opencv-python-headless", "simplejpeg")
+PROBE_BATCHES = 3  # of a dry run; the first one warms up
 
 
 @dataclass
 class Summary:
     """What a run did. Seconds of stages overlap, so they add up to more than `seconds`."""
 
+    plan: Plan = field(default_factory=Plan)
+    dry_run: bool = False
     shards: int = 0
-    skipped_shards: int = 0
+    retried: int = 0
     samples_in: int = 0
     cached: int = 0
     quarantined: list[tuple[str, Quarantined]] = field(default_factory=list)
@@ -45,18 +64,29 @@ class Summary:
     bytes: int = 0
 
     def table(self) -> str:
+        """For a person to read; of a dry run, the plan."""
+        if self.dry_run:
+            return self.plan.table()
         rows = [
-            ("shards", f"{self.shards} cached, {self.skipped_shards} were already there"),
+            ("shards", f"{self.shards} cached, {len(self.plan.done)} were already there"),
             ("samples in", f"{self.samples_in}"),
             ("cached", f"{self.cached}"),
             ("quarantined", f"{len(self.quarantined)}"),
+            ("retried", f"{self.retried} in float32"),
             ("decoding", f"{self.decode_seconds:.1f} s, all threads together"),
             ("encoding", f"{self.encode_seconds:.1f} s"),
             ("writing", f"{self.write_seconds:.1f} s"),
             ("altogether", f"{self.seconds:.1f} s, {self.cached / max(self.seconds, 1e-9):.1f} images/s"),
             ("written", f"{self.bytes / 1e6:.1f} MB"),
         ]
-        return "\n".join(f"  {name:<12} {value}" for name, value in rows)
+        lines = [f"  {name:<12} {value}" for name, value in rows]
+        lines += [f"  quarantined  {shard}, {bad.key!r}: {bad.reason}" for shard, bad in self.quarantined[:10]]
+        if len(self.quarantined) > 10:
+            lines.append(f"  ... and {len(self.quarantined) - 10} more, in the sidecars")
+        lines += [
+            f"  no input     {name} is cached but not among the shards given; it stays" for name in self.plan.removed
+        ]
+        return "\n".join(lines)
 
 
 def cache_latents(
@@ -77,11 +107,14 @@ def cache_latents(
     upscale: bool = False,
     carry_image: str = "none",
     num_workers: int = 2,
+    on_bad: OnBad = "quarantine",
     max_bad_fraction: float = 0.01,
+    dry_run: bool = False,
 ) -> Summary:
     """Encode image shards into a cache of latents and masks, and go on where an earlier run stopped.
 
-    Every input sample ends in the cache or in the quarantine list of its shard's sidecar.
+    Every input sample ends in the cache or in the quarantine list of its shard's sidecar. New input shards are
+    added, changed ones done again, and those of removed ones reported. Under torchrun each process does its share.
 
     Args:
         shards: a brace pattern, a glob, a folder or a list of tar shards; local paths or fsspec URLs.
@@ -101,11 +134,17 @@ def cache_latents(
         upscale: enlarge pictures smaller than the resolution instead of quarantining them.
         carry_image: also store the picture: "none", "original" (its bytes) or "crop" (lossless PNG).
         num_workers: threads that decode.
-        max_bad_fraction: share of quarantined samples above which the run counts as failed.
+        on_bad: "quarantine" bad samples and go on, or "raise" at the first one.
+        max_bad_fraction: share of quarantined samples in the cache above which the run counts as failed.
+        dry_run: only look: what is to do, and how long it would take by a short probe. Writes nothing.
+
+    Returns:
+        What was done, or with `dry_run` the plan of what is to do.
 
     Raises:
         UsageError: settings that cannot work, or a cache made with other settings.
-        CacheError: more samples than `max_bad_fraction` were quarantined (the cache is complete all the same).
+        CacheError: another job writes to `out`; the disk is full or gone; a bad sample with on_bad "raise"; or too
+            many were quarantined (the cache is complete all the same). What was committed stays and verifies.
     """
     started = time.perf_counter()
     if storage not in ("float16", "float32"):
@@ -119,27 +158,92 @@ def cache_latents(
     )  # fmt: skip
     fabric = _fabric(device)
     module.setup("predict")
-    settings = _settings(module, storage, fabric.device)
-    root = Path(out)
-    done = {sidecar.shard: sidecar for sidecar in open_cache(root, settings)}
+    settings, root = _settings(module, storage, fabric.device), Path(out)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     inputs = module.shards["predict"] or []
-    _check_stems(inputs)
-    todo = [shard for shard in inputs if not _is_done(shard, done)]
-    summary = Summary(skipped_shards=len(inputs) - len(todo))
-    committer = _Committer(root, fingerprint(settings), module.variants, storage, summary)
-    try:
-        _cache_shards(module, fabric, todo, committer, summary)
-    finally:
-        write_totals(root, settings)
+    if dry_run:
+        return Summary(_look(module, fabric, inputs, root, settings, storage), dry_run=True)
+    check_folder(root)
+    check_settings(root, settings)
+    with locked(root, rank, os.environ.get("TORCHELASTIC_RUN_ID", "")):
+        summary = _run(module, fabric, inputs, (rank, world), root, settings, storage, on_bad)
     summary.seconds = time.perf_counter() - started
     _check_budget(summary, max_bad_fraction, root)
     return summary
 
 
+def _run(
+    module: InpaintDataModule,
+    fabric: Fabric,
+    inputs: list[str],
+    part: tuple[int, int],
+    root: Path,
+    settings: dict[str, Any],
+    storage: Storage,
+    on_bad: OnBad,
+) -> Summary:
+    """Do this process's part of the inputs; the caller holds the lock."""
+    rank, world = part
+    mine = inputs[rank::world]
+    stems, all_stems = set(map(shard_stem, mine)), set(map(shard_stem, inputs))
+    stamps = Stamps(root, rank)
+    try:
+        # Each process cleans up after its own shards only: the others may be writing theirs by now.
+        clean(root, lambda stem: stem in stems or (rank == 0 and stem not in all_stems))
+        plan = plan_shards(mine, root, stamps)
+        plan.removed = [name for name in plan.removed if name.removesuffix(".tar") not in all_stems and rank == 0]
+        summary = Summary(plan)
+        if plan.todo or not (root / CACHE_FILE).exists():
+            write_cache_file(root, settings, None)
+        committer = _Committer(root, fingerprint(settings), module.variants, storage, on_bad, summary)
+        _cache_shards(module, fabric, plan.todo, committer, summary)
+        stamps.save()
+        sidecars = [Sidecar.read(path) for path in committed(root)]
+        if all_stems <= {sidecar.shard.removesuffix(".tar") for sidecar in sidecars}:
+            write_cache_file(root, settings, totals(sidecars))
+    except OSError as error:
+        raise CacheError(
+            f"{error.filename or root}: {error.strerror or error}; mend that and run the same command again, "
+            "finished shards are kept"
+        ) from None
+    return summary
+
+
+def _look(
+    module: InpaintDataModule,
+    fabric: Fabric,
+    inputs: list[str],
+    root: Path,
+    settings: dict[str, Any],
+    storage: Storage,
+) -> Plan:
+    """What a run would do, and what it would cost by the pace of its first batches."""
+    check_settings(root, settings)
+    plan = plan_shards(inputs, root, Stamps(root, 0))
+    plan.bytes_expected, plan.seconds_expected = 0, 0.0
+    batches = module.image_batches(plan.todo)
+    total, written, started, read_before = sum(map(shard_size, plan.todo)), 0, 0.0, 0
+    for number, event in enumerate(batches.events() if plan.todo else ()):
+        if number == 1:
+            started, read_before, written = time.perf_counter(), batches.bytes_read, 0
+        if not isinstance(event, ShardEnd):
+            batch, _ = _encode(module, fabric, event)
+            for row in range(len(batch["__key__"])):
+                written += sum(map(len, members_of(batch, row, storage).values()))
+        if number == PROBE_BATCHES:
+            break
+    share = total / max(1, batches.bytes_read - read_before)
+    plan.bytes_expected, plan.seconds_expected = round(written * share), (time.perf_counter() - started) * share
+    return plan
+
+
 def _fabric(device: str) -> Fabric:
     kind, _, index = device.partition(":")
     try:
-        return Fabric(accelerator=kind, devices=[int(index)] if index else 1)
+        local = os.environ.get("LOCAL_RANK")
+        devices: Any = [int(index)] if index else [int(local)] if local and kind in ("cuda", "gpu") else 1
+        # Its own environment, not torchrun's: the processes share nothing but the folder.
+        return Fabric(accelerator=kind, devices=devices, plugins=[LightningEnvironment()])
     except Exception as error:
         raise UsageError(f"device: {device!r} cannot be used ({str(error).splitlines()[0]}); try auto or cpu") from None
 
@@ -163,29 +267,28 @@ def _settings(module: InpaintDataModule, storage: Storage, device: torch.device)
         "device": device.type,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "machine": platform.machine(),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+            "opencv": cv2.__version__,
+            "simplejpeg": version("simplejpeg"),
+        },
     }
 
 
-def _check_stems(inputs: Sequence[str]) -> None:
-    for shard in inputs:
-        if f"{shard_stem(shard)}.json" == CACHE_FILE:
-            raise UsageError(f"{shard}: its sidecar would be the cache's own {CACHE_FILE}; rename the shard")
-
-
-def _is_done(shard: str, done: dict[str, Sidecar]) -> bool:
-    sidecar = done.get(f"{shard_stem(shard)}.tar")
-    return sidecar is not None and sidecar.input["size"] == shard_size(shard)
-
-
 def _check_budget(summary: Summary, max_bad_fraction: float, root: Path) -> None:
-    bad, given = len(summary.quarantined), max(1, summary.samples_in)
-    if bad / given <= max_bad_fraction:
+    """Of the whole cache: a second run, which finds all done, must not turn a failed cache into a good one."""
+    sidecars = [Sidecar.read(path) for path in committed(root)]
+    bad = [(sidecar.shard, entry) for sidecar in sidecars for entry in sidecar.quarantined]
+    given = len(bad) + sum(len(sidecar.keys) for sidecar in sidecars)
+    if not bad or len(bad) / given <= max_bad_fraction:
         return
-    shard, first = summary.quarantined[0]
+    shard, first = bad[0]
     error = CacheError(
-        f"{bad} of {summary.samples_in} samples were quarantined, more than max_bad_fraction {max_bad_fraction}; the "
-        f"sidecars in {root} list them all. The first: {shard}, sample {first.key!r}: {first.reason}"
+        f"{root}: {len(bad)} of {given} samples are quarantined, more than max_bad_fraction {max_bad_fraction}; mend "
+        f"them or allow more; the sidecars list them all, the first: {shard}, sample {first.key!r}: {first.reason}"
     )
     error.summary = summary  # type: ignore[attr-defined]
     raise error
@@ -194,12 +297,13 @@ def _check_budget(summary: Summary, max_bad_fraction: float, root: Path) -> None
 class _Committer:
     """Writes encoded batches to the shard in hand; runs in the writing thread alone."""
 
-    def __init__(self, root: Path, cache_fingerprint: str, variants: int, storage: str, summary: Summary) -> None:
+    def __init__(
+        self, root: Path, cache_fingerprint: str, variants: int, storage: str, on_bad: OnBad, summary: Summary
+    ) -> None:
         self._root, self._fingerprint, self._variants, self._storage = root, cache_fingerprint, variants, storage
-        self._summary = summary
+        self._on_bad, self._summary = on_bad, summary
         self._shard: ShardWriter | None = None
         self._faults: list[Fault] = []
-        self._cached = 0
 
     def _open(self, shard: str) -> ShardWriter:
         if self._shard is None:
@@ -208,22 +312,21 @@ class _Committer:
 
     def add(self, shard: str, batch: Batch, faults: list[Fault]) -> None:
         started = time.perf_counter()
-        self._faults += faults
         writer = self._open(shard)
         for row, key in enumerate(batch["__key__"]):
             try:
                 writer.add(key, members_of(batch, row, self._storage))
-                self._cached += 1
             except SampleError as error:
-                self._faults.append(Fault(shard, key, str(error), None, None))
+                faults.append(Fault(shard, key, str(error), None, None))
+        self._take(faults)
         self._summary.write_seconds += time.perf_counter() - started
 
     def commit(self, end: ShardEnd) -> Sidecar:
         started = time.perf_counter()
-        faults = [*end.faults, *self._faults]
-        quarantined = [Quarantined(fault.key, fault.reason, fault.offset, fault.end) for fault in faults]
-        identity = shard_identity(end.shard)
-        source = {"name": f"{shard_stem(end.shard)}.tar", "size": identity.size, "sha256": identity.sha256}
+        self._take(end.faults)
+        quarantined = [Quarantined(fault.key, fault.reason, fault.offset, fault.end) for fault in self._faults]
+        assert end.identity is not None
+        source = {"name": f"{shard_stem(end.shard)}.tar", **asdict(end.identity)}
         sidecar = self._open(end.shard).commit(self._fingerprint, source, self._variants, quarantined)
         self._shard, self._faults = None, []
         summary = self._summary
@@ -235,6 +338,12 @@ class _Committer:
         summary.decode_seconds += end.decode_seconds
         summary.write_seconds += time.perf_counter() - started
         return sidecar
+
+    def _take(self, faults: list[Fault]) -> None:
+        if faults and self._on_bad == "raise":
+            first = faults[0]
+            raise CacheError(f"{first.shard}, sample {first.key!r}: {first.reason} (on_bad is raise)")
+        self._faults += faults
 
     def drop(self) -> None:
         """Leave no trace of the shard in hand."""
@@ -270,6 +379,7 @@ def _cache_shards(
                     finish_one()
             while pending:
                 finish_one()
+            summary.retried = module.transform.vae.retries if module.transform else 0
         except BaseException:
             for task in pending:
                 task.cancel()

@@ -70,9 +70,6 @@ def show(result: object) -> None:
     """Print what a command gives back."""
     if isinstance(result, Summary):
         lines = [result.table()]
-        lines += [f"  quarantined  {shard}, {bad.key!r}: {bad.reason}" for shard, bad in result.quarantined[:10]]
-        if len(result.quarantined) > 10:
-            lines.append(f"  ... and {len(result.quarantined) - 10} more, in the sidecars")
     elif isinstance(result, dict):
         lines = [", ".join(f"{value} {name}" for name, value in result.items())]
     elif isinstance(result, list):

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import Full, Queue
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from inpaint_data.errors import SampleError
 from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare
 from inpaint_data.seeding import generator_for
-from inpaint_data.shards import Fault, Sample, read_shard
+from inpaint_data.shards import Fault, Sample, ShardIdentity, read_shard
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -25,6 +25,7 @@ class ShardEnd:
 
     shard: str
     samples_in: int = 0
+    identity: ShardIdentity | None = None
     faults: list[Fault] = field(default_factory=list)
     decode_seconds: float = 0.0
 
@@ -126,7 +127,7 @@ class ImageBatches:
         finished = []
         for shard in shards:
             end = ends[shard] = ShardEnd(shard)
-            for item in read_shard(shard):
+            for item in self._with_identity(end):
                 if isinstance(item, Fault):
                     end.faults.append(item)
                     end.samples_in += item.key is not None
@@ -142,6 +143,10 @@ class ImageBatches:
         while held:
             yield held.pop(int(rng.integers(len(held))))
         yield from finished
+
+    @staticmethod
+    def _with_identity(end: ShardEnd) -> Generator[Sample | Fault, None, None]:
+        end.identity = yield from read_shard(end.shard)
 
 
 def _prepare(sample: Sample, settings: SampleSettings, variants: list[int]) -> tuple[Example | Fault, float]:

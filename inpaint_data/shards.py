@@ -8,10 +8,9 @@ member are not found here, nor members cut out whole, nor a tail of zeros that i
 """
 
 import glob
-import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import braceexpand
@@ -79,13 +78,16 @@ def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     return shards
 
 
-def read_shard(url: str) -> Iterator[Sample | Fault]:
+def read_shard(url: str) -> Generator[Sample | Fault, None, ShardIdentity]:
     """A shard's samples in their order, streamed, one in memory at a time.
 
     At damage (a cut, a changed header, a missing end) all that follows is lost: one last Fault covers it up to the
     file's end, from the start of the sample that was being read, since nobody knows whether that one was complete.
     A member that cannot be taken (a link, a second `jpg` …) makes its whole sample a Fault: without its mask, say,
     a sample would be another sample.
+
+    Returns:
+        Which bytes were read, as the generator's value (`StopIteration.value`).
 
     Raises:
         ShardError: the file cannot be opened or read.
@@ -120,6 +122,7 @@ def read_shard(url: str) -> Iterator[Sample | Fault]:
         except Damage as damage:
             start, reading = (group.start, group.key) if group else (source.start, None)
             yield Fault(url, reading, str(damage), start, source.skip_to_end())
+        return ShardIdentity(source.offset, source.sha256.hexdigest())
 
 
 def image_member(sample: Sample) -> str:
@@ -146,13 +149,9 @@ def image_member(sample: Sample) -> str:
 
 def shard_identity(url: str) -> ShardIdentity:
     """Size and sha256 of a shard, streamed."""
-    digest, size = hashlib.sha256(), 0
     with open_stream(url) as stream:
         source = Source(url, stream)
-        while piece := source.read(2**20):
-            digest.update(piece)
-            size += len(piece)
-    return ShardIdentity(size, digest.hexdigest())
+        return ShardIdentity(source.skip_to_end(), source.sha256.hexdigest())
 
 
 def shard_size(url: str) -> int:
@@ -163,6 +162,18 @@ def shard_size(url: str) -> int:
         files, path = fsspec.core.url_to_fs(url)
         return int(files.size(path))
     except Exception as error:  # every file system of fsspec has errors of its own
+        raise unreadable(url, error) from error
+
+
+def shard_stamp(url: str) -> str:
+    """What changes when a shard does, without reading it: its times and size, or what the store has for that."""
+    try:
+        if not is_url(url):
+            found = os.stat(url)
+            return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+        files, path = fsspec.core.url_to_fs(url)
+        return str(files.ukey(path))
+    except Exception as error:  # as in shard_size
         raise unreadable(url, error) from error
 
 

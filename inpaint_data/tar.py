@@ -3,11 +3,12 @@
 Formats: v7, ustar, pax and GNU, as POSIX.1 (pax) and GNU tar's manual (Basic Tar Format) lay them out.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO
+from dataclasses import dataclass, field
+from typing import IO, Any
 
 import fsspec
 
@@ -36,6 +37,7 @@ class Source:
 
     url: str
     stream: IO[bytes]
+    sha256: Any = field(default_factory=hashlib.sha256)  # of all that was read
     offset: int = 0
     start: int = 0  # where the member that is being read began: its first header
 
@@ -50,6 +52,7 @@ class Source:
             if not piece:
                 break
             pieces.append(piece)
+            self.sha256.update(piece)
             count -= len(piece)
             self.offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

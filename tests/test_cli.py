@@ -115,7 +115,7 @@ def test_a_fresh_process_prints_no_traceback_and_exits_2(tmp_path: Path) -> None
         ({"--out": "shards/a.tar"}, 2, "cannot write"),
         ({"--out": "/proc/cache"}, 2, "cannot write to /proc/cache"),
         ({"--out": "shards"}, 2, "holds 'a.tar' but no cache.json"),
-        ({"--masks": "sample"}, 1, "1 of 1 samples were quarantined"),
+        ({"--masks": "sample"}, 1, "1 of 1 samples are quarantined"),
     ],
 )
 def test_bad_input_is_one_clear_line(

@@ -100,22 +100,27 @@ class Sidecar:
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:
-        return json_bytes(asdict(self) | {"samples": len(self.keys)})
+        """As it stands on disk. `sha256` is that of the rest, so that an edited sidecar is told from a written one."""
+        content = asdict(self) | {"samples": len(self.keys)}
+        return json_bytes(content | {"sha256": hashlib.sha256(json_bytes(content)).hexdigest()})
 
     @classmethod
     def read(cls, path: Path) -> "Sidecar":
-        """Raises CacheError when the file is no sidecar of this format."""
+        """Raises CacheError when the file is no sidecar of this format, or not as it was written."""
         try:
-            fields = json.loads(path.read_bytes())
-            fields.pop("samples")
+            data = path.read_bytes()
+            fields = json.loads(data)
+            if fields.get("format") != FORMAT:
+                raise ValueError(f"it says format {fields.get('format')}")
+            del fields["samples"], fields["sha256"]
             fields["quarantined"] = [Quarantined(**entry) for entry in fields["quarantined"]]
             sidecar = cls(**fields)
+            if sidecar.to_bytes() != data:
+                raise ValueError("it was changed after it was written")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CacheError(
                 f"{path}: not a sidecar of cache format {FORMAT} ({error}); delete it to redo the shard"
             ) from None
-        if sidecar.format != FORMAT:
-            raise CacheError(f"{path}: cache format {sidecar.format}, but this version reads format {FORMAT}")
         return sidecar
 
 
@@ -145,9 +150,11 @@ def read_cache_file(root: Path) -> dict[str, Any]:
         )
     try:
         content = json.loads(path.read_bytes())
-        version, _, _ = content["format"], content["fingerprint"], content["settings"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise CacheError(f"{path}: damaged ({error}); delete the cache and make it again") from None
+        version, settings, _ = content["format"], content["settings"], content["totals"]
+        if version == FORMAT and content["fingerprint"] != fingerprint(settings):
+            raise ValueError("its settings are not those of its fingerprint")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CacheError(f"{path}: damaged ({error}); put back a copy, or make the cache again") from None
     if version != FORMAT:
         raise CacheError(f"{path}: cache format {version}, but this version reads format {FORMAT}")
     return dict(content)

@@ -5,81 +5,78 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from inpaint_data.errors import UsageError
+from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     FORMAT,
     TEMPORARY,
     Quarantined,
     Sidecar,
-    committed,
     differences,
     fingerprint,
     read_cache_file,
     sidecar_path,
     tar_path,
-    totals,
 )
 
 
-def open_cache(root: Path, settings: Mapping[str, Any]) -> list[Sidecar]:
-    """Make or continue the cache at `root` and return the sidecars of its committed shards.
-
-    What a dead run left half-written is removed: temporary files, and tars that no sidecar commits.
+def check_folder(root: Path) -> None:
+    """Make the cache's folder and see that it may be written and holds nothing but a cache.
 
     Raises:
-        UsageError: the folder cannot be written, holds something else, or a cache made with other settings.
-        CacheError: the cache is damaged.
+        UsageError: it cannot be written, or holds something else.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
         names = sorted(path.name for path in root.iterdir())
-        probe = root / f".writable{TEMPORARY}"
+        probe = root / f".writable.{os.getpid()}{TEMPORARY}"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
         raise UsageError(f"out: cannot write to {root} ({error.strerror}); choose a folder you may write to") from None
-    if CACHE_FILE in names:
-        cache = read_cache_file(root)
-        lines = differences(cache["settings"], dict(settings))
-        if lines:
-            raise UsageError(
-                f"{root}: this cache was made with other settings; use them again or another folder:\n  "
-                + "\n  ".join(lines)
-            )
-    else:
-        foreign = [name for name in names if not name.endswith(TEMPORARY)]
-        if foreign:
-            raise UsageError(f"{root}: holds {foreign[0]!r} but no {CACHE_FILE}; choose an empty folder for the cache")
-        _commit_bytes(root / CACHE_FILE, _cache_file(settings, []))
-
-    sidecars = [Sidecar.read(path) for path in committed(root)]
-    stems = {path.stem for path in committed(root)}
-    for path in root.iterdir():
-        if path.name.endswith(TEMPORARY) or (path.suffix == ".tar" and path.stem not in stems):
-            path.unlink()
-    return sidecars
+    foreign = [name for name in names if not name.startswith(".")]
+    if CACHE_FILE not in names and foreign:
+        raise UsageError(f"{root}: holds {foreign[0]!r} but no {CACHE_FILE}; choose an empty folder for the cache")
 
 
-def write_totals(root: Path, settings: Mapping[str, Any]) -> dict[str, int]:
-    """Bring `cache.json` up to date with the committed shards and return their totals."""
-    sidecars = [Sidecar.read(path) for path in committed(root)]
-    _commit_bytes(root / CACHE_FILE, _cache_file(settings, sidecars))
-    return totals(sidecars)
+def check_settings(root: Path, settings: Mapping[str, Any]) -> None:
+    """See that the cache at `root`, if there is one, was made with these settings.
+
+    Raises:
+        UsageError: it was not; every field that differs is named with both values.
+        CacheError: `cache.json` is damaged.
+    """
+    if not (root / CACHE_FILE).exists():
+        return
+    lines = differences(read_cache_file(root)["settings"], dict(settings))
+    if lines:
+        raise UsageError(f"{root}: made with other settings; use them again or another folder: {'; '.join(lines)}")
 
 
-def _cache_file(settings: Mapping[str, Any], sidecars: Sequence[Sidecar]) -> bytes:
+def write_cache_file(root: Path, settings: Mapping[str, Any], totals: Mapping[str, int] | None) -> None:
+    """Write `cache.json`. Without totals it says that a job is under way, or was when it died."""
     content = {
         "format": FORMAT,
         "fingerprint": fingerprint(settings),
         "settings": dict(settings),
-        "totals": totals(sidecars),
+        "totals": None if totals is None else dict(totals),
     }
-    return json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"  # people read this one
+    # Indented: people read this one.
+    commit_bytes(root / CACHE_FILE, json.dumps(content, sort_keys=True, indent=1).encode() + b"\n")
+
+
+def clean(root: Path, stems: Callable[[str], bool]) -> None:
+    """Remove what a dead job left of those shards: temporary files, and tars that no sidecar commits."""
+    for path in root.iterdir():
+        stem = path.name.removesuffix(TEMPORARY).removeprefix(".").removesuffix(".tar").removesuffix(".json")
+        dead = path.name.endswith(TEMPORARY) or (path.suffix == ".tar" and not sidecar_path(root, stem).exists())
+        if dead and stems(stem):
+            path.unlink(missing_ok=True)
 
 
 class ShardWriter:
@@ -90,8 +87,8 @@ class ShardWriter:
         self._temporary = root / f".{stem}.tar{TEMPORARY}"
         self._keys: list[str] = []
         self._index: dict[str, dict[str, list[int]]] = {}
-        self._file: BinaryIO = self._temporary.open("wb")
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
+        self._file = _Hashing(self._temporary.open("wb"))
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Append one sample: member name -> bytes."""
@@ -115,17 +112,21 @@ class ShardWriter:
         Args:
             fingerprint: of the cache.
             source: `name`, `size` and `sha256` of the input shard.
+
+        Raises:
+            OSError: the disk is full, failing, read-only or gone.
+            CacheError: the disk does not give back what was written.
         """
         self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        self._file.sync_and_close()
         for columns in self._index.values():
             missed = len(self._keys) - len(columns["offset"])
             columns["offset"] += [-1] * missed
             columns["size"] += [-1] * missed
         with self._temporary.open("rb") as written:
             digest = sha256_of(written)
+        if digest != self._file.sha256.hexdigest():
+            raise CacheError(f"{self._temporary}: reads back other bytes than were written; check the disk")
         sidecar = Sidecar(
             shard=f"{self._stem}.tar",
             fingerprint=fingerprint,
@@ -136,15 +137,40 @@ class ShardWriter:
             index=self._index,
             quarantined=list(quarantined),
         )
+        # From here to the sidecar's rename the shard is uncommitted: an older sidecar must not vouch for a newer tar.
+        if sidecar_path(self._root, self._stem).exists():
+            sidecar_path(self._root, self._stem).unlink()
+            _sync_folder(self._root)
         os.replace(self._temporary, tar_path(self._root, self._stem))
         _sync_folder(self._root)
-        _commit_bytes(sidecar_path(self._root, self._stem), sidecar.to_bytes())
+        commit_bytes(sidecar_path(self._root, self._stem), sidecar.to_bytes())
         return sidecar
 
     def drop(self) -> None:
-        """Remove what was written so far."""
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        """Remove what was written so far; where even that fails, the next run does it."""
+        with suppress(OSError):
+            self._file.file.close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+
+class _Hashing:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def sync_and_close(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -154,7 +180,7 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _commit_bytes(path: Path, data: bytes) -> None:
+def commit_bytes(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}{TEMPORARY}")
     with temporary.open("wb") as file:
         file.write(data)
