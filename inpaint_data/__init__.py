@@ -1,5 +1,6 @@
 """Latents and masks for training inpainting diffusion models: exact, cached, on the GPU."""
 
+from inpaint_data.audit import verify_cache
 from inpaint_data.caching import Summary, cache_latents
 from inpaint_data.datamodule import InpaintDataModule
 from inpaint_data.errors import (
@@ -12,7 +13,8 @@ from inpaint_data.errors import (
     VaeError,
 )
 from inpaint_data.latent_cache.reader import LatentCache
-from inpaint_data.latent_cache.verify import verify_cache
+from inpaint_data.latent_cache.repair import repair_cache
+from inpaint_data.latent_cache.verify import Problem, Verification
 from inpaint_data.masks import MaskMixture
 from inpaint_data.morphology import offset_mask
 from inpaint_data.pack import pack
@@ -32,17 +34,20 @@ __all__ = [
     "InpaintTransform",
     "LatentCache",
     "MaskMixture",
+    "Problem",
     "SampleError",
     "SampleSettings",
     "ShardError",
     "Summary",
     "UsageError",
     "VaeError",
+    "Verification",
     "cache_latents",
     "contact_sheet",
     "encode_for_inpaint",
     "load_vae",
     "offset_mask",
     "pack",
+    "repair_cache",
     "verify_cache",
 ]

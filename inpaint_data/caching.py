@@ -5,6 +5,7 @@ import platform
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,7 @@ from inpaint_data.plan import Plan, Stamps, plan_shards
 from inpaint_data.progress import Progress
 from inpaint_data.samples import ImageBatch, select
 from inpaint_data.shards import Fault, shard_size, shard_stem
+from inpaint_data.tar import stored_size
 from inpaint_data.transform import Batch, Fill
 from inpaint_data.vae import Autoencoder
 
@@ -62,6 +64,7 @@ class Summary:
     write_seconds: float = 0.0
     seconds: float = 0.0
     bytes: int = 0
+    in_cache: dict[str, int] = field(default_factory=dict)
 
     def table(self) -> str:
         """For a person to read; of a dry run, the plan."""
@@ -78,14 +81,13 @@ class Summary:
             ("writing", f"{self.write_seconds:.1f} s"),
             ("altogether", f"{self.seconds:.1f} s, {self.cached / max(self.seconds, 1e-9):.1f} images/s"),
             ("written", f"{self.bytes / 1e6:.1f} MB"),
+            ("the cache", ", ".join(f"{count} {name}" for name, count in self.in_cache.items())),
         ]
         lines = [f"  {name:<12} {value}" for name, value in rows]
         lines += [f"  quarantined  {shard}, {bad.key!r}: {bad.reason}" for shard, bad in self.quarantined[:10]]
         if len(self.quarantined) > 10:
             lines.append(f"  ... and {len(self.quarantined) - 10} more, in the sidecars")
-        lines += [
-            f"  no input     {name} is cached but not among the shards given; it stays" for name in self.plan.removed
-        ]
+        lines += [f"  no input     {name} is not among the shards given; it stays" for name in self.plan.removed]
         return "\n".join(lines)
 
 
@@ -147,6 +149,8 @@ def cache_latents(
             many were quarantined (the cache is complete all the same). What was committed stays and verifies.
     """
     started = time.perf_counter()
+    if not out or "://" in out:
+        raise UsageError(f"out: {out!r} is no local folder; write the cache to one and copy it from there")
     if storage not in ("float16", "float32"):
         raise UsageError(f"storage: {storage!r} is unknown; choose from float16, float32")
     if not 0 <= max_bad_fraction <= 1:
@@ -199,8 +203,9 @@ def _run(
         _cache_shards(module, fabric, plan.todo, committer, summary)
         stamps.save()
         sidecars = [Sidecar.read(path) for path in committed(root)]
+        summary.in_cache = totals(sidecars)
         if all_stems <= {sidecar.shard.removesuffix(".tar") for sidecar in sidecars}:
-            write_cache_file(root, settings, totals(sidecars))
+            write_cache_file(root, settings, summary.in_cache)
     except OSError as error:
         raise CacheError(
             f"{error.filename or root}: {error.strerror or error}; mend that and run the same command again, "
@@ -220,25 +225,30 @@ def _look(
     """What a run would do, and what it would cost by the pace of its first batches."""
     check_settings(root, settings)
     plan = plan_shards(inputs, root, Stamps(root, 0))
-    plan.bytes_expected, plan.seconds_expected = 0, 0.0
     batches = module.image_batches(plan.todo)
-    total, written, started, read_before = sum(map(shard_size, plan.todo)), 0, 0.0, 0
-    for number, event in enumerate(batches.events() if plan.todo else ()):
-        if number == 1:
-            started, read_before, written = time.perf_counter(), batches.bytes_read, 0
-        if not isinstance(event, ShardEnd):
+    paces: list[tuple[int, int, float]] = []  # samples, bytes and seconds of each batch
+    last = time.perf_counter()
+    with closing(batches.events()) as events:
+        for event in events if plan.todo else ():
+            if isinstance(event, ShardEnd):
+                continue
             batch, _ = _encode(module, fabric, event)
-            for row in range(len(batch["__key__"])):
-                written += sum(map(len, members_of(batch, row, storage).values()))
-        if number == PROBE_BATCHES:
-            break
-    share = total / max(1, batches.bytes_read - read_before)
-    plan.bytes_expected, plan.seconds_expected = round(written * share), (time.perf_counter() - started) * share
+            rows = range(len(batch["__key__"]))
+            size = sum(stored_size(members_of(batch, row, storage).values()) for row in rows)
+            now = time.perf_counter()
+            paces.append((len(rows), size, now - last))
+            last = now
+            if len(paces) == PROBE_BATCHES:
+                break
+    samples, size, seconds = (sum(column) for column in zip(*(paces[1:] or paces or [(0, 0, 0.0)]), strict=True))
+    expected = batches.expected_samples(sum(map(shard_size, plan.todo)))
+    plan.bytes_expected = round(expected * size / max(1, samples))
+    plan.seconds_expected = expected * seconds / max(1, samples)
     return plan
 
 
 def _fabric(device: str) -> Fabric:
-    kind, _, index = device.partition(":")
+    kind, _, index = device.removesuffix(":0" if device.startswith("cpu") else "").partition(":")
     try:
         local = os.environ.get("LOCAL_RANK")
         devices: Any = [int(index)] if index else [int(local)] if local and kind in ("cuda", "gpu") else 1
@@ -356,17 +366,18 @@ def _cache_shards(
 ) -> None:
     """Threads decode ahead, this one encodes, another one writes."""
     batches = module.image_batches(shards)
-    progress = Progress(len(shards), sum(map(shard_size, shards)))
+    progress, total_bytes = Progress(len(shards)), sum(map(shard_size, shards))
     pending: deque[Future[Sidecar | None]] = deque()
 
     def finish_one() -> None:
         sidecar = pending.popleft().result()
         if sidecar is not None:
-            progress.shard(sidecar.shard, len(sidecar.keys), len(sidecar.quarantined), batches.bytes_read)
+            expected = batches.expected_samples(total_bytes)
+            progress.shard(sidecar.shard, len(sidecar.keys), len(sidecar.quarantined), expected)
 
-    with ThreadPoolExecutor(1, "inpaint_data-write") as pool:
+    with ThreadPoolExecutor(1, "inpaint_data-write") as pool, closing(batches.events()) as events:
         try:
-            for event in batches.events():
+            for event in events:
                 if isinstance(event, ShardEnd):
                     pending.append(pool.submit(committer.commit, event))
                 else:
@@ -374,7 +385,7 @@ def _cache_shards(
                     batch, faults = _encode(module, fabric, event)
                     summary.encode_seconds += time.perf_counter() - started
                     pending.append(pool.submit(committer.add, event["__shard__"][0], batch, faults))
-                    progress.images(len(event["__key__"]), batches.bytes_read)
+                    progress.images(len(event["__key__"]), batches.expected_samples(total_bytes))
                 while len(pending) > WRITES_AHEAD:
                     finish_one()
             while pending:

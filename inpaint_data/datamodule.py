@@ -87,12 +87,18 @@ class InpaintDataModule(LightningDataModule):
             raise UsageError("give InpaintDataModule either shards or cache to train on")
         for name, value in (("batch_size", batch_size), ("variants", variants)):
             if value < 1:
-                raise UsageError(f"{name}: {value} is not a positive number")
+                raise UsageError(f"{name}: {value} is not a positive number; give 1 or more")
+        if num_workers < 0:
+            raise UsageError(f"num_workers: {num_workers} threads cannot be; give 0 or more")
         self.settings = SampleSettings(resolution, crop, upscale, masks, seed, carry_image)  # type: ignore[arg-type]
         self.cache, self.vae, self.dtype = cache, vae, dtype
         self.batch_size, self.variants, self.num_workers = batch_size, variants, num_workers
         self.mask_offset, self.fill, self.posterior = mask_offset, fill, posterior
-        self._specs = {"fit": shards, "validate": val_shards, "predict": predict_shards or shards}
+        self._specs = {
+            "fit": shards,
+            "validate": val_shards,
+            "predict": shards if predict_shards is None else predict_shards,
+        }
         self.shards = {stage: None if spec is None else expand_shards(spec) for stage, spec in self._specs.items()}
         self.transform: InpaintTransform | None = None
         if val_shards is None:
@@ -101,9 +107,10 @@ class InpaintDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
         """Load the autoencoder and check what can be checked before the first batch."""
-        if self.trainer is not None and self.trainer.world_size > 1 and any(self.shards.values()):
+        has_shards = any(shards is not None for shards in self.shards.values())
+        if self.trainer is not None and self.trainer.world_size > 1 and has_shards:
             raise UsageError("image shards on several devices would give ranks unequal epochs; cache them first")
-        if self.transform is not None or not any(self.shards.values()):
+        if self.transform is not None or not has_shards:
             return
         vae = load_vae(self.vae, self.dtype) if isinstance(self.vae, str) else self.vae
         check_resolution(self.settings.resolution, vae)
@@ -150,7 +157,9 @@ def check_resolution(resolution: int, vae: Autoencoder) -> None:
     """Raises UsageError unless the autoencoder's downscale factor divides the resolution."""
     factor = vae.factor
     if resolution < factor:
-        raise UsageError(f"resolution: {resolution} is smaller than the VAE's downscale factor {factor}")
+        raise UsageError(
+            f"resolution: {resolution} is smaller than the VAE's downscale factor {factor}; use a multiple of {factor}"
+        )
     if resolution % factor:
         lower = resolution // factor * factor
         raise UsageError(

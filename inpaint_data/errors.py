@@ -7,8 +7,8 @@ class InpaintDataError(Exception):
     exit_code = 1
 
 
-class UsageError(InpaintDataError):
-    """The settings cannot work, whatever the data."""
+class UsageError(InpaintDataError, ValueError):
+    """The settings or arguments cannot work, whatever the data."""
 
     exit_code = 2
 

@@ -56,7 +56,7 @@ def plan(size: tuple[int, int], resolution: int, crop: Crop, rng: np.random.Gene
     short = min(size)
     if short < resolution and not upscale:
         raise SampleError(
-            f"image is {size[0]}x{size[1]}, smaller than resolution {resolution}; "
+            f"image is {size[0]} high and {size[1]} wide, smaller than resolution {resolution}; "
             "lower the resolution or set upscale: true"
         )
     resized = (round(size[0] * resolution / short), round(size[1] * resolution / short))

@@ -14,6 +14,7 @@ from inpaint_data.errors import SampleError
 from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards import Fault, Sample, ShardIdentity, read_shard
+from inpaint_data.tar import stored_size
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class ImageBatches:
     ) -> None:
         self.shards, self.settings, self.batch_size, self.threads = list(shards), settings, batch_size, max(1, threads)
         self.variants, self.shuffle, self.epoch = variants, shuffle, epoch
-        self.bytes_read = 0  # of all shards so far
+        self.bytes_read = self.samples_read = 0  # of all shards so far
 
     def __iter__(self) -> Iterator[ImageBatch]:
         for event in self.events():
@@ -70,7 +71,11 @@ class ImageBatches:
             for fault in event.faults:
                 log.warning("%s, sample %r is left out: %s", fault.shard, fault.key, fault.reason)
 
-    def events(self) -> Iterator[ImageBatch | ShardEnd]:
+    def expected_samples(self, total_bytes: int) -> float:
+        """How many samples `total_bytes` of shards have, by the mean size of those read so far."""
+        return total_bytes / max(1, self.bytes_read) * self.samples_read
+
+    def events(self) -> Generator[ImageBatch | ShardEnd, None, None]:
         """The batches with a `ShardEnd` behind each shard."""
         epoch = self.epoch()
         variants = [epoch] if self.variants is None else list(self.variants)
@@ -133,7 +138,8 @@ class ImageBatches:
                     end.samples_in += item.key is not None
                     continue
                 end.samples_in += 1
-                self.bytes_read += sum(map(len, item.members.values()))
+                self.bytes_read += stored_size(item.members.values())
+                self.samples_read += 1
                 held.append(item)
                 if len(held) > window:
                     yield held.pop(int(rng.integers(len(held))) if self.shuffle else 0)
@@ -158,7 +164,7 @@ def _prepare(sample: Sample, settings: SampleSettings, variants: list[int]) -> t
     return result, time.perf_counter() - started
 
 
-def _ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+def _ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:
     """Run `items` in a thread of its own, up to `depth` ahead of whoever iterates; its errors surface there."""
     done, stopped = object(), threading.Event()
     queue: Queue[Any] = Queue(depth)

@@ -7,6 +7,7 @@ published for 512 pixels and scale with the short side.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -98,12 +99,15 @@ def check_offset(mask_offset: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         UsageError: low above high, or beyond -128...128.
     """
-    low, high = (mask_offset, mask_offset) if isinstance(mask_offset, int) else tuple(mask_offset)
+    pair: Any = (mask_offset, mask_offset) if isinstance(mask_offset, int) else mask_offset
+    if not isinstance(pair, tuple | list) or [type(each) for each in pair] != [int, int]:
+        raise UsageError(f"mask_offset: {mask_offset!r} is neither a whole number of pixels nor a range [low, high]")
+    low, high = pair
     if low > high:
         raise UsageError(f"mask_offset: the range [{low}, {high}] is empty; give the lower number first")
     if low < -MAX_OFFSET or high > MAX_OFFSET:
         named = low if low == high else [low, high]
-        raise UsageError(f"mask_offset: {named} is outside -{MAX_OFFSET}...{MAX_OFFSET} pixels")
+        raise UsageError(f"mask_offset: {named} is outside -{MAX_OFFSET}...{MAX_OFFSET} pixels; stay within")
     return low, high
 
 

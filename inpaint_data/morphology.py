@@ -6,6 +6,8 @@ Shapes: B batch, H height, W width, N all elements of the padded batch in a row.
 import torch
 from torch import Tensor
 
+from inpaint_data.errors import UsageError
+
 
 def offset_mask(mask: Tensor, offset: int | Tensor) -> Tensor:
     """Grow (offset > 0) or shrink (offset < 0) each mask by a square window of side 2|offset| + 1.
@@ -24,17 +26,17 @@ def offset_mask(mask: Tensor, offset: int | Tensor) -> Tensor:
         (B, 1, H, W) bool on the mask's device, a new tensor.
 
     Raises:
-        ValueError: wrong shape or a floating-point offset.
+        UsageError: wrong shape or a floating-point offset.
     """
     if mask.ndim != 4 or mask.shape[1] != 1:
-        raise ValueError(f"mask must be (B, 1, H, W), not {tuple(mask.shape)}")
+        raise UsageError(f"mask must be (B, 1, H, W), not {tuple(mask.shape)}")
     offsets = torch.as_tensor(offset)
     if offsets.is_floating_point() or offsets.dtype == torch.bool:
-        raise ValueError(f"offset must be whole numbers of pixels, not {offsets.dtype}")
+        raise UsageError(f"offset must be whole numbers of pixels, not {offsets.dtype}")
     if offsets.ndim == 0:
         offsets = offsets.expand(mask.shape[0])
     if offsets.shape != mask.shape[:1]:
-        raise ValueError(f"offset must be one int or ({mask.shape[0]},) for this batch, not {tuple(offsets.shape)}")
+        raise UsageError(f"offset must be one int or ({mask.shape[0]},) for this batch, not {tuple(offsets.shape)}")
 
     binary = binarise(mask)[:, 0]
     if binary.numel() == 0:

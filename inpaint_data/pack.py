@@ -27,10 +27,12 @@ def pack(folder: str, out: str, shard_size: int = 1000) -> list[str]:
 
     Raises:
         UsageError: what is in the way, and which file it is.
+        SampleError: images that cannot be read or masks of another size, all of them.
     """
     if shard_size < 1:
         raise UsageError(f"pack: shard_size is {shard_size}; give at least 1")
     photos = _photos(Path(folder))
+    _check_images(photos)
     keys = sorted(photos)
     shards = [Path(out) / f"{number:06d}.tar" for number in range(-(-len(keys) // shard_size))]
     temporaries = [shard.with_name(f".{shard.name}.tmp") for shard in shards]
@@ -113,8 +115,6 @@ def _write(shard: Path, photos: Photos) -> None:
             for key, files in photos.items():
                 for extension, path in sorted(files.items()):
                     data = path.read_bytes()
-                    if extension in (*IMAGE_EXTENSIONS, "mask.png"):
-                        _check_header(path, data)
                     member = tarfile.TarInfo(f"{key}.{extension}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
@@ -122,11 +122,23 @@ def _write(shard: Path, photos: Photos) -> None:
         os.fsync(file.fileno())
 
 
-def _check_header(path: Path, data: bytes) -> None:
-    try:
-        image_size(data)
-    except SampleError as error:
-        raise UsageError(f"pack: {path}: {error}; mend it or move it out") from error
+def _check_images(photos: Photos) -> None:
+    """By their headers; the cache command decodes them and quarantines what is damaged behind its header."""
+    problems = []
+    for files in photos.values():
+        sizes: dict[str, tuple[int, int]] = {}
+        for extension, path in files.items():
+            if extension in (*IMAGE_EXTENSIONS, "mask.png"):
+                try:
+                    sizes[extension] = image_size(path.read_bytes())
+                except (SampleError, OSError) as error:
+                    problems.append(f"{path}: {error}")
+        if "mask.png" in sizes and len(set(sizes.values())) > 1:
+            (height, width), mask = sizes["mask.png"], files["mask.png"]
+            problems.append(f"{mask}: the mask is {height} high and {width} wide, its image is of another size")
+    if problems:
+        more = f" … and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise SampleError(f"pack: mend these or move them out: {'; '.join(problems[:10])}{more}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -43,6 +43,8 @@ def contact_sheet(
         UsageError: nothing to draw, or `out` cannot be written.
         CacheError: the cache is damaged, or the samples are not in it.
     """
+    if Path(out).suffix != ".png":
+        raise UsageError(f"out: {out} does not end in .png, and a PNG is what this writes; name it so")
     cached = LatentCache(cache, variant=0)
     given = cached.settings["samples"]
     settings = SampleSettings(**given | {"mixture": MaskMixture(**given["mixture"])})

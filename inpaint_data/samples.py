@@ -14,7 +14,7 @@ from inpaint_data.geometry import Crop, Geometry, plan
 from inpaint_data.images import decode_alpha, decode_image, decode_mask, encode_png
 from inpaint_data.masks import GENERATORS, MaskMixture
 from inpaint_data.seeding import generator_for
-from inpaint_data.shards import Sample, image_member
+from inpaint_data.shards import Sample, image_member, shard_stem
 
 T = TypeVar("T")
 Carry = Literal["none", "original", "crop"]
@@ -45,7 +45,7 @@ class SampleSettings:
 
     def __post_init__(self) -> None:
         if self.resolution < 1:
-            raise UsageError(f"resolution: {self.resolution} is not a positive number of pixels")
+            raise UsageError(f"resolution: {self.resolution} is not a positive number of pixels; try 512")
         for name, value, choices in (
             ("crop", self.crop, ("center", "random")),
             ("masks", self.masks, MASK_SOURCES),
@@ -121,7 +121,11 @@ def _masks(
         given = _mask_member(sample) if settings.masks == "sample" else _mask_from_alpha(image_data)
         if given.shape != geometry.original_size:
             (mask_h, mask_w), (height, width) = given.shape, geometry.original_size
-            raise SampleError(f"mask is {mask_h}x{mask_w} but image is {height}x{width}; give masks the image's size")
+            turned = " as its EXIF orientation turns it" if given.shape == geometry.original_size[::-1] else ""
+            raise SampleError(
+                f"mask is {mask_h} high and {mask_w} wide, but image is {height} high and {width} wide{turned}; "
+                "give masks the image's size"
+            )
         mask = geometry.apply_to_mask(given)
         return np.repeat(mask[None], len(variants), 0), (settings.masks,) * len(variants)
 
@@ -194,7 +198,7 @@ def collate(examples: Sequence[Example], variants: Sequence[int]) -> ImageBatch:
         "target_size": pairs([e.geometry.target_size for e in examples]),
         "carried": [e.carried for e in examples],
         "__key__": [e.key for e in examples],
-        "__shard__": [e.shard for e in examples],
+        "__shard__": [f"{shard_stem(e.shard)}.tar" for e in examples],
     }
     return cast(ImageBatch, batch)
 

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import braceexpand
 import fsspec
@@ -63,7 +64,9 @@ def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
         UsageError: nothing or not everything is there, a shard comes twice, two share their stem, a name is no .tar,
             or a URL would run a command.
     """
-    specs = [spec] if isinstance(spec, str | os.PathLike) else list(spec)
+    specs: Sequence[Any] = [spec] if isinstance(spec, str | os.PathLike) or not isinstance(spec, Sequence) else spec
+    if strange := [one for one in specs if not isinstance(one, str | os.PathLike)]:
+        raise UsageError(f"shards: {strange[0]!r} is no path; give a path, a pattern, a folder, or a list of those")
     shards = [shard for one in specs for shard in _expand_one(os.fspath(one))]
     if not shards:
         raise UsageError("shards: the list is empty; name at least one shard")
@@ -81,8 +84,9 @@ def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
 def read_shard(url: str) -> Generator[Sample | Fault, None, ShardIdentity]:
     """A shard's samples in their order, streamed, one in memory at a time.
 
-    At damage (a cut, a changed header, a missing end) all that follows is lost: one last Fault covers it up to the
-    file's end, from the start of the sample that was being read, since nobody knows whether that one was complete.
+    At damage (a cut, a changed header, a missing end) all that follows is lost: a Fault covers it up to the file's
+    end, from the start of the sample that was being read, since nobody knows whether that one was complete. Behind it
+    comes a Fault for each key that headers in the lost part still name.
     A member that cannot be taken (a link, a second `jpg` …) makes its whole sample a Fault: without its mask, say,
     a sample would be another sample.
 
@@ -121,7 +125,11 @@ def read_shard(url: str) -> Generator[Sample | Fault, None, ShardIdentity]:
                 yield group.close(url, source.start)
         except Damage as damage:
             start, reading = (group.start, group.key) if group else (source.start, None)
-            yield Fault(url, reading, str(damage), start, source.skip_to_end())
+            behind = [match[1] for name in source.names_to_end() if (match := _KEY_AND_EXTENSION.fullmatch(name))]
+            yield Fault(url, reading, str(damage), start, source.offset)
+            for key in dict.fromkeys(behind):
+                if key not in keys:
+                    yield Fault(url, key, f"lies behind the damage: {damage}", start, source.offset)
         return ShardIdentity(source.offset, source.sha256.hexdigest())
 
 
@@ -257,7 +265,7 @@ def _check_protocols(url: str) -> None:
         try:
             fsspec.get_filesystem_class(protocol)
         except (ValueError, ImportError) as error:
-            raise UsageError(f"shards: {url} cannot be opened: {error}") from error
+            raise UsageError(f"shards: {url} cannot be opened: {error}; see fsspec for the protocol's name") from error
 
 
 def _is_there(name: str) -> bool:

@@ -5,8 +5,8 @@ Formats: v7, ustar, pax and GNU, as POSIX.1 (pax) and GNU tar's manual (Basic Ta
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ from inpaint_data.errors import ShardError
 BLOCK = 512
 RECORD = 20 * BLOCK
 MAX_EXTENDED_HEADER_BYTES = 2**20
+MAGIC = 257  # where a header says "ustar"
 REGULAR = (b"0", b"\0", b"7")  # typeflags: today's, the one before ustar, "contiguous"
 WITHOUT_DATA = {
     b"1": "is a hard link; pack the file itself",
@@ -72,6 +73,32 @@ class Source:
             pass
         return self.offset
 
+    def names_to_end(self) -> list[str]:
+        """Read on to the end and name the members whose headers are still whole, wherever they lie."""
+        names, long_name, window, piece = [], "", b"", b"-"
+        while piece:
+            piece = self.read(2**20)
+            window += piece
+            done = 0
+            while (at := window.find(b"ustar", done + MAGIC)) >= 0:
+                header = window[at - MAGIC : at - MAGIC + BLOCK]
+                size = min(_number(header[124:136]) or 0, MAX_EXTENDED_HEADER_BYTES) if header[156:157] in b"Lx" else 0
+                if len(window) < at - MAGIC + BLOCK + size and piece:
+                    break  # more is needed of this one
+                if len(header) == BLOCK and has_checksum(header):
+                    data = window[at - MAGIC + BLOCK : at - MAGIC + BLOCK + size]
+                    if header[156:157] == b"L":
+                        long_name = _text(data)
+                    elif header[156:157] == b"x":
+                        with suppress(Damage):
+                            long_name = _pax_records(data).get("path", "")
+                    elif header[156:157] in REGULAR:
+                        names.append(long_name or _ustar_name(header))
+                        long_name = ""
+                done = at - MAGIC + 1
+            window = window[at - MAGIC if at >= 0 else max(done, len(window) - BLOCK) :]
+        return names
+
     def expect_only_zeros(self) -> None:
         """Writers pad an archive to a full record; more than that is a hole that merely looks like its end."""
         while piece := self.read(2**20):
@@ -118,6 +145,9 @@ def members_of_tar(source: Source) -> Iterator[Member]:
             elif kind != b"K":  # that is the long target of a link
                 here = _pax_records(data)
             continue
+        if long_name and not long_name.encode("utf-8", "surrogateescape").startswith(header[:100].rstrip(b"\0")):
+            # Its own block has no checksum, but writers put the first 100 bytes into the header, which has one.
+            raise Damage(f"the long name before byte {source.offset} is not that of its member")
         pax = everywhere | here
         name = pax.get("GNU.sparse.name") or pax.get("path") or long_name or _ustar_name(header)
         if pax.get("size"):
@@ -153,11 +183,20 @@ def _header(source: Source) -> bytes:
         return b""
     if header[:2] == b"\x1f\x8b":
         raise Damage(f"there is gzip data at byte {at}; unpack the shard with gunzip")
-    stored = header[148:156]
-    expected = [sum(view) - sum(view[148:156]) + 8 * 32 for view in (memoryview(header), memoryview(header).cast("b"))]
-    if _number(stored) not in expected:  # unsigned as POSIX has it, signed as old Suns wrote it
+    if not has_checksum(header):
         raise Damage(f"the block at byte {at} is no tar header: its checksum is wrong")
     return header
+
+
+def has_checksum(header: bytes) -> bool:
+    """Whether a header's checksum is right: unsigned as POSIX has it, or signed as old Suns wrote it."""
+    views = (memoryview(header), memoryview(header).cast("b"))
+    return _number(header[148:156]) in [sum(view) - sum(view[148:156]) + 8 * 32 for view in views]
+
+
+def stored_size(members: Iterable[bytes]) -> int:
+    """What members take in a tar, headers and padding included."""
+    return sum(BLOCK + _padded(len(data)) for data in members)
 
 
 def _padded(size: int) -> int:

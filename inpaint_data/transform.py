@@ -45,6 +45,7 @@ class Batch(TypedDict, total=False):
     masked_latents: (B, C, h, w) or (B, K, C, h, w), of the picture with the hole filled.
     mask: (B, K, H, W) bool at full resolution, after the offset, True = repaint.
     offset: (B,) or (B, K) int64, pixels.
+    variant: (B,) or (B, K) int64, the number that mask and offset were drawn with.
     caption: B strings. original_size, crop_top_left, target_size: (B, 2) int64.
     """
 
@@ -52,13 +53,13 @@ class Batch(TypedDict, total=False):
     masked_latents: Tensor
     mask: Tensor
     offset: Tensor
+    variant: Tensor
     caption: list[str]
     generator: list[tuple[str, ...]]
     original_size: Tensor
     crop_top_left: Tensor
     target_size: Tensor
     carried: list[dict[str, bytes]]
-    variants: list[int]
     __key__: list[str]
     __shard__: list[str]
 
@@ -185,7 +186,7 @@ class InpaintTransform(nn.Module):
                 1 = repaint; `__key__` B strings; `variants` K ints (default 0...K-1). Other entries pass through.
 
         Returns:
-            A `Batch`: the entries that came in, without `image`.
+            A `Batch`: the entries that came in, without `image` and with `variant` for `variants`.
 
         Raises:
             UsageError: wrong shapes or ranges.
@@ -209,13 +210,15 @@ class InpaintTransform(nn.Module):
             )
             for k in range(number)
         ]
-        result = {name: value for name, value in batch.items() if name != "image"}
+        result = {name: value for name, value in batch.items() if name not in ("image", "variants")}
         offsets = offsets.reshape(count, number).to(image.device)
+        drawn_with = torch.tensor(variants, device=image.device).expand(count, number)
         result |= {
             "latents": latents,
             "masked_latents": masked[0] if number == 1 else torch.stack(masked, 1),
             "mask": grown,
             "offset": offsets[:, 0] if number == 1 else offsets,
+            "variant": drawn_with[:, 0] if number == 1 else drawn_with,
         }
         return cast(Batch, result)
 

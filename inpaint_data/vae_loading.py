@@ -45,6 +45,8 @@ def load_vae(
     """
     precision = None if dtype is None else parse_dtype(dtype)
     name = os.fspath(name_or_path)
+    if not name:
+        raise VaeError("vae: the name is empty; give a folder, a .safetensors file, a Hub name, or demo")
     path = Path(__file__).parent / "demo" / "vae" if name == "demo" else Path(name).expanduser()
     if path.suffix in {".ckpt", ".bin", ".pt", ".pth", ".pkl"}:
         raise VaeError(f"{name}: pickles can run code and are never loaded; convert it to .safetensors")
@@ -59,7 +61,7 @@ def load_vae(
         or path.suffix == ".safetensors"
         or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)
     ):
-        raise VaeError(f"{path}: no such file or folder")
+        raise VaeError(f"vae: there is no {name!r}; give a folder, a .safetensors file, a Hub name, or demo")
     else:
         # vae first: pipelines may have a config.json of their own at the root, autoencoders have no folder vae.
         with warnings.catch_warnings():

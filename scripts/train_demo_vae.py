@@ -239,11 +239,11 @@ def save(vae: AutoencoderKL, average: dict[str, Tensor], photos: list[Tensor], o
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo_vae"))
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=8_000)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--side", type=int, default=96, help="side of the training crops, a multiple of 8")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on processors that have it")
-    parser.add_argument("--report_every", type=int, default=1000)
+    parser.add_argument("--report_every", type=int, default=500)
     train(parser.parse_args())

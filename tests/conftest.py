@@ -1,17 +1,69 @@
 """Real shards and a real, small autoencoder for every test."""
 
-from collections.abc import Callable
+import io
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import webdataset as wds
 from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor, nn
 
 from inpaint_data import Autoencoder
 
 PHOTOS = Path(__file__).parents[1] / "inpaint_data" / "demo" / "photos"
-Shards = Callable[..., str]
+Figure = Callable[[str], None]
+FIGURES = pytest.StashKey[list[str]]()
+
+
+class Pooling(nn.Module):
+    """The cheapest autoencoder: any module with `encode` will do."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(pixels, 8)
+
+
+def small_samples(count: int, seed: int = 0) -> dict[str, dict[str, bytes]]:
+    """Real JPEGs of 24x20 pixels, with captions."""
+    rng = np.random.default_rng(seed)
+    samples = {}
+    for i in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (24, 20, 3), np.uint8)).save(buffer, "JPEG")
+        samples[f"sample_{i}"] = {"jpg": buffer.getvalue(), "txt": f"number {i}".encode()}
+    return samples
+
+
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where the system has one: thousands of fsyncs would take minutes on a disk."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def record_figure(request: pytest.FixtureRequest) -> Figure:
+    """Keep a measured figure; all are printed at the end of the run."""
+    return request.config.stash[FIGURES].append
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIGURES] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[FIGURES]:
+        terminalreporter.section("measured")
+        for figure in config.stash[FIGURES]:
+            terminalreporter.write_line(figure)
 
 
 @pytest.fixture(scope="session")

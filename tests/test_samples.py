@@ -107,10 +107,14 @@ def test_caption_and_other_members_are_carried_and_the_picture_as_asked() -> Non
         (
             {"png": png(np.zeros((32, 32, 3), np.uint8)), "mask.png": png(np.zeros((32, 31), np.uint8))},
             {},
-            "mask is 32x31 but image is 32x32",
+            "mask is 32 high and 31 wide, but image is 32 high and 32 wide; give masks",
         ),
         ({"png": png(np.zeros((32, 32, 3), np.uint8)), "mask.png": b"nonsense"}, {}, r"mask\.png: "),
-        ({"png": png(np.zeros((8, 32, 3), np.uint8))}, {"masks": "full"}, "image is 8x32, smaller than resolution 16"),
+        (
+            {"png": png(np.zeros((8, 32, 3), np.uint8))},
+            {"masks": "full"},
+            "image is 8 high and 32 wide, smaller",
+        ),
         ({"png": png(np.zeros((32, 32, 3), np.uint8)), "txt": b"\xff\xfe"}, {"masks": "full"}, "not UTF-8"),
         ({"txt": b"words"}, {}, "txt"),
     ],

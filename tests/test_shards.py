@@ -232,6 +232,17 @@ def test_any_changed_byte_of_any_header_is_found(name: str, shelf: Shelf) -> Non
             shelf.nothing_is_lost(bytes(damaged), SAMPLES, where)
 
 
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_every_key_behind_the_damage_is_named(name: str, shelf: Shelf) -> None:
+    data = bytearray(tar(SAMPLES, FORMATS[name]))
+    data[extents(bytes(data))["dog"][0]] ^= 1
+    samples, faults = shelf.read(bytes(data))
+    assert samples == {}  # whether the cat was whole cannot be known
+    assert {fault.key for fault in faults} == set(SAMPLES)  # the dog by its json
+    assert faults[0].key == "cat"
+    assert all(fault.end == len(data) for fault in faults)
+
+
 @settings(
     max_examples=800,
     deadline=None,

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Pooling
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,13 +23,6 @@ class Recorder:
     def encode(self, pixels: Tensor) -> Tensor:
         self.given = pixels.clone()
         return torch.zeros(1)
-
-
-class Pooling(nn.Module):
-    """The cheapest autoencoder: any module with `encode` will do."""
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(pixels, 8)
 
 
 def image_batch(count: int, variants: int = 1, side: int = 64) -> dict[str, object]:

@@ -4,9 +4,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from inpaint_data.audit import verify_cache
 from inpaint_data.caching import cache_latents
 from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.latent_cache.verify import verify_cache
 from inpaint_data.pack import pack
 from inpaint_data.report import contact_sheet
 
@@ -25,15 +25,18 @@ def run_demo(out: str = "demo_out", device: str = "auto") -> str:
 
     Raises:
         UsageError: `out` holds something that is not a demo.
-        CacheError: the counts do not agree.
+        CacheError: a sample is damaged or not accounted for.
     """
     root = Path(out)
     shards, cache, sheet = root / "shards", root / "cache", root / "contact_sheet.png"
     marker = root / ".inpaint_data_demo"
     if root.is_dir() and any(root.iterdir()) and not marker.exists():
         raise UsageError(f"out: {root} holds files that no demo made; choose another folder")
-    root.mkdir(parents=True, exist_ok=True)
-    marker.touch()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    except OSError as error:
+        raise UsageError(f"out: cannot write to {root} ({error.strerror}); choose a folder you may write to") from None
     for folder in (shards, cache):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -43,8 +46,10 @@ def run_demo(out: str = "demo_out", device: str = "auto") -> str:
         str(shards), str(cache), resolution=256, masks="mixture", mask_offset=(-8, 24), variants=2, device=device
     )
     sys.stdout.write(f"{len(photos)} photographs packed into {len(packed)} shards\n{summary.table()}\n")
-    found = verify_cache(cache)
-    if not found["samples"] + found["quarantined"] == summary.samples_in == len(photos):
-        raise CacheError(f"{cache}: {found} does not account for {len(photos)} photographs")
+    found = verify_cache(cache, against=str(shards))
+    if not found.ok:
+        raise CacheError(f"{cache}: {'; '.join(map(str, found.problems))}")
+    if found.totals["samples"] + found.totals["quarantined"] != len(photos):
+        raise CacheError(f"{cache}: {found.table()} do not account for {len(photos)} photographs")
     contact_sheet(str(cache), str(shards), str(sheet))
-    return f"verified: {found['samples']} of {len(photos)} photographs are in {cache}\nlook at {sheet}"
+    return f"verified: {found.totals['samples']} of {len(photos)} photographs are in {cache}\nlook at {sheet}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inpaint_data.errors import CacheError, SampleError
+from inpaint_data.errors import CacheError, SampleError, UsageError
 
 FORMAT = 1
 LATENTS = "latents.npy"
@@ -144,6 +144,8 @@ def read_cache_file(root: Path) -> dict[str, Any]:
         CacheError: there is no cache at `root`, or its `cache.json` is damaged or of another format.
     """
     path = root / CACHE_FILE
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such folder; name the one that `inpaint-data cache` wrote to")
     if not path.is_file():
         raise CacheError(
             f"{root}: no {CACHE_FILE} here, so this is no latent cache; make one with `inpaint-data cache`"

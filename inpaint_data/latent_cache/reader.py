@@ -107,7 +107,7 @@ class LatentCache(Dataset[Batch]):
             crop_top_left=torch.tensor([record["crop_top_left"] for record in records]),
             target_size=torch.tensor([record["target_size"] for record in records]),
             carried=[shard.carried(row) for shard, row in places],
-            variants=variants,
+            variant=torch.tensor(variants),
             __key__=keys,
             __shard__=[shard.name for shard, _ in places],
         )

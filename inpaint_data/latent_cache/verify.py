@@ -1,52 +1,255 @@
-"""Whether a cache is what its sidecars say."""
+"""Whether the files of a cache are whole and say the same."""
 
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from inpaint_data.errors import CacheError
-from inpaint_data.latent_cache.format import Sidecar, committed, read_cache_file, sidecar_path, tar_path, totals
-from inpaint_data.latent_cache.writer import sha256_of
+from inpaint_data.errors import CacheError, ShardError, UsageError
+from inpaint_data.latent_cache.format import (
+    CACHE_FILE,
+    RESERVED,
+    TEMPORARY,
+    Sidecar,
+    committed,
+    read_cache_file,
+    sidecar_path,
+    tar_path,
+    totals,
+)
+from inpaint_data.latent_cache.sample_check import Expected, SampleCheck
+from inpaint_data.tar import Damage, Source, members_of_tar
 
 
-def verify_cache(root: str | Path) -> dict[str, int]:
-    """Check every shard against its sidecar: presence, size, SHA-256, fingerprint and counts.
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a file of the cache, by its name there, or with an input shard, by its path or URL."""
 
-    Returns:
-        The totals: shards, samples, quarantined, bytes.
+    file: str
+    key: str | None
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}: {self.problem}" if self.key is None else f"{self.file}, sample {self.key!r}: {self.problem}"
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in a cache: `totals` of its readable sidecars (shards, samples, quarantined, bytes)."""
+
+    totals: dict[str, int]
+    problems: list[Problem]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def table(self) -> str:
+        """For a person to read, the problems left out."""
+        lines = [", ".join(f"{number} {name}" for name, number in self.totals.items()), *self.notes]
+        if self.problems:
+            lines.append(
+                f"{len(self.problems)} problems; `inpaint-data repair` removes the damaged shards, "
+                "and the cache command makes them again"
+            )
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        return json.dumps({"ok": self.ok, **asdict(self)}, ensure_ascii=False)
+
+
+def verify_files(root: str | Path) -> Verification:
+    """Check every file of a cache, and every member of every shard, against what sidecars and settings say.
 
     Raises:
-        CacheError: the first file that does not agree, and what to do.
+        UsageError: there is no cache at `root`, not even a damaged one.
     """
     root = Path(root)
-    cache = read_cache_file(root)
-    sidecars = [Sidecar.read(path) for path in committed(root)]
-    stems = {Path(sidecar.shard).stem for sidecar in sidecars}
-    for path in sorted(root.glob("*.tar")):
-        if path.stem not in stems:
-            raise CacheError(f"{path}: no sidecar commits this shard; run the cache command again to finish it")
-    for sidecar in sidecars:
-        _verify_shard(root, sidecar, cache["fingerprint"])
-    found = totals(sidecars)
-    if found != cache["totals"]:
-        raise CacheError(
-            f"{root}: cache.json counts {cache['totals']}, the sidecars {found}; run the cache command again"
-        )
-    return found
+    if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
+        raise UsageError(f"{root}: no such folder, or one that may not be read; name the folder of a latent cache")
+    problems: list[Problem] = []
+    content = _cache_file(root, problems)
+    check = _sample_check(content, problems)
+    found, stems = dict.fromkeys(totals([]), 0), set()
+    for path in committed(root):
+        stems.add(path.stem)
+        try:
+            sidecar = whole_sidecar(path)
+        except CacheError as error:
+            problems.append(Problem(path.name, None, str(error).removeprefix(f"{path}: ")))
+            continue
+        found = {name: found[name] + number for name, number in totals([sidecar]).items()}
+        if content is not None and sidecar.fingerprint != content["fingerprint"]:
+            problems.append(Problem(path.name, None, f"its shard was made with other settings than {CACHE_FILE} says"))
+        elif check is not None and sidecar.variants != check.expected.variants:
+            problems.append(Problem(path.name, None, f"says {sidecar.variants} variants, {CACHE_FILE} another number"))
+        problems += _shard_problems(tar_path(root, path.stem), sidecar, check)
+    if content is None and not found["shards"]:
+        raise UsageError(f"{root}: neither {CACHE_FILE} nor a sidecar is here and whole, so this is no latent cache")
+
+    under_way = content is not None and content["totals"] is None
+    problems += _leftovers(root, stems, under_way)
+    if content is not None and content["totals"] not in (None, found):
+        problems.append(Problem(CACHE_FILE, None, f"counts {content['totals']}, but the whole sidecars {found}"))
+    notes = ["not finished: a job is under way or was stopped; the cache command goes on with it"] if under_way else []
+    return Verification(found, problems, notes)
 
 
-def _verify_shard(root: Path, sidecar: Sidecar, fingerprint: str) -> None:
-    path = tar_path(root, Path(sidecar.shard).stem)
-    mend = f"delete {sidecar_path(root, path.stem).name} and run the cache command again"
+def _cache_file(root: Path, problems: list[Problem]) -> dict[str, Any] | None:
+    path = root / CACHE_FILE
     if not path.is_file():
-        raise CacheError(f"{path}: missing; {mend}")
-    if sidecar.fingerprint != fingerprint:
-        raise CacheError(f"{path}: made with other settings than cache.json says; {mend}")
-    if path.stat().st_size != sidecar.output["size"]:
-        raise CacheError(f"{path}: {path.stat().st_size} bytes, its sidecar says {sidecar.output['size']}; {mend}")
-    with path.open("rb") as file:
-        if sha256_of(file) != sidecar.output["sha256"]:
-            raise CacheError(f"{path}: its bytes are not those that were written; {mend}")
-    for name, columns in sidecar.index.items():
-        if not len(sidecar.keys) == len(columns["offset"]) == len(columns["size"]):
-            raise CacheError(
-                f"{path}: the index of {name} does not have an entry for each of {len(sidecar.keys)} samples; {mend}"
-            )
+        problems.append(Problem(CACHE_FILE, None, "missing; put back a copy, or make the cache again"))
+        return None
+    try:
+        content = read_cache_file(root)
+        # As `write_cache_file` does: a byte that says nothing was changed all the same.
+        as_written = json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"
+        if path.read_bytes() != as_written or content.keys() != {"format", "fingerprint", "settings", "totals"}:
+            problems.append(Problem(CACHE_FILE, None, "was changed after it was written, though its settings hold"))
+    except (CacheError, OSError, RecursionError) as error:
+        problems.append(Problem(CACHE_FILE, None, str(error).removeprefix(f"{path}: ")))
+        return None
+    return content
+
+
+def _sample_check(content: dict[str, Any] | None, problems: list[Problem]) -> SampleCheck | None:
+    """None where nothing is known of the samples."""
+    if content is None:
+        return None
+    try:
+        return SampleCheck(Expected.of(content["settings"]))
+    except CacheError as error:
+        problems.append(Problem(CACHE_FILE, None, str(error)))
+        return None
+
+
+def whole_sidecar(path: Path) -> Sidecar:
+    """A sidecar whose fields agree with each other and with its name.
+
+    Raises:
+        CacheError: it cannot be read, or the fields do not agree.
+    """
+    try:
+        sidecar = Sidecar.read(path)
+    except RecursionError:
+        raise CacheError(f"{path}: not a sidecar, its JSON is too deep") from None
+    wrong = list(_disagreements(path, sidecar))
+    if wrong:
+        raise CacheError(f"{path}: {'; '.join(wrong)}")
+    return sidecar
+
+
+def _disagreements(path: Path, sidecar: Sidecar) -> Iterator[str]:
+    if sidecar.shard != f"{path.stem}.tar":
+        yield f"it is the sidecar of {sidecar.shard!r}"
+    for what, file in (("input", sidecar.input), ("output", sidecar.output)):
+        if not (isinstance(file, dict) and _is_count(file.get("size")) and isinstance(file.get("sha256"), str)):
+            yield f"its {what} has no size and sha256"
+    if not _is_count(sidecar.variants) or not sidecar.variants:
+        yield f"it says {sidecar.variants!r} variants"
+    for entry in sidecar.quarantined:
+        extent = (entry.offset, entry.end)
+        if not (isinstance(entry.reason, str) and entry.reason):
+            yield f"quarantined sample {entry.key!r} has no reason"
+        if not (isinstance(entry.key, str | None) and (extent == (None, None) or all(map(_is_count, extent)))):
+            yield f"its quarantined entry {entry.key!r} at {extent} is neither a sample nor an extent"
+    keys, index = sidecar.keys, sidecar.index
+    if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys) and isinstance(index, dict)):
+        yield "it has no keys and index"
+        return
+    if len(set(keys)) < len(keys):
+        yield f"its key {next(key for key in keys if keys.count(key) > 1)!r} comes twice"
+    for name in sorted(index.keys() | (RESERVED if keys else set())):
+        columns = index.get(name)
+        if not (isinstance(columns, dict) and columns.keys() == {"offset", "size"}):
+            yield f"its index has no offsets and sizes of {name}"
+        elif not all(isinstance(column, list) and len(column) == len(keys) for column in columns.values()):
+            yield f"its index of {name} does not have an entry for each of {len(keys)} samples"
+        else:
+            for key, *place in zip(keys, columns["offset"], columns["size"], strict=True):
+                absent = place == [-1, -1] and name not in RESERVED
+                if not absent and not all(map(_is_count, place)):
+                    yield f"its index says {place} for {name} of sample {key!r}"
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _shard_problems(path: Path, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
+    """Walk the tar itself, and compare with the index."""
+    try:
+        with path.open("rb") as file:
+            source = Source(str(path), file)
+            yield from _member_problems(path.name, source, sidecar, check)
+    except FileNotFoundError:
+        yield Problem(path.name, None, "missing")
+        return
+    except (OSError, ShardError) as error:
+        yield Problem(path.name, None, f"cannot be read: {error}")
+        return
+    size, sha256 = sidecar.output["size"], sidecar.output["sha256"]
+    if source.offset != size:
+        yield Problem(path.name, None, f"{source.offset} bytes, its sidecar says {size}")
+    elif source.sha256.hexdigest() != sha256:
+        yield Problem(path.name, None, "its bytes are not those that were written")
+
+
+def _member_problems(tar: str, source: Source, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
+    expected = _layout(sidecar)
+    key, data = None, dict[str, bytes]()  # of the sample that is being read
+    try:
+        for member in members_of_tar(source):
+            owner, name, *place = expected.pop(member.name, (None, "", -1, -1))
+            as_indexed = place == [source.offset, member.size] and not member.problem
+            if owner is None:
+                yield Problem(tar, None, f"{member} at byte {source.offset} is not in the index, or comes again")
+            elif not as_indexed:
+                here = (
+                    f"at byte {source.offset} with {member.size} bytes, where the index says {place[0]} and {place[1]}"
+                )
+                yield Problem(tar, owner, f"{member} {member.problem or here}")
+            if owner != key:
+                key, data = owner, {}
+            if as_indexed and name in RESERVED:
+                data[name] = source.exactly(member.size, str(member))
+                source.skip(member.padded - member.size, str(member))
+            else:
+                source.skip(member.padded, str(member))
+            if check is not None and name in RESERVED and data.keys() == RESERVED:
+                yield from (Problem(tar, key, problem) for problem in check.problems(data))
+        source.expect_only_zeros()
+    except Damage as damage:
+        yield Problem(tar, key, f"{damage}; all that follows is lost")
+        source.skip_to_end()
+        return
+    missing: dict[str, list[str]] = {}
+    for owner, name, *_ in expected.values():
+        missing.setdefault(owner, []).append(name)
+    yield from (Problem(tar, owner, f"the tar lacks its {', '.join(names)}") for owner, names in missing.items())
+
+
+def _layout(sidecar: Sidecar) -> dict[str, tuple[str, str, int, int]]:
+    """Name in the tar -> key, member name, byte offset and size, as the index has them."""
+    return {
+        f"{key}.{name}": (key, name, offset, size)
+        for name, columns in sidecar.index.items()
+        for key, offset, size in zip(sidecar.keys, columns["offset"], columns["size"], strict=True)
+        if offset >= 0
+    }
+
+
+def _leftovers(root: Path, stems: set[str], under_way: bool) -> Iterator[Problem]:
+    """Tars that nothing commits, and what does not belong. Names with a dot in front do: locks, stamps, temporaries."""
+    for path in sorted(root.iterdir()):
+        if path.suffix == ".tar" and path.is_file():
+            if path.stem not in stems and not under_way:
+                sidecar = sidecar_path(root, path.stem).name
+                yield Problem(path.name, None, f"no sidecar commits this shard, {sidecar} is missing")
+        elif not (path.name.startswith(".") or path.name.endswith(TEMPORARY) or path.suffix == ".json"):
+            yield Problem(path.name, None, "does not belong in a cache; move it elsewhere")

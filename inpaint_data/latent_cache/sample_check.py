@@ -1,0 +1,164 @@
+"""Whether the members of one cached sample hold what the settings of their cache say."""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inpaint_data.errors import CacheError, SampleError
+from inpaint_data.latent_cache.format import (
+    LATENTS,
+    MASK,
+    MASKED_LATENTS,
+    RECORD,
+    json_bytes,
+    npy_bytes,
+    pbm_bytes,
+    read_pbm,
+)
+
+FIELDS = {"caption", "original_size", "crop_top_left", "target_size", "variants"}
+FIELDS_OF_VARIANT = {"offset", "generator", "coverage"}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the settings say of every sample. K variants; pictures and masks are H x H, latents h x h."""
+
+    variants: int  # K
+    resolution: int  # H
+    side: int  # h = H / factor
+    storage: str
+    has_posterior: bool
+    offsets: tuple[int, int]
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Expected":
+        """Raises CacheError when they are not the settings of a cache."""
+        try:
+            resolution, offset = int(settings["samples"]["resolution"]), settings["mask_offset"]
+            low, high = (offset, offset) if isinstance(offset, int) else offset
+            variants, side = int(settings["variants"]), resolution // int(settings["vae"]["factor"])
+            if min(variants, side) < 1:
+                raise ValueError(f"{variants} variants of {side} x {side} latents")
+            return cls(
+                variants=variants,
+                resolution=resolution,
+                side=side,
+                storage=np.dtype(settings["storage"]).name,
+                has_posterior=bool(settings["vae"]["has_posterior"]),
+                offsets=(int(low), int(high)),
+            )
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise CacheError(f"its settings are not those of a cache ({type(error).__name__}: {error})") from None
+
+
+class SampleCheck:
+    """Checks one sample after another; the first sets how many channels all have, which no setting says."""
+
+    def __init__(self, expected: Expected) -> None:
+        self.expected, self.channels = expected, 0
+
+    def problems(self, members: Mapping[str, bytes]) -> Iterator[str]:
+        """What is wrong with a sample, given the bytes of its four members."""
+        checks: dict[str, Callable[[bytes], Any]] = {
+            LATENTS: self._latents,
+            MASKED_LATENTS: self._masked_latents,
+            MASK: self._masks,
+            RECORD: self._record,
+        }
+        good: dict[str, Any] = {}
+        for name, check in checks.items():
+            try:
+                good[name] = check(members[name])
+            except SampleError as error:
+                yield f"{name}: {error}"
+        if MASK in good and RECORD in good:
+            for k, (mask, variant) in enumerate(zip(good[MASK], good[RECORD]["variants"], strict=True)):
+                if not abs(variant["coverage"] - mask.mean()) <= 1e-6:
+                    yield f"{RECORD}: variant {k} says coverage {variant['coverage']}, its mask has {mask.mean():.6f}"
+
+    def _latents(self, data: bytes) -> None:
+        self._array(data, ())
+
+    def _masked_latents(self, data: bytes) -> None:
+        self._array(data, (self.expected.variants,))
+
+    def _array(self, data: bytes, leading: tuple[int, ...]) -> None:
+        try:
+            array: npt.NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        except Exception as error:  # numpy's parser has many ways to trip over damaged bytes
+            raise SampleError(f"not an array ({error})") from None
+        side, storage = self.expected.side, self.expected.storage
+        if array.dtype != np.dtype(storage):
+            raise SampleError(f"is {array.dtype}, the cache stores {storage}")
+        channels = array.shape[-3] if array.ndim == len(leading) + 3 else 0
+        odd = self.expected.has_posterior and channels % 2
+        if not channels or odd or array.shape != (*leading, self.channels or channels, side, side):
+            wanted = ", ".join(map(str, (*leading, self.channels or "channels", side, side)))
+            raise SampleError(f"has the shape {array.shape}, not ({wanted}) as the settings and the other samples have")
+        if not np.isfinite(array).all():
+            raise SampleError("has NaN or infinity in it")
+        if npy_bytes(array) != data:
+            raise SampleError("is not laid out as the cache writes arrays")
+        self.channels = channels
+
+    def _masks(self, data: bytes) -> npt.NDArray[np.bool_]:
+        count, side = self.expected.variants, self.expected.resolution
+        try:
+            masks = read_pbm(data, count)
+        except (CacheError, ValueError):
+            raise SampleError(f"not a binary PBM (P4) of {count} masks") from None
+        if masks.shape != (count, side, side):
+            raise SampleError(f"its masks have the shape {masks.shape}, not {(count, side, side)}")
+        if pbm_bytes(masks) != data:
+            raise SampleError("is not laid out as the cache writes masks")
+        return masks
+
+    def _record(self, data: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(data)
+            as_written = json_bytes(record)
+        except (ValueError, RecursionError) as error:
+            raise SampleError(f"not JSON ({error})") from None
+        _has_fields(record, FIELDS, "it")
+        if not isinstance(record["caption"], str):
+            raise SampleError("its caption is no text")
+        for name, least in (("original_size", 1), ("crop_top_left", 0)):
+            if not _is_pair(record[name], least):
+                raise SampleError(f"its {name} is {record[name]}, not two whole numbers from {least} on")
+        if record["target_size"] != [self.expected.resolution] * 2:
+            raise SampleError(f"its target_size is {record['target_size']}, the cache's {self.expected.resolution}")
+        self._variants(record["variants"])
+        if as_written != data:
+            raise SampleError("is not laid out as the cache writes JSON")
+        return dict(record)
+
+    def _variants(self, variants: Any) -> None:
+        if not isinstance(variants, list) or len(variants) != self.expected.variants:
+            raise SampleError(f"does not have the cache's {self.expected.variants} variants")
+        low, high = self.expected.offsets
+        for k, variant in enumerate(variants):
+            _has_fields(variant, FIELDS_OF_VARIANT, f"variant {k}")
+            offset, generator, coverage = variant["offset"], variant["generator"], variant["coverage"]
+            if type(offset) is not int or not low <= offset <= high:
+                raise SampleError(f"variant {k} has offset {offset}, outside the cache's {low}...{high}")
+            if not isinstance(generator, str) or not generator:
+                raise SampleError(f"variant {k} does not name its generator")
+            if type(coverage) is not float:
+                raise SampleError(f"variant {k} has coverage {coverage}, which is no fraction")
+
+
+def _has_fields(value: Any, fields: set[str], what: str) -> None:
+    if not isinstance(value, dict):
+        raise SampleError(f"{what} is no JSON object")
+    if value.keys() != fields:
+        raise SampleError(f"{what} has the fields {', '.join(sorted(value))}, not {', '.join(sorted(fields))}")
+
+
+def _is_pair(value: Any, least: int) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(each) is int and each >= least for each in value)

@@ -1,0 +1,404 @@
+"""A job that is killed, stopped, crowded out or out of disk leaves a cache that goes on to the same bytes."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Figure, Pooling, small_samples, write_shard
+
+from inpaint_data import Autoencoder, CacheError, UsageError, cache_latents, verify_cache
+from inpaint_data.latent_cache import writer
+from inpaint_data.latent_cache.lock import STALE, locked
+
+SETTINGS: dict[str, Any] = {"resolution": 16, "masks": "mixture", "mask_offset": (-3, 5), "batch_size": 4}
+SHARDS = 24
+
+
+def run(root: str, out: str, rank: int = 0, world: int = 1, **settings: Any) -> None:
+    """One job, in a process of its own."""
+    if world > 1:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "one"}
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    cache_latents(f"{root}/shards", f"{root}/{out}", Autoencoder(Pooling()), **SETTINGS | settings)
+
+
+@pytest.fixture(scope="module")
+def server() -> Any:
+    """Processes that start with the package imported, from one that never used it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["inpaint_data", "conftest"])
+    return context
+
+
+@pytest.fixture
+def root(memory_path: Path) -> Path:
+    for number in range(SHARDS):
+        write_shard(memory_path / "shards" / f"{number:04d}.tar", small_samples(9, number))
+    return memory_path
+
+
+def contents(cache: Path) -> dict[str, bytes]:
+    """All that is in a cache but the stamps of its inputs, which have the time in them."""
+    return {path.name: path.read_bytes() for path in cache.iterdir() if not path.name.startswith(".stamps-")}
+
+
+def start(server: Any, root: Path, out: str, *arguments: Any, **settings: Any) -> Any:
+    process = server.Process(target=run, args=(str(root), out, *arguments), kwargs=settings)
+    process.start()
+    return process
+
+
+def finish(server: Any, root: Path, out: str, **settings: Any) -> float:
+    started = time.perf_counter()
+    process = start(server, root, out, **settings)
+    process.join()
+    assert process.exitcode == 0
+    return time.perf_counter() - started
+
+
+def kill_and_resume(server: Any, root: Path, kills: int) -> int:
+    """Kill jobs at random moments, a finished cache now and then, and compare; returns how many died at work."""
+    finish(server, root, "whole")
+    seconds = finish(server, root, "again")
+    whole, rng, died = contents(root / "whole"), random.Random(0), 0
+    while died < kills:
+        process = start(server, root, "killed")
+        time.sleep(rng.uniform(0.1, 1.1) * seconds)
+        process.kill()
+        process.join()
+        died += process.exitcode == -signal.SIGKILL
+        if (root / "killed" / "cache.json").exists():
+            assert verify_cache(root / "killed").ok
+        if process.exitcode == 0 or rng.random() < 0.3:
+            finish(server, root, "killed")
+            assert contents(root / "killed") == whole
+            for path in (root / "killed").iterdir():
+                path.unlink()
+    finish(server, root, "killed")
+    assert contents(root / "killed") == whole
+    return died
+
+
+def test_a_job_killed_at_ten_random_moments_finishes_to_the_same_bytes(
+    server: Any, root: Path, record_figure: Figure
+) -> None:
+    died = kill_and_resume(server, root, 10)
+    record_figure(f"killed with SIGKILL at {died} random moments: the finished cache has the same bytes")
+
+
+@pytest.mark.slow
+def test_a_job_killed_at_a_hundred_random_moments_finishes_to_the_same_bytes(
+    server: Any, root: Path, record_figure: Figure
+) -> None:
+    died = kill_and_resume(server, root, 100)
+    record_figure(f"killed with SIGKILL at {died} random moments: the finished cache has the same bytes")
+
+
+def test_threads_and_processes_do_not_change_a_byte(server: Any, root: Path) -> None:
+    finish(server, root, "whole", num_workers=0)
+    whole = contents(root / "whole")
+    for threads in (1, 3):
+        finish(server, root, f"threads{threads}", num_workers=threads)
+        assert contents(root / f"threads{threads}") == whole
+    both = [start(server, root, "two", rank, 2) for rank in (0, 1)]
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert contents(root / "two") == whole
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the real command on the demo's VAE, slow enough to be interrupted; waits until it works."""
+    write_shard(tmp_path / "shards" / "a.tar", small_samples(8))
+    write_shard(tmp_path / "shards" / "b.tar", small_samples(1500, 1))
+    started: list[subprocess.Popen[str]] = []
+
+    def begin() -> subprocess.Popen[str]:
+        settings = ["--resolution", "64", "--masks", "boxes", "--upscale", "true", "--device", "cpu"]
+        arguments = ["--shards", str(tmp_path / "shards"), "--out", str(tmp_path / "cache"), *settings]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "inpaint_data.cli", "cache", *arguments], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        while process.poll() is None and not list((tmp_path / "cache").glob(".b.tar.tmp")):
+            time.sleep(0.02)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_job_cleanly_and_says_how_to_go_on(
+    number: signal.Signals, command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = command()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in err
+    assert (
+        err.strip().splitlines()[-1]
+        == f"{number.name}: what was finished is kept; the same command goes on with the rest"
+    )
+    assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"cache.json", "a.tar", "a.json", ".stamps-0"}
+    assert verify_cache(tmp_path / "cache").ok
+
+
+def test_a_second_signal_leaves_at_once(command: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    process = command()
+    process.send_signal(signal.SIGSTOP)  # so that both are there when it wakes up
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    assert verify_cache(tmp_path / "cache").totals["samples"] == 8
+
+
+def test_a_second_job_is_refused_while_the_first_lives(root: Path) -> None:
+    (root / "cache").mkdir()
+    with (
+        locked(root / "cache"),
+        pytest.raises(CacheError, match=rf"process {os.getpid()} on {socket.gethostname()} is writing to this cache"),
+    ):
+        run_here(root)
+    run_here(root)
+    assert not list((root / "cache").glob(".lock*"))
+
+
+def run_here(root: Path) -> None:
+    cache_latents(str(root / "shards"), str(root / "cache"), Autoencoder(Pooling()), **SETTINGS)
+
+
+def other_process_that_died() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize(
+    ("holder", "age", "refused"),
+    [
+        ({"host": socket.gethostname(), "pid": "dead"}, 0, False),
+        ({"host": socket.gethostname(), "pid": os.getpid(), "born": "1"}, 0, False),  # the number came again
+        ({"host": "elsewhere", "pid": 1}, 0, True),
+        ({"host": "elsewhere", "pid": 1}, STALE + 5, False),
+        ({}, 10 * STALE, False),
+    ],
+)
+def test_a_dead_holders_lock_is_taken_over_and_a_living_ones_is_not(
+    holder: dict[str, Any], age: float, refused: bool, root: Path
+) -> None:
+    (root / "cache").mkdir()
+    lock = root / "cache" / ".lock-0"
+    lock.write_text(json.dumps({k: other_process_that_died() if v == "dead" else v for k, v in holder.items()}))
+    os.utime(lock, (time.time() - age,) * 2)
+    if refused:
+        with pytest.raises(CacheError, match="on elsewhere is writing"):
+            run_here(root)
+        assert lock.exists()
+    else:
+        run_here(root)
+        assert not lock.exists()
+
+
+def test_of_many_jobs_that_start_at_once_on_a_stale_lock_one_holds_it(memory_path: Path, server: Any) -> None:
+    (memory_path / ".lock-0").write_text(json.dumps({"host": socket.gethostname(), "pid": other_process_that_died()}))
+    answers = server.Queue()
+    contenders = [server.Process(target=contend, args=(str(memory_path), answers)) for _ in range(6)]
+    for each in contenders:
+        each.start()
+    results = [answers.get(timeout=60) for _ in contenders]
+    for each in contenders:
+        each.join()
+    assert results.count("held") >= 1
+    assert "both" not in results
+
+
+def contend(folder: str, answers: Any) -> None:
+    """Holds the lock for a moment; "both" if somebody else did so meanwhile."""
+    try:
+        with locked(Path(folder)):
+            inside = Path(folder) / "inside"
+            alone = not inside.exists()
+            inside.touch()
+            time.sleep(0.3)
+            inside.unlink(missing_ok=True)
+            answers.put("held" if alone else "both")
+    except CacheError:
+        answers.put("refused")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 256 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_named_and_leaves_a_cache_that_verifies_and_goes_on(root: Path, small_disk: Path) -> None:
+    arguments = (str(root / "shards"), str(small_disk / "cache"), Autoencoder(Pooling()))
+    with pytest.raises(CacheError, match="No space left on device; mend that and run the same command again"):
+        cache_latents(*arguments, **SETTINGS)
+    assert not list((small_disk / "cache").glob("*.tmp"))
+    found = verify_cache(small_disk / "cache")
+    assert found.ok
+    assert 0 < found.totals["shards"] < SHARDS
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    summary = cache_latents(*arguments, **SETTINGS)
+    assert len(summary.plan.done) == found.totals["shards"]
+    run_here(root)
+    assert contents(small_disk / "cache") == contents(root / "cache")
+
+
+def test_a_disk_that_turns_read_only_is_named(root: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(UsageError, match="Read-only file system"):
+        cache_latents(str(root / "shards"), str(small_disk / "cache"), Autoencoder(Pooling()), **SETTINGS)
+
+
+def test_a_folder_that_vanishes_during_the_job_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def vanish(source: Path, target: Path) -> None:
+        if target.name == "0003.tar":
+            os.rename(root / "cache", root / "moved")
+        replace(source, target)
+
+    monkeypatch.setattr(writer.os, "replace", vanish)
+    with pytest.raises(CacheError, match="No such file or directory"):
+        run_here(root)
+
+
+class Layer:
+    """The calls a commit makes to the disk, in order; the one numbered `fails_at` fails as a broken disk would."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails_at: int | None = None) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.fails_at = fails_at
+        fsync, replace = os.fsync, os.replace
+        monkeypatch.setattr(
+            writer.os, "fsync", lambda fd: self.call("fsync", os.readlink(f"/proc/self/fd/{fd}"), fsync, fd)
+        )
+        monkeypatch.setattr(writer.os, "replace", lambda a, b: self.call("replace", str(b), replace, a, b))
+
+    def call(self, name: str, path: str, real: Callable[..., None], *arguments: Any) -> None:
+        self.calls.append((name, Path(path).name))
+        if len(self.calls) - 1 == self.fails_at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        real(*arguments)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names open files by Linux's /proc")
+def test_data_is_durable_before_its_name_and_the_sidecar_comes_last(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = Layer(monkeypatch)
+    run_here(root)
+    of_one = [call for call in layer.calls if call[1] in (".0005.tar.tmp", "0005.tar", ".0005.json.tmp", "0005.json")]
+    assert of_one == [
+        ("fsync", ".0005.tar.tmp"),
+        ("replace", "0005.tar"),
+        ("fsync", ".0005.json.tmp"),
+        ("replace", "0005.json"),
+    ]
+    for number, call in enumerate(layer.calls):
+        if call[0] == "replace":
+            assert layer.calls[number + 1] == ("fsync", "cache")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names open files by Linux's /proc")
+def test_wherever_the_disk_fails_the_error_is_named_and_the_next_run_gives_the_same_bytes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4, SHARDS):
+        (root / "shards" / f"{number:04d}.tar").unlink()
+    with monkeypatch.context() as patch:
+        layer = Layer(patch)
+        run_here(root)
+    whole = contents(root / "cache")
+    for failing in range(len(layer.calls)):
+        for path in (root / "cache").iterdir():
+            path.unlink()
+        with monkeypatch.context() as patch:
+            Layer(patch, failing)
+            with pytest.raises(CacheError, match="Input/output error"):
+                run_here(root)
+        run_here(root)
+        assert contents(root / "cache") == whole
+
+
+def test_new_changed_and_removed_inputs_are_added_redone_and_reported(root: Path) -> None:
+    run_here(root)
+    write_shard(root / "shards" / "9999.tar", small_samples(2, 99))
+    changed = bytearray((root / "shards" / "0003.tar").read_bytes())
+    text = changed.index(b"number 4")
+    changed[text : text + 8] = b"number X"  # the size stays
+    (root / "shards" / "0003.tar").write_bytes(changed)
+    (root / "shards" / "0007.tar").unlink()
+    plan = cache_latents(
+        str(root / "shards"), str(root / "cache"), Autoencoder(Pooling()), dry_run=True, **SETTINGS
+    ).plan
+    assert [Path(shard).name for shard in plan.new] == ["9999.tar"]
+    assert [Path(shard).name for shard in plan.stale] == ["0003.tar"]
+    assert plan.removed == ["0007.tar"]
+    assert len(plan.done) == SHARDS - 2
+    summary = cache_latents(str(root / "shards"), str(root / "cache"), Autoencoder(Pooling()), **SETTINGS)
+    assert (summary.shards, summary.cached) == (2, 11)
+    assert "0007.tar is not among the shards given; it stays" in summary.table()
+    assert verify_cache(root / "cache").totals["shards"] == SHARDS + 1
+
+
+def test_a_dry_run_writes_nothing_and_expects_about_what_comes(root: Path) -> None:
+    arguments = (str(root / "shards"), str(root / "cache"), Autoencoder(Pooling()))
+    plan = cache_latents(*arguments, dry_run=True, **SETTINGS).plan
+    assert not (root / "cache").exists()
+    assert (len(plan.new), len(plan.done)) == (SHARDS, 0)
+    written = cache_latents(*arguments, **SETTINGS).bytes
+    assert plan.bytes_expected == pytest.approx(written, rel=0.5)
+    assert plan.seconds_expected is not None
+    assert cache_latents(*arguments, dry_run=True, **SETTINGS).plan.bytes_expected == 0
+
+
+MEMORY = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+from conftest import Pooling
+from inpaint_data import Autoencoder, cache_latents
+cache_latents({shards!r}, {out!r}, Autoencoder(Pooling()), resolution=16, masks="boxes", device="cpu")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_stays_flat_from_200_samples_to_5000(memory_path: Path, record_figure: Figure) -> None:
+    peaks = {}
+    for count in (200, 5000):
+        write_shard(memory_path / str(count) / "a.tar", small_samples(count))
+        code = MEMORY.format(
+            tests=str(Path(__file__).parent), shards=str(memory_path / str(count)), out=str(memory_path / f"c{count}")
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        peaks[count] = int(done.stdout) / 1024
+    record_figure(f"peak memory: {peaks[200]:.0f} MiB for 200 samples, {peaks[5000]:.0f} MiB for 5000")
+    assert peaks[5000] < 1.1 * peaks[200]
