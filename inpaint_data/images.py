@@ -177,7 +177,12 @@ def _jpeg_rgb(data: bytes, image: Image.Image) -> Uint8Array:
     if (width, height) != image.size:
         raise SampleError(f"image is damaged: it says both {height}x{width} and {image.size[1]}x{image.size[0]}")
     if colours not in ("CMYK", "YCCK"):
-        rgb: Uint8Array = simplejpeg.decode_jpeg(data, "RGB")
+        try:
+            rgb: Uint8Array = simplejpeg.decode_jpeg(data, "RGB")
+        except ValueError:
+            # Some cameras pad the scan with zeros, which libjpeg warns of as it does of damage.
+            end = data.rfind(b"\xff\xd9")
+            rgb = simplejpeg.decode_jpeg(data[:end].rstrip(b"\0") + data[end:], "RGB")
         return rgb
     ink = 255 - simplejpeg.decode_jpeg(data, "CMYK")  # Adobe, and with it everyone, stores ink inverted
     return np.asarray(Image.frombytes("CMYK", image.size, ink.tobytes()).convert("RGB"))

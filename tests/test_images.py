@@ -309,3 +309,10 @@ def test_threads_decode_strictly_together_and_leave_pillows_switch_as_it_was(mon
         thread.join()
     assert len(refused) == 200
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_a_jpeg_padded_with_zeros_before_its_end_is_whole(photo_bytes: dict[str, bytes]) -> None:
+    cat = photo_bytes["cat"]
+    assert np.array_equal(decode_image(cat[:-2] + bytes(7) + cat[-2:]), decode_image(cat))
+    with pytest.raises(SampleError):
+        decode_image(cat[:-2] + b"\x01\x02\x03" + cat[-2:])
