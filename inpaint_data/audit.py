@@ -29,7 +29,7 @@ from inpaint_data.latent_cache.format import (
     sidecar_path,
     tar_path,
 )
-from inpaint_data.latent_cache.verify import Problem, Verification, verify_files, whole_sidecar
+from inpaint_data.latent_cache.verify import Problem, Verification, verify_files
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards import Fault, expand_shards, read_shard, shard_stem
 from inpaint_data.vae import Autoencoder
@@ -82,7 +82,7 @@ def _account(root: Path, inputs: Sequence[str], unchanged: list[tuple[str, Sidec
             yield Problem(shard, None, f"is not in the cache, which has no {path.name}")
             continue
         try:
-            sidecar = whole_sidecar(path)
+            sidecar = Sidecar.read(path)
             given, reading = list[Fault | str](), read_shard(shard)
             while True:
                 try:

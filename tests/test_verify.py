@@ -149,7 +149,7 @@ def forge(cache: Path, stem: str, change: Callable[[dict[str, Members]], None]) 
 
 def redo_totals(cache: Path) -> None:
     settings = read_cache_file(cache)["settings"]
-    write_cache_file(cache, settings, totals([Sidecar.read(path) for path in committed(cache)]))
+    write_cache_file(cache, settings, totals([unchecked(path) for path in committed(cache)]))
 
 
 def array(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[bytes], bytes]:
@@ -236,6 +236,12 @@ def test_an_odd_number_of_moments_is_named_even_in_the_first_sample(cache: Path)
 def test_a_member_that_a_sample_must_have_is_missed(cache: Path) -> None:
     forge(cache, "a", lambda samples: samples["a1"].pop("mask.pbm") and None)
     assert "mask.pbm of sample 'a1'" in str(verify_cache(cache).problems[0])
+
+
+def unchecked(path: Path) -> Sidecar:
+    """A sidecar as it stands there, however forged."""
+    fields = json.loads(path.read_bytes())
+    return Sidecar(**{name: value for name, value in fields.items() if name not in ("samples", "sha256")})
 
 
 def rewritten(cache: Path, **changes: object) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,11 +117,52 @@ class Sidecar:
             sidecar = cls(**fields)
             if sidecar.to_bytes() != data:
                 raise ValueError("it was changed after it was written")
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if wrong := list(_disagreements(path, sidecar)):
+                raise ValueError("; ".join(wrong))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CacheError(
                 f"{path}: not a sidecar of cache format {FORMAT} ({error}); delete it to redo the shard"
             ) from None
         return sidecar
+
+
+def _disagreements(path: Path, sidecar: Sidecar) -> Iterator[str]:
+    """What a sidecar from a stranger may get wrong though its hash is right: it must name its own tar, inside it."""
+    if sidecar.shard != f"{path.stem}.tar":
+        yield f"it is the sidecar of {sidecar.shard!r}"
+    for what, file in (("input", sidecar.input), ("output", sidecar.output)):
+        if not (isinstance(file, dict) and _is_count(file.get("size")) and isinstance(file.get("sha256"), str)):
+            yield f"its {what} has no size and sha256"
+    if not _is_count(sidecar.variants) or not sidecar.variants:
+        yield f"it says {sidecar.variants!r} variants"
+    for entry in sidecar.quarantined:
+        extent = (entry.offset, entry.end)
+        if not (isinstance(entry.reason, str) and entry.reason):
+            yield f"quarantined sample {entry.key!r} has no reason"
+        if not (isinstance(entry.key, str | None) and (extent == (None, None) or all(map(_is_count, extent)))):
+            yield f"its quarantined entry {entry.key!r} at {extent} is neither a sample nor an extent"
+    keys, index, end = sidecar.keys, sidecar.index, sidecar.output.get("size", 0)
+    if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys) and isinstance(index, dict)):
+        yield "it has no keys and index"
+        return
+    if len(set(keys)) < len(keys):
+        yield f"its key {next(key for key in keys if keys.count(key) > 1)!r} comes twice"
+    for name in sorted(index.keys() | (RESERVED if keys else set())):
+        columns = index.get(name)
+        if not (isinstance(columns, dict) and columns.keys() == {"offset", "size"}):
+            yield f"its index has no offsets and sizes of {name}"
+        elif not all(isinstance(column, list) and len(column) == len(keys) for column in columns.values()):
+            yield f"its index of {name} does not have an entry for each of {len(keys)} samples"
+        else:
+            for key, *place in zip(keys, columns["offset"], columns["size"], strict=True):
+                absent = place == [-1, -1] and name not in RESERVED
+                inside = all(map(_is_count, place)) and sum(place) <= end
+                if not absent and not inside:
+                    yield f"its index says {place} for {name} of sample {key!r}"
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def tar_path(root: Path, stem: str) -> Path:

@@ -79,7 +79,7 @@ def verify_files(root: str | Path) -> Verification:
     for path in committed(root):
         stems.add(path.stem)
         try:
-            sidecar = whole_sidecar(path)
+            sidecar = Sidecar.read(path)
         except CacheError as error:
             problems.append(Problem(path.name, None, str(error).removeprefix(f"{path}: ")))
             continue
@@ -126,59 +126,6 @@ def _sample_check(content: dict[str, Any] | None, problems: list[Problem]) -> Sa
     except CacheError as error:
         problems.append(Problem(CACHE_FILE, None, str(error)))
         return None
-
-
-def whole_sidecar(path: Path) -> Sidecar:
-    """A sidecar whose fields agree with each other and with its name.
-
-    Raises:
-        CacheError: it cannot be read, or the fields do not agree.
-    """
-    try:
-        sidecar = Sidecar.read(path)
-    except RecursionError:
-        raise CacheError(f"{path}: not a sidecar, its JSON is too deep") from None
-    wrong = list(_disagreements(path, sidecar))
-    if wrong:
-        raise CacheError(f"{path}: {'; '.join(wrong)}")
-    return sidecar
-
-
-def _disagreements(path: Path, sidecar: Sidecar) -> Iterator[str]:
-    if sidecar.shard != f"{path.stem}.tar":
-        yield f"it is the sidecar of {sidecar.shard!r}"
-    for what, file in (("input", sidecar.input), ("output", sidecar.output)):
-        if not (isinstance(file, dict) and _is_count(file.get("size")) and isinstance(file.get("sha256"), str)):
-            yield f"its {what} has no size and sha256"
-    if not _is_count(sidecar.variants) or not sidecar.variants:
-        yield f"it says {sidecar.variants!r} variants"
-    for entry in sidecar.quarantined:
-        extent = (entry.offset, entry.end)
-        if not (isinstance(entry.reason, str) and entry.reason):
-            yield f"quarantined sample {entry.key!r} has no reason"
-        if not (isinstance(entry.key, str | None) and (extent == (None, None) or all(map(_is_count, extent)))):
-            yield f"its quarantined entry {entry.key!r} at {extent} is neither a sample nor an extent"
-    keys, index = sidecar.keys, sidecar.index
-    if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys) and isinstance(index, dict)):
-        yield "it has no keys and index"
-        return
-    if len(set(keys)) < len(keys):
-        yield f"its key {next(key for key in keys if keys.count(key) > 1)!r} comes twice"
-    for name in sorted(index.keys() | (RESERVED if keys else set())):
-        columns = index.get(name)
-        if not (isinstance(columns, dict) and columns.keys() == {"offset", "size"}):
-            yield f"its index has no offsets and sizes of {name}"
-        elif not all(isinstance(column, list) and len(column) == len(keys) for column in columns.values()):
-            yield f"its index of {name} does not have an entry for each of {len(keys)} samples"
-        else:
-            for key, *place in zip(keys, columns["offset"], columns["size"], strict=True):
-                absent = place == [-1, -1] and name not in RESERVED
-                if not absent and not all(map(_is_count, place)):
-                    yield f"its index says {place} for {name} of sample {key!r}"
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
 
 
 def _shard_problems(path: Path, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
