@@ -1,7 +1,7 @@
 """Latents and masks for training inpainting diffusion models: exact, cached, on the GPU."""
 
 from inpaint_data.audit import verify_cache
-from inpaint_data.caching import Summary, cache_latents
+from inpaint_data.caching import cache_latents
 from inpaint_data.datamodule import InpaintDataModule
 from inpaint_data.errors import (
     CacheError,
@@ -18,6 +18,7 @@ from inpaint_data.latent_cache.verify import Problem, Verification
 from inpaint_data.masks import MaskMixture
 from inpaint_data.morphology import offset_mask
 from inpaint_data.pack import pack
+from inpaint_data.progress import Summary
 from inpaint_data.report import contact_sheet
 from inpaint_data.samples import SampleSettings
 from inpaint_data.transform import Batch, InpaintTransform, encode_for_inpaint

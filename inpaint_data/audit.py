@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from lightning.fabric import Fabric
 
-from inpaint_data.caching import _encode, _fabric, _settings
+from inpaint_data.caching import cache_settings, fabric_for
 from inpaint_data.datamodule import InpaintDataModule
 from inpaint_data.errors import CacheError, SampleError, ShardError, UsageError
 from inpaint_data.image_batches import ShardEnd
@@ -31,6 +31,7 @@ from inpaint_data.latent_cache.format import (
 )
 from inpaint_data.latent_cache.verify import Problem, Verification, verify_files
 from inpaint_data.seeding import generator_for
+from inpaint_data.shard_job import encode
 from inpaint_data.shards import Fault, expand_shards, read_shard, shard_stem
 from inpaint_data.vae import Autoencoder
 
@@ -152,7 +153,7 @@ def _encode_again(
     except KeyError as error:
         return [Problem(CACHE_FILE, None, f"its settings lack {error}")], "encoded again: nothing"
     module.setup("predict")
-    here = _settings(module, settings["storage"], fabric.device)
+    here = cache_settings(module, settings["storage"], fabric.device)
     refused = [line for name in ("vae", "samples") for line in differences(settings[name], here[name], name)]
     if refused:
         raise UsageError(f"deep: {root} was not made with this autoencoder or version, see vae: {'; '.join(refused)}")
@@ -172,9 +173,9 @@ def _encode_again(
 def _device(kind: str) -> Fabric:
     """The one that the cache was made on where this machine has it, else the best that it has."""
     try:
-        return _fabric(kind)
+        return fabric_for(kind)
     except UsageError:
-        return _fabric("auto")
+        return fabric_for("auto")
 
 
 def _module(settings: dict[str, Any], shards: list[str], vae: str | Autoencoder) -> InpaintDataModule:
@@ -195,7 +196,7 @@ def _compare(
     if isinstance(first, ShardEnd):
         yield Problem(sidecar.shard, None, "none of its pictures can be read any more")
         return
-    batch, _ = _encode(module, fabric, first)
+    batch, _ = encode(module, fabric, first)
     rows = {key: row for row, key in enumerate(sidecar.keys)}
     with tar_path(root, shard_stem(shard)).open("rb") as file:
         for row, key in enumerate(batch["__key__"]):

@@ -3,13 +3,11 @@
 import os
 import platform
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import diffusers
@@ -20,12 +18,11 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from inpaint_data.datamodule import InpaintDataModule
-from inpaint_data.errors import CacheError, EncodeError, SampleError, UsageError
+from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.image_batches import ShardEnd
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     FORMAT,
-    Quarantined,
     Sidecar,
     committed,
     fingerprint,
@@ -33,62 +30,16 @@ from inpaint_data.latent_cache.format import (
     totals,
 )
 from inpaint_data.latent_cache.lock import locked
-from inpaint_data.latent_cache.writer import ShardWriter, check_folder, check_settings, clean, write_cache_file
+from inpaint_data.latent_cache.writer import check_folder, check_settings, clean, write_cache_file
 from inpaint_data.plan import Plan, Stamps, plan_shards
-from inpaint_data.progress import Progress
-from inpaint_data.samples import ImageBatch, select
-from inpaint_data.shards import Fault, shard_size, shard_stem
+from inpaint_data.progress import Summary
+from inpaint_data.shard_job import Committer, OnBad, Storage, cache_shards, encode
+from inpaint_data.shards import shard_size, shard_stem
 from inpaint_data.tar import stored_size
-from inpaint_data.transform import Batch, Fill
+from inpaint_data.transform import Fill
 from inpaint_data.vae import Autoencoder
 
-Storage = Literal["float16", "float32"]
-OnBad = Literal["quarantine", "raise"]
-WRITES_AHEAD = 4  # batches that may wait for the disk
 PROBE_BATCHES = 3  # of a dry run; the first one warms up
-
-
-@dataclass
-class Summary:
-    """What a run did. Seconds of stages overlap, so they add up to more than `seconds`."""
-
-    plan: Plan = field(default_factory=Plan)
-    dry_run: bool = False
-    shards: int = 0
-    retried: int = 0
-    samples_in: int = 0
-    cached: int = 0
-    quarantined: list[tuple[str, Quarantined]] = field(default_factory=list)
-    decode_seconds: float = 0.0
-    encode_seconds: float = 0.0
-    write_seconds: float = 0.0
-    seconds: float = 0.0
-    bytes: int = 0
-    in_cache: dict[str, int] = field(default_factory=dict)
-
-    def table(self) -> str:
-        """For a person to read; of a dry run, the plan."""
-        if self.dry_run:
-            return self.plan.table()
-        rows = [
-            ("shards", f"{self.shards} cached, {len(self.plan.done)} were already there"),
-            ("samples in", f"{self.samples_in}"),
-            ("cached", f"{self.cached}"),
-            ("quarantined", f"{len(self.quarantined)}"),
-            ("retried", f"{self.retried} in float32"),
-            ("decoding", f"{self.decode_seconds:.1f} s, all threads together"),
-            ("encoding", f"{self.encode_seconds:.1f} s"),
-            ("writing", f"{self.write_seconds:.1f} s"),
-            ("altogether", f"{self.seconds:.1f} s, {self.cached / max(self.seconds, 1e-9):.1f} images/s"),
-            ("written", f"{self.bytes / 1e6:.1f} MB"),
-            ("the cache", ", ".join(f"{count} {name}" for name, count in self.in_cache.items())),
-        ]
-        lines = [f"  {name:<12} {value}" for name, value in rows]
-        lines += [f"  quarantined  {shard}, {bad.key!r}: {bad.reason}" for shard, bad in self.quarantined[:10]]
-        if len(self.quarantined) > 10:
-            lines.append(f"  ... and {len(self.quarantined) - 10} more, in the sidecars")
-        lines += [f"  no input     {name} is not among the shards given; it stays" for name in self.plan.removed]
-        return "\n".join(lines)
 
 
 def cache_latents(
@@ -160,9 +111,9 @@ def cache_latents(
         masks=masks, mask_offset=mask_offset, fill=fill, posterior="moments", variants=variants, seed=seed,
         carry_image=carry_image, dtype=dtype, num_workers=num_workers,
     )  # fmt: skip
-    fabric = _fabric(device)
+    fabric = fabric_for(device)
     module.setup("predict")
-    settings, root = _settings(module, storage, fabric.device), Path(out)
+    settings, root = cache_settings(module, storage, fabric.device), Path(out)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     inputs = module.shards["predict"] or []
     if dry_run:
@@ -199,8 +150,8 @@ def _run(
         summary = Summary(plan)
         if plan.todo or not (root / CACHE_FILE).exists():
             write_cache_file(root, settings, None)
-        committer = _Committer(root, fingerprint(settings), module.variants, storage, on_bad, summary)
-        _cache_shards(module, fabric, plan.todo, committer, summary)
+        committer = Committer(root, fingerprint(settings), module.variants, storage, on_bad, summary)
+        cache_shards(module, fabric, plan.todo, committer, summary)
         stamps.save()
         sidecars = [Sidecar.read(path) for path in committed(root)]
         summary.in_cache = totals(sidecars)
@@ -232,7 +183,7 @@ def _look(
         for event in events if plan.todo else ():
             if isinstance(event, ShardEnd):
                 continue
-            batch, _ = _encode(module, fabric, event)
+            batch, _ = encode(module, fabric, event)
             rows = range(len(batch["__key__"]))
             size = sum(stored_size(members_of(batch, row, storage).values()) for row in rows)
             now = time.perf_counter()
@@ -247,7 +198,7 @@ def _look(
     return plan
 
 
-def _fabric(device: str) -> Fabric:
+def fabric_for(device: str) -> Fabric:
     kind, _, index = device.removesuffix(":0" if device.startswith("cpu") else "").partition(":")
     try:
         local = os.environ.get("LOCAL_RANK")
@@ -258,7 +209,7 @@ def _fabric(device: str) -> Fabric:
         raise UsageError(f"device: {device!r} cannot be used ({str(error).splitlines()[0]}); try auto or cpu") from None
 
 
-def _settings(module: InpaintDataModule, storage: Storage, device: torch.device) -> dict[str, Any]:
+def cache_settings(module: InpaintDataModule, storage: Storage, device: torch.device) -> dict[str, Any]:
     """Everything that decides the values in a cache: what its fingerprint covers."""
     transform = module.transform
     assert transform is not None
@@ -302,117 +253,3 @@ def _check_budget(summary: Summary, max_bad_fraction: float, root: Path) -> None
     )
     error.summary = summary  # type: ignore[attr-defined]
     raise error
-
-
-class _Committer:
-    """Writes encoded batches to the shard in hand; runs in the writing thread alone."""
-
-    def __init__(
-        self, root: Path, cache_fingerprint: str, variants: int, storage: str, on_bad: OnBad, summary: Summary
-    ) -> None:
-        self._root, self._fingerprint, self._variants, self._storage = root, cache_fingerprint, variants, storage
-        self._on_bad, self._summary = on_bad, summary
-        self._shard: ShardWriter | None = None
-        self._faults: list[Fault] = []
-
-    def _open(self, shard: str) -> ShardWriter:
-        if self._shard is None:
-            self._shard = ShardWriter(self._root, shard_stem(shard))
-        return self._shard
-
-    def add(self, shard: str, batch: Batch, faults: list[Fault]) -> None:
-        started = time.perf_counter()
-        writer = self._open(shard)
-        for row, key in enumerate(batch["__key__"]):
-            try:
-                writer.add(key, members_of(batch, row, self._storage))
-            except SampleError as error:
-                faults.append(Fault(shard, key, str(error), None, None))
-        self._take(faults)
-        self._summary.write_seconds += time.perf_counter() - started
-
-    def commit(self, end: ShardEnd) -> Sidecar:
-        started = time.perf_counter()
-        self._take(end.faults)
-        quarantined = [Quarantined(fault.key, fault.reason, fault.offset, fault.end) for fault in self._faults]
-        assert end.identity is not None
-        source = {"name": f"{shard_stem(end.shard)}.tar", **asdict(end.identity)}
-        sidecar = self._open(end.shard).commit(self._fingerprint, source, self._variants, quarantined)
-        self._shard, self._faults = None, []
-        summary = self._summary
-        summary.shards += 1
-        summary.samples_in += end.samples_in
-        summary.cached += len(sidecar.keys)
-        summary.quarantined += [(end.shard, entry) for entry in quarantined]
-        summary.bytes += int(sidecar.output["size"])
-        summary.decode_seconds += end.decode_seconds
-        summary.write_seconds += time.perf_counter() - started
-        return sidecar
-
-    def _take(self, faults: list[Fault]) -> None:
-        if faults and self._on_bad == "raise":
-            first = faults[0]
-            raise CacheError(f"{first.shard}, sample {first.key!r}: {first.reason} (on_bad is raise)")
-        self._faults += faults
-
-    def drop(self) -> None:
-        """Leave no trace of the shard in hand."""
-        if self._shard is not None:
-            self._shard.drop()
-
-
-def _cache_shards(
-    module: InpaintDataModule, fabric: Fabric, shards: list[str], committer: _Committer, summary: Summary
-) -> None:
-    """Threads decode ahead, this one encodes, another one writes."""
-    batches = module.image_batches(shards)
-    progress, total_bytes = Progress(len(shards)), sum(map(shard_size, shards))
-    pending: deque[Future[Sidecar | None]] = deque()
-
-    def finish_one() -> None:
-        sidecar = pending.popleft().result()
-        if sidecar is not None:
-            expected = batches.expected_samples(total_bytes)
-            progress.shard(sidecar.shard, len(sidecar.keys), len(sidecar.quarantined), expected)
-
-    with ThreadPoolExecutor(1, "inpaint_data-write") as pool, closing(batches.events()) as events:
-        try:
-            for event in events:
-                if isinstance(event, ShardEnd):
-                    pending.append(pool.submit(committer.commit, event))
-                else:
-                    started = time.perf_counter()
-                    batch, faults = _encode(module, fabric, event)
-                    summary.encode_seconds += time.perf_counter() - started
-                    pending.append(pool.submit(committer.add, event["__shard__"][0], batch, faults))
-                    progress.images(len(event["__key__"]), batches.expected_samples(total_bytes))
-                while len(pending) > WRITES_AHEAD:
-                    finish_one()
-            while pending:
-                finish_one()
-            summary.retried = module.transform.vae.retries if module.transform else 0
-        except BaseException:
-            for task in pending:
-                task.cancel()
-            pool.submit(committer.drop).result()
-            raise
-        finally:
-            progress.close()
-
-
-def _encode(module: InpaintDataModule, fabric: Fabric, batch: ImageBatch) -> tuple[Batch, list[Fault]]:
-    """Encode on the device and bring the result to the host; samples that stay NaN are left out and named."""
-    faults: list[Fault] = []
-    rows: Any = fabric.to_device(batch)
-    while True:
-        try:
-            encoded = module.on_after_batch_transfer(rows, 0)
-            break
-        except EncodeError as error:
-            bad = set(error.indexes)
-            keys = rows["__key__"]
-            reason = "the VAE gives NaN or infinity for it, in float32 too; look at the picture"
-            faults += [Fault(rows["__shard__"][index], keys[index], reason, None, None) for index in sorted(bad)]
-            rows = select(rows, [index for index in range(len(keys)) if index not in bad])
-    host: Any = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in encoded.items()}
-    return host, faults

@@ -14,12 +14,13 @@ from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-d
 from PIL.Image import DecompressionBombWarning
 
 from inpaint_data.audit import verify_cache
-from inpaint_data.caching import Summary, cache_latents
+from inpaint_data.caching import cache_latents
 from inpaint_data.demo import run_demo
 from inpaint_data.errors import InpaintDataError, UsageError
 from inpaint_data.interrupts import Interrupted, interruptible
 from inpaint_data.latent_cache.repair import repair_cache
 from inpaint_data.pack import pack
+from inpaint_data.progress import Summary
 from inpaint_data.report import contact_sheet
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.images import image_size
+from inpaint_data.latent_cache.writer import sync_folder
 from inpaint_data.shards import IMAGE_EXTENSIONS, name_problem
 
 FOREIGN_IMAGES = ("avif", "bmp", "gif", "heic", "heif", "jp2", "jxl", "tif", "tiff")
@@ -42,7 +43,7 @@ def pack(folder: str, out: str, shard_size: int = 1000) -> list[str]:
             _write(temporary, {key: photos[key] for key in keys[number * shard_size : (number + 1) * shard_size]})
         for temporary, shard in zip(temporaries, shards, strict=True):
             os.replace(temporary, shard)
-        _sync_folder(Path(out))
+        sync_folder(Path(out))
     except OSError as error:
         raise UsageError(f"pack: {error.filename or out}: {error.strerror or error}; mend it and pack again") from error
     finally:
@@ -139,11 +140,3 @@ def _check_images(photos: Photos) -> None:
     if problems:
         more = f" … and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise SampleError(f"pack: mend these or move them out: {'; '.join(problems[:10])}{more}")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,10 +1,14 @@
-"""What a person sees while the job runs: a bar on a terminal, plain lines in a log."""
+"""What a person sees of a job: a bar or plain lines while it runs, a table at its end."""
 
 import sys
 import time
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from tqdm import tqdm
+
+from inpaint_data.latent_cache.format import Quarantined
+from inpaint_data.plan import Plan
 
 
 class Progress:
@@ -46,3 +50,46 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+@dataclass
+class Summary:
+    """What a run did. Seconds of stages overlap, so they add up to more than `seconds`."""
+
+    plan: Plan = field(default_factory=Plan)
+    dry_run: bool = False
+    shards: int = 0
+    retried: int = 0
+    samples_in: int = 0
+    cached: int = 0
+    quarantined: list[tuple[str, Quarantined]] = field(default_factory=list)
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    write_seconds: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+    in_cache: dict[str, int] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """For a person to read; of a dry run, the plan."""
+        if self.dry_run:
+            return self.plan.table()
+        rows = [
+            ("shards", f"{self.shards} cached, {len(self.plan.done)} were already there"),
+            ("samples in", f"{self.samples_in}"),
+            ("cached", f"{self.cached}"),
+            ("quarantined", f"{len(self.quarantined)}"),
+            ("retried", f"{self.retried} in float32"),
+            ("decoding", f"{self.decode_seconds:.1f} s, all threads together"),
+            ("encoding", f"{self.encode_seconds:.1f} s"),
+            ("writing", f"{self.write_seconds:.1f} s"),
+            ("altogether", f"{self.seconds:.1f} s, {self.cached / max(self.seconds, 1e-9):.1f} images/s"),
+            ("written", f"{self.bytes / 1e6:.1f} MB"),
+            ("the cache", ", ".join(f"{count} {name}" for name, count in self.in_cache.items())),
+        ]
+        lines = [f"  {name:<12} {value}" for name, value in rows]
+        lines += [f"  quarantined  {shard}, {bad.key!r}: {bad.reason}" for shard, bad in self.quarantined[:10]]
+        if len(self.quarantined) > 10:
+            lines.append(f"  ... and {len(self.quarantined) - 10} more, in the sidecars")
+        lines += [f"  no input     {name} is not among the shards given; it stays" for name in self.plan.removed]
+        return "\n".join(lines)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from inpaint_data import Autoencoder
+from inpaint_data.cli import main
 
 PHOTOS = Path(__file__).parents[1] / "inpaint_data" / "demo" / "photos"
 Figure = Callable[[str], None]
@@ -102,3 +103,15 @@ def shards(tmp_path: Path, photo_bytes: dict[str, bytes]) -> str:
         samples = {key: {"jpg": photo_bytes[key], "txt": f"a photo of {key}".encode()} for key in part}
         write_shard(tmp_path / "shards" / f"{number:06d}.tar", samples)
     return str(tmp_path / "shards")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command."""
+    try:
+        main(arguments)
+        code = 0
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    return code, out, err

@@ -8,25 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS, write_shard
+from conftest import PHOTOS, run, write_shard
 from PIL import Image
 
 from inpaint_data import LatentCache, verify_cache
-from inpaint_data.cli import main
 
 ROOT = Path(__file__).parents[1]
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command."""
-    try:
-        main(arguments)
-        code = 0
-    except SystemExit as exit_:
-        code = int(exit_.code or 0)
-    out, err = capsys.readouterr()
-    assert "Traceback" not in out + err
-    return code, out, err
 
 
 def test_every_setting_by_flag(shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

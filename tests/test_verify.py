@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PHOTOS, write_shard
+from conftest import PHOTOS, run, write_shard
 
 from inpaint_data import Autoencoder, CacheError, Problem, UsageError, cache_latents, repair_cache, verify_cache
-from inpaint_data.cli import main
 from inpaint_data.latent_cache.format import Sidecar, committed, json_bytes, npy_bytes, read_cache_file, totals
 from inpaint_data.latent_cache.lock import LOCK
 from inpaint_data.latent_cache.writer import ShardWriter, write_cache_file
@@ -472,18 +471,6 @@ def test_repair_refuses_without_cache_json_and_while_a_job_writes(cache: Path, t
 
 
 # the command
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command."""
-    try:
-        main(arguments)
-        code = 0
-    except SystemExit as exit_:
-        code = int(exit_.code or 0)
-    out, err = capsys.readouterr()
-    assert "Traceback" not in out + err
-    return code, out, err
 
 
 def test_the_command_prints_a_line_a_problem_and_exits_1(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

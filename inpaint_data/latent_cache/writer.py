@@ -140,9 +140,9 @@ class ShardWriter:
         # From here to the sidecar's rename the shard is uncommitted: an older sidecar must not vouch for a newer tar.
         if sidecar_path(self._root, self._stem).exists():
             sidecar_path(self._root, self._stem).unlink()
-            _sync_folder(self._root)
+            sync_folder(self._root)
         os.replace(self._temporary, tar_path(self._root, self._stem))
-        _sync_folder(self._root)
+        sync_folder(self._root)
         commit_bytes(sidecar_path(self._root, self._stem), sidecar.to_bytes())
         return sidecar
 
@@ -187,10 +187,10 @@ def commit_bytes(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """A rename is durable only when its folder is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
