@@ -76,7 +76,7 @@ def _account(root: Path, inputs: Sequence[str], unchanged: list[tuple[str, Sidec
     stems = set(map(shard_stem, inputs))
     for path in committed(root):
         if path.stem not in stems:
-            yield Problem(path.name, None, "has no input any more")
+            yield Problem(path.name, None, "has no input any more; give its input too, or delete it and its tar")
     for shard in inputs:
         path = sidecar_path(root, shard_stem(shard))
         if not path.exists():

@@ -21,12 +21,12 @@ from inpaint_data.datamodule import InpaintDataModule
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.image_batches import ShardEnd
 from inpaint_data.latent_cache.format import (
-    CACHE_FILE,
     FORMAT,
     Sidecar,
     committed,
     fingerprint,
     members_of,
+    read_cache_file,
     totals,
 )
 from inpaint_data.latent_cache.lock import locked
@@ -148,11 +148,12 @@ def _run(
         plan = plan_shards(mine, root, stamps)
         plan.removed = [name for name in plan.removed if name.removesuffix(".tar") not in all_stems and rank == 0]
         summary = Summary(plan)
-        if plan.todo or not (root / CACHE_FILE).exists():
+        if rank == 0 and (plan.todo or not _has_cache_file(root)):
             write_cache_file(root, settings, None)
         committer = Committer(root, fingerprint(settings), module.variants, storage, on_bad, summary)
         cache_shards(module, fabric, plan.todo, committer, summary)
         stamps.save()
+        _check_all_there(root, mine, settings)
         sidecars = [Sidecar.read(path) for path in committed(root)]
         summary.in_cache = totals(sidecars)
         if all_stems <= {sidecar.shard.removesuffix(".tar") for sidecar in sidecars}:
@@ -163,6 +164,26 @@ def _run(
             "finished shards are kept"
         ) from None
     return summary
+
+
+def _has_cache_file(root: Path) -> bool:
+    try:
+        read_cache_file(root)
+    except CacheError:
+        return False
+    return True
+
+
+def _check_all_there(root: Path, shards: list[str], settings: dict[str, Any]) -> None:
+    """See that nobody took away what this run committed, and leave a cache that the next run can go on with."""
+    files = [root / f"{shard_stem(shard)}{suffix}" for shard in shards for suffix in (".tar", ".json")]
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        if not _has_cache_file(root):
+            write_cache_file(root, settings, None)
+        raise CacheError(
+            f"{missing[0]}: vanished while the job ran ({len(missing)} files did); run the same command again"
+        )
 
 
 def _look(
@@ -243,13 +264,22 @@ def _check_budget(summary: Summary, max_bad_fraction: float, root: Path) -> None
     """Of the whole cache: a second run, which finds all done, must not turn a failed cache into a good one."""
     sidecars = [Sidecar.read(path) for path in committed(root)]
     bad = [(sidecar.shard, entry) for sidecar in sidecars for entry in sidecar.quarantined]
-    given = len(bad) + sum(len(sidecar.keys) for sidecar in sidecars)
-    if not bad or len(bad) / given <= max_bad_fraction:
+    whole = [len(sidecar.keys) + len(sidecar.quarantined) for sidecar in sidecars if not sidecar.lost_its_end]
+    usual = sum(whole) / max(1, len(whole))  # samples in a shard: how many a damaged one had, nobody knows
+    lost = sum(
+        max(len(sidecar.quarantined), round(usual) - len(sidecar.keys))
+        if sidecar.lost_its_end
+        else len(sidecar.quarantined)
+        for sidecar in sidecars
+    )
+    given = lost + sum(len(sidecar.keys) for sidecar in sidecars)
+    if not bad or lost / given <= max_bad_fraction:
         return
     shard, first = bad[0]
+    about = "about " if lost != len(bad) else ""
     error = CacheError(
-        f"{root}: {len(bad)} of {given} samples are quarantined, more than max_bad_fraction {max_bad_fraction}; mend "
-        f"them or allow more; the sidecars list them all, the first: {shard}, sample {first.key!r}: {first.reason}"
+        f"{root}: {about}{lost} of {given} samples are quarantined, more than max_bad_fraction {max_bad_fraction}; "
+        f"mend them or allow more; the sidecars list them all, the first: {shard}, sample {first.key!r}: {first.reason}"
     )
     error.summary = summary  # type: ignore[attr-defined]
     raise error

@@ -10,7 +10,7 @@ member are not found here, nor members cut out whole, nor a tail of zeros that i
 import glob
 import os
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +114,7 @@ def read_shard(url: str) -> Generator[Sample | Fault, None, ShardIdentity]:
                 key, extension = match[1], match[2].lower()
                 if group is None or group.key != key:
                     if group is not None:
-                        yield group.close(url, member.start)
+                        yield from group.close(url, member.start)
                     group = _Group(key, member.start)
                     if key in keys:
                         group.reason = f"key {key!r} comes again later in the shard; put its members side by side"
@@ -122,7 +122,7 @@ def read_shard(url: str) -> Generator[Sample | Fault, None, ShardIdentity]:
                 group.take(member, extension, source)
             source.expect_only_zeros()
             if group is not None:
-                yield group.close(url, source.start)
+                yield from group.close(url, source.start)
         except Damage as damage:
             start, reading = (group.start, group.key) if group else (source.start, None)
             behind = [match[1] for name in source.names_to_end() if (match := _KEY_AND_EXTENSION.fullmatch(name))]
@@ -145,14 +145,7 @@ def image_member(sample: Sample) -> str:
     names = ", ".join(sorted(sample.members))
     if found:
         raise SampleError(f"several images: it has members {names}; keep one of {', '.join(found)}")
-    reason = f"no image: it has members {names}, none of them {', '.join(IMAGE_EXTENSIONS)}"
-    dotted = [name for name in sorted(sample.members) if name.endswith(IMAGE_EXTENSIONS) and name != "mask.png"]
-    if dotted:
-        reason += (
-            f"; a key cannot contain dots, webdataset splits at the first one: "
-            f"rename {sample.key}.{dotted[0]} and pack the shard again"
-        )
-    raise SampleError(reason)
+    raise SampleError(f"no image: it has members {names}, none of them {', '.join(IMAGE_EXTENSIONS)}")
 
 
 def shard_identity(url: str) -> ShardIdentity:
@@ -213,16 +206,36 @@ class _Group:
             source.skip(member.padded, str(member))
         else:
             self.members[extension] = source.exactly(member.size, str(member))
-            source.skip(member.padded - member.size, str(member))
+            if any(source.exactly(member.padded - member.size, str(member))):
+                self.reason = f"{member} goes on behind its end: the size in its header is wrong"
 
-    def close(self, url: str, end: int) -> Sample | Fault:
+    def close(self, url: str, end: int) -> Iterator[Sample | Fault]:
+        keys = self._keys_with_dots()
         if self.reason:
-            return Fault(url, self.key, self.reason, self.start, end)
-        return Sample(url, self.key, self.members)
+            yield Fault(url, self.key, self.reason, self.start, end)
+        elif keys:
+            for key in keys:
+                reason = "a key cannot contain dots, webdataset splits at the first one and would merge it with others"
+                yield Fault(url, key, f"{reason}; rename it and pack the shard again", self.start, end)
+        else:
+            yield Sample(url, self.key, self.members)
+
+    def _keys_with_dots(self) -> list[str]:
+        """The keys that were meant, where the members are plainly those of several samples: `v2.jpg` with `v2.txt`, or
+        pictures with dots and none without. A lone `depth.png` beside `jpg` is a member like any other."""
+        stems = {name.rpartition(".")[0] for name in self.members if name.endswith(IMAGE_EXTENSIONS) and "." in name}
+        stems = {stem.removesuffix(".mask") for stem in stems} - {"mask"}
+        plain = any(name in IMAGE_EXTENSIONS for name in self.members)
+        companions = {f"{stem}.{name}" for stem in stems for name in ("txt", "json", "mask.png")}
+        if not stems or (plain and not companions & self.members.keys()):
+            return []
+        return [*([self.key] if plain else []), *(f"{self.key}.{stem}" for stem in sorted(stems))]
 
 
 def name_problem(name: str) -> str | None:
     """What is wrong with a member's name, to be said after the name; None where nothing is."""
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        return "is no UTF-8; rename it"
     if name.startswith("/"):
         return "has an absolute name; pack with relative ones"
     if ".." in name.split("/"):

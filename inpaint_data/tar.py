@@ -104,7 +104,9 @@ class Source:
         while piece := self.read(2**20):
             if piece.strip(b"\0"):
                 raise Damage(f"there is data after the zero blocks at byte {self.start}: a hole, or tars joined by cat")
-        if self.offset > -(-(self.start + 2 * BLOCK) // RECORD) * RECORD:
+        # Writers pad to 20 blocks, or to the power of two that tar -b was told.
+        records = (RECORD, 1 if self.offset % RECORD == 0 else min(self.offset & -self.offset, 2**20))
+        if all(self.offset > -(-(self.start + 2 * BLOCK) // record) * record for record in records):
             raise Damage(f"all is zero from byte {self.start} on, far beyond a tar's padding: an unfinished download")
 
 
@@ -127,7 +129,7 @@ def members_of_tar(source: Source) -> Iterator[Member]:
     """Every file of the archive up to its two closing zero blocks; whoever asks for the next has read its data."""
     everywhere: dict[str, str] = {}  # a global pax header holds for all that follows
     here: dict[str, str] = {}
-    long_name = ""
+    long_name, long_link = "", False
     while header := _header(source):
         kind, size = header[156:157], _number(header[124:136])
         if size is None:
@@ -142,12 +144,16 @@ def members_of_tar(source: Source) -> Iterator[Member]:
                     raise Damage(f"the extended header before byte {source.offset} has no name in it")
             elif kind == b"g":
                 everywhere |= _pax_records(data)
-            elif kind != b"K":  # that is the long target of a link
+            elif kind == b"K":
+                long_link = True  # the target of the link that must follow
+            else:
                 here = _pax_records(data)
             continue
         if long_name and not long_name.encode("utf-8", "surrogateescape").startswith(header[:100].rstrip(b"\0")):
             # Its own block has no checksum, but writers put the first 100 bytes into the header, which has one.
             raise Damage(f"the long name before byte {source.offset} is not that of its member")
+        if long_link and kind not in (b"1", b"2"):
+            raise Damage(f"the long target before byte {source.offset} is not followed by a link")
         pax = everywhere | here
         name = pax.get("GNU.sparse.name") or pax.get("path") or long_name or _ustar_name(header)
         if pax.get("size"):
@@ -162,7 +168,7 @@ def members_of_tar(source: Source) -> Iterator[Member]:
             problem = f"is of the unknown type {kind!r}"
         if kind != b"5" and not (kind in REGULAR and name.endswith("/") and size == 0):  # v7 directories
             yield Member(name, 0 if kind in WITHOUT_DATA else size, source.start, problem)
-        source.start, here, long_name = source.offset, {}, ""
+        source.start, here, long_name, long_link = source.offset, {}, "", False
     if here or long_name:
         raise Damage("the archive ends after an extended header, without its member")
 

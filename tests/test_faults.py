@@ -177,7 +177,7 @@ def test_an_array_of_objects_in_a_cache_is_refused_unread(tmp_path: Path, monkey
     assert len(data.getvalue()) <= size
     tar[start : start + size] = data.getvalue().ljust(size, b"\0")
     (tmp_path / "cache" / "a.tar").write_bytes(tar)
-    with pytest.raises((CacheError, ValueError)):
+    with pytest.raises(CacheError, match="cannot read a"):
         LatentCache(tmp_path / "cache")[0]
     assert not trace.exists()
 
@@ -254,3 +254,40 @@ def test_latents_too_large_for_half_precision_are_quarantined_with_the_mend(tmp_
         str(tmp_path / "in"), str(tmp_path / "b"), Autoencoder(Large()), storage="float32", **SETTINGS
     )
     assert again.cached == 2
+
+
+def test_a_lost_shard_counts_as_many_samples_as_shards_usually_have(tmp_path: Path) -> None:
+    for number in range(9):
+        write_shard(tmp_path / "in" / f"{number}.tar", small_samples(8))
+    (tmp_path / "in" / "empty.tar").write_bytes(b"")
+    arguments = (str(tmp_path / "in"), str(tmp_path / "cache"), Autoencoder(Pooling()))
+    with pytest.raises(CacheError, match=r"about 8 of 80 samples are quarantined, more than max_bad_fraction 0\.05"):
+        cache_latents(*arguments, **SETTINGS | {"max_bad_fraction": 0.05})
+    assert cache_latents(*arguments, **SETTINGS | {"max_bad_fraction": 0.1}).in_cache["samples"] == 72
+
+
+def test_a_name_that_is_no_utf8_is_quarantined_under_a_name_that_json_can_hold(tmp_path: Path) -> None:
+    cat = small_samples(1)["sample_0"]["jpg"]
+    shard = tar_of(
+        tmp_path / "in" / "a.tar",
+        (tarfile.TarInfo("caf\udce9.jpg"), cat),
+        (tarfile.TarInfo("good.jpg"), cat),
+    )
+    for _ in range(2):
+        cache_latents(shard, str(tmp_path / "cache"), Autoencoder(Pooling()), **SETTINGS)
+    sidecar = json.loads((tmp_path / "cache" / "a.json").read_bytes())
+    assert (sidecar["keys"], [bad["key"] for bad in sidecar["quarantined"]]) == (["good"], ["caf\udce9"])
+
+
+@pytest.mark.parametrize("name", ["latents.npy", "mask.pbm", "inpaint.json"])
+def test_a_forged_member_is_a_cache_error_that_names_the_sample(name: str, tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "a.tar", small_samples(1))
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), Autoencoder(Pooling()), **SETTINGS)
+    sidecar = json.loads((tmp_path / "cache" / "a.json").read_bytes())
+    start, size = (sidecar["index"][name][column][0] for column in ("offset", "size"))
+    for forged in (b"", b"{}", b"[" * size, b"P4\n0 0\n"):
+        tar = bytearray((tmp_path / "cache" / "a.tar").read_bytes())
+        tar[start : start + size] = forged[:size].ljust(size)
+        (tmp_path / "cache" / "a.tar").write_bytes(tar)
+        with pytest.raises(CacheError, match=r"cannot read a\.tar 'sample_0'"):
+            LatentCache(tmp_path / "cache")[0]

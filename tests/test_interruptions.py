@@ -111,11 +111,12 @@ def test_threads_and_processes_do_not_change_a_byte(server: Any, root: Path) -> 
     for threads in (1, 3):
         finish(server, root, f"threads{threads}", num_workers=threads)
         assert contents(root / f"threads{threads}") == whole
-    both = [start(server, root, "two", rank, 2) for rank in (0, 1)]
-    for process in both:
-        process.join()
-        assert process.exitcode == 0
-    assert contents(root / "two") == whole
+    for attempt in range(4):  # they meet at the start, where both want to write the cache's own file
+        both = [start(server, root, f"two{attempt}", rank, 2) for rank in (0, 1)]
+        for process in both:
+            process.join()
+            assert process.exitcode == 0
+        assert contents(root / f"two{attempt}") == whole
 
 
 @pytest.fixture
@@ -291,6 +292,40 @@ def test_a_folder_that_vanishes_during_the_job_is_named(root: Path, monkeypatch:
         run_here(root)
 
 
+def test_files_that_vanish_during_the_job_are_missed_at_its_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(root)
+    whole = contents(root / "cache")
+    for path in (root / "cache").iterdir():
+        path.unlink()
+    replace = os.replace
+
+    def vanish(source: Path, target: Path) -> None:
+        if Path(target).name == "0009.tar":
+            for path in (root / "cache").glob("*.json"):  # cache.json among them
+                path.unlink()
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.os, "replace", vanish)
+        with pytest.raises(CacheError, match=r"vanished while the job ran \(\d+ files did\); run the same command"):
+            run_here(root)
+    run_here(root)
+    assert contents(root / "cache") == whole
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_lost_cache_file_is_written_anew_by_the_same_command_and_no_other(
+    damage: Callable[[Path], object], root: Path
+) -> None:
+    run_here(root)
+    whole = contents(root / "cache")
+    damage(root / "cache" / "cache.json")
+    with pytest.raises((CacheError, UsageError)):
+        cache_latents(str(root / "shards"), str(root / "cache"), Autoencoder(Pooling()), **SETTINGS | {"seed": 1})
+    run_here(root)
+    assert contents(root / "cache") == whole
+
+
 class Layer:
     """The calls a commit makes to the disk, in order; the one numbered `fails_at` fails as a broken disk would."""
 
@@ -316,11 +351,12 @@ def test_data_is_durable_before_its_name_and_the_sidecar_comes_last(
 ) -> None:
     layer = Layer(monkeypatch)
     run_here(root)
-    of_one = [call for call in layer.calls if call[1] in (".0005.tar.tmp", "0005.tar", ".0005.json.tmp", "0005.json")]
+    sidecar = f".0005.json.{os.getpid()}.tmp"
+    of_one = [call for call in layer.calls if call[1] in (".0005.tar.tmp", "0005.tar", sidecar, "0005.json")]
     assert of_one == [
         ("fsync", ".0005.tar.tmp"),
         ("replace", "0005.tar"),
-        ("fsync", ".0005.json.tmp"),
+        ("fsync", sidecar),
         ("replace", "0005.json"),
     ]
     for number, call in enumerate(layer.calls):

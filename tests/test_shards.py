@@ -142,7 +142,7 @@ def test_every_format_gives_the_samples_that_went_in(name: str, shelf: Shelf) ->
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_whole_shard_reads_as_webdataset_reads_it(name: str, shelf: Shelf) -> None:
-    odd: Samples = {**SAMPLES, "./here": {"jpg": b"1"}, "UP": {"JPG": b"2", "Txt": b"3"}, "dotted": {"v1.jpg": b"4"}}
+    odd: Samples = {**SAMPLES, "./here": {"jpg": b"1"}, "UP": {"JPG": b"2", "Txt": b"3"}}
     samples, faults = shelf.read(tar(odd, FORMATS[name]))
     theirs = {}
     for item in webdataset.WebDataset(shelf.path, shardshuffle=False, empty_check=False):
@@ -435,15 +435,40 @@ def test_the_image_of_a_sample_is_the_one_member_that_is_an_image() -> None:
         assert image_member(Sample("s", "k", {"mask.png": b"", extension: b"", "txt": b""})) == extension
 
 
-def test_dots_in_keys_are_explained(shelf: Shelf) -> None:
-    samples, _ = shelf.read(tar_of(entry("img.v1.jpg", 5), entry("img.v2.jpg", 5)))
-    with pytest.raises(SampleError, match=r"v1\.jpg, v2\.jpg.*dots.*rename img\.v1\.jpg"):
-        image_member(Sample("s", "img", samples["img"]))
-    with pytest.raises(SampleError) as caught:
-        image_member(Sample("s", "k", {"mask.png": b"", "txt": b""}))
-    assert "dots" not in str(caught.value)
-    with pytest.raises(SampleError, match="several images"):
+def test_every_key_with_dots_is_named(shelf: Shelf) -> None:
+    """webdataset takes all of them for one sample."""
+    bare = [entry(f"img.v{number}.jpg", 5) for number in range(4)]
+    merged = [entry(name, 5) for name in ("a.jpg", "a.txt", "a.v2.jpg", "a.v2.mask.png", "a.v2.txt")]
+    samples, faults = shelf.read(tar_of(*bare, *merged, entry("b.jpg", 5), entry("b.depth.png", 5)))
+    assert set(samples) == {"b"}  # a picture with a dot beside one without is a member like any other
+    assert [fault.key for fault in faults] == ["img.v0", "img.v1", "img.v2", "img.v3", "a", "a.v2"]
+    assert all("cannot contain dots" in fault.reason and "rename it" in fault.reason for fault in faults)
+
+
+def test_a_sample_has_exactly_one_image() -> None:
+    with pytest.raises(SampleError, match=r"several images.*keep one of jpg, png"):
         image_member(Sample("s", "k", {"jpg": b"", "png": b""}))
+    with pytest.raises(SampleError, match=r"no image: it has members mask\.png, txt"):
+        image_member(Sample("s", "k", {"mask.png": b"", "txt": b""}))
+
+
+@pytest.mark.parametrize("blocks", [20, 64, 128, 2048])
+def test_padding_to_any_of_tars_blocking_factors_is_no_damage(blocks: int, shelf: Shelf) -> None:
+    data = tar(SAMPLES)
+    data += bytes(-len(data) % (512 * blocks))
+    samples, faults = shelf.read(data)
+    assert samples == SAMPLES
+    assert faults == []
+
+
+def test_a_name_that_is_no_utf8_and_a_size_that_is_too_small_are_named(shelf: Shelf) -> None:
+    latin, lying = entry("caf\udce9.jpg", 5), entry("short.jpg", 5)
+    data = bytearray(tar_of(latin, lying, entry("good.jpg", 5)))
+    start = data.index(b"short.jpg")
+    data[start + 512 + 7] = 1  # the data goes on where its header says it has ended
+    samples, faults = shelf.read(bytes(data))
+    assert set(samples) == {"good"}
+    assert ["no UTF-8" in faults[0].reason, "goes on behind its end" in faults[1].reason] == [True, True]
 
 
 # ---- where shards come from

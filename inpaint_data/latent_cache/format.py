@@ -54,7 +54,13 @@ def read_pbm(data: bytes | memoryview, count: int) -> npt.NDArray[np.bool_]:
 
 def json_bytes(value: Any) -> bytes:
     """The one way JSON is written here: sorted and compact, so that equal values are equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return (
+        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
+            "utf-8",
+            "backslashreplace",  # a name that is no UTF-8 comes as lone surrogates, which JSON can escape
+        )
+        + b"\n"
+    )
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -99,6 +105,11 @@ class Sidecar:
     quarantined: list[Quarantined] = field(default_factory=list)
     format: int = FORMAT
 
+    @property
+    def lost_its_end(self) -> bool:
+        """Whether the input was damaged so that all behind some byte was lost."""
+        return any(entry.end is not None and entry.end == self.input["size"] for entry in self.quarantined)
+
     def to_bytes(self) -> bytes:
         """As it stands on disk. `sha256` is that of the rest, so that an edited sidecar is told from a written one."""
         content = asdict(self) | {"samples": len(self.keys)}
@@ -133,6 +144,8 @@ def _disagreements(path: Path, sidecar: Sidecar) -> Iterator[str]:
     for what, file in (("input", sidecar.input), ("output", sidecar.output)):
         if not (isinstance(file, dict) and _is_count(file.get("size")) and isinstance(file.get("sha256"), str)):
             yield f"its {what} has no size and sha256"
+    if not isinstance(sidecar.fingerprint, str):
+        yield "its fingerprint is no text"
     if not _is_count(sidecar.variants) or not sidecar.variants:
         yield f"it says {sidecar.variants!r} variants"
     for entry in sidecar.quarantined:
@@ -197,7 +210,9 @@ def read_cache_file(root: Path) -> dict[str, Any]:
         if version == FORMAT and content["fingerprint"] != fingerprint(settings):
             raise ValueError("its settings are not those of its fingerprint")
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CacheError(f"{path}: damaged ({error}); put back a copy, or make the cache again") from None
+        raise CacheError(
+            f"{path}: damaged ({error}); run the cache command with the same settings, it writes this file anew"
+        ) from None
     if version != FORMAT:
         raise CacheError(f"{path}: cache format {version}, but this version reads format {FORMAT}")
     return dict(content)

@@ -75,7 +75,8 @@ def _create(path: Path, own: dict[str, Any]) -> bool:
     except OSError as error:
         raise CacheError(f"{path}: {error.strerror}; the folder must be writable and allow hard links") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     return True
 
 
@@ -96,9 +97,10 @@ def _refuse_or_bury(root: Path, path: Path) -> None:
     if holder is None:
         return
     if _lives(path, holder):
+        who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "somebody"
         raise CacheError(
-            f"{root}: process {holder.get('pid')} on {holder.get('host')} is writing to this cache; wait for it, "
-            "or stop it and start again"
+            f"{root}: {who} is writing to this cache; wait for it, or stop it and start again "
+            f"(one on another machine counts as dead {STALE / 60:.0f} minutes after its last sign of life)"
         )
     grave = path.with_name(f".old{path.name}.{uuid.uuid4().hex}")
     with suppress(FileNotFoundError):  # somebody else was quicker
@@ -117,7 +119,7 @@ def _lives(path: Path, holder: dict[str, Any]) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -86,6 +86,25 @@ class LatentCache(Dataset[Batch]):
         return self.__getitems__([index % len(self)])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
+        try:
+            return self._batch(indices)
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+            AttributeError,
+            RecursionError,
+            OSError,
+            CacheError,
+        ) as error:
+            keys = [f"{shard.name} {shard.keys[row]!r}" for shard, row in map(self._place, indices)]
+            raise CacheError(
+                f"{self.root}: cannot read {', '.join(keys)} ({type(error).__name__}: {error}); "
+                "run `inpaint-data verify` to see what is wrong with the cache"
+            ) from error
+
+    def _batch(self, indices: Sequence[int]) -> Batch:
         places = [self._place(index) for index in indices]
         keys = [shard.keys[row] for shard, row in places]
         records = [json.loads(shard.member(RECORD, row)) for shard, row in places]

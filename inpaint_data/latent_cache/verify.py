@@ -103,7 +103,9 @@ def verify_files(root: str | Path) -> Verification:
 def _cache_file(root: Path, problems: list[Problem]) -> dict[str, Any] | None:
     path = root / CACHE_FILE
     if not path.is_file():
-        problems.append(Problem(CACHE_FILE, None, "missing; put back a copy, or make the cache again"))
+        problems.append(
+            Problem(CACHE_FILE, None, "missing; run the cache command with the same settings, it writes this file anew")
+        )
         return None
     try:
         content = read_cache_file(root)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from inpaint_data.latent_cache.format import (
     TEMPORARY,
     Quarantined,
     Sidecar,
+    committed,
     differences,
     fingerprint,
     read_cache_file,
@@ -40,20 +42,29 @@ def check_folder(root: Path) -> None:
     except OSError as error:
         raise UsageError(f"out: cannot write to {root} ({error.strerror}); choose a folder you may write to") from None
     foreign = [name for name in names if not name.startswith(".")]
-    if CACHE_FILE not in names and foreign:
+    if CACHE_FILE not in names and foreign and not committed(root):
         raise UsageError(f"{root}: holds {foreign[0]!r} but no {CACHE_FILE}; choose an empty folder for the cache")
 
 
 def check_settings(root: Path, settings: Mapping[str, Any]) -> None:
     """See that the cache at `root`, if there is one, was made with these settings.
 
+    A `cache.json` that is missing or damaged is no hindrance where every sidecar has the fingerprint of these settings.
+
     Raises:
         UsageError: it was not; every field that differs is named with both values.
         CacheError: `cache.json` is damaged.
     """
-    if not (root / CACHE_FILE).exists():
+    sidecars = committed(root) if root.is_dir() else []
+    if not (root / CACHE_FILE).exists() and not sidecars:
         return
-    lines = differences(read_cache_file(root)["settings"], dict(settings))
+    try:
+        before = read_cache_file(root)["settings"]
+    except CacheError:
+        if not sidecars or any(Sidecar.read(path).fingerprint != fingerprint(settings) for path in sidecars):
+            raise
+        before = settings
+    lines = differences(before, dict(settings))
     if lines:
         raise UsageError(f"{root}: made with other settings; use them again or another folder: {'; '.join(lines)}")
 
@@ -73,7 +84,7 @@ def write_cache_file(root: Path, settings: Mapping[str, Any], totals: Mapping[st
 def clean(root: Path, stems: Callable[[str], bool]) -> None:
     """Remove what a dead job left of those shards: temporary files, and tars that no sidecar commits."""
     for path in root.iterdir():
-        stem = path.name.removesuffix(TEMPORARY).removeprefix(".").removesuffix(".tar").removesuffix(".json")
+        stem = re.sub(r"^\.|(\.tar|\.json)?(\.\d+)?\.tmp$|\.tar$", "", path.name)
         dead = path.name.endswith(TEMPORARY) or (path.suffix == ".tar" and not sidecar_path(root, stem).exists())
         if dead and stems(stem):
             path.unlink(missing_ok=True)
@@ -181,7 +192,8 @@ def sha256_of(file: BinaryIO) -> str:
 
 
 def commit_bytes(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    # Every process of a job may write the cache's own files: each has a temporary name of its own.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
