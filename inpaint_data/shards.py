@@ -117,7 +117,10 @@ def read_shard(url: str) -> Generator[Sample | Fault, None, ShardIdentity]:
                         yield from group.close(url, member.start)
                     group = _Group(key, member.start)
                     if key in keys:
-                        group.reason = f"key {key!r} comes again later in the shard; put its members side by side"
+                        group.reason = (
+                            f"key {key!r} comes again later in the shard, where its first part was taken as it stood; "
+                            "put its members side by side, and give each sample a key of its own"
+                        )
                     keys.add(key)
                 group.take(member, extension, source)
             source.expect_only_zeros()
