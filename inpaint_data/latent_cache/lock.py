@@ -117,14 +117,19 @@ def _lives(path: Path, holder: dict[str, Any]) -> bool:
     pid = holder.get("pid")
     if not isinstance(pid, int) or pid <= 0:
         return False
+    born = _born(pid)
+    return is_running(pid) and (born is None or holder.get("born") in (None, born))
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine has a process of that number."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
-    born = _born(pid)
-    return born is None or holder.get("born") in (None, born)
+    return True
 
 
 def _seconds_since_sign(path: Path) -> float:

@@ -25,6 +25,7 @@ from inpaint_data.latent_cache.format import (
     sidecar_path,
     tar_path,
 )
+from inpaint_data.latent_cache.lock import is_running
 
 
 def check_folder(root: Path) -> None:
@@ -85,6 +86,9 @@ def clean(root: Path, stems: Callable[[str], bool]) -> None:
     """Remove what a dead job left of those shards: temporary files, and tars that no sidecar commits."""
     for path in root.iterdir():
         stem = re.sub(r"^\.|(\.tar|\.json)?(\.\d+)?\.tmp$|\.tar$", "", path.name)
+        writer = re.search(r"\.(\d+)\.tmp$", path.name)
+        if writer and is_running(int(writer[1])):
+            continue  # another process of this job is about to rename it
         dead = path.name.endswith(TEMPORARY) or (path.suffix == ".tar" and not sidecar_path(root, stem).exists())
         if dead and stems(stem):
             path.unlink(missing_ok=True)
@@ -192,13 +196,19 @@ def sha256_of(file: BinaryIO) -> str:
 
 
 def commit_bytes(path: Path, data: bytes) -> None:
+    """Put `data` under `path`, whole and durable, or leave what was there."""
     # Every process of a job may write the cache's own files: each has a temporary name of its own.
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     sync_folder(path.parent)
 
 
