@@ -121,9 +121,9 @@ def cache_latents(
     check_folder(root)
     check_settings(root, settings)
     with locked(root, rank, os.environ.get("TORCHELASTIC_RUN_ID", "")):
-        summary = _run(module, fabric, inputs, (rank, world), root, settings, storage, on_bad)
+        summary, sidecars = _run(module, fabric, inputs, (rank, world), root, settings, storage, on_bad)
     summary.seconds = time.perf_counter() - started
-    _check_budget(summary, max_bad_fraction, root)
+    _check_budget(summary, sidecars, max_bad_fraction, root)
     return summary
 
 
@@ -136,8 +136,8 @@ def _run(
     settings: dict[str, Any],
     storage: Storage,
     on_bad: OnBad,
-) -> Summary:
-    """Do this process's part of the inputs; the caller holds the lock."""
+) -> tuple[Summary, list[Sidecar]]:
+    """Do this process's part of the inputs, and read what is in the cache then; the caller holds the lock."""
     rank, world = part
     mine = inputs[rank::world]
     stems, all_stems = set(map(shard_stem, mine)), set(map(shard_stem, inputs))
@@ -163,7 +163,7 @@ def _run(
             f"{error.filename or root}: {error.strerror or error}; mend that and run the same command again, "
             "finished shards are kept"
         ) from None
-    return summary
+    return summary, sidecars
 
 
 def _has_cache_file(root: Path) -> bool:
@@ -260,9 +260,8 @@ def cache_settings(module: InpaintDataModule, storage: Storage, device: torch.de
     }
 
 
-def _check_budget(summary: Summary, max_bad_fraction: float, root: Path) -> None:
+def _check_budget(summary: Summary, sidecars: list[Sidecar], max_bad_fraction: float, root: Path) -> None:
     """Of the whole cache: a second run, which finds all done, must not turn a failed cache into a good one."""
-    sidecars = [Sidecar.read(path) for path in committed(root)]
     bad = [(sidecar.shard, entry) for sidecar in sidecars for entry in sidecar.quarantined]
     whole = [len(sidecar.keys) + len(sidecar.quarantined) for sidecar in sidecars if not sidecar.lost_its_end]
     usual = sum(whole) / max(1, len(whole))  # samples in a shard: how many a damaged one had, nobody knows

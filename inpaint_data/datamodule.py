@@ -94,12 +94,12 @@ class InpaintDataModule(LightningDataModule):
         self.cache, self.vae, self.dtype = cache, vae, dtype
         self.batch_size, self.variants, self.num_workers = batch_size, variants, num_workers
         self.mask_offset, self.fill, self.posterior = mask_offset, fill, posterior
-        self._specs = {
+        specs = {
             "fit": shards,
             "validate": val_shards,
             "predict": shards if predict_shards is None else predict_shards,
         }
-        self.shards = {stage: None if spec is None else expand_shards(spec) for stage, spec in self._specs.items()}
+        self.shards = {stage: None if spec is None else expand_shards(spec) for stage, spec in specs.items()}
         self.transform: InpaintTransform | None = None
         if val_shards is None:
             # Lightning warns of an empty loader at every fit; a missing one simply means no validation.

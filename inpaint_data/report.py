@@ -63,7 +63,7 @@ def _rows(batch: ImageBatch, cached: LatentCache, decoder: Autoencoder, fill: An
     places = {place: index for index, place in enumerate(cached.places())}
     rows = []
     for i, key in enumerate(batch["__key__"]):
-        shard = Path(batch["__shard__"][i]).name
+        shard = batch["__shard__"][i]
         if (shard, key) not in places:
             raise CacheError(
                 f"{cached.root}: sample {key!r} of {shard} is not in this cache; name the shards it was made from"

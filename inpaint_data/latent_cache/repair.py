@@ -52,7 +52,7 @@ def _is_sidecar(path: Path) -> bool:
     """A JSON file with no tar beside it that is no sidecar either is somebody's own."""
     try:
         Sidecar.read(path)
-    except (CacheError, RecursionError):
+    except CacheError:
         return False
     return True
 
