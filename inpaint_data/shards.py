@@ -8,6 +8,7 @@ member are not found here, nor members cut out whole, nor a tail of zeros that i
 """
 
 import glob
+import io
 import os
 import re
 from collections.abc import Generator, Iterator, Sequence
@@ -18,7 +19,7 @@ import braceexpand
 import fsspec
 
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.tar import Damage, Member, Source, is_url, members_of_tar, open_stream, unreadable
+from inpaint_data.tar import BLOCK, Damage, Member, Source, is_url, members_of_tar, open_stream, unreadable
 
 MAX_MEMBER_BYTES = 2**30  # larger members are not read into memory
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -34,6 +35,7 @@ class Sample:
     shard: str
     key: str
     members: dict[str, bytes]
+    extent: tuple[int, int] = (0, 0)  # the bytes [offset, end) of the shard that it fills
 
 
 @dataclass(frozen=True)
@@ -98,42 +100,63 @@ def read_shard(url: str) -> Generator[Sample | Fault, None, ShardIdentity]:
     """
     with open_stream(url) as stream:
         source = Source(url, stream)
-        group: _Group | None = None
-        keys: set[str] = set()
-        try:
-            for member in members_of_tar(source):
-                if _LEFTOVER.match(member.name):
-                    source.skip(member.padded, str(member))
-                    continue
-                match = _KEY_AND_EXTENSION.fullmatch(member.name)
-                if match is None:
-                    source.skip(member.padded, str(member))
-                    reason = f"member {member.name!r} has no key and extension: name it key.extension"
-                    yield Fault(url, None, reason, member.start, source.offset)
-                    continue
-                key, extension = match[1], match[2].lower()
-                if group is None or group.key != key:
-                    if group is not None:
-                        yield from group.close(url, member.start)
-                    group = _Group(key, member.start)
-                    if key in keys:
-                        group.reason = (
-                            f"key {key!r} comes again later in the shard, where its first part was taken as it stood; "
-                            "put its members side by side, and give each sample a key of its own"
-                        )
-                    keys.add(key)
-                group.take(member, extension, source)
-            source.expect_only_zeros()
-            if group is not None:
-                yield from group.close(url, source.start)
-        except Damage as damage:
-            start, reading = (group.start, group.key) if group else (source.start, None)
-            behind = [match[1] for name in source.names_to_end() if (match := _KEY_AND_EXTENSION.fullmatch(name))]
-            yield Fault(url, reading, str(damage), start, source.offset)
-            for key in dict.fromkeys(behind):
-                if key not in keys:
-                    yield Fault(url, key, f"lies behind the damage: {damage}", start, source.offset)
+        yield from _samples(source)
         return ShardIdentity(source.offset, source.sha256.hexdigest())
+
+
+def locate_samples(path: str) -> Iterator[Sample | Fault]:
+    """What `read_shard` gives for a local shard, but with members of no bytes: it reads little more than headers.
+
+    Raises:
+        ShardError: the file cannot be opened or read.
+    """
+    with open_stream(path) as stream:
+        yield from _samples(Source(path, stream, size=shard_size(path)))
+
+
+def read_sample(shard: str, data: bytes) -> Sample | Fault:
+    """The sample that fills an extent, given the bytes of that extent."""
+    ends = bytes(2 * BLOCK)  # with these it is a tar of its own, checked like any
+    return next(_samples(Source(shard, io.BytesIO(data + ends))))
+
+
+def _samples(source: Source) -> Iterator[Sample | Fault]:
+    url = source.url
+    group: _Group | None = None
+    keys: set[str] = set()
+    try:
+        for member in members_of_tar(source):
+            if _LEFTOVER.match(member.name):
+                source.skip(member.padded, str(member))
+                continue
+            match = _KEY_AND_EXTENSION.fullmatch(member.name)
+            if match is None:
+                source.skip(member.padded, str(member))
+                reason = f"member {member.name!r} has no key and extension: name it key.extension"
+                yield Fault(url, None, reason, member.start, source.offset)
+                continue
+            key, extension = match[1], match[2].lower()
+            if group is None or group.key != key:
+                if group is not None:
+                    yield from group.close(url, member.start)
+                group = _Group(key, member.start)
+                if key in keys:
+                    group.reason = (
+                        f"key {key!r} comes again later in the shard, where its first part was taken as it stood; "
+                        "put its members side by side, and give each sample a key of its own"
+                    )
+                keys.add(key)
+            group.take(member, extension, source)
+        source.expect_only_zeros()
+        if group is not None:
+            yield from group.close(url, source.start)
+    except Damage as damage:
+        start, reading = (group.start, group.key) if group else (source.start, None)
+        behind = [match[1] for name in source.names_to_end() if (match := _KEY_AND_EXTENSION.fullmatch(name))]
+        yield Fault(url, reading, str(damage), start, source.offset)
+        for key in dict.fromkeys(behind):
+            if key not in keys:
+                yield Fault(url, key, f"lies behind the damage: {damage}", start, source.offset)
 
 
 def image_member(sample: Sample) -> str:
@@ -208,7 +231,10 @@ class _Group:
             self.members.clear()
             source.skip(member.padded, str(member))
         else:
-            self.members[extension] = source.exactly(member.size, str(member))
+            located = source.size is not None
+            self.members[extension] = b"" if located else source.exactly(member.size, str(member))
+            if located:
+                source.skip(member.size, str(member))
             if any(source.exactly(member.padded - member.size, str(member))):
                 self.reason = f"{member} goes on behind its end: the size in its header is wrong"
 
@@ -221,7 +247,7 @@ class _Group:
                 reason = "a key cannot contain dots, webdataset splits at the first one and would merge it with others"
                 yield Fault(url, key, f"{reason}; rename it and pack the shard again", self.start, end)
         else:
-            yield Sample(url, self.key, self.members)
+            yield Sample(url, self.key, self.members, (self.start, end))
 
     def _keys_with_dots(self) -> list[str]:
         """The keys that were meant, where the members are plainly those of several samples: `v2.jpg` with `v2.txt`, or

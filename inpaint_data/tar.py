@@ -4,6 +4,7 @@ Formats: v7, ustar, pax and GNU, as POSIX.1 (pax) and GNU tar's manual (Basic Ta
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,10 +35,14 @@ class Damage(Exception):
 
 @dataclass
 class Source:
-    """A stream that knows where it is and reads all that is asked for, or tells that it cannot."""
+    """A stream that knows where it is and reads all that is asked for, or tells that it cannot.
+
+    `size` is that of the whole file; where it is given, what is passed over is not read but sought over.
+    """
 
     url: str
     stream: IO[bytes]
+    size: int | None = None
     sha256: Any = field(default_factory=hashlib.sha256)  # of all that was read
     offset: int = 0
     start: int = 0  # where the member that is being read began: its first header
@@ -65,6 +70,10 @@ class Source:
         return data
 
     def skip(self, count: int, what: str) -> None:
+        if self.size is not None and self.offset + count <= self.size:
+            self.stream.seek(count, os.SEEK_CUR)
+            self.offset += count
+            return
         while count > 0:
             count -= len(self.exactly(min(count, 2**20), what))
 

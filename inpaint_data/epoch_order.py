@@ -1,0 +1,71 @@
+"""Which samples make the batches of an epoch, in which order, and on which rank.
+
+All of it is a pure function of (seed, epoch) and of what was consumed before: never of ranks, workers or time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from inpaint_data.seeding import generator_for
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Consumed:
+    """The first `batches` batches, over all ranks together, of what was left then, cut to `batch_size`."""
+
+    batch_size: int
+    batches: int
+
+
+def permutation(count: int, seed: int, epoch: int) -> Rows:
+    """The order of an epoch: 0...count - 1, each once."""
+    rows: Rows = generator_for(seed, "", epoch, "order").permutation(count)
+    return rows
+
+
+class Batches:
+    """Samples in some order cut into batches, each from one bucket; `batches[i]` are the rows of batch i.
+
+    A batch stands where its last sample stood in the order. What is left of each bucket, fewer than `batch_size`, makes
+    a batch of its own at the end, in the order of the buckets' numbers.
+
+    Args:
+        order: rows of the dataset.
+        buckets: the bucket of every row of the dataset.
+        batch_size: samples in a batch.
+    """
+
+    def __init__(self, order: Rows, buckets: Rows, batch_size: int) -> None:
+        of_order = buckets[order]
+        whole: list[tuple[int, Rows]] = []  # place of the last sample, places of all
+        tails: list[Rows] = []
+        for bucket in np.unique(of_order):
+            places = np.flatnonzero(of_order == bucket)
+            count = len(places) // batch_size * batch_size
+            whole += [(int(group[-1]), group) for group in places[:count].reshape(-1, batch_size)]
+            tails += [places[count:]] if count < len(places) else []
+        whole.sort(key=lambda batch: batch[0])
+        self._order, self._places = order, [*(places for _, places in whole), *tails]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Rows:
+        rows: Rows = self._order[self._places[index]]
+        return rows
+
+
+def left_over(order: Rows, buckets: Rows, consumed: Sequence[Consumed]) -> Rows:
+    """What remains of an epoch's order, still in that order, after some of its batches were consumed."""
+    for part in consumed:
+        batches = Batches(order, buckets, part.batch_size)
+        used = np.zeros(len(buckets), bool)
+        for index in range(min(part.batches, len(batches))):
+            used[batches[index]] = True
+        order = order[~used[order]]
+    return order

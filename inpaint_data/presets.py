@@ -1,0 +1,83 @@
+"""What other tools do differently with a mask.
+
+Four independent axes: how it grows, what counts as masked, what the hole holds, and how it comes to latent size.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from inpaint_data import morphology
+from inpaint_data.errors import UsageError
+
+Growth = Literal["square", "comfy", "none"]
+Threshold = Literal["exclusive", "inclusive"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What one tool does.
+
+    Attributes:
+        growth: "square": `offset_mask`, 2k + 1 wide, before the hole is filled. "comfy": `grow_comfy`, k wide, of the
+            noise mask alone: **the hole is filled under the mask as it was before growing**, so the latents of the ring
+            between them are known to the model but repainted. "none": the mask stays.
+        threshold: whether 0.5 is masked, see `binarise`.
+        fill: what the hole holds when it is encoded, see `fill_hole`.
+        latent_mask: how the mask comes to latent size, see `conditioning.latent_mask`; None keeps the size of pixels.
+    """
+
+    growth: Growth
+    threshold: Threshold
+    fill: Literal["grey", "black", "original"]
+    latent_mask: Literal["nearest", "bilinear"] | None
+
+
+PRESETS: dict[str, Preset] = {
+    "was": Preset("square", "exclusive", "grey", None),
+    "comfy": Preset("comfy", "exclusive", "grey", "bilinear"),
+    "diffusers": Preset("none", "inclusive", "grey", "nearest"),
+}
+
+
+def binarise(mask: Tensor, threshold: Threshold) -> Tensor:
+    """Bool of the same shape: floats above 0.5 ("exclusive": nodes, which round half to even) or from 0.5 on
+    ("inclusive": diffusers); integers where they are not zero. UsageError for another threshold."""
+    if threshold not in ("exclusive", "inclusive"):
+        raise UsageError(f"threshold {threshold!r} is unknown; choose from exclusive, inclusive")
+    if threshold == "inclusive" and mask.is_floating_point():
+        return mask >= 0.5
+    return morphology.binarise(mask)
+
+
+def grow_comfy(mask: Tensor, k: int | Tensor) -> Tensor:
+    """Grow each mask by a k x k square as ComfyUI's core VAEEncodeForInpaint does (its `grow_mask_by`).
+
+    The node pads by ceil((k - 1) / 2) and crops what is too much, so an even k grows one pixel more down and to the
+    right: k = 6 by 2 pixels up and left, 3 down and right.
+
+    Args:
+        mask: (B, 1, H, W), as for `offset_mask`.
+        k: one int >= 0 for all, or an integer tensor (B,); 0 and 1 leave the mask as it is.
+
+    Returns:
+        (B, 1, H, W) bool, a new tensor.
+
+    Raises:
+        UsageError: a negative or fractional k, or wrong shapes.
+    """
+    sides = torch.as_tensor(k)
+    if sides.is_floating_point() or sides.dtype == torch.bool or bool((sides < 0).any()):
+        raise UsageError(f"k must be whole numbers of pixels >= 0, not {k}")
+    grown = morphology.offset_mask(mask, (sides - 1).clamp(min=0) // 2)
+    # An even window is the odd one a pixel smaller, joined with itself moved down and right by one pixel.
+    even = ((sides % 2 == 0) & (sides > 0)).to(grown.device).reshape(-1, 1, 1, 1)
+    if even.any() and grown.numel():
+        for dimension in (2, 3):
+            length = grown.shape[dimension] - 1
+            moved = grown.narrow(dimension, 0, length) & even
+            grown = grown.clone()
+            grown.narrow(dimension, 1, length).logical_or_(moved)
+    return grown

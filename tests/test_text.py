@@ -1,0 +1,486 @@
+"""Carried text embeddings become padded tensors, captions give way to the empty prompt, and the script makes both."""
+
+import copy
+import io
+import json
+import os
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_samples, write_shard
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from inpaint_data import Autoencoder, CacheError, InpaintDataModule, LatentCache, UsageError, cache_latents
+from inpaint_data.shards import Sample, read_shard
+from inpaint_data.text import Text, TextSettings
+
+SCRIPT = str(Path(__file__).parents[1] / "scripts" / "add_text_embeddings.py")
+LENGTH = 16  # tokens of the tiny CLIP, a real one has 77
+
+
+def npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(array), allow_pickle=True)
+    return buffer.getvalue()
+
+
+def batch_of(members: dict[str, dict[str, bytes]]) -> Any:
+    """Key -> carried members, as a batch of what `Text` reads, and of one tensor that it does not."""
+    return {
+        "latents": torch.arange(len(members)),
+        "caption": [f"a photo of {key}" for key in members],
+        "carried": list(members.values()),
+        "__key__": list(members),
+        "__shard__": ["000000.tar"] * len(members),
+    }
+
+
+def folder_of(path: Path, files: dict[str, bytes]) -> str:
+    path.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (path / name).write_bytes(data)
+    return str(path)
+
+
+# Text
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    width=st.integers(1, 5),
+    dtype=st.sampled_from(["<f2", "<f4", ">f4", "<f8"]),
+    order=st.sampled_from("CF"),
+    seed=st.integers(0, 99),
+)
+def test_embeddings_of_any_lengths_are_padded_with_zeros_and_masked(
+    lengths: list[int], width: int, dtype: str, order: Any, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    tokens = [rng.standard_normal((length, width)).astype(dtype, order) for length in lengths]
+    pooled = [rng.standard_normal(width).astype(dtype) for _ in lengths]
+    batch = batch_of(
+        {f"k{i}": {"e.npy": npy(t), "p.npy": npy(p)} for i, (t, p) in enumerate(zip(tokens, pooled, strict=True))}
+    )
+    made: Any = Text(TextSettings(["e.npy", "p.npy"]))(batch, seed, 0)
+
+    expected = torch.zeros(len(lengths), max(lengths), width)
+    mask = torch.zeros(len(lengths), max(lengths), dtype=torch.bool)
+    for i, array in enumerate(tokens):
+        for j in range(len(array)):
+            mask[i, j] = True
+            for k in range(width):
+                expected[i, j, k] = float(np.float32(array[j, k]))
+    assert made["e"].dtype == torch.float32
+    assert made["e"].is_contiguous()
+    assert torch.equal(made["e"], expected)
+    assert made["e_mask"].dtype == torch.bool
+    assert torch.equal(made["e_mask"], mask)
+    assert torch.equal(made["p"], torch.tensor(np.stack(pooled).astype(np.float32)))
+    assert "p_mask" not in made
+
+
+@pytest.fixture
+def thousand(tmp_path: Path) -> tuple[Any, TextSettings]:
+    members = {f"k{i}": {"e.npy": npy(np.full((1 + i % 3, 2), i / 8)), "json": b"{}"} for i in range(1000)}
+    folder = folder_of(tmp_path / "empty", {"e.npy": npy(np.full((4, 2), -1, "float16"))})
+    return batch_of(members), TextSettings(["e.npy"], dropout=0.1, empty_prompt=folder)
+
+
+def test_a_dropped_caption_is_empty_and_its_embedding_the_empty_prompts(thousand: tuple[Any, TextSettings]) -> None:
+    batch, dropping = thousand
+    made: Any = Text(dropping)(batch, 0, 0)
+    dropped = [caption == "" for caption in made["caption"]]
+    assert 60 <= sum(dropped) <= 140  # binomial: 100 with a standard deviation of 9.5
+    for row, (key, drop) in enumerate(zip(made["__key__"], dropped, strict=True)):
+        own = torch.full((1 + row % 3, 2), row / 8)
+        assert torch.equal(made["e"][row][made["e_mask"][row]], torch.full((4, 2), -1.0) if drop else own)
+        assert made["caption"][row] == ("" if drop else f"a photo of {key}")
+    assert made["carried"] == [{"json": b"{}"}] * 1000
+    assert made["latents"] is batch["latents"]
+
+
+def test_which_captions_are_dropped_depends_on_seed_key_and_epoch_alone(thousand: tuple[Any, TextSettings]) -> None:
+    batch, dropping = thousand
+
+    def dropped(rows: Any, seed: int, epoch: int) -> set[str]:
+        part = {name: [batch[name][row] for row in rows] for name in ("caption", "carried", "__key__", "__shard__")}
+        made: Any = Text(dropping)(part, seed, epoch)
+        return {key for key, caption in zip(made["__key__"], made["caption"], strict=True) if not caption}
+
+    whole = dropped(range(1000), 3, 5)
+    assert set().union(*(dropped(range(first, 1000, 7)[::-1], 3, 5) for first in range(7))) == whole
+    for seed, epoch in ((3, 6), (4, 5)):
+        assert len(whole & dropped(range(1000), seed, epoch)) < 30  # independent: 10 in common
+
+
+def test_every_epoch_drops_others_so_that_each_caption_has_its_turn() -> None:
+    text, batch = Text(TextSettings(dropout=0.5)), batch_of({f"k{i}": {} for i in range(50)})
+    ever = [any(text(batch, 0, epoch)["caption"][row] == "" for epoch in range(12)) for row in range(50)]
+    assert all(ever)
+
+
+@pytest.mark.parametrize(("share", "captions"), [(0.0, ["a photo of a"]), (1.0, [""])])
+def test_no_caption_and_all_captions_can_be_dropped(share: float, captions: list[str]) -> None:
+    assert Text(TextSettings(dropout=share))(batch_of({"a": {}}), 0, 0)["caption"] == captions
+
+
+def test_the_batch_that_is_given_stays_as_it_is(thousand: tuple[Any, TextSettings]) -> None:
+    batch, dropping = thousand
+    before = copy.deepcopy({name: value for name, value in batch.items() if name != "latents"})
+    Text(dropping)(batch, 0, 0)
+    assert {name: value for name, value in batch.items() if name != "latents"} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dropout": 1.1}, "dropout: 1.1 is no share"),
+        ({"dropout": -0.1}, "dropout: -0.1 is no share"),
+        ({"dropout": float("nan")}, "dropout: nan is no share"),
+        ({"embeddings": ["prompt_embeds"]}, "'prompt_embeds' in .* is no member's name"),
+        ({"embeddings": "prompt_embeds.npy"}, "'p' in 'prompt_embeds.npy' is no member's name"),
+        ({"embeddings": [".npy"]}, "'.npy' in .* is no member's name"),
+        ({"embeddings": ["Clip.npy"]}, "'Clip.npy' in .* is no member's name"),
+        ({"embeddings": ["../clip.npy"]}, "'../clip.npy' in .* is no member's name"),
+        ({"embeddings": ["a.npy", "a.npy"]}, "a.npy: the batch has another 'a' already"),
+        ({"embeddings": ["a.npy", "a_mask.npy"]}, "a_mask.npy: the batch has another 'a_mask' already"),
+        ({"embeddings": ["latents.npy"]}, "latents.npy: the batch has another 'latents' already"),
+        ({"embeddings": ["image.npy"]}, "image.npy: the batch has another 'image' already"),
+        ({"embeddings": ["a.npy"], "dropout": 0.1}, r"empty_prompt: dropout 0.1 needs the empty prompt's a.npy; name"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^[^\n]*{message}[^\n]*$"):
+        TextSettings(**arguments)
+
+
+archive = io.BytesIO()
+np.savez(archive, a=np.ones((3, 4)))
+DAMAGED = [
+    (archive.getvalue(), r"cannot be read \(ValueError: the magic string"),
+    (b"", "cannot be read"),
+    (b"junk", "cannot be read"),
+    (npy(np.ones((3, 4)))[:-1], "cannot be read"),
+    (npy(np.ones((3, 4)))[:40], "cannot be read"),
+    (npy(np.ones((3, 4))).replace(b"(3, 4)", b"(3, 4 "), "cannot be read"),
+    (npy(np.ones((3, 4))).replace(b"(3, 4), }     ", b"(9999999999,)}"), "cannot be read"),
+    (npy(np.array([{"a": 1}], dtype=object)), r"cannot be read \(ValueError: .*pickle"),
+    (npy(np.ones((3, 4), np.int64)), "is no array of floats but of int64"),
+    (npy(np.float32(1)), r"has the shape \(\) instead of \(tokens, width\) or \(width,\)"),
+    (npy(np.ones((1, 3, 4))), r"has the shape \(1, 3, 4\)"),
+    (npy(np.ones((0, 4))), r"has the shape \(0, 4\)"),
+    (npy([[np.nan]]), "has NaN or infinity"),
+    (npy([1e300]), "has NaN or infinity"),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), DAMAGED)
+def test_a_damaged_embedding_is_named(data: bytes, message: str, tmp_path: Path) -> None:
+    batch = batch_of({"dog": {"e.npy": data}})
+    with pytest.raises(CacheError, match=f"^000000.tar, sample 'dog': e.npy {message}[^\n]*; make it again[^\n]*$"):
+        Text(TextSettings(["e.npy"]))(batch, 0, 0)
+    empty = folder_of(tmp_path / "empty", {"e.npy": data})
+    with pytest.raises(UsageError, match=rf"^empty_prompt: {re.escape(empty)}/e.npy: {message}[^\n]*$"):
+        Text(TextSettings(["e.npy"], 0.5, empty))
+
+
+@pytest.mark.parametrize(
+    ("cat", "message"),
+    [
+        ({"txt": b""}, "e.npy is missing; add it"),
+        ({"e.npy": npy(np.ones((3, 5)))}, r"e.npy is \(3, 5\), but sample 'dog''s is \(2, 4\); make all"),
+        ({"e.npy": npy(np.ones(4))}, r"e.npy is \(4,\), but sample 'dog''s is \(2, 4\); make all"),
+    ],
+)
+def test_a_sample_unlike_the_others_is_named(cat: dict[str, bytes], message: str) -> None:
+    batch = batch_of({"dog": {"e.npy": npy(np.ones((2, 4)))}, "cat": cat})
+    with pytest.raises(CacheError, match=f"^000000.tar, sample 'cat': {message}[^\n]*$"):
+        Text(TextSettings(["e.npy"]))(batch, 0, 0)
+
+
+def test_an_empty_prompt_of_another_encoder_or_nowhere_is_refused(tmp_path: Path) -> None:
+    empty = folder_of(tmp_path / "empty", {"e.npy": npy(np.ones((2, 5)))})
+    batch = batch_of({"dog": {"e.npy": npy(np.ones((2, 4)))}})
+    with pytest.raises(CacheError, match=r"'dog': e.npy is \(2, 4\), but the empty prompt's is \(2, 5\)"):
+        Text(TextSettings(["e.npy"], 1e-9, empty))(batch, 0, 0)
+    with pytest.raises(UsageError, match=r"^empty_prompt: .*/f.npy: No such file or directory; make it with"):
+        Text(TextSettings(["f.npy"], 0.5, empty))
+
+
+# The script
+
+
+def tokenizer_of(folder: Path, pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
+    """A real byte-level tokenizer with three merges."""
+    letters = sorted(ByteLevel.alphabet())
+    words = ["ph", "pho", "ot</w>"]
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), *words, "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\np h\nph o\no t</w>\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=LENGTH, pad_token=pad_token)
+
+
+def text_model(kind: type, tokenizer: CLIPTokenizer, seed: int, width: int = 16) -> Any:
+    torch.manual_seed(seed)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        projection_dim=24,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        initializer_factor=30.0,  # larger than usual, so that captions differ in float16
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return kind(config).eval()
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> tuple[CLIPTokenizer, CLIPTextModel, Path]:
+    """A tiny CLIP of random weights, and the folder that it is saved in."""
+    tokenizer = tokenizer_of(tmp_path / "vocabulary")
+    model = text_model(CLIPTextModel, tokenizer, 0)
+    tokenizer.save_pretrained(tmp_path / "clip")
+    model.save_pretrained(tmp_path / "clip")
+    return tokenizer, model, tmp_path / "clip"
+
+
+@pytest.fixture
+def add(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the script as a command would: exit code, what it printed."""
+
+    def add(shards: Any, out: Path, model: Path, *more: str) -> tuple[int, str]:
+        arguments = ["--shards", str(shards), "--out", str(out), "--model", str(model), "--device", "cpu", *more]
+        monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(SCRIPT, run_name="__main__")
+        return int(end.value.code or 0), "".join(capsys.readouterr())
+
+    return add
+
+
+def read_back(*shards: Path | str) -> dict[str, dict[str, bytes]]:
+    items = [item for shard in shards for item in read_shard(str(shard))]
+    assert all(isinstance(item, Sample) for item in items)
+    return {str(item.key): item.members for item in items if isinstance(item, Sample)}
+
+
+def array(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False))
+
+
+def tars(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
+
+
+@torch.inference_mode()
+def test_from_captions_to_tensors_of_a_batch(
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, add: Any, tmp_path: Path, vae: Autoencoder
+) -> None:
+    tokenizer, model, folder = clip
+    out = tmp_path / "out"
+    code, printed = add(shards, out, folder, "--batch_size", "5")
+    assert (code, printed.split()[:3]) == (0, ["shards", "2", "written,"]), printed
+    assert "12 written, 0 without caption, 3 with too long a one" in printed
+    assert sorted(os.listdir(out)) == ["000000.tar", "000001.tar", "empty_prompt", "text.json"]
+
+    def encode(captions: list[str]) -> torch.Tensor:
+        ids = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+        return model(ids.input_ids).last_hidden_state.half()
+
+    before, after = read_back(*sorted(Path(shards).glob("*.tar"))), read_back(*sorted(out.glob("*.tar")))
+    expected = {}
+    for part in (slice(0, 5), slice(5, 10), slice(10, 12)):  # batches end with their shard
+        keys = list(before)[part]
+        expected |= dict(zip(keys, encode([before[key]["txt"].decode() for key in keys]), strict=True))
+    assert list(after) == list(before)
+    for key, members in after.items():
+        assert array(members["prompt_embeds.npy"]).dtype == torch.float16
+        assert torch.equal(array(members["prompt_embeds.npy"]), expected[key])
+        assert {name: data for name, data in members.items() if name != "prompt_embeds.npy"} == before[key]
+    empty = array((out / "empty_prompt" / "prompt_embeds.npy").read_bytes())
+    assert torch.equal(empty, encode([""])[0])
+    assert not torch.equal(expected["cat"], expected["coffee"])
+
+    common = {"vae": vae, "resolution": 64, "masks": "mixture", "batch_size": 4}
+    cache_latents(str(out), str(tmp_path / "cache"), **common)
+    text = Text(TextSettings(["prompt_embeds.npy"], 0.3, str(out / "empty_prompt")))
+    cached: Any = text(LatentCache(tmp_path / "cache").__getitems__(range(12)), 7, 2)
+    dropped = [caption == "" for caption in cached["caption"]]
+    assert 0 < sum(dropped) < 12
+    for key, drop, row in zip(cached["__key__"], dropped, cached["prompt_embeds"], strict=True):
+        assert torch.equal(row.half(), empty if drop else expected[key])
+    assert cached["prompt_embeds_mask"].all()
+    assert cached["carried"] == [{"txt": before[key]["txt"]} for key in before]
+
+    module = InpaintDataModule(str(out), **common)
+    module.setup()
+    assert module.transform is not None
+    live: list[Any] = [module.transform(text(batch, 7, 2)) for batch in module.image_batches(sorted(tars_of(out)))]
+    assert torch.equal(torch.cat([batch["prompt_embeds"] for batch in live]), cached["prompt_embeds"])
+    assert [caption for batch in live for caption in batch["caption"]] == cached["caption"]
+
+
+def tars_of(folder: Path) -> list[str]:
+    return [str(path) for path in folder.glob("*.tar")]
+
+
+@torch.inference_mode()
+def test_embeddings_are_those_of_the_diffusers_pipelines(shards: str, add: Any, tmp_path: Path) -> None:
+    one, two = tokenizer_of(tmp_path / "one"), tokenizer_of(tmp_path / "two", pad_token="!")
+    parts = {"vae": None, "unet": None, "scheduler": None}
+    first, second = text_model(CLIPTextModel, one, 0), text_model(CLIPTextModelWithProjection, two, 1, width=32)
+    plain = StableDiffusionPipeline(
+        **parts, text_encoder=first, tokenizer=one, safety_checker=None, feature_extractor=None
+    )
+    double = StableDiffusionXLPipeline(
+        **parts, text_encoder=first, tokenizer=one, text_encoder_2=second, tokenizer_2=two
+    )
+    for name, pipeline in {"plain": plain, "double": double}.items():
+        pipeline.save_pretrained(tmp_path / name)
+        code, printed = add(shards, tmp_path / f"{name}_out", tmp_path / name)
+        assert code == 0, printed
+        for shard in tars_of(tmp_path / f"{name}_out"):
+            samples = read_back(shard)
+            captions = [members["txt"].decode() for members in samples.values()]
+            theirs = dict(
+                zip(
+                    (
+                        "prompt_embeds",
+                        "negative_prompt_embeds",
+                        "pooled_prompt_embeds",
+                        "negative_pooled_prompt_embeds",
+                    ),
+                    pipeline.encode_prompt(
+                        captions, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True
+                    ),
+                    strict=name == "double",
+                )
+            )
+            for member in ("prompt_embeds", "pooled_prompt_embeds")[: 1 + (name == "double")]:
+                ours = torch.stack([array(members[f"{member}.npy"]) for members in samples.values()])
+                assert torch.equal(ours, theirs[member].half())
+                empty = array((tmp_path / f"{name}_out" / "empty_prompt" / f"{member}.npy").read_bytes())
+                # One caption in a batch of its own: equal but for the last bit.
+                assert torch.allclose(empty.float(), theirs[f"negative_{member}"][0], rtol=1e-3, atol=1e-3)
+    assert next(iter(samples.values())).keys() == {"jpg", "txt", "prompt_embeds.npy", "pooled_prompt_embeds.npy"}
+
+
+def test_a_killed_run_leaves_no_half_shard_and_goes_on_to_the_same_bytes(
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, add: Any, tmp_path: Path
+) -> None:
+    _, _, folder = clip
+    assert add(shards, tmp_path / "whole", folder, "--batch_size", "3")[0] == 0
+    calls, forward = [], CLIPTextModel.forward
+
+    def killed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(0)
+        if len(calls) == 5:  # the empty prompt, two batches of the first shard, two of the second
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CLIPTextModel, "forward", killed)
+        with pytest.raises(KeyboardInterrupt):
+            add(shards, tmp_path / "out", folder, "--batch_size", "3")
+    assert list(tars(tmp_path / "out")) == ["000000.tar"]
+    code, printed = add(shards, tmp_path / "out", folder, "--batch_size", "3")
+    assert (code, "1 written, 1 were there" in printed) == (0, True), printed
+    assert tars(tmp_path / "out") == tars(tmp_path / "whole")
+
+
+def test_what_is_left_out_is_listed_and_remembered(
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], add: Any, tmp_path: Path
+) -> None:
+    _, _, folder = clip
+    samples = small_samples(4)
+    samples["sample_1"]["txt"] = b"\xff\xfe"
+    del samples["sample_2"]["txt"]
+    write_shard(tmp_path / "shards" / "a.tar", samples)
+    cut = write_shard(
+        tmp_path / "shards" / "b.tar", {f"b{i}": each for i, each in enumerate(samples.values()) if i != 1}
+    )
+    cut.write_bytes(cut.read_bytes()[:-3000])
+    (tmp_path / "shards" / "c.tar").symlink_to("nowhere")
+    out = tmp_path / "out"
+
+    for expected in ("2 written, 0 were there, 1 unreadable", "0 written, 2 were there, 1 unreadable"):
+        code, printed = add(tmp_path / "shards", out, folder)
+        assert code == 1
+        assert expected in printed
+        assert "c.tar" in printed
+        assert "Traceback" not in printed
+    lost = "".join(path.read_text() for path in sorted(out.glob("*.left_out.txt")))
+    assert re.fullmatch("sample_1: txt: the caption is not UTF-8.*\nb3: the zero block .*\n", lost)
+    kept = read_back(*tars_of(out))
+    assert sorted(kept) == ["b0", "b2", "sample_0", "sample_2", "sample_3"]
+    empty = (out / "empty_prompt" / "prompt_embeds.npy").read_bytes()
+    difference = array(kept["sample_2"]["prompt_embeds.npy"]).float() - array(empty).float()
+    assert difference.abs().max() < 0.01  # a sample without a caption has the empty one
+
+
+def test_the_script_refuses_what_would_mix_embeddings(
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, add: Any, tmp_path: Path
+) -> None:
+    tokenizer, model, folder = clip
+    out = tmp_path / "out"
+    assert add(shards, out, folder)[0] == 0
+    before = tars(out)
+    tokenizer.save_pretrained(tmp_path / "other")
+    model.save_pretrained(tmp_path / "other")
+    model.save_pretrained(tmp_path / "without_tokenizer")
+    cases = {
+        (shards, out, tmp_path / "other"): "its shards were made with",
+        (shards, Path(shards), folder): "lies there; choose another folder",
+        (out, tmp_path / "twice", folder): "has a prompt_embeds.npy; give shards without it",
+        (shards, tmp_path / "new", tmp_path / "without_tokenizer"): "cannot be loaded",
+        (shards, tmp_path / "new", tmp_path / "nowhere"): "cannot be loaded",
+    }
+    for arguments, message in cases.items():
+        code, printed = add(*arguments)
+        assert code == 2, printed
+        assert message in printed
+        assert "Traceback" not in printed
+    assert tars(out) == before
+    assert not tars(tmp_path / "twice")
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, add: Any, tmp_path: Path
+) -> None:
+    tokenizer, model, _ = clip
+    pipeline = StableDiffusionXLPipeline(
+        vae=None,
+        unet=None,
+        scheduler=None,
+        text_encoder=model,
+        tokenizer=tokenizer,
+        text_encoder_2=None,
+        tokenizer_2=None,
+    )
+    pipeline.save_pretrained(tmp_path / "xl")
+    index = json.loads((tmp_path / "xl" / "model_index.json").read_text())
+    index["text_encoder"][1] = "CLIPTextModelWithProjection"
+    (tmp_path / "xl" / "model_index.json").write_text(json.dumps(index))
+    code, printed = add(shards, tmp_path / "out", tmp_path / "xl")
+    assert (code, "it has no text_projection.weight" in printed) == (2, True), printed
+    index["_class_name"] = "StableDiffusion3Pipeline"
+    (tmp_path / "xl" / "model_index.json").write_text(json.dumps(index))
+    code, printed = add(shards, tmp_path / "out", tmp_path / "xl")
+    assert (code, "is a StableDiffusion3Pipeline; give" in printed) == (2, True), printed
