@@ -19,6 +19,7 @@ from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     LATENTS,
     MASKED_LATENTS,
+    TARGET_LATENTS,
     Quarantined,
     Sidecar,
     committed,
@@ -30,6 +31,7 @@ from inpaint_data.latent_cache.format import (
     tar_path,
 )
 from inpaint_data.latent_cache.verify import Problem, Verification, verify_files
+from inpaint_data.presets import Preset
 from inpaint_data.seeding import generator_for
 from inpaint_data.shard_job import encode
 from inpaint_data.shards import Fault, expand_shards, read_shard, shard_stem
@@ -180,11 +182,13 @@ def _device(kind: str) -> Fabric:
 
 def _module(settings: dict[str, Any], shards: list[str], vae: str | Autoencoder) -> InpaintDataModule:
     samples, offset = settings["samples"], settings["mask_offset"]
-    names = ("resolution", "crop", "upscale", "masks", "seed", "carry_image")
+    names = ("resolution", "crop", "upscale", "masks", "seed", "carry_image", "target")
+    preset = Preset(settings["growth"], settings["threshold"], settings["fill"], None)
     return InpaintDataModule(
-        predict_shards=shards, vae=vae, batch_size=settings["batch_size"], fill=settings["fill"], posterior="moments",
+        predict_source=shards, vae=vae, batch_size=settings["batch_size"], preset=preset, posterior="moments",
         mask_offset=offset if isinstance(offset, int) else tuple(offset), variants=settings["variants"],
-        dtype=settings["vae"]["dtype"], **{name: samples[name] for name in names},
+        masked_latents=settings["masked_latents"], dtype=settings["vae"]["dtype"],
+        **{name: samples[name] for name in names},
     )  # fmt: skip
 
 
@@ -223,7 +227,7 @@ def _difference(name: str, cached: bytes | None, made: bytes | None, exact: bool
         return None
     if cached is None or made is None:
         return "is not in the cache" if cached is None else "is in the cache, but the input gives none"
-    if name not in (LATENTS, MASKED_LATENTS):
+    if name not in (LATENTS, MASKED_LATENTS, TARGET_LATENTS):
         return "is not what the input gives"
     old, new = (np.load(io.BytesIO(data), allow_pickle=False).astype(np.float64) for data in (cached, made))
     if old.shape != new.shape:

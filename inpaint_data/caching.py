@@ -34,7 +34,7 @@ from inpaint_data.latent_cache.writer import check_folder, check_settings, clean
 from inpaint_data.plan import Plan, Stamps, plan_shards
 from inpaint_data.progress import Summary
 from inpaint_data.shard_job import Committer, OnBad, Storage, cache_shards, encode
-from inpaint_data.shards import shard_size, shard_stem
+from inpaint_data.shards import expand_shards, shard_size, shard_stem
 from inpaint_data.tar import stored_size
 from inpaint_data.transform import Fill
 from inpaint_data.vae import Autoencoder
@@ -48,9 +48,10 @@ def cache_latents(
     vae: str | Autoencoder = "demo",
     resolution: int = 512,
     masks: str = "sample",
-    mask_offset: int | tuple[int, int] = 6,
+    mask_offset: int | tuple[int, int] | None = None,
     variants: int = 1,
-    fill: Fill = "grey",
+    fill: Fill | None = None,
+    preset: str = "was",
     seed: int = 0,
     batch_size: int = 8,
     device: str = "auto",
@@ -59,6 +60,8 @@ def cache_latents(
     crop: str = "center",
     upscale: bool = False,
     carry_image: str = "none",
+    target: bool = False,
+    masked_latents: bool = True,
     num_workers: int = 2,
     on_bad: OnBad = "quarantine",
     max_bad_fraction: float = 0.01,
@@ -75,9 +78,11 @@ def cache_latents(
         vae: a hub name, a folder, a .safetensors file, or "demo".
         resolution: side of the square pictures, a multiple of the VAE's downscale factor.
         masks: "sample" (mask.png), "alpha", "strokes", "boxes", "full", or "mixture" of the last three.
-        mask_offset: pixels to grow (> 0) or shrink (< 0) masks by; [low, high] draws one for each mask.
+        mask_offset: pixels to grow (> 0) or shrink (< 0) masks by; [low, high] draws one for each mask. Left out, it
+            is 6, or 0 where the preset grows nothing.
         variants: masks and offsets for each picture; they share one encode of the full picture.
-        fill: what the hole holds when it is encoded: "grey", "black" or "original".
+        fill: what the hole holds when it is encoded: "grey", "black" or "original"; left out, the preset's.
+        preset: how masks grow: "was" (symmetric), "comfy" (ComfyUI's own node) or "diffusers" (not at all).
         seed: of every random choice.
         batch_size: samples encoded at a time.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -86,6 +91,9 @@ def cache_latents(
         crop: "center" or "random".
         upscale: enlarge pictures smaller than the resolution instead of quarantining them.
         carry_image: also store the picture: "none", "original" (its bytes) or "crop" (lossless PNG).
+        target: each sample has a second picture, target.jpg, to be encoded beside the first one.
+        masked_latents: encode the pictures with their holes too; not needed to train models that only blend, or with
+            fresh masks.
         num_workers: threads that decode.
         on_bad: "quarantine" bad samples and go on, or "raise" at the first one.
         max_bad_fraction: share of quarantined samples in the cache above which the run counts as failed.
@@ -107,15 +115,16 @@ def cache_latents(
     if not 0 <= max_bad_fraction <= 1:
         raise UsageError(f"max_bad_fraction: {max_bad_fraction} is not between 0 and 1")
     module = InpaintDataModule(
-        predict_shards=shards, vae=vae, batch_size=batch_size, resolution=resolution, crop=crop, upscale=upscale,
-        masks=masks, mask_offset=mask_offset, fill=fill, posterior="moments", variants=variants, seed=seed,
-        carry_image=carry_image, dtype=dtype, num_workers=num_workers,
+        predict_source=shards, vae=vae, batch_size=batch_size, resolution=resolution, crop=crop, upscale=upscale,
+        masks=masks, mask_offset=mask_offset, fill=fill, preset=preset, posterior="moments", variants=variants,
+        seed=seed, carry_image=carry_image, target=target, masked_latents=masked_latents, dtype=dtype,
+        num_workers=num_workers,
     )  # fmt: skip
     fabric = fabric_for(device)
     module.setup("predict")
     settings, root = cache_settings(module, storage, fabric.device), Path(out)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    inputs = module.shards["predict"] or []
+    inputs = expand_shards(shards)
     if dry_run:
         return Summary(_look(module, fabric, inputs, root, settings, storage), dry_run=True)
     check_folder(root)
@@ -242,6 +251,9 @@ def cache_settings(module: InpaintDataModule, storage: Storage, device: torch.de
         "samples": pixels,
         "mask_offset": offset if isinstance(offset, int) else list(offset),
         "fill": transform.fill,
+        "growth": transform.preset.growth,
+        "threshold": transform.preset.threshold,
+        "masked_latents": transform.masked_latents,
         "variants": module.variants,
         "batch_size": module.batch_size,
         "storage": storage,

@@ -1,156 +1,280 @@
 """InpaintDataModule: the same batch from pictures, encoded live, or from a cache."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import fsspec
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Sampler
 
+from inpaint_data.cache_check import check_cache
+from inpaint_data.conditioning import RECIPES, Recipe, Settings, conditioning
+from inpaint_data.epoch_order import Consumed
 from inpaint_data.errors import UsageError
+from inpaint_data.fresh_masks import FreshMasks
 from inpaint_data.image_batches import ImageBatches
+from inpaint_data.image_shards import ImageShards
 from inpaint_data.latent_cache.reader import LatentCache
+from inpaint_data.loader import EpochLoader, Source
+from inpaint_data.presets import Preset
+from inpaint_data.resume import Resume, ResumeElsewhere
 from inpaint_data.samples import SampleSettings
-from inpaint_data.seeding import generator_for
 from inpaint_data.shards import expand_shards
+from inpaint_data.tar import is_url
+from inpaint_data.text import Text, TextSettings
 from inpaint_data.transform import Fill, InpaintTransform, Posterior
 from inpaint_data.vae import Autoencoder
 from inpaint_data.vae_loading import load_vae
 
-
-class EpochSampler(Sampler[int]):
-    """A permutation of the cache for each epoch, drawn from (seed, epoch); tells the cache which epoch it is."""
-
-    def __init__(self, cache: LatentCache) -> None:
-        self.cache = cache
-
-    def set_epoch(self, epoch: int) -> None:
-        self.cache.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.cache)
-
-    def __iter__(self) -> Iterator[int]:
-        rng = generator_for(self.cache.seed, "", self.cache.epoch, "order")
-        return iter(rng.permutation(len(self.cache)).tolist())
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 
 
 class InpaintDataModule(LightningDataModule):
     """Batches for training an inpainting model, from image shards (encoded live on the device) or from a cache.
 
-    Give either `shards` or `cache`. Either way a step gets the same `Batch`, key for key. The frozen autoencoder
-    lives here, outside the model and its checkpoints.
+    Either way a step gets the same `Batch`, key for key. The frozen autoencoder lives here, outside the model and its
+    checkpoints; what checkpoints get is the place in the epoch, so that training goes on with the very next batch, also
+    on another number of ranks.
+
+    A setting that is left out (None) is the cache's own, or for pictures the default that is named. One that is given
+    beside a cache must be what the cache was made with.
 
     Args:
-        shards: image shards to train on: a brace pattern, a glob, a folder, or a list of those.
-        cache: a folder made by `inpaint-data cache` to train on instead.
-        val_shards: image shards for validation; their masks and offsets are those of variant 0 for ever.
-        predict_shards: image shards for `Trainer.predict`; defaults to `shards`.
-        vae: a name for `load_vae`, or an `Autoencoder`. Not needed with a cache.
-        batch_size: samples in a batch.
-        resolution, crop, upscale, masks, seed, carry_image: see `SampleSettings`.
-        mask_offset, fill, posterior: see `InpaintTransform`.
-        variants: mask variants of a sample in predict and validation. Training draws one new variant every epoch.
+        source: what to train on: image shards (a brace pattern, a glob, a folder, URLs, or a list of those), or the
+            folder or URL of a cache.
+        val_source, test_source: the same for validation and test. They are frozen: variant 0, seed 0, for ever.
+        predict_source: the same for `Trainer.predict`.
+        vae: a name for `load_vae`, or an `Autoencoder`; "demo" where pictures are to be encoded.
+        recipe: the name of a row in `RECIPES` that the batches are to feed. Checked; decides fill, posterior and
+            whether there are `masked_latents`, where these are left out.
+        batch_size: samples in a batch on each rank.
+        fresh_masks: from a cache that carries its pictures, new masks and offsets every epoch; only the masked picture
+            is encoded live, and not even that for recipes that only blend.
+        resolution (512), crop ("center"), upscale (False), masks ("sample"), target (False), carry_image: see
+            `SampleSettings`.
+        mask_offset, fill, preset, posterior, masked_latents: see `InpaintTransform`.
+        variants: mask variants of a sample in predict (1). Training draws one variant every epoch.
+        text: carried text embeddings and caption dropout.
+        seed: of the order, and in training of masks, offsets and noise.
         dtype: of the autoencoder: "float32", "bfloat16" or "float16".
         num_workers: threads that decode.
+        fingerprint: refuse a cache whose fingerprint does not begin with this.
+        mirror, mirror_bytes: where copies of remote shards go, see `LatentCache`.
 
     Raises:
-        UsageError: settings that cannot work, at the latest in `setup`, before the first step.
+        UsageError: settings that cannot work, at the latest when a dataloader is made, before the first step.
+        CacheError: a cache that cannot be read.
     """
 
     def __init__(
         self,
-        shards: str | list[str] | None = None,
-        cache: str | None = None,
-        val_shards: str | list[str] | None = None,
-        predict_shards: str | list[str] | None = None,
-        vae: str | Autoencoder = "demo",
+        source: str | list[str] | None = None,
+        val_source: str | list[str] | None = None,
+        test_source: str | list[str] | None = None,
+        predict_source: str | list[str] | None = None,
+        vae: str | Autoencoder | None = None,
+        recipe: str | None = None,
         batch_size: int = 8,
-        resolution: int = 512,
-        crop: str = "center",
-        upscale: bool = False,
-        masks: str = "sample",
-        mask_offset: int | tuple[int, int] = 6,
-        fill: Fill = "grey",
-        posterior: Posterior = "mode",
-        variants: int = 1,
+        fresh_masks: bool = False,
+        resolution: int | None = None,
+        crop: str | None = None,
+        upscale: bool | None = None,
+        masks: str | None = None,
+        mask_offset: int | tuple[int, int] | None = None,
+        fill: Fill | None = None,
+        preset: str | Preset | None = None,
+        posterior: Posterior | None = None,
+        masked_latents: bool | None = None,
+        variants: int | None = None,
+        target: bool | None = None,
+        text: TextSettings = TextSettings(),  # noqa: B008 - frozen
         seed: int = 0,
         carry_image: str = "none",
-        dtype: str = "float32",
+        dtype: str | None = None,
         num_workers: int = 2,
+        fingerprint: str | None = None,
+        mirror: str | None = None,
+        mirror_bytes: int = 100 * 10**9,
     ) -> None:
         super().__init__()
-        if (shards is None) == (cache is None) and predict_shards is None:
-            raise UsageError("give InpaintDataModule either shards or cache to train on")
-        for name, value in (("batch_size", batch_size), ("variants", variants)):
+        given = {"fit": source, "validate": val_source, "test": test_source, "predict": predict_source}
+        self.specs = {stage: spec for stage, spec in given.items() if spec is not None}
+        if not self.specs:
+            raise UsageError("source: give InpaintDataModule image shards or a cache to train on")
+        for name, value in (("batch_size", batch_size), ("variants", 1 if variants is None else variants)):
             if value < 1:
                 raise UsageError(f"{name}: {value} is not a positive number; give 1 or more")
         if num_workers < 0:
             raise UsageError(f"num_workers: {num_workers} threads cannot be; give 0 or more")
-        self.settings = SampleSettings(resolution, crop, upscale, masks, seed, carry_image)  # type: ignore[arg-type]
-        self.cache, self.vae, self.dtype = cache, vae, dtype
-        self.batch_size, self.variants, self.num_workers = batch_size, variants, num_workers
-        self.mask_offset, self.fill, self.posterior = mask_offset, fill, posterior
-        specs = {
-            "fit": shards,
-            "validate": val_shards,
-            "predict": shards if predict_shards is None else predict_shards,
+        row = None if recipe is None else _row(recipe)
+        self.recipe_name, self.vae, self.dtype, self.fresh_masks = recipe, vae, dtype, fresh_masks
+        self.asked = {
+            "resolution": resolution, "crop": crop, "upscale": upscale, "masks": masks, "mask_offset": mask_offset,
+            "fill": fill, "preset": preset, "variants": variants, "target": target, "dtype": dtype,
+            "fingerprint": fingerprint,
+        }  # fmt: skip
+        defaults = {"resolution": 512, "crop": "center", "upscale": False, "masks": "sample", "target": False}
+        chosen: Any = {
+            name: value if self.asked[name] is None else self.asked[name] for name, value in defaults.items()
         }
-        self.shards = {stage: None if spec is None else expand_shards(spec) for stage, spec in specs.items()}
+        self.settings = SampleSettings(**chosen, seed=seed, carry_image=carry_image)  # type: ignore[arg-type]
+        self.batch_size, self.variants, self.num_workers = batch_size, variants or 1, num_workers
+        self.posterior: Posterior = posterior or (row.posterior if row else "mode")
+        self.masked_latents = ("masked" in row.parts if row else True) if masked_latents is None else masked_latents
+        self.mask_offset, self.preset = mask_offset, preset or "was"
+        self.fill: Fill | None = fill or (row.fill if row else None)
+        self.text = {True: Text(text), False: Text(replace(text, dropout=0.0))}  # by whether it is for training
+        self.mirror: Any = {"mirror": mirror, "mirror_bytes": mirror_bytes}
         self.transform: InpaintTransform | None = None
-        if val_shards is None:
-            # Lightning warns of an empty loader at every fit; a missing one simply means no validation.
-            self.val_dataloader = None  # type: ignore[method-assign, assignment]
+        self.resume = Resume()
+        self.epoch = 0  # where there is no Trainer to ask
+        self._loaders: dict[str, EpochLoader] = {}
+        for stage, method in (("validate", "val"), ("test", "test"), ("predict", "predict"), ("fit", "train")):
+            if stage not in self.specs:
+                # Lightning warns of an empty loader at every fit; a missing one simply means no validation.
+                setattr(self, f"{method}_dataloader", None)
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
-        """Load the autoencoder and check what can be checked before the first batch."""
-        has_shards = any(shards is not None for shards in self.shards.values())
-        if self.trainer is not None and self.trainer.world_size > 1 and has_shards:
-            raise UsageError("image shards on several devices would give ranks unequal epochs; cache them first")
-        if self.transform is not None or not has_shards:
+        """Load the autoencoder, if anything is to be encoded, and check what can be checked before the first batch."""
+        callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
+        if self.trainer is not None and not any(isinstance(each, ResumeElsewhere) for each in callbacks):
+            callbacks.insert(0, ResumeElsewhere(self))
+        live = any(not _is_cache(spec) for spec in self.specs.values())
+        if self.transform is not None or not (live or self.fresh_masks):
             return
-        vae = load_vae(self.vae, self.dtype) if isinstance(self.vae, str) else self.vae
-        check_resolution(self.settings.resolution, vae)
-        self.transform = InpaintTransform(vae, self.mask_offset, self.fill, self.posterior, self.settings.seed)
-
-    def image_batches(self, shards: Sequence[str], *, train: bool = False) -> ImageBatches:
-        """Batches of pictures, not yet encoded: those of `shards`, in order unless they are for training."""
-        variants = None if train else range(self.variants)
-        return ImageBatches(
-            shards, self.settings, self.batch_size, self.num_workers, variants, shuffle=train, epoch=self._epoch
+        vae = None
+        if live or self.masked_latents:
+            name = "demo" if self.vae is None else self.vae
+            vae = load_vae(name, self.dtype or "float32") if isinstance(name, str) else name
+            if live:
+                check_resolution(self.settings.resolution, vae)
+            if self.recipe_name:
+                conditioning(self.recipe_name, vae.config)
+        self.transform = InpaintTransform(
+            vae, self.mask_offset, self.fill, self.posterior, self.settings.seed, self.preset, self.masked_latents
         )
 
-    def _epoch(self) -> int:
-        return 0 if self.trainer is None else self.trainer.current_epoch
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that was named, for the autoencoder of the batches.
 
-    def train_dataloader(self) -> Any:
-        if self.cache is not None:
-            cache = LatentCache(self.cache, self.posterior, seed=self.settings.seed)
-            return DataLoader(cache, self.batch_size, sampler=EpochSampler(cache), collate_fn=_as_it_is)
-        return self._loader("fit", train=True)
+        Raises:
+            UsageError: none was named, or `setup` was not called yet.
+        """
+        if self.recipe_name is None:
+            raise UsageError("recipe: none was given to InpaintDataModule; name a row of RECIPES")
+        return conditioning(self.recipe_name, self.vae_config)
 
-    def val_dataloader(self) -> Any:
+    @property
+    def vae_config(self) -> dict[str, Any]:
+        """Of the autoencoder that made the latents: diffusers' config, as `conditioning` takes it."""
+        if self.transform is not None and self.transform.has_vae:
+            return dict(self.transform.vae.config)
+        caches = [spec for spec in self.specs.values() if _is_cache(spec)]
+        if not caches:
+            raise UsageError("call setup() first: the autoencoder is not loaded yet")
+        return dict(self._cache(str(caches[0])).settings["vae"]["config"])
+
+    def image_batches(self, shards: Sequence[str]) -> ImageBatches:
+        """Batches of pictures, not yet encoded, shard after shard, as a job takes them."""
+        return ImageBatches(shards, self.settings, self.batch_size, self.num_workers, range(self.variants))
+
+    def train_dataloader(self) -> EpochLoader:
+        return self._loader("fit")
+
+    def val_dataloader(self) -> EpochLoader:
         return self._loader("validate")
 
-    def predict_dataloader(self) -> Any:
+    def test_dataloader(self) -> EpochLoader:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> EpochLoader:
         return self._loader("predict")
 
-    def _loader(self, stage: str, *, train: bool = False) -> ImageBatches:
-        shards = self.shards[stage]
-        if shards is None:
-            raise UsageError(f"InpaintDataModule has no image shards for this stage; give it {stage}_shards")
-        return self.image_batches(shards, train=train)
+    def _loader(self, stage: str) -> EpochLoader:
+        if stage not in self._loaders:
+            train = stage == "fit"
+            text = self.text[train]
+            trainer = self.trainer
+            self._loaders[stage] = EpochLoader(
+                self._source(stage),
+                self.batch_size,
+                self.settings.seed,
+                train,
+                self._epoch if train else lambda: 0,
+                (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size),
+                self.resume.of_epoch if train else lambda _: (),
+                lambda batch, epoch: text(batch, self.settings.seed, epoch),
+            )
+        return self._loaders[stage]
+
+    def _source(self, stage: str) -> Source:
+        spec = self.specs[stage]
+        frozen = stage in ("validate", "test")
+        settings = replace(self.settings, seed=EVALUATION_SEED) if frozen else self.settings
+        if not _is_cache(spec):
+            variants = {"fit": None, "predict": range(self.variants)}.get(stage, [0])
+            return ImageShards(expand_shards(spec), settings, variants, self.num_workers, **self.mirror)
+        fresh = self.fresh_masks and stage == "fit"
+        cache = self._cache(str(spec), None if stage == "fit" else 0, settings.seed, fresh)
+        asked = self.asked | ({"masks": None, "mask_offset": None, "variants": None} if fresh else {})
+        vae = load_vae(self.vae, self.dtype or "float32") if isinstance(self.vae, str) else self.vae
+        if fresh and self.transform is not None and self.transform.has_vae:
+            vae = self.transform.vae
+        check_cache(cache, asked, vae, self.recipe_name, self.masked_latents and not fresh)
+        if not fresh:
+            return cache
+        masks: Any = self.asked["masks"] or cache.settings["samples"]["masks"]
+        return FreshMasks(cache, replace(self.settings, masks=masks), self.num_workers)
+
+    def _cache(self, root: str, variant: int | None = 0, seed: int = 0, fresh: bool = False) -> LatentCache:
+        masked = self.masked_latents and not fresh
+        return LatentCache(root, self.posterior, variant, seed, None, masked, **self.mirror)
+
+    def _epoch(self) -> int:
+        return self.epoch if self.trainer is None else self.trainer.current_epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the epoch, for a checkpoint."""
+        loader = self._loaders.get("fit")
+        if loader is None:
+            return {}
+        steps = loader.handed_out
+        if self.trainer is not None:
+            # Lightning repeats a batch that was in hand; what it counts as processed has been learnt from.
+            progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            steps = progress.processed - (len(loader) - loader.left(self._epoch()))
+        return self.resume.state(self._epoch(), Consumed(self.batch_size, steps * loader.world))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.resume = Resume.load(state_dict)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002 - Lightning's signature
         """Encode a batch of pictures on the device it was moved to; a batch from a cache is ready already."""
-        if "image" not in batch:
+        if batch is None or "variants" not in batch:
             return batch
         if self.transform is None:
             raise UsageError("call setup() before the first batch")
         return self.transform(batch)
+
+
+def _row(recipe: str) -> Settings:
+    if recipe not in RECIPES:
+        raise UsageError(f"recipe: {recipe!r} is unknown; choose from {', '.join(RECIPES)}")
+    return RECIPES[recipe]
+
+
+def _is_cache(spec: str | list[str]) -> bool:
+    """Whether a source is a cache: a folder or URL with a `cache.json`, or with what looks like its sidecars."""
+    if not isinstance(spec, str | Path):
+        return False
+    if is_url(str(spec)):
+        files, path = fsspec.core.url_to_fs(str(spec))
+        return bool(files.exists(f"{path.rstrip('/')}/cache.json"))
+    folder = Path(spec)
+    beside = (path.with_suffix(".json") for path in folder.glob("*.tar")) if folder.is_dir() else ()
+    return (folder / "cache.json").is_file() or any(path.is_file() for path in beside)
 
 
 def check_resolution(resolution: int, vae: Autoencoder) -> None:

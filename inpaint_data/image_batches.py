@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import Full, Queue
@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from inpaint_data.errors import SampleError
 from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare
-from inpaint_data.seeding import generator_for
 from inpaint_data.shards import Fault, Sample, ShardIdentity, read_shard
 from inpaint_data.tar import stored_size
 
@@ -42,12 +41,8 @@ class ImageBatches:
         settings: what decides the pixels.
         batch_size: samples in a batch; the last one of a shard may have fewer.
         threads: how many decode at a time.
-        variants: the mask variants of every sample, or None: the one whose number is the epoch.
-        shuffle: order of shards, and of samples within a window, drawn from (seed, epoch); batches cross shards.
-        epoch: asked at the start of each pass.
+        variants: the mask variants of every sample.
     """
-
-    WINDOW = 256  # encoded samples held back to be shuffled
 
     def __init__(
         self,
@@ -55,12 +50,10 @@ class ImageBatches:
         settings: SampleSettings,
         batch_size: int,
         threads: int,
-        variants: Sequence[int] | None,
-        shuffle: bool = False,
-        epoch: Callable[[], int] = lambda: 0,
+        variants: Sequence[int],
     ) -> None:
         self.shards, self.settings, self.batch_size, self.threads = list(shards), settings, batch_size, max(1, threads)
-        self.variants, self.shuffle, self.epoch = variants, shuffle, epoch
+        self.variants = list(variants)
         self.bytes_read = self.samples_read = 0  # of all shards so far
 
     def __iter__(self) -> Iterator[ImageBatch]:
@@ -77,26 +70,22 @@ class ImageBatches:
 
     def events(self) -> Generator[ImageBatch | ShardEnd, None, None]:
         """The batches with a `ShardEnd` behind each shard."""
-        epoch = self.epoch()
-        variants = [epoch] if self.variants is None else list(self.variants)
-        return _ahead(self._batches(epoch, variants), depth=2)
+        return ahead(self._batches(), depth=2)
 
-    def _batches(self, epoch: int, variants: list[int]) -> Iterator[ImageBatch | ShardEnd]:
+    def _batches(self) -> Iterator[ImageBatch | ShardEnd]:
         examples: list[Example] = []
-        for item in self._examples(epoch, variants):
+        for item in self._examples():
             if isinstance(item, Example):
                 examples.append(item)
                 if len(examples) < self.batch_size:
                     continue
-            if examples and (isinstance(item, Example) or not self.shuffle):
-                yield collate(examples, variants)
+            if examples:
+                yield collate(examples, self.variants, self.settings.seed)
                 examples = []
             if isinstance(item, ShardEnd):
                 yield item
-        if examples:
-            yield collate(examples, variants)
 
-    def _examples(self, epoch: int, variants: list[int]) -> Iterator[Example | ShardEnd]:
+    def _examples(self) -> Iterator[Example | ShardEnd]:
         with ThreadPoolExecutor(self.threads) as pool:
             pending: deque[Future[tuple[Example | Fault, float]] | ShardEnd] = deque()
             ends: dict[str, ShardEnd] = {}
@@ -114,9 +103,9 @@ class ImageBatches:
                 else:
                     yield result
 
-            for item in self._read(epoch, ends):
+            for item in self._read(ends):
                 if isinstance(item, Sample):
-                    pending.append(pool.submit(_prepare, item, self.settings, variants))
+                    pending.append(pool.submit(_prepare, item, self.settings, self.variants))
                 else:
                     pending.append(item)
                 while len(pending) > 2 * self.threads:
@@ -124,13 +113,8 @@ class ImageBatches:
             while pending:
                 yield from next_done()
 
-    def _read(self, epoch: int, ends: dict[str, ShardEnd]) -> Iterator[Sample | ShardEnd]:
-        shards, window, held = self.shards, self.WINDOW if self.shuffle else 0, []
-        rng = generator_for(self.settings.seed, "", epoch, "order")
-        if self.shuffle:
-            shards = [shards[index] for index in rng.permutation(len(shards))]
-        finished = []
-        for shard in shards:
+    def _read(self, ends: dict[str, ShardEnd]) -> Iterator[Sample | ShardEnd]:
+        for shard in self.shards:
             end = ends[shard] = ShardEnd(shard)
             for item in self._with_identity(end):
                 if isinstance(item, Fault):
@@ -140,15 +124,8 @@ class ImageBatches:
                 end.samples_in += 1
                 self.bytes_read += stored_size(item.members.values())
                 self.samples_read += 1
-                held.append(item)
-                if len(held) > window:
-                    yield held.pop(int(rng.integers(len(held))) if self.shuffle else 0)
-            finished.append(end)
-            if not self.shuffle:
-                yield finished.pop()
-        while held:
-            yield held.pop(int(rng.integers(len(held))))
-        yield from finished
+                yield item
+            yield end
 
     @staticmethod
     def _with_identity(end: ShardEnd) -> Generator[Sample | Fault, None, None]:
@@ -164,7 +141,7 @@ def _prepare(sample: Sample, settings: SampleSettings, variants: list[int]) -> t
     return result, time.perf_counter() - started
 
 
-def _ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:
+def ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:
     """Run `items` in a thread of its own, up to `depth` ahead of whoever iterates; its errors surface there."""
     done, stopped = object(), threading.Event()
     queue: Queue[Any] = Queue(depth)
@@ -187,7 +164,7 @@ def _ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:
         except BaseException as error:
             put((done, error))
 
-    thread = threading.Thread(target=run, name="inpaint_data-decode", daemon=True)
+    thread = threading.Thread(target=run, name="inpaint_data-ahead", daemon=True)
     thread.start()
     try:
         while True:

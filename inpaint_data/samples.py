@@ -14,10 +14,11 @@ from inpaint_data.geometry import Crop, Geometry, plan
 from inpaint_data.images import decode_alpha, decode_image, decode_mask, encode_png
 from inpaint_data.masks import GENERATORS, MaskMixture
 from inpaint_data.seeding import generator_for
-from inpaint_data.shards import Sample, image_member, shard_stem
+from inpaint_data.shards import IMAGE_EXTENSIONS, Sample, image_member, shard_stem
 
 T = TypeVar("T")
 Carry = Literal["none", "original", "crop"]
+TARGETS = tuple(f"target.{extension}" for extension in IMAGE_EXTENSIONS)
 MASK_SOURCES = ("sample", "alpha", "mixture", *GENERATORS)
 
 
@@ -33,6 +34,8 @@ class SampleSettings:
             transparent than not), a generator's name, or "mixture" (all generators, by the default weights).
         seed: of every random choice.
         carry_image: what becomes of the picture in a cache: "none", "original" (its bytes) or "crop" (a PNG).
+        target: each sample has a second picture, `target.jpg` (or png, webp), of the same size: what the masked
+            region shall become (remove, replace, relight). It is cut like the first one.
     """
 
     resolution: int = 512
@@ -41,6 +44,7 @@ class SampleSettings:
     masks: str = "sample"
     seed: int = 0
     carry_image: Carry = "none"
+    target: bool = False
     mixture: MaskMixture = field(default_factory=MaskMixture)
 
     def __post_init__(self) -> None:
@@ -67,21 +71,26 @@ class Example:
     geometry: Geometry
     caption: str
     carried: dict[str, bytes]
+    target: npt.NDArray[np.uint8] | None = None  # (H, W, 3)
 
 
 class ImageBatch(TypedDict, total=False):
     """What `collate` makes and `InpaintTransform` takes.
 
-    `image` (B, 3, H, W) uint8, `mask` (B, K, H, W) bool before the offset, `variants` the K variant numbers;
-    `original_size`, `crop_top_left`, `target_size` (B, 2) int64 as (height, width) or (top, left).
+    `image` and, where samples have one, `target` (B, 3, H, W) uint8; `mask` (B, K, H, W) bool before the offset;
+    `variants` the K variant numbers and `seed` what masks are drawn with. `original_size`, `resized_size`,
+    `crop_top_left` and `target_size` (B, 2) int64 are (height, width) or (top, left).
     """
 
     image: Tensor
+    target: Tensor
     mask: Tensor
     variants: list[int]
+    seed: int
     caption: list[str]
     generator: list[tuple[str, ...]]
     original_size: Tensor
+    resized_size: Tensor
     crop_top_left: Tensor
     target_size: Tensor
     carried: list[dict[str, bytes]]
@@ -89,8 +98,12 @@ class ImageBatch(TypedDict, total=False):
     __shard__: list[str]
 
 
-def prepare(sample: Sample, settings: SampleSettings, variants: Sequence[int]) -> Example:
+def prepare(
+    sample: Sample, settings: SampleSettings, variants: Sequence[int], geometry: Geometry | None = None
+) -> Example:
     """Decode, cut and mask one sample; its K = len(variants) masks are drawn from (seed, key, variant).
+
+    Where `geometry` is given, the picture is cut by it and not by the settings.
 
     Raises:
         SampleError: the sample cannot be used; the message is the reason and the mend.
@@ -98,10 +111,13 @@ def prepare(sample: Sample, settings: SampleSettings, variants: Sequence[int]) -
     name = image_member(sample)
     data = sample.members[name]
     image = _named(name, decode_image, data)
-    rng = generator_for(settings.seed, sample.key, 0, "crop")
-    geometry = plan((image.shape[0], image.shape[1]), settings.resolution, settings.crop, rng, settings.upscale)
+    if geometry is None:
+        rng = generator_for(settings.seed, sample.key, 0, "crop")
+        size = (image.shape[0], image.shape[1])
+        geometry = plan(size, settings.resolution, settings.crop, rng, settings.upscale)
     cut = geometry.apply(image)
     masks, generators = _masks(sample, data, settings, geometry, variants)
+    target_name = _target_member(sample) if settings.target else None
     return Example(
         key=sample.key,
         shard=sample.shard,
@@ -110,8 +126,28 @@ def prepare(sample: Sample, settings: SampleSettings, variants: Sequence[int]) -
         generators=generators,
         geometry=geometry,
         caption=_caption(sample),
-        carried=_carried(sample, name, cut, settings.carry_image),
+        carried=_carried(sample, (name, target_name, "mask.png"), cut, settings.carry_image),
+        target=None if target_name is None else _target(sample, target_name, geometry),
     )
+
+
+def _target_member(sample: Sample) -> str:
+    found = [name for name in sample.members if name in TARGETS]
+    if len(found) != 1:
+        what = f"several targets: {', '.join(found)}; keep one" if found else "no target; add target.jpg"
+        raise SampleError(f"{what}, or set target: false")
+    return found[0]
+
+
+def _target(sample: Sample, name: str, geometry: Geometry) -> npt.NDArray[np.uint8]:
+    picture = _named(name, decode_image, sample.members[name])
+    if picture.shape[:2] != geometry.original_size:
+        (height, width), (own_height, own_width) = geometry.original_size, picture.shape[:2]
+        raise SampleError(
+            f"{name} is {own_height} high and {own_width} wide, but image is {height} high and {width} wide; "
+            "give targets the image's size"
+        )
+    return geometry.apply(picture)
 
 
 def _masks(
@@ -170,18 +206,20 @@ def _caption(sample: Sample) -> str:
         ) from None
 
 
-def _carried(sample: Sample, image_name: str, cut: npt.NDArray[np.uint8], carry: Carry) -> dict[str, bytes]:
-    carried = {name: data for name, data in sample.members.items() if name not in (image_name, "mask.png")}
+def _carried(
+    sample: Sample, pictures: tuple[str | None, ...], cut: npt.NDArray[np.uint8], carry: Carry
+) -> dict[str, bytes]:
     if carry == "original":
-        carried |= {name: sample.members[name] for name in (image_name, "mask.png") if name in sample.members}
-    elif carry == "crop":
+        return dict(sample.members)
+    carried = {name: data for name, data in sample.members.items() if name not in pictures}
+    if carry == "crop":
         if "crop.png" in carried:
             raise SampleError("it has a member crop.png already; rename it, or set carry_image to none or original")
         carried["crop.png"] = encode_png(cut)
     return carried
 
 
-def collate(examples: Sequence[Example], variants: Sequence[int]) -> ImageBatch:
+def collate(examples: Sequence[Example], variants: Sequence[int], seed: int) -> ImageBatch:
     """Stack examples of one size. B is their number, K that of the variants."""
 
     def pairs(values: list[tuple[int, int]]) -> Tensor:
@@ -191,15 +229,19 @@ def collate(examples: Sequence[Example], variants: Sequence[int]) -> ImageBatch:
         "image": torch.from_numpy(np.stack([e.image for e in examples])).permute(0, 3, 1, 2),
         "mask": torch.from_numpy(np.stack([e.masks for e in examples])),
         "variants": list(variants),
+        "seed": seed,
         "caption": [e.caption for e in examples],
         "generator": [e.generators for e in examples],
         "original_size": pairs([e.geometry.original_size for e in examples]),
+        "resized_size": pairs([e.geometry.resized_size for e in examples]),
         "crop_top_left": pairs([e.geometry.crop_top_left for e in examples]),
         "target_size": pairs([e.geometry.target_size for e in examples]),
         "carried": [e.carried for e in examples],
         "__key__": [e.key for e in examples],
         "__shard__": [f"{shard_stem(e.shard)}.tar" for e in examples],
     }
+    if targets := [e.target for e in examples if e.target is not None]:
+        batch["target"] = torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2)
     return cast(ImageBatch, batch)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from inpaint_data.errors import UsageError
 from inpaint_data.masks import check_offset, draw_offset
 from inpaint_data.morphology import offset_mask
+from inpaint_data.presets import PRESETS, Preset, binarise, grow_comfy
 from inpaint_data.seeding import generator_for, noise_for
 from inpaint_data.vae import Autoencoder
 from inpaint_data.vae_loading import load_vae
@@ -43,20 +44,23 @@ class Batch(TypedDict, total=False):
 
     latents: (B, C, h, w) float32, raw; 2C channels with posterior "moments".
     masked_latents: (B, C, h, w) or (B, K, C, h, w), of the picture with the hole filled.
+    target_latents: (B, C, h, w), of the paired target picture, where samples have one.
     mask: (B, K, H, W) bool at full resolution, after the offset, True = repaint.
     offset: (B,) or (B, K) int64, pixels.
     variant: (B,) or (B, K) int64, the number that mask and offset were drawn with.
-    caption: B strings. original_size, crop_top_left, target_size: (B, 2) int64.
+    caption: B strings. original_size, resized_size, crop_top_left, target_size: (B, 2) int64.
     """
 
     latents: Tensor
     masked_latents: Tensor
+    target_latents: Tensor
     mask: Tensor
     offset: Tensor
     variant: Tensor
     caption: list[str]
     generator: list[tuple[str, ...]]
     original_size: Tensor
+    resized_size: Tensor
     crop_top_left: Tensor
     target_size: Tensor
     carried: list[dict[str, bytes]]
@@ -140,40 +144,66 @@ class InpaintTransform(nn.Module):
     The autoencoder is held, not owned: it is in no `state_dict` and follows the batch's device by itself.
 
     Args:
-        vae: an `Autoencoder`, a diffusers autoencoder, or a name for `load_vae`.
+        vae: an `Autoencoder`, a diffusers autoencoder, or a name for `load_vae`; None where nothing is to be encoded.
         mask_offset: an int for all, or an inclusive range (low, high) drawn for each sample and variant from
-            (seed, key, variant), each within -128...128.
+            (seed, key, variant), each within -128...128. None is what the preset's tool does: 6, or 0 without growth.
         fill: what the hole holds when it is encoded: "grey" (0.5; ComfyUI, SD, SDXL, Flux Fill), "black" (SD3 and
-            Qwen ControlNet, BrushNet) or "original" (the picture as it is).
+            Qwen ControlNet, BrushNet) or "original" (the picture as it is). None is the preset's.
         posterior: "mode" (ComfyUI), "sample" (diffusers; noise from (seed, key, variant)), or "moments".
         seed: of offsets and noise.
+        preset: a name in `PRESETS`, or a `Preset`: how masks grow, and whether 0.5 is masked.
+        masked_latents: whether to encode the picture with its hole; models that only blend do not need it.
 
     Raises:
-        UsageError: an unknown fill or posterior, or an offset beyond the range.
+        UsageError: an unknown fill, posterior or preset, or an offset beyond the range or that the preset cannot grow.
         VaeError: the autoencoder cannot be loaded.
     """
 
     def __init__(
         self,
-        vae: Autoencoder | nn.Module | str,
-        mask_offset: int | tuple[int, int] = 6,
-        fill: Fill = "grey",
+        vae: Autoencoder | nn.Module | str | None,
+        mask_offset: int | tuple[int, int] | None = None,
+        fill: Fill | None = None,
         posterior: Posterior = "mode",
         seed: int = 0,
+        preset: str | Preset = "was",
+        masked_latents: bool = True,
     ) -> None:
         super().__init__()
+        if isinstance(preset, str) and preset not in PRESETS:
+            raise UsageError(f"preset: {preset!r} is unknown; choose from {', '.join(PRESETS)}")
+        self.preset = PRESETS[preset] if isinstance(preset, str) else preset
+        fill = self.preset.fill if fill is None else fill
         for name, value, choices in (("fill", fill, FILLS), ("posterior", posterior, POSTERIORS)):
             if value not in choices:
                 raise UsageError(f"{name}: {value!r} is unknown; choose from {', '.join(choices)}")
-        check_offset(mask_offset)
+        if mask_offset is None:
+            mask_offset = 0 if self.preset.growth == "none" else 6
+        low, high = check_offset(mask_offset)
+        if self.preset.growth == "none" and (low, high) != (0, 0):
+            raise UsageError(f"mask_offset: {mask_offset} with a preset that grows no masks; leave it out or set 0")
+        if self.preset.growth == "comfy" and low < 0:
+            raise UsageError(f"mask_offset: {mask_offset} shrinks masks, which ComfyUI's node cannot; give 0 or more")
         if isinstance(vae, str):
             vae = load_vae(vae)
         # An Autoencoder is no nn.Module, so this attribute adds nothing to the state_dict.
-        self.vae: Autoencoder = vae if isinstance(vae, Autoencoder) else Autoencoder(vae)
+        self._vae = vae if isinstance(vae, Autoencoder | None) else Autoencoder(vae)
         self.mask_offset = mask_offset
         self.fill: Fill = fill
         self.posterior: Posterior = posterior
         self.seed = seed
+        self.masked_latents = masked_latents
+
+    @property
+    def has_vae(self) -> bool:
+        return self._vae is not None
+
+    @property
+    def vae(self) -> Autoencoder:
+        """Raises UsageError where there is none."""
+        if self._vae is None:
+            raise UsageError("this transform was made without a VAE and cannot encode; give it one")
+        return self._vae
 
     def extra_repr(self) -> str:
         return f"mask_offset={self.mask_offset}, fill={self.fill!r}, posterior={self.posterior!r}, seed={self.seed}"
@@ -183,81 +213,108 @@ class InpaintTransform(nn.Module):
 
         Args:
             batch: `image` (B, 3, H, W) uint8, or float in [0, 1]; `mask` (B, K, H, W) bool, integer or float,
-                1 = repaint; `__key__` B strings; `variants` K ints (default 0...K-1). Other entries pass through.
+                1 = repaint; `__key__` B strings; `variants` K ints (default 0...K-1); `seed` in place of the own.
+                `target` is a picture like `image`, which is not needed where `latents` are there and nothing else is to
+                be encoded. Latents that are there already, from a cache, stay. Other entries pass through.
 
         Returns:
-            A `Batch`: the entries that came in, without `image` and with `variant` for `variants`.
+            A `Batch`: the entries that came in, without the pictures and with `variant` for `variants`.
 
         Raises:
             UsageError: wrong shapes or ranges.
             VaeError: H or W is no multiple of the VAE's downscale factor.
             EncodeError: NaN or infinity for a sample, in single precision too.
         """
-        image, mask, keys, variants = _checked(batch)
-        offsets = self._offsets(keys, variants)
+        pixels, mask, keys, variants = self._checked(batch)
+        seed = batch.get("seed", self.seed)
+        offsets = self._offsets(keys, variants, seed)
+        drawn = binarise(mask, self.preset.threshold)
+        grown = self._grow(drawn, offsets)
+        # ComfyUI's own node fills under the mask as it was drawn.
+        hidden = drawn if self.preset.growth == "comfy" else grown
         count, number = mask.shape[:2]
-        grown = offset_mask(mask.flatten(0, 1)[:, None], offsets.flatten()).reshape(mask.shape)
-        pixels = image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image.float() * 2 - 1
 
-        # Each variant is encoded in a batch of B, so that its values do not depend on how many variants there are.
-        latents = self._posterior(self.vae.encode(pixels, keys), keys, variants[0], "latents")
-        masked = [
-            self._posterior(
-                self.vae.encode(fill_hole(pixels, grown[:, k : k + 1], self.fill, low=-1.0), keys),
-                keys,
-                variants[k],
-                "masked_latents",
-            )
-            for k in range(number)
-        ]
-        result = {name: value for name, value in batch.items() if name not in ("image", "variants")}
-        offsets = offsets.reshape(count, number).to(image.device)
-        drawn_with = torch.tensor(variants, device=image.device).expand(count, number)
+        result = {name: value for name, value in batch.items() if name not in ("image", "target", "variants", "seed")}
+        if "latents" not in batch:
+            result["latents"] = self._encoded(pixels["image"], keys, variants[0], seed, "latents")
+        if "target" in pixels:
+            result["target_latents"] = self._encoded(pixels["target"], keys, variants[0], seed, "target_latents")
+        if self.masked_latents:
+            # Each variant is encoded in a batch of B, so that its values do not depend on how many variants there are.
+            masked = [
+                self._encoded(
+                    fill_hole(pixels["image"], hidden[:, k : k + 1], self.fill, low=-1.0),
+                    keys,
+                    variants[k],
+                    seed,
+                    "masked_latents",
+                )
+                for k in range(number)
+            ]
+            result["masked_latents"] = masked[0] if number == 1 else torch.stack(masked, 1)
+        offsets = offsets.reshape(count, number).to(mask.device)
+        drawn_with = torch.tensor(variants, device=mask.device).expand(count, number)
         result |= {
-            "latents": latents,
-            "masked_latents": masked[0] if number == 1 else torch.stack(masked, 1),
             "mask": grown,
             "offset": offsets[:, 0] if number == 1 else offsets,
             "variant": drawn_with[:, 0] if number == 1 else drawn_with,
         }
         return cast(Batch, result)
 
-    def _offsets(self, keys: Sequence[str], variants: Sequence[int]) -> Tensor:
+    def _grow(self, drawn: Tensor, offsets: Tensor) -> Tensor:
+        """(B, K, H, W) bool, each mask by its own offset."""
+        grow = grow_comfy if self.preset.growth == "comfy" else offset_mask
+        return grow(drawn.flatten(0, 1)[:, None], offsets.flatten()).reshape(drawn.shape)
+
+    def _offsets(self, keys: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
         """(B, K) int64 on the CPU, so that the window sizes are known without waiting for the device."""
         drawn = [
-            [draw_offset(self.mask_offset, generator_for(self.seed, key, variant, "offset")) for variant in variants]
+            [draw_offset(self.mask_offset, generator_for(seed, key, variant, "offset")) for variant in variants]
             for key in keys
         ]
         return torch.tensor(drawn, dtype=torch.int64).reshape(len(keys), len(variants))
 
-    def _posterior(self, raw: Tensor, keys: Sequence[str], variant: int, purpose: str) -> Tensor:
-        if self.posterior == "moments" or not self.vae.has_posterior or not keys:
-            return raw if self.posterior == "moments" else self.vae.mode(raw)
-        if self.posterior == "mode":
+    def _encoded(self, pixels: Tensor, keys: Sequence[str], variant: int, seed: int, purpose: str) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> latents as `posterior` says."""
+        raw = self.vae.encode(pixels, keys)
+        if self.posterior == "moments":
+            return raw
+        if self.posterior == "mode" or not self.vae.has_posterior or not keys:
             return self.vae.mode(raw)
         shape = (self.vae.latent_channels, *raw.shape[-2:])
-        noise = torch.stack([noise_for(self.seed, key, variant, purpose, shape) for key in keys])
+        noise = torch.stack([noise_for(seed, key, variant, purpose, shape) for key in keys])
         return self.vae.sample(raw, noise.to(raw.device))
 
+    def _checked(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor, list[str], list[int]]:
+        """The pictures by name as (B, 3, H, W) float in [-1, 1], the masks, the keys and the variants."""
+        needed = ["image"] if self.masked_latents or "latents" not in batch else []
+        missing = [name for name in (*needed, "mask", "__key__") if name not in batch]
+        if missing:
+            raise UsageError(f"the batch has no {missing[0]!r}, only {', '.join(sorted(batch))}")
+        mask, keys = batch["mask"], list(batch["__key__"])
+        pictures = [name for name in ("image", "target") if name in batch and (name in needed or name == "target")]
+        if mask.ndim != 4 or not mask.shape[1]:
+            raise UsageError(f"mask must be (B, K, H, W), not {tuple(mask.shape)}")
+        pixels: dict[str, Tensor] = {name: _in_range(name, batch[name], mask) for name in pictures}
+        variants = list(batch.get("variants", range(mask.shape[1])))
+        if len(keys) != mask.shape[0] or len(variants) != mask.shape[1]:
+            raise UsageError(
+                f"{mask.shape[0]} samples with {mask.shape[1]} masks each need as many keys and variants, "
+                f"not {len(keys)} and {len(variants)}"
+            )
+        return pixels, mask, keys, variants
 
-def _checked(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, list[str], list[int]]:
-    missing = [name for name in ("image", "mask", "__key__") if name not in batch]
-    if missing:
-        raise UsageError(f"the batch has no {missing[0]!r}, only {', '.join(sorted(batch))}")
-    image, mask, keys = batch["image"], batch["mask"], list(batch["__key__"])
+
+def _in_range(name: str, image: Tensor, mask: Tensor) -> Tensor:
+    """A picture (B, 3, H, W), uint8 or float in [0, 1] -> float in [-1, 1]."""
     if image.ndim != 4 or image.shape[1] != 3:
-        raise UsageError(f"image must be (B, 3, H, W), not {tuple(image.shape)}")
-    if mask.ndim != 4 or mask.shape[0] != image.shape[0] or mask.shape[-2:] != image.shape[-2:] or not mask.shape[1]:
-        raise UsageError(f"mask must be (B, K, H, W) for image {tuple(image.shape)}, not {tuple(mask.shape)}")
-    if image.dtype != torch.uint8:
-        if not image.is_floating_point():
-            raise UsageError(f"image must be uint8, or float in [0, 1], not {image.dtype}")
-        if image.numel() and (image.amin() < 0 or image.amax() > 1):
-            raise UsageError("a float image must be in [0, 1]; map [-1, 1] back with (image + 1) / 2")
-    variants = list(batch.get("variants", range(mask.shape[1])))
-    if len(keys) != image.shape[0] or len(variants) != mask.shape[1]:
-        raise UsageError(
-            f"{image.shape[0]} images with {mask.shape[1]} masks each need as many keys and variants, "
-            f"not {len(keys)} and {len(variants)}"
-        )
-    return image, mask, keys, variants
+        raise UsageError(f"{name} must be (B, 3, H, W), not {tuple(image.shape)}")
+    if mask.shape[0] != image.shape[0] or mask.shape[-2:] != image.shape[-2:]:
+        raise UsageError(f"mask must be (B, K, H, W) for {name} {tuple(image.shape)}, not {tuple(mask.shape)}")
+    if image.dtype == torch.uint8:
+        return image.float() / 127.5 - 1
+    if not image.is_floating_point():
+        raise UsageError(f"{name} must be uint8, or float in [0, 1], not {image.dtype}")
+    if image.numel() and (image.amin() < 0 or image.amax() > 1):
+        raise UsageError(f"a float {name} must be in [0, 1]; map [-1, 1] back with ({name} + 1) / 2")
+    return image.float() * 2 - 1

@@ -74,6 +74,11 @@ class Autoencoder:
         self._encode = torch.compile(encode) if compile else encode
 
     @property
+    def config(self) -> dict[str, Any]:
+        """A copy of diffusers' config of the module; empty where it has none."""
+        return dict(self._config)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU for a module without any."""
         tensor: Tensor | None = next(chain(self.module.parameters(), self.module.buffers()), None)

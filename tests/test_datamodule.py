@@ -62,9 +62,7 @@ def test_every_sample_comes_once_an_epoch_in_a_new_order_with_a_new_mask(
     cache = str(tmp_path / "cache")
     cache_latents(shards, cache, vae, variants=8, **SETTINGS)
     module = (
-        InpaintDataModule(shards, vae=vae, **SETTINGS)
-        if source == "shards"
-        else InpaintDataModule(cache=cache, batch_size=4)
+        InpaintDataModule(shards, vae=vae, **SETTINGS) if source == "shards" else InpaintDataModule(cache, batch_size=4)
     )
     painter = fit(module, tmp_path)
     for epoch in (0, 1):
@@ -87,7 +85,7 @@ def test_pictures_and_cache_give_a_step_the_same_keys_shapes_and_types(
 ) -> None:
     cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
     live = fit(InpaintDataModule(shards, vae=vae, **SETTINGS), tmp_path, 1).seen[0]
-    cached = fit(InpaintDataModule(cache=str(tmp_path / "cache"), batch_size=4), tmp_path, 1).seen[0]
+    cached = fit(InpaintDataModule(str(tmp_path / "cache"), batch_size=4), tmp_path, 1).seen[0]
     assert live.keys() == cached.keys()
     for name, value in live.items():
         assert type(value) is type(cached[name])
@@ -105,7 +103,7 @@ def test_the_same_seed_repeats_a_run_and_another_does_not(shards: str, tmp_path:
 
 
 def test_validation_draws_the_same_masks_every_epoch(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    painter = fit(InpaintDataModule(shards, val_shards=shards, vae=vae, **SETTINGS), tmp_path, 3)
+    painter = fit(InpaintDataModule(shards, val_source=shards, vae=vae, **SETTINGS), tmp_path, 3)
     val = [batch for batch in painter.seen if batch["epoch"] == "val"]
     passes = np.array_split(np.array([batch["mask"].numpy().tobytes() for batch in val], dtype=object), 3)
     assert (passes[0] == passes[1]).all()
@@ -132,14 +130,13 @@ def test_a_bad_sample_in_training_is_left_out_and_named(
 def test_leaving_a_loader_early_stops_its_threads(shards: str, vae: Autoencoder) -> None:
     import threading
 
-    module = InpaintDataModule(predict_shards=shards, vae=vae, **SETTINGS | {"batch_size": 1})
+    module = InpaintDataModule(predict_source=shards, vae=vae, **SETTINGS | {"batch_size": 1})
     module.setup("predict")
-    before = threading.active_count()
     iterator = iter(module.predict_dataloader())
     next(iterator)
-    assert threading.active_count() > before
+    assert "inpaint_data-ahead" in [thread.name for thread in threading.enumerate()]
     iterator.close()
-    assert threading.active_count() == before
+    assert "inpaint_data-ahead" not in [thread.name for thread in threading.enumerate()]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +148,7 @@ def test_leaving_a_loader_early_stops_its_threads(shards: str, vae: Autoencoder)
         ({"variants": 0}, "variants: 0"),
         ({"mask_offset": 300}, "mask_offset: 300"),
         ({"fill": "pink"}, "fill: 'pink'"),
-        ({"cache": "somewhere"}, "either shards or cache"),
+        ({"recipe": "sd9"}, "recipe: .sd9. is unknown"),
     ],
 )
 def test_settings_that_cannot_work_are_named_before_the_first_step(

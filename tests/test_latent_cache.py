@@ -13,7 +13,6 @@ import webdataset as wds
 from conftest import write_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from inpaint_data import (
@@ -26,6 +25,7 @@ from inpaint_data import (
     verify_cache,
 )
 from inpaint_data.latent_cache.format import pbm_bytes, read_pbm
+from inpaint_data.shards import expand_shards
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 2}
 
@@ -71,17 +71,11 @@ def test_masks_come_back_from_one_bit_a_pixel(count: int, height: int, width: in
     assert np.array_equal(np.array(Image.open(io.BytesIO(data))).reshape(masks.shape), masks)
 
 
-class Nothing(LightningModule):
-    """Predicts the batch itself."""
-
-    def predict_step(self, batch: dict) -> dict:
-        return batch
-
-
 def live_batches(shards: str, vae: Autoencoder, **settings: object) -> list[dict]:
-    module = InpaintDataModule(predict_shards=shards, vae=vae, posterior="moments", **SETTINGS, **settings)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    return trainer.predict(Nothing(), datamodule=module)
+    """Encoded live in the batches that a job makes, which end with their shard."""
+    module = InpaintDataModule(predict_source=shards, vae=vae, posterior="moments", **SETTINGS, **settings)
+    module.setup("predict")
+    return [module.on_after_batch_transfer(batch, 0) for batch in module.image_batches(expand_shards(shards))]
 
 
 def test_a_cached_batch_equals_the_live_batch_of_the_same_samples(

@@ -18,7 +18,10 @@ LATENTS = "latents.npy"
 MASKED_LATENTS = "masked_latents.npy"
 MASK = "mask.pbm"
 RECORD = "inpaint.json"
-RESERVED = frozenset({LATENTS, MASKED_LATENTS, MASK, RECORD})
+TARGET_LATENTS = "target_latents.npy"
+REQUIRED = frozenset({LATENTS, MASK, RECORD})
+RESERVED = REQUIRED | {MASKED_LATENTS, TARGET_LATENTS}
+SIZES = ("original_size", "resized_size", "crop_top_left", "target_size")
 CACHE_FILE = "cache.json"
 TEMPORARY = ".tmp"
 
@@ -160,7 +163,7 @@ def _disagreements(path: Path, sidecar: Sidecar) -> Iterator[str]:
         return
     if len(set(keys)) < len(keys):
         yield f"its key {next(key for key in keys if keys.count(key) > 1)!r} comes twice"
-    for name in sorted(index.keys() | (RESERVED if keys else set())):
+    for name in sorted(index.keys() | (REQUIRED if keys else set())):
         columns = index.get(name)
         if not (isinstance(columns, dict) and columns.keys() == {"offset", "size"}):
             yield f"its index has no offsets and sizes of {name}"
@@ -243,8 +246,12 @@ def members_of(batch: Mapping[str, Any], row: int, storage: str) -> dict[str, by
     if taken:
         raise SampleError(f"it carries a member called {taken[0]}, which the cache uses itself; rename it")
     masks: npt.NDArray[np.bool_] = batch["mask"][row].numpy()
-    masked = batch["masked_latents"][row].numpy()
-    arrays = {LATENTS: batch["latents"][row].numpy(), MASKED_LATENTS: masked.reshape(len(masks), *masked.shape[-3:])}
+    arrays = {LATENTS: batch["latents"][row].numpy()}
+    if "masked_latents" in batch:
+        masked = batch["masked_latents"][row].numpy()
+        arrays[MASKED_LATENTS] = masked.reshape(len(masks), *masked.shape[-3:])
+    if "target_latents" in batch:
+        arrays[TARGET_LATENTS] = batch["target_latents"][row].numpy()
     members = dict(carried)
     for name, array in arrays.items():
         with np.errstate(over="ignore"):
@@ -257,9 +264,7 @@ def members_of(batch: Mapping[str, Any], row: int, storage: str) -> dict[str, by
     members[RECORD] = json_bytes(
         {
             "caption": batch["caption"][row],
-            "original_size": batch["original_size"][row].tolist(),
-            "crop_top_left": batch["crop_top_left"][row].tolist(),
-            "target_size": batch["target_size"][row].tolist(),
+            **{name: batch[name][row].tolist() for name in SIZES},
             "variants": [
                 {"offset": offset, "generator": generator, "coverage": round(float(mask.mean()), 6)}
                 for offset, generator, mask in zip(offsets, batch["generator"][row], masks, strict=True)

@@ -1,50 +1,69 @@
 """A cache as a map-style dataset that hands out the batch the live transform would."""
 
+import hashlib
 import io
 import json
 import mmap
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.errors import CacheError, ShardError, UsageError
 from inpaint_data.latent_cache.format import (
+    CACHE_FILE,
     LATENTS,
     MASK,
     MASKED_LATENTS,
     RECORD,
     RESERVED,
+    SIZES,
+    TARGET_LATENTS,
     Sidecar,
     committed,
     read_cache_file,
     read_pbm,
     tar_path,
 )
+from inpaint_data.mirror import Mirror, default_folder, read_range
 from inpaint_data.seeding import generator_for, noise_for
+from inpaint_data.tar import is_url, unreadable
 from inpaint_data.transform import POSTERIORS, Batch, Posterior
+
+Decoder = Callable[[bytes], Any]
+MEND = "run `inpaint-data verify` to see what is wrong with the cache"
 
 
 class LatentCache(Dataset[Batch]):
-    """Every committed sample of a cache, in the order of shards and samples.
+    """Every committed sample of a cache, in the order of shards and samples. A job may still be writing to it.
 
     `cache[i]` is a batch of one; `cache.__getitems__([i, j, ...])`, which a DataLoader calls with
     `collate_fn=lambda batch: batch`, is a batch of many: see `Batch` for keys, shapes and dtypes.
 
     Args:
-        root: the cache's folder.
-        posterior: "mode", "sample" (noise from seed, epoch and key) or "moments".
+        root: the cache's folder, or a URL that fsspec opens, whose shards are copied to `mirror` when first read.
+        posterior: "mode", "sample" (noise from seed, epoch and key) or "moments" (mean, then log-variance).
         variant: which of the K mask variants; None draws one for each sample and `epoch`.
         seed: of variants and noise.
+        carried: which of the members carried along to read, and with a mapping what makes each one's bytes into a
+            value: `{"depth.npy": decode}`. None reads all, as bytes.
+        masked_latents: whether to read `masked_latents`, where the cache has them.
+        mirror: folder for the copies of a remote cache, which processes may share; a folder of the user's by default.
+        mirror_bytes: how much the copies may take. Shards for which there is no room are read piece by piece.
 
     Attributes:
         epoch: set it before each epoch; only `variant=None` and posterior "sample" depend on it.
         settings: what the cache was made with, from `cache.json`; `settings["vae"]["config"]` is the VAE's.
+        fingerprint: of those settings.
+        buckets: (N,) int64, the bucket of every sample; samples of one bucket have one size and fit into a batch.
 
     Raises:
         CacheError: no cache at `root`, nothing committed yet, or a shard that is not what its sidecar says.
@@ -52,13 +71,26 @@ class LatentCache(Dataset[Batch]):
     """
 
     def __init__(
-        self, root: str | Path, posterior: Posterior = "mode", variant: int | None = None, seed: int = 0
+        self,
+        root: str | Path,
+        posterior: Posterior = "mode",
+        variant: int | None = None,
+        seed: int = 0,
+        carried: Collection[str] | Mapping[str, Decoder] | None = None,
+        masked_latents: bool = True,
+        mirror: str | None = None,
+        mirror_bytes: int = 100 * 10**9,
     ) -> None:
-        self.root = Path(root)
-        content = read_cache_file(self.root)
+        self.root = root
+        url, copies, folder = None, None, Path(root)
+        if is_url(str(root)):
+            url, copies = str(root).rstrip("/"), Mirror(mirror or default_folder(), mirror_bytes)
+            folder = _fetch_sidecars(url, copies.folder)
+        content = read_cache_file(folder)
         self.settings: dict[str, Any] = content["settings"]
+        self.fingerprint: str = content["fingerprint"]
         self.posterior, self.variant, self.seed, self.epoch = posterior, variant, seed, 0
-        sidecars = [sidecar for sidecar in map(Sidecar.read, committed(self.root)) if sidecar.keys]
+        sidecars = [sidecar for sidecar in map(Sidecar.read, committed(folder)) if sidecar.keys]
         if not sidecars:
             raise CacheError(f"{root}: no sample is committed; run the cache command to its end")
         if posterior not in POSTERIORS:
@@ -66,8 +98,20 @@ class LatentCache(Dataset[Batch]):
         self.variants: int = sidecars[0].variants
         if variant is not None and not 0 <= variant < self.variants:
             raise UsageError(f"variant: {variant} is not in the cache, which has 0...{self.variants - 1}")
-        self._shards = [_Shard(self.root, sidecar, content["fingerprint"]) for sidecar in sidecars]
+        for sidecar in sidecars:
+            if sidecar.fingerprint != self.fingerprint:
+                path = tar_path(folder, Path(sidecar.shard).stem)
+                raise CacheError(f"{path}: made with other settings than cache.json says; {MEND}")
+        self._shards = [_Shard(folder, sidecar, url, copies) for sidecar in sidecars]
         self._ends = np.cumsum([len(sidecar.keys) for sidecar in sidecars])
+        self._decoders: Mapping[str, Decoder] | None = None
+        if carried is not None:
+            self._decoders = carried if isinstance(carried, Mapping) else dict.fromkeys(carried, bytes)
+        self.has_masked_latents = all(MASKED_LATENTS in sidecar.index for sidecar in sidecars)
+        self._arrays = [LATENTS]
+        self._arrays += [MASKED_LATENTS] if masked_latents and self.has_masked_latents else []
+        self._arrays += [TARGET_LATENTS] if all(TARGET_LATENTS in sidecar.index for sidecar in sidecars) else []
+        self.buckets = np.zeros(len(self), np.int64)  # squares of one size
 
     @property
     def has_posterior(self) -> bool:
@@ -88,6 +132,8 @@ class LatentCache(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         try:
             return self._batch(indices)
+        except ShardError:
+            raise  # a remote file, which it names
         except (
             ValueError,
             TypeError,
@@ -100,53 +146,71 @@ class LatentCache(Dataset[Batch]):
         ) as error:
             keys = [f"{shard.name} {shard.keys[row]!r}" for shard, row in map(self._place, indices)]
             raise CacheError(
-                f"{self.root}: cannot read {', '.join(keys)} ({type(error).__name__}: {error}); "
-                "run `inpaint-data verify` to see what is wrong with the cache"
+                f"{self.root}: cannot read {', '.join(keys)} ({type(error).__name__}: {error}); {MEND}"
             ) from error
 
     def _batch(self, indices: Sequence[int]) -> Batch:
         places = [self._place(index) for index in indices]
         keys = [shard.keys[row] for shard, row in places]
-        records = [json.loads(shard.member(RECORD, row)) for shard, row in places]
+        members = [shard.members(self._names(shard), row) for shard, row in places]
+        records = [json.loads(bytes(each[RECORD])) for each in members]
         variants = [self._variant(key) for key in keys]
-        latents = torch.from_numpy(np.stack([shard.array(LATENTS, row) for shard, row in places])).float()
-        masked = np.stack(
-            [shard.array(MASKED_LATENTS, row)[k] for (shard, row), k in zip(places, variants, strict=True)]
-        )
-        masks = np.stack([shard.masks(row)[k] for (shard, row), k in zip(places, variants, strict=True)])
         chosen = [record["variants"][k] for record, k in zip(records, variants, strict=True)]
-        return Batch(
-            latents=self._posterior(latents, keys, "latents"),
-            masked_latents=self._posterior(torch.from_numpy(masked).float(), keys, "masked_latents"),
-            mask=torch.from_numpy(masks)[:, None],
-            offset=torch.tensor([each["offset"] for each in chosen]),
-            caption=[record["caption"] for record in records],
-            generator=[(each["generator"],) for each in chosen],
-            original_size=torch.tensor([record["original_size"] for record in records]),
-            crop_top_left=torch.tensor([record["crop_top_left"] for record in records]),
-            target_size=torch.tensor([record["target_size"] for record in records]),
-            carried=[shard.carried(row) for shard, row in places],
-            variant=torch.tensor(variants),
-            __key__=keys,
-            __shard__=[shard.name for shard, _ in places],
-        )
+        latents = {name.removesuffix(".npy"): self._latents(name, members, variants, keys) for name in self._arrays}
+        masks = [read_pbm(each[MASK], self.variants)[k] for each, k in zip(members, variants, strict=True)]
+        batch: dict[str, Any] = {
+            **latents,
+            "mask": torch.from_numpy(np.stack(masks))[:, None],
+            "offset": torch.tensor([each["offset"] for each in chosen]),
+            "variant": torch.tensor(variants),
+            "caption": [record["caption"] for record in records],
+            "generator": [(each["generator"],) for each in chosen],
+            **{name: torch.tensor([record[name] for record in records]) for name in SIZES},
+            "carried": [self._carried(each) for each in members],
+            "__key__": keys,
+            "__shard__": [shard.name for shard, _ in places],
+        }
+        return cast(Batch, batch)
 
     def _place(self, index: int) -> "tuple[_Shard, int]":
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._shards[number], int(index - (self._ends[number - 1] if number else 0))
+
+    def _names(self, shard: "_Shard") -> list[str]:
+        """The members to read."""
+        carried = shard.index.keys() - RESERVED if self._decoders is None else self._decoders.keys()
+        return [*self._arrays, MASK, RECORD, *sorted(carried)]
+
+    def _carried(self, members: Mapping[str, memoryview]) -> dict[str, Any]:
+        carried = {name: bytes(data) for name, data in members.items() if name not in RESERVED}
+        return {name: self._decoders[name](data) if self._decoders else data for name, data in carried.items()}
 
     def _variant(self, key: str) -> int:
         if self.variant is not None:
             return self.variant
         return int(generator_for(self.seed, key, self.epoch, "variant").integers(self.variants))
 
-    def _posterior(self, raw: Tensor, keys: Sequence[str], purpose: str) -> Tensor:
+    def _latents(
+        self, name: str, members: Sequence[Mapping[str, memoryview]], variants: Sequence[int], keys: Sequence[str]
+    ) -> Tensor:
+        """One tensor for the batch, filled from the mapped files without a copy in between; float32."""
+        raw = None
+        for row, (each, k) in enumerate(zip(members, variants, strict=True)):
+            array = _array(each[name])
+            array = array[k] if name == MASKED_LATENTS else array
+            if raw is None:
+                raw = np.empty((len(members), *array.shape), np.float32)
+            if array.shape != raw.shape[1:]:
+                raise CacheError(f"{name}: {array.shape} and {raw.shape[1:]} do not go into one batch")
+            raw[row] = array
+        assert raw is not None
+        moments = torch.from_numpy(raw)
         if self.posterior == "moments" or not self.has_posterior:
-            return raw
-        mean, log_variance = raw.chunk(2, dim=1)
+            return moments
+        mean, log_variance = moments.chunk(2, dim=1)
         if self.posterior == "mode":
             return mean.contiguous()
-        shape = tuple(mean.shape[1:])
+        shape, purpose = tuple(mean.shape[1:]), name.removesuffix(".npy")
         noise = torch.stack([noise_for(self.seed, key, self.epoch, purpose, shape) for key in keys])
         return mean + torch.exp(0.5 * log_variance) * noise
 
@@ -154,42 +218,98 @@ class LatentCache(Dataset[Batch]):
 class _Shard:
     """One tar, mapped into memory when it is first read: nothing is copied but what is asked for."""
 
-    def __init__(self, root: Path, sidecar: Sidecar, fingerprint: str) -> None:
-        self.name, self.keys, self._index = sidecar.shard, sidecar.keys, sidecar.index
-        self._variants = sidecar.variants
-        self._path = tar_path(root, Path(sidecar.shard).stem)
+    def __init__(self, root: Path, sidecar: Sidecar, url: str | None, copies: Mirror | None) -> None:
+        self.name, self.keys = sidecar.shard, sidecar.keys
+        # As arrays: lists of numbers would take four times the memory.
+        self.index = {
+            name: (np.array(columns["offset"], np.int64), np.array(columns["size"], np.int64))
+            for name, columns in sidecar.index.items()
+        }
+        self._path: Path | None = tar_path(root, Path(sidecar.shard).stem)
+        self._url, self._copies, self._output = f"{url}/{self.name}", copies, sidecar.output
         self._map: mmap.mmap | None = None
-        mend = "run `inpaint-data verify` to see what is wrong with the cache"
-        if sidecar.fingerprint != fingerprint:
-            raise CacheError(f"{self._path}: made with other settings than cache.json says; {mend}")
+        if copies is None:
+            self._check_size(self._path)
+
+    def _check_size(self, path: Path) -> None:
         try:
-            size = self._path.stat().st_size
+            size = path.stat().st_size
         except OSError as error:
-            raise CacheError(f"{self._path}: {error.strerror}; {mend}") from None
-        if size != sidecar.output["size"]:
-            raise CacheError(f"{self._path}: {size} bytes, its sidecar says {sidecar.output['size']}; {mend}")
+            raise CacheError(f"{path}: {error.strerror}; {MEND}") from None
+        if size != self._output["size"]:
+            raise CacheError(f"{path}: {size} bytes, its sidecar says {self._output['size']}; {MEND}")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_map": None}  # a map cannot be pickled; a worker process makes its own
 
-    def member(self, name: str, row: int) -> bytes:
-        if self._map is None:
-            with self._path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        columns = self._index[name]
-        start = columns["offset"][row]
-        return self._map[start : start + columns["size"][row]]
-
-    def array(self, name: str, row: int) -> npt.NDArray[Any]:
-        loaded: npt.NDArray[Any] = np.load(io.BytesIO(self.member(name, row)), allow_pickle=False)
-        return loaded
-
-    def masks(self, row: int) -> npt.NDArray[np.bool_]:
-        return read_pbm(self.member(MASK, row), self._variants)
-
-    def carried(self, row: int) -> dict[str, bytes]:
-        return {
-            name: self.member(name, row)
-            for name, columns in self._index.items()
-            if name not in RESERVED and columns["offset"][row] >= 0
+    def members(self, names: Sequence[str], row: int) -> dict[str, memoryview]:
+        """The bytes of those members that the sample has."""
+        columns = {name: self.index[name] for name in names if name in self.index}
+        extents = {
+            name: (int(offset[row]), int(offset[row] + size[row]))
+            for name, (offset, size) in columns.items()
+            if offset[row] >= 0
         }
+        mapped = self._mapped()
+        if mapped is not None:
+            whole, first = memoryview(mapped), 0
+        else:  # one request for all of a sample, whose members lie side by side
+            first = min(start for start, _ in extents.values())
+            whole = memoryview(read_range(self._url, first, max(end for _, end in extents.values())))
+        return {name: whole[start - first : end - first] for name, (start, end) in extents.items()}
+
+    def _mapped(self) -> mmap.mmap | None:
+        """The file in memory; None for a remote one that there is no room to copy."""
+        if self._map is None:
+            path = self._path
+            if self._copies is not None:
+                sha256, size = self._output["sha256"], self._output["size"]
+                path = self._copies.copy(self._url, sha256, size, sha256)
+            if path is None:
+                return None
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._map
+
+
+def _array(data: memoryview) -> npt.NDArray[Any]:
+    """The array in a .npy file, as a view into its bytes."""
+    if bytes(data[:6]) != b"\x93NUMPY":
+        raise ValueError("not a .npy file")
+    start = 10 + int.from_bytes(data[8:10], "little")
+    shape, dtype = _npy_header(bytes(data[:start]))
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
+@lru_cache(64)
+def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype; the samples of a cache have but a few headers between them."""
+    file = io.BytesIO(header)
+    np.lib.format.read_magic(file)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if fortran or dtype.hasobject:
+        raise ValueError("not laid out as the cache writes arrays")
+    return shape, dtype
+
+
+def _fetch_sidecars(url: str, mirror: Path) -> Path:
+    """Copy `cache.json` and the sidecars of a remote cache, as they are now, to a folder of their own."""
+    folder = mirror / hashlib.sha256(url.encode()).hexdigest()[:16]
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+        files.invalidate_cache()
+        names = [name for name in files.ls(path, detail=False) if name.endswith(".json")]
+        contents = files.cat(names) if names else {}
+    except Exception as error:  # every file system of fsspec has errors of its own
+        raise unreadable(url, error) from error
+    there = {name.rpartition("/")[2]: data for name, data in contents.items()}
+    if CACHE_FILE not in there:
+        raise CacheError(f"{url}: no {CACHE_FILE} here, so this is no latent cache; copy a whole one there")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in there.items():
+        temporary = folder / f".{name}.{os.getpid()}.tmp"
+        temporary.write_bytes(data)
+        temporary.replace(folder / name)
+    for gone in {path.name for path in folder.glob("*.json")} - there.keys():
+        (folder / gone).unlink(missing_ok=True)
+    return folder

@@ -15,13 +15,15 @@ from inpaint_data.latent_cache.format import (
     MASK,
     MASKED_LATENTS,
     RECORD,
+    SIZES,
+    TARGET_LATENTS,
     json_bytes,
     npy_bytes,
     pbm_bytes,
     read_pbm,
 )
 
-FIELDS = {"caption", "original_size", "crop_top_left", "target_size", "variants"}
+FIELDS = {"caption", *SIZES, "variants"}
 FIELDS_OF_VARIANT = {"offset", "generator", "coverage"}
 
 
@@ -35,6 +37,8 @@ class Expected:
     storage: str
     has_posterior: bool
     offsets: tuple[int, int]
+    masked_latents: bool
+    target_latents: bool
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Expected":
@@ -52,6 +56,8 @@ class Expected:
                 storage=np.dtype(settings["storage"]).name,
                 has_posterior=bool(settings["vae"]["has_posterior"]),
                 offsets=(int(low), int(high)),
+                masked_latents=bool(settings["masked_latents"]),
+                target_latents=bool(settings["samples"]["target"]),
             )
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise CacheError(f"its settings are not those of a cache ({type(error).__name__}: {error})") from None
@@ -64,13 +70,20 @@ class SampleCheck:
         self.expected, self.channels = expected, 0
 
     def problems(self, members: Mapping[str, bytes]) -> Iterator[str]:
-        """What is wrong with a sample, given the bytes of its four members."""
+        """What is wrong with a sample, given the bytes of its own members."""
         checks: dict[str, Callable[[bytes], Any]] = {
             LATENTS: self._latents,
-            MASKED_LATENTS: self._masked_latents,
             MASK: self._masks,
             RECORD: self._record,
         }
+        if self.expected.masked_latents:
+            checks[MASKED_LATENTS] = self._masked_latents
+        if self.expected.target_latents:
+            checks[TARGET_LATENTS] = self._latents
+        yield from (f"{name}: is not there" for name in checks if name not in members)
+        extra = {MASKED_LATENTS, TARGET_LATENTS} & members.keys() - checks.keys()
+        yield from (f"{name}: is there, though the settings say that there is none" for name in sorted(extra))
+        checks = {name: check for name, check in checks.items() if name in members}
         good: dict[str, Any] = {}
         for name, check in checks.items():
             try:
@@ -128,7 +141,7 @@ class SampleCheck:
         _has_fields(record, FIELDS, "it")
         if not isinstance(record["caption"], str):
             raise SampleError("its caption is no text")
-        for name, least in (("original_size", 1), ("crop_top_left", 0)):
+        for name, least in (("original_size", 1), ("resized_size", 1), ("crop_top_left", 0)):
             if not _is_pair(record[name], least):
                 raise SampleError(f"its {name} is {record[name]}, not two whole numbers from {least} on")
         if record["target_size"] != [self.expected.resolution] * 2:

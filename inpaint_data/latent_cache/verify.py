@@ -151,6 +151,9 @@ def _shard_problems(path: Path, sidecar: Sidecar, check: SampleCheck | None) -> 
 
 def _member_problems(tar: str, source: Source, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
     expected = _layout(sidecar)
+    own: dict[str | None, set[str]] = {}  # the cache's own members of each sample
+    for sample, name, *_ in expected.values():
+        own.setdefault(sample, set()).update({name} & RESERVED)
     key, data = None, dict[str, bytes]()  # of the sample that is being read
     try:
         for member in members_of_tar(source):
@@ -170,7 +173,7 @@ def _member_problems(tar: str, source: Source, sidecar: Sidecar, check: SampleCh
                 source.skip(member.padded - member.size, str(member))
             else:
                 source.skip(member.padded, str(member))
-            if check is not None and name in RESERVED and data.keys() == RESERVED:
+            if check is not None and name in data and data.keys() == own[key]:
                 yield from (Problem(tar, key, problem) for problem in check.problems(data))
         source.expect_only_zeros()
     except Damage as damage:

@@ -1,0 +1,116 @@
+"""Image shards as a map-style dataset: any sample at any time, so that live and cached epochs go the same way."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from inpaint_data.errors import SampleError, ShardError, UsageError
+from inpaint_data.mirror import Mirror, default_folder
+from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare
+from inpaint_data.shards import Fault, Sample, locate_samples, read_sample, shard_size, shard_stamp
+from inpaint_data.tar import is_url
+
+log = logging.getLogger(__name__)
+
+
+class ImageShards(Dataset[ImageBatch | None]):
+    """The samples of image shards, found by their tar headers, which are read once.
+
+    `images.__getitems__([i, j, ...])` is a batch of pictures and masks, not yet encoded. Bad samples are left out of it
+    and named in the log; it is None where none is left.
+
+    Args:
+        shards: paths or URLs, already expanded; remote ones are copied to `mirror` first.
+        settings: what decides the pixels.
+        variants: the mask variants of every sample, or None: the one whose number is `epoch`.
+        threads: how many decode at a time.
+        mirror, mirror_bytes: see `LatentCache`.
+
+    Attributes:
+        epoch: set it before each epoch.
+        faults: what the shards have that is no sample.
+        buckets: (N,) int64, the bucket of every sample.
+
+    Raises:
+        ShardError: a shard cannot be read, or there is no sample in any.
+        UsageError: no room for the copy of a remote shard.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        settings: SampleSettings,
+        variants: Sequence[int] | None,
+        threads: int,
+        mirror: str | None = None,
+        mirror_bytes: int = 100 * 10**9,
+    ) -> None:
+        self.settings, self.variants, self.epoch = settings, variants, 0
+        self._pool = ThreadPoolExecutor(max(1, threads), "inpaint_data-decode")
+        self.faults: list[Fault] = []
+        self._shards = list(shards)
+        self._paths = [_local(shard, mirror, mirror_bytes) for shard in shards]
+        places: list[tuple[int, int, int]] = []
+        for number, path in enumerate(self._paths):
+            for item in locate_samples(str(path)):
+                if isinstance(item, Fault):
+                    self.faults.append(item)
+                    named_fault(item)
+                else:
+                    places.append((number, *item.extent))
+        if not places:
+            raise ShardError(f"{', '.join(self._shards[:3])}: no sample in any shard; see the warnings for the reasons")
+        self._places = np.array(places, np.int64)
+        self.buckets = np.zeros(len(places), np.int64)  # squares of one size
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitems__(self, indices: Sequence[int]) -> ImageBatch | None:
+        variants = [self.epoch] if self.variants is None else list(self.variants)
+        made = [each for each in self._pool.map(lambda index: self._prepare(index, variants), indices) if each]
+        return collate(made, variants, self.settings.seed) if made else None
+
+    def __getitem__(self, index: int) -> ImageBatch | None:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return self.__getitems__([index])
+
+    def _prepare(self, index: int, variants: Sequence[int]) -> Example | None:
+        number, start, end = map(int, self._places[index])
+        shard, path = self._shards[number], self._paths[number]
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                data = file.read(end - start)
+        except OSError as error:
+            raise ShardError(f"{path}: {error.strerror}; it was there when training began") from error
+        sample = read_sample(shard, data)
+        if isinstance(sample, Sample):
+            try:
+                return prepare(sample, self.settings, variants)
+            except SampleError as error:
+                sample = Fault(shard, sample.key, str(error), None, None)
+        named_fault(sample)
+        return None
+
+
+def named_fault(fault: Fault) -> None:
+    """Say which sample is missing from a batch; a job would quarantine it."""
+    log.warning("%s, sample %r is left out: %s", fault.shard, fault.key, fault.reason)
+
+
+def _local(shard: str, mirror: str | None, mirror_bytes: int) -> Path:
+    """Where the shard lies on this machine, copied if need be."""
+    if not is_url(shard):
+        return Path(shard)
+    name = hashlib.sha256(f"{shard}\n{shard_stamp(shard)}".encode()).hexdigest()
+    path = Mirror(mirror or default_folder(), mirror_bytes).copy(shard, name, shard_size(shard))
+    if path is None:
+        raise UsageError(f"mirror_bytes: no room to copy {shard}; allow more, or cache the shards first")
+    return path
