@@ -18,6 +18,7 @@ from inpaint_data.caching import cache_latents
 from inpaint_data.demo import run_demo
 from inpaint_data.errors import InpaintDataError, UsageError
 from inpaint_data.interrupts import Interrupted, interruptible
+from inpaint_data.latent_cache.indexing import index_cache
 from inpaint_data.latent_cache.repair import repair_cache
 from inpaint_data.pack import pack
 from inpaint_data.progress import Summary
@@ -52,11 +53,23 @@ def repair(root: str) -> str:
     return f"removed {', '.join(removed)}; run the cache command again, it makes just these shards anew"
 
 
+def index(root: str, vae: str | None = None) -> str:
+    """Write the sidecars that a folder of tars lacks, and say for which.
+
+    Args:
+        root: the folder with the tars.
+        vae: the autoencoder that made the latents; needed where there is no cache.json to say so.
+    """
+    made = index_cache(root, vae)
+    return f"indexed {', '.join(made)}" if made else "every shard has its sidecar"
+
+
 COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "cache": (cache_latents, "Encode image shards into a cache of latents and masks."),
     "pack": (pack, "Make shards from a folder of photographs."),
     "verify": (verify, "Check a cache: its files, its samples and, if asked, its inputs and autoencoder."),
     "repair": (repair, "Remove damaged shards from a cache, so that the cache command makes them again."),
+    "index": (index, "Make the sidecars of a cache of plain tars, so that it can be trained from."),
     "sheet": (contact_sheet, "Draw a contact sheet of a cache."),
     "demo": (run_demo, "Pack, cache and verify a dozen photographs, and draw a contact sheet."),
 }
@@ -64,9 +77,14 @@ POSITIONAL = {
     "pack": ("folder", "the folder with the photographs"),
     "verify": ("root", "the cache's folder"),
     "repair": ("root", "the cache's folder"),
+    "index": ("root", "the folder with the tars"),
 }
 FLAGS = {  # may stand alone or before true and false
-    "cache": {"dry_run": "only look: what is to do, and how long it would take by a short probe"},
+    "cache": {
+        "target": "each sample has a second picture, target.jpg, to be encoded beside the first one",
+        "upscale": "enlarge pictures smaller than the resolution instead of quarantining them",
+        "dry_run": "only look: what is to do, and how long it would take by a short probe",
+    },
     "verify": {"deep": "also encode some pictures again and compare; needs --against", "json": "print one JSON object"},
 }
 

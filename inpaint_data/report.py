@@ -47,6 +47,10 @@ def contact_sheet(
         raise UsageError(f"out: {out} does not end in .png, and a PNG is what this writes; name it so")
     cached = LatentCache(cache, variant=0)
     given = cached.settings["samples"]
+    if cached.settings.get("indexed") or not cached.has_masked_latents:
+        raise UsageError(
+            f"{cache}: has no masked latents, or does not say from what it was made; there is no sheet of it"
+        )
     settings = SampleSettings(**given | {"mixture": MaskMixture(**given["mixture"])})
     decoder = load_vae(vae)
     rows: list[Image.Image] = []

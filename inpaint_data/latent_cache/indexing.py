@@ -1,0 +1,141 @@
+"""Sidecars for the tars of a cache that has lost them, or that another tool wrote."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.latent_cache.format import (
+    CACHE_FILE,
+    FORMAT,
+    LATENTS,
+    MASK,
+    MASKED_LATENTS,
+    RECORD,
+    REQUIRED,
+    RESERVED,
+    TARGET_LATENTS,
+    Sidecar,
+    committed,
+    fingerprint,
+    read_cache_file,
+    sidecar_path,
+    totals,
+)
+from inpaint_data.latent_cache.sample_check import Expected, SampleCheck
+from inpaint_data.latent_cache.writer import commit_bytes, sha256_of, write_cache_file
+from inpaint_data.shards import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample
+from inpaint_data.tar import Source, members_of_tar
+from inpaint_data.vae import Autoencoder
+from inpaint_data.vae_loading import load_vae
+
+
+def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[str]:
+    """Write the sidecars that a folder of tars lacks, and its `cache.json`.
+
+    Every sample is checked as `verify` does it. What the shards were made from is not known, so the cache command,
+    given their inputs, would make them again.
+
+    Args:
+        root: the folder. Its tars have the members of cache format 1.
+        vae: the autoencoder that made the latents; needed where there is no `cache.json` to say so.
+
+    Returns:
+        The shards that were indexed.
+
+    Raises:
+        UsageError: no tar at `root`, or neither a `cache.json` nor `vae`.
+        CacheError: a sample that is not as a cache has it, or not like the others; it is named and nothing written.
+    """
+    root = Path(root)
+    tars = sorted(root.glob("*.tar"))
+    if not tars:
+        raise UsageError(f"{root}: no tar here to index; name the folder of a cache")
+    lacking = [path for path in tars if not sidecar_path(root, path.stem).exists()]
+    has_file = (root / CACHE_FILE).exists()
+    settings = dict(read_cache_file(root)["settings"]) if has_file else None
+    if settings is None and len(lacking) < len(tars):
+        raise CacheError(
+            f"{root}: has sidecars but no {CACHE_FILE}; run the cache command with the same settings, it writes it anew"
+        )
+    if settings is None:
+        if vae is None:
+            raise UsageError(f"vae: there is no {CACHE_FILE} in {root}; name the VAE that made these latents")
+        settings = _settings(lacking, load_vae(vae) if isinstance(vae, str) else vae)
+    check = SampleCheck(Expected.of(settings))
+    made = [_sidecar(path, settings, check) for path in lacking]
+    for sidecar in made:
+        commit_bytes(sidecar_path(root, Path(sidecar.shard).stem), sidecar.to_bytes())
+    write_cache_file(root, settings, totals([Sidecar.read(path) for path in committed(root)]))
+    return [sidecar.shard for sidecar in made]
+
+
+def _settings(tars: list[Path], vae: Autoencoder) -> dict[str, Any]:
+    """What the first sample, and the offsets of all, say of how they were made."""
+    offsets: list[int] = []
+    first: Sample | None = None
+    for path in tars:
+        for sample in _samples(path):
+            first = first or sample
+            offsets += [int(variant["offset"]) for variant in json.loads(sample.members[RECORD])["variants"]]
+    if first is None:
+        raise CacheError(f"{tars[0]}: no sample in any of the tars; name the folder of a cache")
+    record = json.loads(first.members[RECORD])
+    carries = any(name in first.members for name in IMAGE_EXTENSIONS)
+    return {
+        "format": FORMAT,
+        "indexed": True,
+        "vae": vae.fingerprint() | {"has_posterior": vae.has_posterior, "factor": vae.factor},
+        "samples": {
+            "resolution": int(record["target_size"][0]),
+            "target": TARGET_LATENTS in first.members,
+            "carry_image": "original" if carries else "crop" if "crop.png" in first.members else "none",
+        },
+        "mask_offset": [min(offsets), max(offsets)],
+        "variants": len(record["variants"]),
+        "storage": str(np.load(io.BytesIO(first.members[LATENTS]), allow_pickle=False).dtype),
+        "masked_latents": MASKED_LATENTS in first.members,
+    }
+
+
+def _samples(path: Path) -> Iterator[Sample]:
+    with path.open("rb") as file:
+        for item in locate_samples(str(path)):
+            if isinstance(item, Sample):
+                file.seek(item.extent[0])
+                item = read_sample(str(path), file.read(item.extent[1] - item.extent[0]))
+            if isinstance(item, Fault):
+                raise CacheError(f"{path}, sample {item.key!r}: {item.reason}")
+            if missing := REQUIRED - item.members.keys():
+                raise CacheError(
+                    f"{path}, sample {item.key!r}: has no {sorted(missing)[0]}; a cache's samples have {LATENTS}, {MASK} "
+                    f"and {RECORD}"
+                )
+            yield item
+
+
+def _sidecar(path: Path, settings: dict[str, Any], check: SampleCheck) -> Sidecar:
+    keys: list[str] = []
+    for sample in _samples(path):
+        own = {name: data for name, data in sample.members.items() if name in RESERVED}
+        for problem in check.problems(own):
+            raise CacheError(f"{path}, sample {sample.key!r}: {problem}; take it out, or mend it")
+        keys.append(sample.key)
+    rows = {key: row for row, key in enumerate(keys)}
+    index: dict[str, dict[str, list[int]]] = {}
+    with path.open("rb") as file:
+        source = Source(str(path), file, size=path.stat().st_size)
+        for member in members_of_tar(source):
+            key, _, name = member.name.rpartition("/")[2].partition(".")
+            key = f"{member.name[: member.name.rfind('/') + 1]}{key}"
+            columns = index.setdefault(name.lower(), {"offset": [-1] * len(keys), "size": [-1] * len(keys)})
+            columns["offset"][rows[key]], columns["size"][rows[key]] = source.offset, member.size
+            source.skip(member.padded, str(member))
+        file.seek(0)
+        output = {"size": path.stat().st_size, "sha256": sha256_of(file)}
+    unknown = {"name": path.name, "size": 0, "sha256": ""}
+    return Sidecar(path.name, fingerprint(settings), unknown, output, int(settings["variants"]), keys, index)
