@@ -112,8 +112,8 @@ def _samples(path: Path) -> Iterator[Sample]:
                 raise CacheError(f"{path}, sample {item.key!r}: {item.reason}")
             if missing := REQUIRED - item.members.keys():
                 raise CacheError(
-                    f"{path}, sample {item.key!r}: has no {sorted(missing)[0]}; a cache's samples have {LATENTS}, {MASK} "
-                    f"and {RECORD}"
+                    f"{path}, sample {item.key!r}: has no {sorted(missing)[0]}; a cache's samples have "
+                    f"{LATENTS}, {MASK} and {RECORD}"
                 )
             yield item
 

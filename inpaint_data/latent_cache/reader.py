@@ -300,6 +300,8 @@ def _fetch_sidecars(url: str, mirror: Path) -> Path:
         files.invalidate_cache()
         names = [name for name in files.ls(path, detail=False) if name.endswith(".json")]
         contents = files.cat(names) if names else {}
+    except FileNotFoundError:
+        contents = {}
     except Exception as error:  # every file system of fsspec has errors of its own
         raise unreadable(url, error) from error
     there = {name.rpartition("/")[2]: data for name, data in contents.items()}

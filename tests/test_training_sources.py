@@ -1,0 +1,489 @@
+"""What a training may take from: fresh masks, paired targets, text, remote caches, tars without sidecars."""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import run, write_shard
+from lightning.pytorch import Trainer
+from PIL import Image
+from test_datamodule import Painter
+
+from inpaint_data import (
+    Autoencoder,
+    CacheError,
+    InpaintDataModule,
+    InpaintTransform,
+    LatentCache,
+    TextSettings,
+    UsageError,
+    cache_latents,
+    conditioning,
+    index_cache,
+    verify_cache,
+)
+from inpaint_data.presets import PRESETS, Preset
+
+SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 4}
+QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+def batches(module: InpaintDataModule, stage: str = "train", epoch: int = 0) -> list[dict]:
+    """All of an epoch, encoded, without a Trainer."""
+    module.setup("fit")
+    module.epoch = epoch
+    return [module.on_after_batch_transfer(batch, 0) for batch in getattr(module, f"{stage}_dataloader")()]
+
+
+# Fresh masks
+
+
+@pytest.mark.parametrize("carry", ["original", "crop"])
+@pytest.mark.parametrize("posterior", ["mode", "sample"])
+def test_fresh_masks_are_those_of_live_training_and_only_they_are_encoded(
+    carry: str, posterior: str, shards: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    cache = str(tmp_path / "cache")
+    cache_latents(
+        shards, cache, vae, carry_image=carry, storage="float32", crop="random", **SETTINGS | {"batch_size": 1}
+    )
+    options = {"vae": vae, "posterior": posterior, **SETTINGS | {"batch_size": 1}}
+    fresh = InpaintDataModule(cache, fresh_masks=True, **options | {"crop": None})
+    live = InpaintDataModule(shards, crop="random", **options)
+    seen = set()
+    for epoch in (0, 3):
+        for ours, theirs in zip(batches(fresh, epoch=epoch), batches(live, epoch=epoch), strict=True):
+            assert ours.keys() == theirs.keys()
+            assert ours["__key__"] == theirs["__key__"]
+            for name, value in theirs.items():
+                if isinstance(value, torch.Tensor):
+                    assert torch.equal(ours[name], value), name
+            seen.add(ours["mask"].numpy().tobytes())
+    assert len(seen) > 18, "new masks every epoch; some are full"
+
+
+def test_blend_only_recipes_need_no_autoencoder_for_fresh_masks(shards: str, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    cache_latents(shards, cache, "demo", carry_image="crop", masked_latents=False, **SETTINGS)
+    assert verify_cache(cache).ok
+    module = InpaintDataModule(cache, fresh_masks=True, recipe="sd3-blend", batch_size=4)
+    first, later = batches(module)[0], batches(module, epoch=1)
+    assert "masked_latents" not in first
+    assert not module.transform.has_vae
+    assert module.recipe.blend_mask(first).shape == (4, 1, 8, 8)
+    row = [
+        (i, j) for i, batch in enumerate(later) for j, key in enumerate(batch["__key__"]) if key == first["__key__"][0]
+    ]
+    assert not torch.equal(later[row[0][0]]["mask"][row[0][1]], first["mask"][0])
+
+
+def test_given_masks_may_be_offset_afresh(tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder) -> None:
+    mask = io.BytesIO()
+    picture = np.zeros((300, 451), np.uint8)
+    picture[100:200, 150:250] = 255
+    Image.fromarray(picture).save(mask, "PNG")
+    write_shard(tmp_path / "in" / "a.tar", {"cat": {"jpg": photo_bytes["cat"], "mask.png": mask.getvalue()}})
+    settings = SETTINGS | {"masks": "sample"}
+    for carry in ("original", "crop"):
+        cache_latents(str(tmp_path / "in"), str(tmp_path / carry), vae, carry_image=carry, **settings)
+    module = InpaintDataModule(str(tmp_path / "original"), fresh_masks=True, vae=vae, batch_size=1, mask_offset=(-4, 9))
+    offsets = [int(batches(module, epoch=epoch)[0]["offset"]) for epoch in range(12)]
+    assert len(set(offsets)) > 4
+    with pytest.raises(UsageError, match="masks: sample needs the original files"):
+        batches(InpaintDataModule(str(tmp_path / "crop"), fresh_masks=True, vae=vae))
+
+
+# Validation
+
+
+@pytest.mark.parametrize("source", ["cache", "shards"])
+def test_validation_is_the_same_for_every_seed_and_epoch(
+    source: str, shards: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    cache = str(tmp_path / "cache")
+    cache_latents(shards, cache, vae, variants=4, **SETTINGS)
+    from_where, more = (cache, {"batch_size": 5}) if source == "cache" else (shards, {"vae": vae} | SETTINGS)
+    made = [
+        batches(InpaintDataModule(from_where, from_where, seed=seed, posterior="sample", **more), "val", epoch)
+        for seed, epoch in ((0, 0), (7, 2))
+    ]
+    assert sum(len(batch["__key__"]) for batch in made[0]) == 12
+    for one, other in zip(*made, strict=True):
+        assert one["__key__"] == other["__key__"]
+        for name in ("mask", "offset", "latents", "masked_latents"):
+            assert torch.equal(one[name], other[name])
+
+
+def test_all_four_stages_run_from_a_cache_and_from_pictures(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    class All(Painter):
+        test_step = predict_step = lambda self, batch: self.seen.append(batch)
+
+    cache = str(tmp_path / "cache")
+    cache_latents(shards, cache, vae, **SETTINGS)
+    for where, more in ((cache, {"batch_size": 4}), (shards, {"vae": vae} | SETTINGS)):
+        data = InpaintDataModule(where, where, where, where, **more)
+        for stage in ("fit", "validate", "test", "predict"):
+            model = All()
+            trainer = Trainer(max_epochs=1, num_sanity_val_steps=0, enable_checkpointing=False, **QUIET)
+            getattr(trainer, stage)(model, datamodule=data)
+            assert len(model.seen) == (6 if stage == "fit" else 3), (where, stage)
+            assert all(torch.isfinite(batch["latents"]).all() for batch in model.seen)
+
+
+# Paired targets
+
+
+@pytest.mark.parametrize("source", ["cache", "shards"])
+def test_a_paired_target_is_cut_and_encoded_like_the_picture(
+    source: str, tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder
+) -> None:
+    cat = Image.open(io.BytesIO(photo_bytes["cat"]))
+    flipped = io.BytesIO()
+    cat.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(flipped, "PNG")
+    still = io.BytesIO()
+    cat.save(still, "PNG")
+    pairs = {
+        "same": {"png": still.getvalue(), "target.png": still.getvalue(), "txt": b"x"},
+        "other": {"png": still.getvalue(), "target.png": flipped.getvalue(), "txt": b"x"},
+    }
+    write_shard(tmp_path / "in" / "a.tar", pairs)
+    settings = SETTINGS | {"crop": "random", "target": True}
+    if source == "cache":
+        cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae, **settings)
+        assert verify_cache(tmp_path / "cache").ok
+        (batch,) = batches(InpaintDataModule(str(tmp_path / "cache"), target=True))
+    else:
+        (batch,) = batches(InpaintDataModule(str(tmp_path / "in"), vae=vae, **settings))
+    same, other = batch["__key__"].index("same"), batch["__key__"].index("other")
+    assert torch.equal(batch["target_latents"][same], batch["latents"][same])
+    assert not torch.equal(batch["target_latents"][other], batch["latents"][other])
+    assert batch["target_latents"].shape == batch["latents"].shape
+    assert batch["carried"][same] == {"txt": b"x"}
+
+
+def test_samples_without_a_target_or_of_another_size_are_quarantined(
+    tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder
+) -> None:
+    cat, small = photo_bytes["cat"], io.BytesIO()
+    Image.new("RGB", (64, 64)).save(small, "PNG")
+    samples = {"good": {"jpg": cat, "target.jpg": cat}, "none": {"jpg": cat}}
+    samples["small"] = {"jpg": cat, "target.png": small.getvalue()}
+    samples["two"] = {"jpg": cat, "target.jpg": cat, "target.png": small.getvalue()}
+    write_shard(tmp_path / "in" / "a.tar", samples)
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "c"), vae, target=True, max_bad_fraction=1.0, **SETTINGS)
+    sidecar = json.loads((tmp_path / "c" / "a.json").read_bytes())
+    reasons = {entry["key"]: entry["reason"] for entry in sidecar["quarantined"]}
+    assert sidecar["keys"] == ["good"]
+    assert "add target.jpg" in reasons["none"]
+    assert "target.png is 64 high and 64 wide, but image is 300 high and 451 wide" in reasons["small"]
+    assert "several targets" in reasons["two"]
+
+
+# Text
+
+
+@pytest.mark.parametrize("source", ["cache", "shards"])
+def test_text_embeddings_arrive_as_tensors_and_captions_drop_out_in_training_only(
+    source: str, tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder
+) -> None:
+    def npy(value: float, tokens: int) -> bytes:
+        file = io.BytesIO()
+        np.save(file, np.full((tokens, 6), value, np.float16))
+        return file.getvalue()
+
+    keys = list(photo_bytes)
+    members = {
+        k: {"jpg": photo_bytes[k], "txt": k.encode(), "embeds.npy": npy(1 + i, 2 + i)} for i, k in enumerate(keys)
+    }
+    write_shard(tmp_path / "in" / "a.tar", members)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "embeds.npy").write_bytes(npy(-1, 1))
+    text = TextSettings(["embeds.npy"], dropout=0.5, empty_prompt=str(tmp_path / "empty"))
+    where, more = str(tmp_path / "in"), {"vae": vae} | SETTINGS
+    if source == "cache":
+        cache_latents(where, str(tmp_path / "cache"), vae, **SETTINGS)
+        where, more = str(tmp_path / "cache"), {}
+    module = InpaintDataModule(where, where, text=text, **more | {"batch_size": 12})
+    (train,), (val,) = batches(module), batches(module, "val")
+    for batch in (train, val):
+        for row, key in enumerate(batch["__key__"]):
+            number = keys.index(key)
+            dropped = batch["caption"][row] == ""
+            assert int(batch["embeds_mask"][row].sum()) == (1 if dropped else 2 + number)
+            assert batch["embeds"][row, 0, 0] == (-1 if dropped else 1 + number)
+            assert not batch["embeds"][row][~batch["embeds_mask"][row]].any()
+    assert 0 < train["caption"].count("") < 12
+    assert val["caption"].count("") == 0
+
+
+# Carried members
+
+
+def test_members_are_read_by_name_and_decoded_by_the_callers_own_function(
+    shards: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, carry_image="original", **SETTINGS)
+    assert LatentCache(tmp_path / "cache", carried=[])[0]["carried"] == [{}]
+    assert LatentCache(tmp_path / "cache", carried=["txt"])[0]["carried"][0].keys() == {"txt"}
+    decoded = LatentCache(tmp_path / "cache", carried={"txt": lambda data: len(data)})[0]["carried"]
+    assert decoded == [{"txt": len("a photo of astronaut")}] or isinstance(decoded[0]["txt"], int)
+
+
+# Remote
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A bucket on a real S3 server, which is moto's."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "x")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://{host}:{port}"})
+        fsspec.filesystem("s3").mkdir("data")
+        yield "s3://data"
+    server.stop()
+
+
+def put(folder: Path, url: str) -> str:
+    import fsspec
+
+    files = fsspec.filesystem("s3")
+    for path in folder.iterdir():
+        if not path.name.startswith("."):
+            files.put_file(str(path), f"{url.removeprefix('s3://')}/{path.name}")
+    return url
+
+
+@pytest.mark.parametrize("room", [10**9, 200_000, 0], ids=["room for all", "room for one shard", "no room"])
+def test_a_remote_cache_gives_the_same_batches_and_its_copies_stay_within_their_limit(
+    room: int, s3: str, shards: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, carry_image="original", **SETTINGS)
+    sizes = [path.stat().st_size for path in (tmp_path / "cache").glob("*.tar")]
+    assert min(sizes) < 10**9
+    room = max(sizes) if room == 200_000 else room
+    url = put(tmp_path / "cache", f"{s3}/{tmp_path.name}")
+    local = LatentCache(tmp_path / "cache")
+    remote = LatentCache(url, mirror=str(tmp_path / "mirror"), mirror_bytes=room)
+    for rows in ([0, 11, 5], [3, 4]):
+        ours, theirs = remote.__getitems__(rows), local.__getitems__(rows)
+        assert ours["carried"] == theirs["carried"]
+        assert ours["__key__"] == theirs["__key__"]
+        for name in ("latents", "masked_latents", "mask", "offset"):
+            assert torch.equal(ours[name], theirs[name])
+    copies = [path.stat().st_size for path in (tmp_path / "mirror").glob("*.copy")]
+    assert sum(copies) <= room
+    assert len(copies) == {0: 0, 10**9: 2}.get(room, 1)
+    module = InpaintDataModule(url, batch_size=6, mirror=str(tmp_path / "mirror"), mirror_bytes=room)
+    assert sorted(key for batch in batches(module) for key in batch["__key__"]) == sorted(k for _, k in local.places())
+
+
+def test_a_full_mirror_makes_room_by_what_others_left(s3: str, shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
+    url, mirror = put(tmp_path / "cache", f"{s3}/{tmp_path.name}"), tmp_path / "mirror"
+    mirror.mkdir()
+    (mirror / "old.copy").write_bytes(b"0" * 10**6)
+    size = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.tar"))
+    LatentCache(url, mirror=str(mirror), mirror_bytes=size).__getitems__([0, 11])
+    assert not (mirror / "old.copy").exists()
+    assert len(list(mirror.glob("*.copy"))) == 2
+
+
+def test_a_remote_shard_that_is_not_what_its_sidecar_says_is_named(
+    s3: str, shards: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
+    tar = tmp_path / "cache" / "000001.tar"
+    tar.write_bytes(tar.read_bytes()[:-1] + b"x")
+    url = put(tmp_path / "cache", f"{s3}/{tmp_path.name}")
+    cache = LatentCache(url, mirror=str(tmp_path / "mirror"))
+    cache[0]
+    with pytest.raises(Exception, match=r"000001\.tar: its \d+ bytes are not"):
+        cache[11]
+    with pytest.raises(CacheError, match=r"no cache\.json here"):
+        LatentCache(f"{s3}/nothing-{tmp_path.name}", mirror=str(tmp_path / "mirror"))
+
+
+def test_remote_pictures_are_trained_on_from_copies(s3: str, shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    url = put(Path(shards), f"{s3}/pictures-{tmp_path.name}")
+    mirror = {"mirror": str(tmp_path / "mirror")}
+    remote = batches(InpaintDataModule(url, vae=vae, **SETTINGS, **mirror))
+    local = batches(InpaintDataModule(shards, vae=vae, **SETTINGS))
+    assert all(torch.equal(one["latents"], other["latents"]) for one, other in zip(remote, local, strict=True))
+    with pytest.raises(UsageError, match="mirror_bytes: no room"):
+        batches(InpaintDataModule(url, vae=vae, mirror=str(tmp_path / "small"), mirror_bytes=10, **SETTINGS))
+
+
+# A job that still runs, and tars without sidecars
+
+
+def test_a_cache_is_read_while_its_job_runs(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    out = tmp_path / "cache"
+    cache_latents(f"{shards}/000000.tar", str(out), vae, **SETTINGS)
+    assert len(LatentCache(out)) == 5
+    (out / ".000001.tar.tmp").write_bytes(b"half")  # what a job has in hand
+    (out / "000001.tar").write_bytes(b"renamed, not yet committed")
+    assert len(LatentCache(out)) == 5
+    cache_latents(shards, str(out), vae, **SETTINGS)
+    assert len(LatentCache(out)) == 12
+
+
+def test_tars_without_sidecars_are_indexed_and_read_as_before(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    whole = tmp_path / "cache"
+    cache_latents(shards, str(whole), vae, variants=2, carry_image="original", **SETTINGS)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for tar in whole.glob("*.tar"):
+        shutil.copy(tar, bare)
+    with pytest.raises(UsageError, match="name the VAE that made these latents"):
+        index_cache(bare)
+    assert index_cache(bare, vae) == ["000000.tar", "000001.tar"]
+    assert verify_cache(bare).ok
+    ours, theirs = (
+        LatentCache(bare, variant=1).__getitems__(range(12)),
+        LatentCache(whole, variant=1).__getitems__(range(12)),
+    )
+    for name, value in theirs.items():
+        same = torch.equal(ours[name], value) if isinstance(value, torch.Tensor) else ours[name] == value
+        assert same, name
+    (batch, *_) = batches(InpaintDataModule(str(bare), fresh_masks=True, masks="mixture", vae=vae))
+    assert batch["masked_latents"].shape == (8, 4, 8, 8)
+
+
+def test_lost_sidecars_are_made_again_and_bad_samples_are_named(
+    shards: str, tmp_path: Path, vae: Autoencoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cache"
+    cache_latents(shards, str(out), vae, **SETTINGS)
+    (out / "000001.json").unlink()
+    code, text, _ = run(capsys, "index", str(out))
+    assert (code, text.strip()) == (0, "indexed 000001.tar")
+    assert verify_cache(out).ok
+    assert run(capsys, "index", str(out))[1].strip() == "every shard has its sidecar"
+    write_shard(out / "z.tar", {"odd": {"latents.npy": b"x", "mask.pbm": b"x", "inpaint.json": b"{}"}})
+    code, _, err = run(capsys, "index", str(out))
+    assert code == 1
+    assert "z.tar, sample 'odd': masked_latents.npy: is not there" in err
+    assert not (out / "z.json").exists()
+    code, _, err = run(capsys, "index", shards)
+    assert code == 2
+    assert "name the VAE" in err
+
+
+# What is refused before the first step
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, photo_bytes: dict[str, bytes]) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("plain")
+    write_shard(folder / "in" / "a.tar", {k: {"jpg": data} for k, data in list(photo_bytes.items())[:4]})
+    cache_latents(str(folder / "in"), str(folder / "cache"), "demo", **SETTINGS)
+    cache_latents(str(folder / "in"), str(folder / "bare"), "demo", masked_latents=False, **SETTINGS)
+    return {"cache": str(folder / "cache"), "bare": str(folder / "bare")}
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "named"),
+    [
+        ("cache", {"resolution": 128}, "resolution: the cache has 64, this run 128"),
+        ("cache", {"variants": 4}, "variants: the cache has 1, this run 4"),
+        ("cache", {"mask_offset": 6}, r"mask_offset: the cache has \[-4, 9\], this run 6"),
+        ("cache", {"fill": "black"}, 'fill: the cache has "grey", this run "black"'),
+        ("cache", {"masks": "boxes"}, 'masks: the cache has "mixture", this run "boxes"'),
+        ("cache", {"preset": "comfy"}, 'growth: the cache has "square", this run "comfy"'),
+        ("cache", {"dtype": "bfloat16"}, 'dtype: the cache has "float32", this run "bfloat16"'),
+        ("cache", {"fingerprint": "feed"}, 'fingerprint: the cache has "[0-9a-f]{64}", this run "feed"'),
+        ("cache", {"recipe": "sd15-inpaint"}, "sd15-inpaint: the VAE has 16 latent channels instead of 4"),
+        ("cache", {"recipe": "sd3-controlnet-inpaint"}, "filled with grey, but sd3-controlnet-inpaint wants black"),
+        ("cache", {"fresh_masks": True}, "fresh masks need the pictures.*make it with carry_image: crop"),
+        (
+            "bare",
+            {"recipe": "sd3-inpaint"},
+            "recipe sd3-inpaint wants masked_latents, which this cache was made without",
+        ),
+        ("bare", {}, "the batches are to have masked_latents, which this cache was made without"),
+    ],
+)
+def test_a_cache_that_does_not_fit_is_refused_before_the_first_step(
+    source: str, asked: dict, named: str, plain: dict[str, str], tmp_path: Path
+) -> None:
+    model = Painter()
+    trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
+    with pytest.raises(UsageError, match=named):
+        trainer.fit(model, datamodule=InpaintDataModule(plain[source], **asked))
+    assert model.seen == []
+
+
+def test_a_cache_of_another_autoencoder_is_refused(plain: dict[str, str], vae: Autoencoder) -> None:
+    assert batches(InpaintDataModule(plain["cache"], vae="demo"))
+    with pytest.raises(UsageError, match=r"vae\.weights_sha256: the cache has"):
+        batches(InpaintDataModule(plain["cache"], vae=vae))
+
+
+def test_fewer_batches_than_ranks_are_refused(plain: dict[str, str]) -> None:
+    from inpaint_data.loader import EpochLoader
+
+    with pytest.raises(UsageError, match="4 samples make 1 batches of 4, fewer than one for each of 2 ranks"):
+        EpochLoader(LatentCache(plain["cache"]), 4, 0, True, lambda: 0, (0, 2))
+
+
+def test_a_model_with_other_channels_is_refused(plain: dict[str, str]) -> None:
+    module = InpaintDataModule(plain["cache"], recipe="sd3-inpaint")
+    with pytest.raises(UsageError, match=r"in_channels=9; give a transformer with in_channels=33"):
+        module.recipe.check_model({"in_channels": 9})
+    module.recipe.check_model({"in_channels": 33})
+
+
+# Presets
+
+
+def test_presets_differ_on_their_axes_alone(vae: Autoencoder) -> None:
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 24:32, 24:32] = 1.0
+    mask[..., 40, 40] = 0.5
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = {"image": image, "mask": mask, "__key__": ["a"]}
+
+    def masked(preset: str | Preset, **more: object) -> tuple[set, torch.Tensor]:
+        made = InpaintTransform(vae, preset=preset, **more)(batch)
+        return {tuple(p) for p in made["mask"][0, 0].nonzero().tolist()}, made["masked_latents"]
+
+    def box(low: int, high: int) -> set:
+        return {(y, x) for y in range(low, high) for x in range(low, high)}
+
+    assert masked("was")[0] == box(18, 38)
+    assert masked("comfy")[0] == box(22, 35), "6 grows by 2 up and left, by 3 down and right"
+    assert masked("diffusers")[0] == box(24, 32) | {(40, 40)}, "0.5 counts, nothing grows"
+    ungrown = masked(Preset("none", "exclusive", "grey", None))
+    assert ungrown[0] == box(24, 32)
+    assert torch.equal(masked("comfy")[1], ungrown[1]), "comfy fills under the mask as it was drawn"
+    assert not torch.equal(masked("was")[1], ungrown[1])
+    assert not torch.equal(masked("was", fill="black")[1], masked("was")[1])
+    assert PRESETS.keys() >= {"was", "comfy", "diffusers"}
+    for wrong in ({"preset": "diffusers", "mask_offset": 6}, {"preset": "comfy", "mask_offset": -1}, {"preset": "x"}):
+        with pytest.raises(UsageError, match=r"preset|shrinks"):
+            InpaintTransform(vae, **wrong)
+
+
+def test_the_whole_way_from_a_cache_to_a_models_input(plain: dict[str, str]) -> None:
+    module = InpaintDataModule(plain["cache"], recipe="sd3-inpaint", batch_size=4, posterior="mode")
+    (batch,) = batches(module)
+    recipe = module.recipe
+    assert recipe == conditioning("sd3-inpaint", LatentCache(plain["cache"]).settings["vae"]["config"])
+    noisy = recipe.latents(batch) + 1
+    fed = recipe.model_input(noisy, batch)
+    assert fed.shape == (4, 33, 8, 8)
+    assert torch.equal(fed[:, :16], noisy)
+    assert torch.equal(fed[:, 16:17], batch["mask"][..., ::8, ::8].float())
