@@ -2,7 +2,7 @@
 
 from inpaint_data.audit import verify_cache
 from inpaint_data.caching import cache_latents
-from inpaint_data.conditioning import RECIPES, Recipe, conditioning, latent_mask, size_conditioning
+from inpaint_data.conditioning import RECIPES, Recipe, conditioning, size_conditioning
 from inpaint_data.datamodule import InpaintDataModule
 from inpaint_data.errors import (
     CacheError,
@@ -17,6 +17,7 @@ from inpaint_data.latent_cache.indexing import index_cache
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.latent_cache.repair import repair_cache
 from inpaint_data.latent_cache.verify import Problem, Verification
+from inpaint_data.latent_mask import latent_mask
 from inpaint_data.masks import MaskMixture
 from inpaint_data.morphology import offset_mask
 from inpaint_data.pack import pack

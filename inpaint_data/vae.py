@@ -145,10 +145,10 @@ class Autoencoder:
 
         The shape and dtype stay, but FLUX.2 gives (B, 4C, h/2, w/2); an odd side is a VaeError there.
         """
-        mean, std, scale = self._statistics(latents)
-        latents = (_patchify(latents) if self._patches else latents) - mean
-        # Wan and Qwen, which have no scale, multiply by 1/std; the others divide.
-        return latents * (1.0 / std) if scale is None else latents * scale / std
+        if not self._patches:
+            return normalise(latents, self._config)
+        mean, std, _ = self._statistics(latents)
+        return (_patchify(latents) - mean) / std
 
     def denormalise(self, latents: Tensor) -> Tensor:
         """What `normalise` gives → raw (B, C, h, w), up to rounding."""
@@ -263,6 +263,19 @@ class Autoencoder:
                 return side // height, channels // 2 if has_posterior else channels, has_posterior
             problem = f"latents are {height} x {width}, and both sides must shrink by the same whole number"
         raise VaeError(f"{self.name}: cannot be used for pictures of {side} x {side} pixels: {problem}")
+
+
+def normalise(latents: Tensor, vae_config: Mapping[str, Any]) -> Tensor:
+    """Raw (B, C, h, w) → what the diffusion model takes, as pipelines compute it, also in half precision."""
+    mean, std = vae_config.get("latents_mean"), vae_config.get("latents_std")
+    scale: float | None = vae_config.get("scaling_factor")
+    if mean is None or std is None:
+        # Python numbers, which half precision rounds only with the result; tensors would be rounded first.
+        return (latents - (vae_config.get("shift_factor") or 0.0)) * (1.0 if scale is None else scale)
+    mean, std = (torch.tensor(each, device=latents.device).view(1, -1, 1, 1) for each in (mean, std))
+    centred = latents - mean
+    # Wan and Qwen, which have no scale, multiply by 1/std; the others divide.
+    return (centred * (1.0 / std) if scale is None else centred * scale / std).to(latents.dtype)
 
 
 def _patchify(latents: Tensor) -> Tensor:
