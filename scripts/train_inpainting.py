@@ -12,13 +12,13 @@ The UNet is a new one (`model.unet_config`) or one by hub name or folder (`model
 LOG_DIR/unet when the training ends, as `from_pretrained` takes them.
 """
 
+import inspect
 import sys
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2DModel
@@ -34,6 +34,7 @@ from inpaint_data.seeding import generator_for
 from inpaint_data.vae import cause
 
 UNETS = {"UNet2DModel": UNet2DModel, "UNet2DConditionModel": UNet2DConditionModel}
+OBJECTIVES = ("epsilon", "sample", "v_prediction")
 
 
 class Inpainter(LightningModule):
@@ -60,7 +61,7 @@ class Inpainter(LightningModule):
         if (unet is None) == (unet_config is None):
             raise UsageError("model: give either unet, a hub name or folder, or unet_config, the config of a new one")
         self.unet = new_unet(unet_config) if unet is None else load_unet(unet)
-        self.scheduler = make_scheduler(unet, scheduler)
+        self.scheduler = make_scheduler(unet, scheduler or {})
         self.lr = lr
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
@@ -109,11 +110,8 @@ class Inpainter(LightningModule):
         steps = self.scheduler.config.num_train_timesteps
         t = torch.randint(steps, clean.shape[:1], generator=generator, device=self.device)
         answer = self(self.scheduler.add_noise(clean, noise, t), t, batch)
-        kind = self.scheduler.config.prediction_type
-        wanted = {"epsilon": noise, "sample": clean}
-        return F.mse_loss(
-            answer.float(), self.scheduler.get_velocity(clean, noise, t) if kind == "v_prediction" else wanted[kind]
-        )
+        wanted = dict(zip(OBJECTIVES, (noise, clean, self.scheduler.get_velocity(clean, noise, t)), strict=True))
+        return F.mse_loss(answer.float(), wanted[self.scheduler.config.prediction_type])
 
     def forward(self, noisy: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """(B, C, h, w) noisy and normalised, (B,) or () steps -> the UNet's answer (B, C, h, w)."""
@@ -169,12 +167,14 @@ class SamplePictures(Callback):
     """
 
     def __init__(self, count: int = 4, steps: int = 20) -> None:
+        if steps < 1:
+            raise UsageError(f"pictures.steps: {steps} steps paint nothing; give 1 or more, such as 20")
         self.count, self.steps = count, steps
         self.vae: Autoencoder | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         data: InpaintDataModule = trainer.datamodule
-        if self.count < 1 or self.vae is not None:
+        if self.count < 1 or self.vae is not None or "validate" not in data.specs:
             return
         if data.transform is not None and data.transform.has_vae:
             self.vae = data.transform.vae
@@ -211,7 +211,7 @@ class SamplePictures(Callback):
 def new_unet(config: dict[str, Any]) -> UNet2DModel | UNet2DConditionModel:
     """A UNet of random weights."""
     try:
-        return UNETS[config["_class_name"]].from_config(config)
+        return UNETS[config["_class_name"]](**{key: value for key, value in config.items() if not key.startswith("_")})
     except Exception as error:  # diffusers checks some of its settings, and stumbles over the others
         raise UsageError(f"model.unet_config: {cause(error)}; give a config of {' or '.join(UNETS)}") from None
 
@@ -236,17 +236,21 @@ def load_unet(name: str) -> UNet2DModel | UNet2DConditionModel:
     return unet.train()
 
 
-def make_scheduler(unet: str | None, settings: dict[str, Any] | None) -> DDPMScheduler:
+def make_scheduler(unet: str | None, settings: dict[str, Any]) -> DDPMScheduler:
     """Those settings on top of the pipeline's, or of DDPMScheduler's own for a new UNet."""
-    base: dict[str, Any] = {}
+    alone = unet is not None and Path(unet, "config.json").is_file()
     try:
-        if unet is not None and not Path(unet, "config.json").is_file():
-            base = dict(DDPMScheduler.load_config(unet, subfolder="scheduler"))
-        elif unet is not None and not settings:
-            raise UsageError(f"model.unet {unet}: has no scheduler beside it; give model.scheduler, as it was trained")
-        return DDPMScheduler.from_config(base | (settings or {}))
+        if alone and not settings:
+            raise ValueError(f"{unet} has none beside it; give the settings that it was trained with")
+        if unknown := settings.keys() - inspect.signature(DDPMScheduler).parameters.keys():
+            raise ValueError(f"DDPMScheduler has no {', '.join(sorted(unknown))}")
+        base = {} if unet is None or alone else DDPMScheduler.load_config(unet, subfolder="scheduler")
+        scheduler = DDPMScheduler.from_config({**base, **settings})
+        if scheduler.config.prediction_type not in OBJECTIVES:
+            raise ValueError(f"prediction_type is none of {', '.join(OBJECTIVES)}")
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
-        raise error if isinstance(error, UsageError) else UsageError(f"model.scheduler: {cause(error)}") from None
+        raise UsageError(f"model.scheduler: {cause(error)}") from None
+    return scheduler
 
 
 class InpaintingCLI(LightningCLI):
