@@ -1,0 +1,286 @@
+"""Train an inpainting UNet of diffusers from a cache of latents, or from pictures that are encoded live.
+
+    pip install '.[train]'
+    make demo
+    python scripts/train_inpainting.py fit --config configs/train_demo.yaml
+    tensorboard --logdir demo_out/train
+
+The same command with `--ckpt_path last` goes on where the last checkpoint was written, with the very next batch and the
+noise it would have had. Any setting of the YAML is a flag too: `--model.lr 1e-5 --data.batch_size 2`; `fit --help`.
+
+The UNet is a new one (`model.unet_config`) or one by hub name or folder (`model.unet`); its averaged weights are in
+LOG_DIR/unet when the training ends, as `from_pretrained` takes them.
+"""
+
+import inspect
+import sys
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import Tensor
+
+from inpaint_data import Autoencoder, Batch, InpaintDataError, InpaintDataModule, UsageError, load_vae
+from inpaint_data.cli import explain
+from inpaint_data.conditioning import Recipe, size_conditioning
+from inpaint_data.seeding import generator_for
+from inpaint_data.vae import cause
+
+UNETS = {"UNet2DModel": UNet2DModel, "UNet2DConditionModel": UNet2DConditionModel}
+OBJECTIVES = ("epsilon", "sample", "v_prediction")
+
+
+class Inpainter(LightningModule):
+    """A UNet that learns to paint what a recipe hides. The recipe, the seed and the VAE are those of the data.
+
+    Args:
+        unet: hub name or folder of a pipeline (its `unet` is taken) or of a UNet alone.
+        unet_config: in place of it, the config of a new one, with diffusers' `_class_name`.
+        scheduler: settings of diffusers' DDPMScheduler, such as `prediction_type`. They come on top of those of the
+            pipeline that `unet` names.
+        lr: of AdamW.
+        gradient_checkpointing: saves memory, costs time.
+    """
+
+    def __init__(
+        self,
+        unet: str | None = None,
+        unet_config: dict[str, Any] | None = None,
+        scheduler: dict[str, Any] | None = None,
+        lr: float = 1e-5,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if (unet is None) == (unet_config is None):
+            raise UsageError("model: give either unet, a hub name or folder, or unet_config, the config of a new one")
+        self.unet = new_unet(unet_config) if unet is None else load_unet(unet)
+        self.scheduler = make_scheduler(unet, scheduler or {})
+        self.lr = lr
+        if gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
+        """Check the UNet against the recipe, before the first step."""
+        self.recipe: Recipe = self.trainer.datamodule.recipe
+        row, config = self.recipe.settings, self.unet.config
+        if row.layout != "plain" or row.model == "ControlNet":
+            raise UsageError(f"{self.recipe.name}: feeds a {row.layout} {row.model}, and this script trains UNets")
+        self.recipe.check_model(config)
+        if config.out_channels != row.latent_channels:
+            raise UsageError(
+                f"{self.recipe.name}: the UNet has out_channels={config.out_channels}; give one with "
+                f"out_channels={row.latent_channels}"
+            )
+        kind = config.get("addition_embed_type")
+        if kind not in (None, "text_time"):
+            raise UsageError(f"the UNet wants {kind} embeddings, which batches do not have; give one of SD or SDXL")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.unet.parameters(), self.lr)
+
+    def training_step(self, batch: Batch | None, batch_idx: int) -> Tensor | None:
+        if batch is None:  # every sample of it was bad, which is in the log
+            return None
+        seed = self.trainer.datamodule.settings.seed
+        loss = self.loss(batch, self.generator(seed, self.current_epoch, f"train {self.global_rank} {batch_idx}"))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["__key__"]))
+        return loss
+
+    def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
+        if batch is not None:
+            loss = self.loss(batch, self.generator(0, 0, f"validate {self.global_rank} {batch_idx}"))
+            self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["__key__"]))
+
+    def generator(self, seed: int, epoch: int, purpose: str) -> torch.Generator:
+        """A step's own: a resumed run draws what the undisturbed one would have drawn."""
+        number = int(generator_for(seed, "", epoch, purpose).integers(2**63))
+        return torch.Generator(self.device).manual_seed(number)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        # Of paired data the UNet learns the target, while it is shown what the picture keeps.
+        clean = self.recipe.latents({"latents": batch.get("target_latents", batch["latents"])})
+        noise = torch.randn(clean.shape, generator=generator, device=self.device)
+        steps = self.scheduler.config.num_train_timesteps
+        t = torch.randint(steps, clean.shape[:1], generator=generator, device=self.device)
+        answer = self(self.scheduler.add_noise(clean, noise, t), t, batch)
+        wanted = dict(zip(OBJECTIVES, (noise, clean, self.scheduler.get_velocity(clean, noise, t)), strict=True))
+        return F.mse_loss(answer.float(), wanted[self.scheduler.config.prediction_type])
+
+    def forward(self, noisy: Tensor, t: Tensor, batch: Batch) -> Tensor:
+        """(B, C, h, w) noisy and normalised, (B,) or () steps -> the UNet's answer (B, C, h, w)."""
+        answer: Tensor = self.unet(self.recipe.model_input(noisy, batch), t, **self.text(batch)).sample
+        return answer
+
+    def text(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What a text-conditional UNet takes besides."""
+        if not isinstance(self.unet, UNet2DConditionModel):
+            return {}
+        xl = self.unet.config.addition_embed_type == "text_time"
+        for name in ("prompt_embeds", "pooled_prompt_embeds")[: 1 + xl]:
+            if name not in batch:
+                raise UsageError(f"the UNet takes {name}, which batches lack; list {name}.npy in data.text.embeddings")
+        embeds, width = batch["prompt_embeds"], self.unet.config.cross_attention_dim
+        if isinstance(width, int) and embeds.shape[-1] != width:
+            raise UsageError(f"prompt_embeds are {embeds.shape[-1]} wide, but the UNet takes {width}; add its own text")
+        given = {"encoder_hidden_states": embeds, "encoder_attention_mask": batch["prompt_embeds_mask"]}
+        if xl:
+            times = size_conditioning(batch, embeds.dtype)
+            given["added_cond_kwargs"] = {"text_embeds": batch["pooled_prompt_embeds"], "time_ids": times}
+        return given
+
+    def paint(self, batch: Batch, steps: int) -> Tensor:
+        """Raw latents (B, C, h, w) with the hole painted, by a few steps of DDIM from the same noise every time."""
+        recipe, known = self.recipe, self.recipe.latents(batch)
+        # Latents reach beyond [-1, 1], and the first step must be one of pure noise.
+        ddim = DDIMScheduler.from_config(self.scheduler.config, clip_sample=False, timestep_spacing="trailing")
+        ddim.set_timesteps(steps, device=self.device)
+        noise = torch.randn(known.shape, generator=torch.Generator().manual_seed(0)).to(known)
+        latents, mask = noise, recipe.blend_mask(batch)
+        following = [*ddim.timesteps[1:], None]
+        for t, after in zip(ddim.timesteps, following, strict=True):
+            latents = ddim.step(self(latents, t, batch).float(), t, latents).prev_sample
+            if not recipe.settings.parts:  # this UNet is not told what is known; its pipeline blends it in
+                kept = known if after is None else ddim.add_noise(known, noise, after[None])
+                latents = torch.where(mask > 0, latents, kept)
+        return latents
+
+    def on_train_end(self) -> None:
+        if self.trainer.is_global_zero:  # the averaging callback came first: these are its weights
+            self.unet.save_pretrained(Path(self.trainer.log_dir or self.trainer.default_root_dir) / "unet")
+
+
+class SamplePictures(Callback):
+    """At each validation, logs its first pictures: the original, what is masked, what the averaged weights paint.
+
+    The VAE is the data's (`data.vae`), held here so that no checkpoint has it.
+
+    Args:
+        count: how many pictures; 0 for none, and then no VAE is needed.
+        steps: of DDIM.
+    """
+
+    def __init__(self, count: int = 4, steps: int = 20) -> None:
+        if steps < 1:
+            raise UsageError(f"pictures.steps: {steps} steps paint nothing; give 1 or more, such as 20")
+        self.count, self.steps = count, steps
+        self.vae: Autoencoder | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        data: InpaintDataModule = trainer.datamodule
+        if self.count < 1 or self.vae is not None or "validate" not in data.specs:
+            return
+        if data.transform is not None and data.transform.has_vae:
+            self.vae = data.transform.vae
+        elif data.vae is None:
+            raise UsageError("sample pictures need the cache's VAE: name it in data.vae, or set pictures.count to 0")
+        else:
+            self.vae = load_vae(data.vae, data.dtype or "float32") if isinstance(data.vae, str) else data.vae
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002 - Lightning's signature
+        batch: Batch | None,
+        batch_idx: int,
+        dataloader_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        # Not at the validation's end, where the averaging callback has put the trained weights back already.
+        if batch_idx or batch is None or self.vae is None or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        batch = {name: value[: self.count] for name, value in batch.items()}
+        with trainer.precision_plugin.forward_context():
+            painted = pl_module.paint(batch, self.steps)
+        if not pl_module.recipe.settings.raw:
+            painted = self.vae.denormalise(painted)
+        original = self.vae.decode(batch["latents"])
+        columns = original, torch.where(batch["mask"], 0.0, original), self.vae.decode(painted)
+        grid = torch.cat([*torch.cat(columns, -1)], -2) / 2 + 0.5  # a row for each picture
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image("original, masked, painted", grid, trainer.global_step)
+
+
+def new_unet(config: dict[str, Any]) -> UNet2DModel | UNet2DConditionModel:
+    """A UNet of random weights."""
+    try:
+        return UNETS[config["_class_name"]](**{key: value for key, value in config.items() if not key.startswith("_")})
+    except Exception as error:  # diffusers checks some of its settings, and stumbles over the others
+        raise UsageError(f"model.unet_config: {cause(error)}; give a config of {' or '.join(UNETS)}") from None
+
+
+def load_unet(name: str) -> UNet2DModel | UNet2DConditionModel:
+    """The UNet of that hub name or folder, in float32; no weight stays at random."""
+    folder = None if Path(name, "config.json").is_file() else "unet"
+    try:
+        kind = UNet2DModel.load_config(name, subfolder=folder)["_class_name"]
+        unet, found = UNETS[kind].from_pretrained(
+            name,
+            subfolder=folder,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise UsageError(f"model.unet {name}: cannot be loaded ({cause(error)}); check the name or folder") from None
+    if found["missing_keys"]:
+        raise UsageError(f"model.unet {name}: has no {found['missing_keys'][0]}; save or download it again")
+    return unet.train()
+
+
+def make_scheduler(unet: str | None, settings: dict[str, Any]) -> DDPMScheduler:
+    """Those settings on top of the pipeline's, or of DDPMScheduler's own for a new UNet."""
+    alone = unet is not None and Path(unet, "config.json").is_file()
+    try:
+        if alone and not settings:
+            raise ValueError(f"{unet} has none beside it; give the settings that it was trained with")
+        if unknown := settings.keys() - inspect.signature(DDPMScheduler).parameters.keys():
+            raise ValueError(f"DDPMScheduler has no {', '.join(sorted(unknown))}")
+        base = {} if unet is None or alone else DDPMScheduler.load_config(unet, subfolder="scheduler")
+        scheduler = DDPMScheduler.from_config({**base, **settings})
+        if scheduler.config.prediction_type not in OBJECTIVES:
+            raise ValueError(f"prediction_type is none of {', '.join(OBJECTIVES)}")
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+        raise UsageError(f"model.scheduler: {cause(error)}") from None
+    return scheduler
+
+
+class InpaintingCLI(LightningCLI):
+    """LightningCLI with the callbacks that every training here has, each under a key of its own."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(EMAWeightAveraging, "ema")
+        parser.add_lightning_class_args(SamplePictures, "pictures")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoints")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; what cannot work is one line and the exit code that `inpaint-data` would give."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    strict = {"exit_on_error": False}
+    try:
+        InpaintingCLI(
+            Inpainter,
+            InpaintDataModule,
+            save_config_kwargs={"overwrite": True},  # a resumed run writes to the same folder
+            parser_kwargs=strict | dict.fromkeys(("fit", "validate"), strict),
+            args=None if arguments is None else given,
+        )
+    except ArgumentError as error:
+        sys.stderr.write(f"train_inpainting: {explain(str(error), given)}; see --help\n")
+        sys.exit(UsageError.exit_code)
+    except InpaintDataError as error:
+        sys.stderr.write(f"train_inpainting: {error}\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
