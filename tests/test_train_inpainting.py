@@ -118,6 +118,7 @@ def test_a_run_logs_losses_and_pictures_and_leaves_the_averaged_unet(
     assert len(log.Scalars("val/loss")) == 2
     pictures = log.Images("original, masked, painted")
     assert [each.step for each in pictures] == [3, 6]
+    assert pictures[0].encoded_image_string != pictures[1].encoded_image_string
     grid = np.asarray(Image.open(io.BytesIO(pictures[-1].encoded_image_string)))
     assert grid.shape == (2 * 64, 3 * 64, 3)
     original, masked, painted = np.split(grid.astype(int), 3, axis=1)
@@ -138,6 +139,15 @@ def test_a_run_logs_losses_and_pictures_and_leaves_the_averaged_unet(
     record_figure(f"checkpoint of {values} weights: {checkpoint.stat().st_size / values / 4:.1f} times their size")
     saved = load_file(tmp_path / "log" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(saved[name.removeprefix("unet.")], weight) for name, weight in averaged.items())
+
+
+def test_pictures_are_painted_by_the_averaged_weights(train: Train, cache: str, tmp_path: Path) -> None:
+    # With this decay the average stays what it was after the first step.
+    assert train("train_demo.yaml", **small(cache, ema={"decay": 1.0}))[0] == 0
+    log = events(tmp_path / "log")
+    first, second = log.Images("original, masked, painted")
+    assert first.encoded_image_string == second.encoded_image_string
+    assert len({each.value for each in log.Scalars("val/loss")}) == 1
 
 
 def test_a_killed_run_resumes_to_the_keys_and_the_weights_of_an_undisturbed_one(
