@@ -141,7 +141,7 @@ class Inpainter(LightningModule):
         return given
 
     def paint(self, batch: Batch, steps: int) -> Tensor:
-        """Raw latents (B, C, h, w) with the hole painted, by a few steps of DDIM from the same noise every time."""
+        """Normalised latents (B, C, h, w) with the hole painted, in a few steps of DDIM from always the same noise."""
         recipe, known = self.recipe, self.recipe.latents(batch)
         # Latents reach beyond [-1, 1], and the first step must be one of pure noise.
         ddim = DDIMScheduler.from_config(self.scheduler.config, clip_sample=False, timestep_spacing="trailing")
