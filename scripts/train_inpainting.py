@@ -17,7 +17,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2D
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from inpaint_data import Autoencoder, Batch, InpaintDataError, InpaintDataModule, UsageError, load_vae
@@ -60,15 +61,19 @@ class Inpainter(LightningModule):
         super().__init__()
         if (unet is None) == (unet_config is None):
             raise UsageError("model: give either unet, a hub name or folder, or unet_config, the config of a new one")
-        self.unet = new_unet(unet_config) if unet is None else load_unet(unet)
+        self.unet = new_unet(unet_config or {}) if unet is None else load_unet(unet)
         self.scheduler = make_scheduler(unet, scheduler or {})
         self.lr = lr
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
+    @property
+    def data(self) -> InpaintDataModule:
+        return cast(Any, self.trainer).datamodule  # type: ignore[no-any-return]
+
     def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
         """Check the UNet against the recipe, before the first step."""
-        self.recipe: Recipe = self.trainer.datamodule.recipe
+        self.recipe: Recipe = self.data.recipe
         row, config = self.recipe.settings, self.unet.config
         if row.layout != "plain" or row.model == "ControlNet":
             raise UsageError(f"{self.recipe.name}: feeds a {row.layout} {row.model}, and this script trains UNets")
@@ -88,8 +93,8 @@ class Inpainter(LightningModule):
     def training_step(self, batch: Batch | None, batch_idx: int) -> Tensor | None:
         if batch is None:  # every sample of it was bad, which is in the log
             return None
-        seed = self.trainer.datamodule.settings.seed
-        loss = self.loss(batch, self.generator(seed, self.current_epoch, f"train {self.global_rank} {batch_idx}"))
+        purpose = f"train {self.global_rank} {batch_idx}"
+        loss = self.loss(batch, self.generator(self.data.settings.seed, self.current_epoch, purpose))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["__key__"]))
         return loss
 
@@ -136,7 +141,7 @@ class Inpainter(LightningModule):
         return given
 
     def paint(self, batch: Batch, steps: int) -> Tensor:
-        """Raw latents (B, C, h, w) with the hole painted, by a few steps of DDIM from the same noise every time."""
+        """Normalised latents (B, C, h, w) with the hole painted, in a few steps of DDIM from always the same noise."""
         recipe, known = self.recipe, self.recipe.latents(batch)
         # Latents reach beyond [-1, 1], and the first step must be one of pure noise.
         ddim = DDIMScheduler.from_config(self.scheduler.config, clip_sample=False, timestep_spacing="trailing")
@@ -152,8 +157,9 @@ class Inpainter(LightningModule):
         return latents
 
     def on_train_end(self) -> None:
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # which all ranks must ask for
         if self.trainer.is_global_zero:  # the averaging callback came first: these are its weights
-            self.unet.save_pretrained(Path(self.trainer.log_dir or self.trainer.default_root_dir) / "unet")
+            self.unet.save_pretrained(folder / "unet")
 
 
 class SamplePictures(Callback):
@@ -172,8 +178,8 @@ class SamplePictures(Callback):
         self.count, self.steps = count, steps
         self.vae: Autoencoder | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        data: InpaintDataModule = trainer.datamodule
+    def setup(self, trainer: Trainer, pl_module: Inpainter, stage: str) -> None:  # type: ignore[override]  # noqa: ARG002
+        data = pl_module.data
         if self.count < 1 or self.vae is not None or "validate" not in data.specs:
             return
         if data.transform is not None and data.transform.has_vae:
@@ -183,28 +189,22 @@ class SamplePictures(Callback):
         else:
             self.vae = load_vae(data.vae, data.dtype or "float32") if isinstance(data.vae, str) else data.vae
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002 - Lightning's signature
-        batch: Batch | None,
-        batch_idx: int,
-        dataloader_idx: int = 0,  # noqa: ARG002
+    def on_validation_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: Inpainter, _: Any, batch: Batch | None, batch_idx: int, *__: Any
     ) -> None:
         # Not at the validation's end, where the averaging callback has put the trained weights back already.
         if batch_idx or batch is None or self.vae is None or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        batch = {name: value[: self.count] for name, value in batch.items()}
+        first: Any = {name: value[: self.count] for name, value in cast(dict[str, Any], batch).items()}
         with trainer.precision_plugin.forward_context():
-            painted = pl_module.paint(batch, self.steps)
+            painted = pl_module.paint(first, self.steps)
         if not pl_module.recipe.settings.raw:
             painted = self.vae.denormalise(painted)
-        original = self.vae.decode(batch["latents"])
-        columns = original, torch.where(batch["mask"], 0.0, original), self.vae.decode(painted)
+        original = self.vae.decode(first["latents"])
+        columns = original, torch.where(first["mask"], 0.0, original), self.vae.decode(painted)
         grid = torch.cat([*torch.cat(columns, -1)], -2) / 2 + 0.5  # a row for each picture
         for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_image"):
+            if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("original, masked, painted", grid, trainer.global_step)
 
 
@@ -219,16 +219,10 @@ def new_unet(config: dict[str, Any]) -> UNet2DModel | UNet2DConditionModel:
 def load_unet(name: str) -> UNet2DModel | UNet2DConditionModel:
     """The UNet of that hub name or folder, in float32; no weight stays at random."""
     folder = None if Path(name, "config.json").is_file() else "unet"
+    options: Any = {"torch_dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     try:
-        kind = UNet2DModel.load_config(name, subfolder=folder)["_class_name"]
-        unet, found = UNETS[kind].from_pretrained(
-            name,
-            subfolder=folder,
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
+        kind = UNETS[UNet2DModel.load_config(name, subfolder=folder)["_class_name"]]
+        unet, found = kind.from_pretrained(name, subfolder=folder, low_cpu_mem_usage=False, **options)
     except Exception as error:
         raise UsageError(f"model.unet {name}: cannot be loaded ({cause(error)}); check the name or folder") from None
     if found["missing_keys"]:
@@ -256,6 +250,10 @@ def make_scheduler(unet: str | None, settings: dict[str, Any]) -> DDPMScheduler:
 class InpaintingCLI(LightningCLI):
     """LightningCLI with the callbacks that every training here has, each under a key of its own."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: LightningCLI.subcommands()[name] for name in ("fit", "validate")}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(EMAWeightAveraging, "ema")
         parser.add_lightning_class_args(SamplePictures, "pictures")
@@ -277,9 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ArgumentError as error:
         sys.stderr.write(f"train_inpainting: {explain(str(error), given)}; see --help\n")
         sys.exit(UsageError.exit_code)
-    except InpaintDataError as error:
-        sys.stderr.write(f"train_inpainting: {error}\n")
-        sys.exit(error.exit_code)
+    except (InpaintDataError, OSError) as error:
+        sys.stderr.write(f"train_inpainting: {' '.join(str(error).split())}\n")
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ TEXT = BLOCKS | {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "a
 TEXT |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "cross_attention_dim": 16, "in_channels": 9}
 SDXL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 36}
 pytestmark = pytest.mark.filterwarnings(  # of Lightning's own code
-    "ignore::DeprecationWarning:lightning.*", "ignore:.*LeafSpec", "ignore:The number of training batches"
+    "ignore::DeprecationWarning:lightning.*", "ignore:.*LeafSpec", "ignore:.*WeightAveraging", "ignore:Precision bf16"
 )
 Train = Callable[..., tuple[int, str]]
 
@@ -62,7 +62,7 @@ def train(
     """Run the script on a config, with other settings; exit code and what it wrote to stderr."""
     monkeypatch.setattr(sys, "argv", ["train_inpainting.py"])  # LightningCLI warns of any that it is not given
 
-    def fit(config: str, *more: str, **settings: Any) -> tuple[int, str]:
+    def fit(config: str, *more: str, command: str = "fit", **settings: Any) -> tuple[int, str]:
         where = {
             "checkpoints.dirpath": tmp_path / "checkpoints",
             "trainer.logger.init_args.save_dir": tmp_path / "log",
@@ -71,7 +71,7 @@ def train(
         }
         flags = [f"--{name.replace('__', '.')}={value}" for name, value in {**where, **settings}.items()]
         try:
-            script.main(["fit", "--config", str(ROOT / "configs" / config), *flags, *more])
+            script.main([command, "--config", str(ROOT / "configs" / config), *flags, *more])
             code = 0
         except SystemExit as exit_:
             code = int(exit_.code or 0)
@@ -118,6 +118,7 @@ def test_a_run_logs_losses_and_pictures_and_leaves_the_averaged_unet(
     assert len(log.Scalars("val/loss")) == 2
     pictures = log.Images("original, masked, painted")
     assert [each.step for each in pictures] == [3, 6]
+    assert pictures[0].encoded_image_string != pictures[1].encoded_image_string
     grid = np.asarray(Image.open(io.BytesIO(pictures[-1].encoded_image_string)))
     assert grid.shape == (2 * 64, 3 * 64, 3)
     original, masked, painted = np.split(grid.astype(int), 3, axis=1)
@@ -138,6 +139,21 @@ def test_a_run_logs_losses_and_pictures_and_leaves_the_averaged_unet(
     record_figure(f"checkpoint of {values} weights: {checkpoint.stat().st_size / values / 4:.1f} times their size")
     saved = load_file(tmp_path / "log" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(saved[name.removeprefix("unet.")], weight) for name, weight in averaged.items())
+
+    # What a checkpoint gives to whoever loads it are the averaged weights, which were validated in training too.
+    settings = small(cache, trainer__logger__init_args__save_dir=tmp_path / "validated")
+    assert train("train_demo.yaml", "--ckpt_path=last", command="validate", **settings)[0] == 0
+    (again,) = events(tmp_path / "validated").Scalars("val/loss")
+    assert again.value == log.Scalars("val/loss")[-1].value
+
+
+def test_pictures_are_painted_by_the_averaged_weights(train: Train, cache: str, tmp_path: Path) -> None:
+    # With this decay the average stays what it was after the first step.
+    assert train("train_demo.yaml", **small(cache, ema={"decay": 1.0}))[0] == 0
+    log = events(tmp_path / "log")
+    first, second = log.Images("original, masked, painted")
+    assert first.encoded_image_string == second.encoded_image_string
+    assert len({each.value for each in log.Scalars("val/loss")}) == 1
 
 
 def test_a_killed_run_resumes_to_the_keys_and_the_weights_of_an_undisturbed_one(
