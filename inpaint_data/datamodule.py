@@ -127,6 +127,7 @@ class InpaintDataModule(LightningDataModule):
         self.text = {True: Text(text), False: Text(replace(text, dropout=0.0))}  # by whether it is for training
         self.mirror: Any = {"mirror": mirror, "mirror_bytes": mirror_bytes}
         self.transform: InpaintTransform | None = None
+        self._loaded: Autoencoder | None = None
         self.resume = Resume()
         self.epoch = 0  # where there is no Trainer to ask
         self._loaders: dict[str, EpochLoader] = {}
@@ -145,8 +146,7 @@ class InpaintDataModule(LightningDataModule):
             return
         vae = None
         if live or self.masked_latents:
-            name = "demo" if self.vae is None else self.vae
-            vae = load_vae(name, self.dtype or "float32") if isinstance(name, str) else name
+            vae = self._autoencoder(self.vae or "demo")
             if live:
                 check_resolution(self.settings.resolution, vae)
             if self.recipe_name:
@@ -219,7 +219,7 @@ class InpaintDataModule(LightningDataModule):
         fresh = self.fresh_masks and stage == "fit"
         cache = self._cache(str(spec), None if stage == "fit" else 0, settings.seed, fresh)
         asked = self.asked | ({"masks": None, "mask_offset": None, "variants": None} if fresh else {})
-        vae = load_vae(self.vae, self.dtype or "float32") if isinstance(self.vae, str) else self.vae
+        vae = self._autoencoder(self.vae) if self.vae else None
         if fresh and self.transform is not None and self.transform.has_vae:
             vae = self.transform.vae
         check_cache(cache, asked, vae, self.recipe_name, self.masked_latents and not fresh)
@@ -227,6 +227,12 @@ class InpaintDataModule(LightningDataModule):
             return cache
         masks: Any = self.asked["masks"] or cache.settings["samples"]["masks"]
         return FreshMasks(cache, replace(self.settings, masks=masks), self.num_workers)
+
+    def _autoencoder(self, name: str | Autoencoder) -> Autoencoder:
+        """Loaded once for all stages."""
+        if self._loaded is None:
+            self._loaded = load_vae(name, self.dtype or "float32") if isinstance(name, str) else name
+        return self._loaded
 
     def _cache(self, root: str, variant: int | None = 0, seed: int = 0, fresh: bool = False) -> LatentCache:
         masked = self.masked_latents and not fresh
