@@ -148,18 +148,16 @@ def _from_annotation(annotation: Mapping[str, Any], number: int, size: Size) -> 
     return mask
 
 
-def _corners(flat: Any, size: Size) -> npt.NDArray[np.float64]:
+def _corners(flat: Any, size: Size, what: str = "a polygon") -> npt.NDArray[np.float64]:
     """[x, y, x, y ...] -> (N, 2)."""
-    points = _numbers(flat, "a polygon")
+    points = _numbers(flat, what)
     if len(points) < 6 or len(points) % 2:
-        raise SampleError(f"a polygon has {len(points)} numbers; give x and y of three corners or more")
+        raise SampleError(f"{what} has {len(points)} numbers; give x and y of three corners or more")
     corners = np.array(points, np.float64).reshape(-1, 2)
     height, width = size
     # Somewhat outside is usual, for an object that the frame cuts; farther away it belongs to another picture.
     if (abs(corners - (width / 2, height / 2)) > (1.5 * width, 1.5 * height)).any():
-        raise SampleError(
-            f"a polygon lies far outside the image, {height} high and {width} wide; give it in its pixels"
-        )
+        raise SampleError(f"{what} lies far outside the image of {height}x{width}; give it in the image's pixels")
     return corners
 
 
@@ -169,7 +167,7 @@ def _box(box: Any, size: Size) -> npt.NDArray[np.float64]:
     if len(numbers) != 4 or min(numbers[2:]) < 0:
         raise SampleError(f"the box is {box!r} and not [left, top, width, height]; correct it")
     left, top, right, bottom = numbers[0], numbers[1], numbers[0] + numbers[2], numbers[1] + numbers[3]
-    return _corners([left, top, left, bottom, right, bottom, right, top], size)
+    return _corners([left, top, left, bottom, right, bottom, right, top], size, "the box")
 
 
 def _numbers(given: Any, what: str) -> Sequence[float]:

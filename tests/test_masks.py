@@ -319,10 +319,11 @@ def test_an_object_mask_is_drawn_among_those_that_show_and_are_within_the_limits
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_a_mixture_comes_from_yaml_and_back_from_a_caches_json(config: Path) -> None:
-    mixture = MaskMixture(**yaml.safe_load(config.read_text()))
+    settings_of_it = yaml.safe_load(config.read_text())
+    mixture = MaskMixture(**settings_of_it)
     parser = ArgumentParser()
     parser.add_argument("--mixture", type=MaskMixture)
-    given = parser.parse_args(["--mixture", str(config)])
+    given = parser.parse_object({"mixture": settings_of_it})
     assert MaskMixture(**given.mixture.as_dict()) == mixture
     again = MaskMixture(**json.loads(json.dumps(asdict(mixture))))
     assert asdict(again) == asdict(mixture)
