@@ -41,16 +41,22 @@ def strokes(
     """
     scale = min(height, width) / 512
     canvas = np.zeros((height, width), np.uint8)
-    for stroke in range(_whole(rng, count)):
-        x, y = int(rng.integers(width)), int(rng.integers(height))
-        segments = int(rng.integers(1, 6))
-        angles = (0.01 + rng.integers(4, size=segments)) * (-1 if stroke % 2 == 0 else 1)
-        lengths, widths = rng.uniform(*length, segments) * scale, rng.uniform(*thickness, segments) * scale
-        for angle, far, wide in zip(angles.tolist(), lengths.tolist(), widths.tolist(), strict=True):
-            to_x = min(max(int(x + far * math.sin(angle)), 0), width)
-            to_y = min(max(int(y + far * math.cos(angle)), 0), height)
-            cv2.line(canvas, (x, y), (to_x, to_y), 1, max(1, round(wide)))
+    number = _whole(rng, count)
+    starts = rng.integers((width, height), size=(number, 2))
+    segments = rng.integers(1, 6, number)
+    total = int(segments.sum())
+    mirrored = np.repeat(np.where(np.arange(number) % 2 == 0, -1, 1), segments)
+    angles = mirrored * (0.01 + rng.integers(4, size=total))
+    far, wide = rng.uniform(*length, total) * scale, rng.uniform(*thickness, total) * scale
+    dx, dy = (far * np.sin(angles)).tolist(), (far * np.cos(angles)).tolist()
+    thick = np.maximum(1, np.rint(wide)).astype(np.int64).tolist()
+    first = 0
+    for (x, y), last in zip(starts.tolist(), np.cumsum(segments).tolist(), strict=True):
+        for i in range(first, last):
+            to_x, to_y = min(max(int(x + dx[i]), 0), width), min(max(int(y + dy[i]), 0), height)
+            cv2.line(canvas, (x, y), (to_x, to_y), 1, thick[i])
             x, y = to_x, to_y
+        first = last
     return canvas.view(np.bool_)
 
 
