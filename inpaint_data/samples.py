@@ -12,14 +12,16 @@ from torch import Tensor
 from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.geometry import Crop, Geometry, plan
 from inpaint_data.images import decode_alpha, decode_image, decode_mask, encode_png
-from inpaint_data.masks import GENERATORS, MaskMixture
+from inpaint_data.mask_generators import GENERATORS, BoolArray
+from inpaint_data.masks import OBJECT, MaskMixture
+from inpaint_data.object_masks import find_objects
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards import IMAGE_EXTENSIONS, Sample, image_member, shard_stem
 
 T = TypeVar("T")
 Carry = Literal["none", "original", "crop"]
 TARGETS = tuple(f"target.{extension}" for extension in IMAGE_EXTENSIONS)
-MASK_SOURCES = ("sample", "alpha", "mixture", *GENERATORS)
+MASK_SOURCES = ("sample", "alpha", "mixture", *GENERATORS, OBJECT)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class SampleSettings:
         crop: cut from the "center", or from a "random" place that depends on (seed, key).
         upscale: enlarge pictures that are smaller than `resolution` instead of refusing them.
         masks: "sample" (the member `mask.png`, white = repaint), "alpha" (repaint where the picture is more
-            transparent than not), a generator's name, or "mixture" (all generators, by the default weights).
+            transparent than not), "object" (one of the masks that `object_masks.py` finds in the sample), a
+            generator's name, or "mixture" (drawn from `mixture`).
         seed: of every random choice.
         carry_image: what becomes of the picture in a cache: "none", "original" (its bytes) or "crop" (a PNG).
         target: each sample has a second picture, `target.jpg` (or png, webp), of the same size: what the masked
@@ -167,10 +170,17 @@ def _masks(
 
     mixture = settings.mixture if settings.masks == "mixture" else MaskMixture({settings.masks: 1.0})
     height, width = geometry.target_size
+    objects = _objects(sample, geometry) if mixture.weights.get(OBJECT) else []
     drawn = [
-        mixture.draw(height, width, generator_for(settings.seed, sample.key, variant, "mask")) for variant in variants
+        mixture.draw(height, width, generator_for(settings.seed, sample.key, variant, "mask"), objects)
+        for variant in variants
     ]
     return np.stack([mask for mask, _ in drawn]), tuple(name for _, name in drawn)
+
+
+def _objects(sample: Sample, geometry: Geometry) -> list[Callable[[], BoolArray]]:
+    found = find_objects(sample.members, geometry.original_size)
+    return [lambda make=make: geometry.apply_to_mask(make()) for make in found]  # type: ignore[misc]
 
 
 def _mask_member(sample: Sample) -> npt.NDArray[np.bool_]:

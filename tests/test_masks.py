@@ -1,21 +1,48 @@
-"""Drawn masks are a pure function of (seed, key, variant), and bad mixtures are refused."""
+"""Drawn masks and offsets are a pure function of (seed, key, variant), distributed as they say, and never endless."""
 
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
+import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
 
-from inpaint_data import MaskMixture, UsageError
-from inpaint_data.masks import GENERATORS
+from inpaint_data import MaskMixture, SampleError, UsageError
+from inpaint_data.mask_generators import GENERATORS, draw_within, hole_ratio
+from inpaint_data.masks import RandomOffset, check_offset, draw_offset
 from inpaint_data.seeding import generator_for
 
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("masks_*.yaml"))
+DRAWN = sorted(set(GENERATORS) - {"none"})
+REJECTING = ("free-form", "lama-thin", "lama-medium", "lama-thick")  # a pixel or two cannot be half a hole
 
-@pytest.mark.parametrize("name", sorted(GENERATORS))
+
+def draws(name: str, count: int, side: int = 128, **parameters: object) -> list[np.ndarray]:
+    return [GENERATORS[name](side, side, generator_for(7, str(i), 0, "mask"), **parameters) for i in range(count)]
+
+
+def ratios(masks: list[np.ndarray]) -> np.ndarray:
+    return np.array([hole_ratio(mask) for mask in masks])
+
+
+@pytest.mark.parametrize("name", DRAWN)
 @settings(max_examples=25, deadline=None)
 @given(height=st.integers(1, 96), width=st.integers(1, 96), seed=st.integers(0, 2**32))
 def test_a_generator_gives_a_bool_mask_of_the_size_asked_for_again_and_again(
     name: str, height: int, width: int, seed: int
 ) -> None:
+    if name in REJECTING:
+        height, width = max(height, 16), max(width, 16)
     first, again = (GENERATORS[name](height, width, generator_for(seed, "key", 0, "mask")) for _ in range(2))
     assert first.shape == (height, width)
     assert first.dtype == bool
@@ -25,12 +52,12 @@ def test_a_generator_gives_a_bool_mask_of_the_size_asked_for_again_and_again(
 
 def test_published_lengths_scale_with_the_short_side() -> None:
     """The same draw at twice the size covers the same share, up to rounding."""
-    for name in ("strokes", "boxes"):
+    for name in DRAWN:
         small, large = (
             np.mean([GENERATORS[name](side, side, generator_for(0, str(i), 0, "mask")).mean() for i in range(200)])
             for side in (256, 512)
         )
-        assert abs(small - large) < 0.03
+        assert abs(small - large) < 0.03, name
 
 
 def test_a_box_is_30_to_150_pixels_at_512() -> None:
@@ -40,6 +67,73 @@ def test_a_box_is_30_to_150_pixels_at_512() -> None:
         assert 30**2 <= mask.sum() <= 5 * 150**2
 
 
+# What the publications' numbers imply for the hole ratio: least, greatest, and the mean's range over 300 draws.
+BOUNDS: dict[str, tuple[float, float, float, float]] = {
+    "full": (1, 1, 1, 1),
+    "none": (0, 0, 0, 0),
+    "center": (0.25, 0.25, 0.25, 0.25),
+    "boxes": (0.003, 5 * (150 / 512) ** 2, 0.05, 0.12),
+    "grid": (0.05, 0.6, 0.25, 0.35),  # 10 to 50 % of the cells, of which those at the border are cut
+    "outpaint": (0.03, 1 - 0.5**2, 0.2, 0.35),
+    "polygons": (0.02, 2 * 0.6, 0.12, 0.3),
+    "clouds": (0.08, 0.32, 0.18, 0.22),
+    "free-form": (1 / 128**2, 1 - 1 / 128**2, 0.4, 0.6),
+    "strokes": (0.001, 1, 0.25, 0.45),
+    "lama-thin": (0.001, 0.5, 0.2, 0.35),
+    "lama-medium": (0.001, 0.5, 0.2, 0.35),
+    "lama-thick": (0.001, 0.5, 0.2, 0.35),
+    "lama-mix": (0.001, 1, 0.25, 0.45),
+}
+
+
+@pytest.mark.parametrize("name", sorted(GENERATORS))
+def test_hole_ratios_lie_where_the_published_parameters_put_them(name: str) -> None:
+    least, greatest, low, high = BOUNDS[name]
+    found = ratios(draws(name, 300))
+    assert least <= found.min()
+    assert found.max() <= greatest
+    assert low <= found.mean() <= high
+
+
+def test_outpainting_takes_each_side_half_of_the_time_and_4_to_25_percent_of_it() -> None:
+    counts, depths = Counter(), []
+    for mask in draws("outpaint", 1000, 200):
+        middle, bands = mask[100], mask[:, 100]
+        for side, line in (("left", middle), ("right", middle[::-1]), ("top", bands), ("bottom", bands[::-1])):
+            depth = int(np.argmin(line))
+            if depth:
+                counts[side] += 1
+                depths.append(depth)
+    assert min(depths) >= 8
+    assert max(depths) <= 50
+    expected = 0.5 + 0.5**4 / 4  # none at all becomes any one
+    for side in ("left", "right", "top", "bottom"):
+        assert abs(counts[side] - 1000 * expected) < 4 * (1000 * 0.25) ** 0.5
+
+
+def test_a_stroke_of_lama_runs_to_one_side_and_never_back() -> None:
+    """Its segments turn by 0.01 + 0...3 rad, whose sine is positive, so it meets each column in one piece."""
+    many = [
+        GENERATORS["strokes"](512, 512, generator_for(0, str(i), 0, "mask"), count=(1, 1), thickness=(1, 1))
+        for i in range(100)
+    ]
+
+    def pieces(mask: np.ndarray) -> int:
+        """In the column that has most."""
+        return int((np.diff(np.pad(mask, ((1, 1), (0, 0))).astype(np.int8), axis=0) == 1).sum(0).max())
+
+    assert {pieces(mask) for mask in many} == {1}
+    assert max(pieces(mask.T) for mask in many) > 1  # up and down it does turn
+
+
+@pytest.mark.parametrize("hole", [(0.0, 0.1), (0.1, 0.2), (0.5, 0.6), (0.8, 0.95)])
+def test_free_form_masks_keep_to_their_hole_range(hole: tuple[float, float]) -> None:
+    found = ratios(draws("free-form", 60, hole=hole))
+    assert hole[0] <= found.min()
+    assert found.max() <= hole[1]
+    assert len(np.unique(found)) > 50
+
+
 def test_keys_variants_and_seeds_draw_different_masks() -> None:
     def draw(seed: int, key: str, variant: int) -> bytes:
         return GENERATORS["strokes"](64, 64, generator_for(seed, key, variant, "mask")).tobytes()
@@ -47,12 +141,115 @@ def test_keys_variants_and_seeds_draw_different_masks() -> None:
     assert len({draw(0, "a", 0), draw(0, "a", 1), draw(0, "b", 0), draw(1, "a", 0)}) == 4
 
 
+def drawn(mixture: MaskMixture, count: int = 2000, side: int = 16) -> list[tuple[np.ndarray, str]]:
+    return [mixture.draw(side, side, generator_for(0, str(i), 0, "mask")) for i in range(count)]
+
+
+def within_binomial(found: int, count: int, probability: float) -> bool:
+    """Within four standard deviations: by chance once in 16,000 times, and the seeds are fixed."""
+    return abs(found - count * probability) <= 4 * (count * probability * (1 - probability)) ** 0.5
+
+
 def test_a_mixture_draws_its_generators_by_weight() -> None:
-    mixture = MaskMixture({"strokes": 3, "boxes": 1, "full": 0})
-    names = [mixture.draw(16, 16, generator_for(0, str(i), 0, "mask"))[1] for i in range(2000)]
-    # Three standard deviations of a binomial with p = 1/4.
-    assert abs(names.count("boxes") - 500) < 3 * (2000 * 0.25 * 0.75) ** 0.5
-    assert names.count("full") == 0
+    names = Counter(name for _, name in drawn(MaskMixture({"strokes": 3, "boxes": 1, "full": 0})))
+    assert within_binomial(names["boxes"], 2000, 0.25)
+    assert names["strokes"] + names["boxes"] == 2000
+
+
+def test_limits_hold_for_every_mask_and_leave_the_weights_as_they_are() -> None:
+    """Boxes meet these limits less often than strokes; drawn again as a whole they would become rare."""
+    mixture = MaskMixture({"strokes": 1, "boxes": 1}, min_hole=0.1, max_hole=0.3)
+    made = drawn(mixture, 400, 64)
+    found = ratios([mask for mask, _ in made])
+    assert found.min() >= 0.1
+    assert found.max() <= 0.3
+    assert within_binomial(sum(name == "boxes" for _, name in made), 400, 0.5)
+
+
+def test_inversion_strokes_and_full_masks_come_with_their_probabilities() -> None:
+    mixture = MaskMixture({"center": 1, "none": 1}, invert=0.3, add_stroke=0.6, full=0.2)
+    made = drawn(mixture)
+    names = Counter(name for _, name in made)
+    parts = {
+        "full": 0.2,
+        "none": 0.4,
+        "center": 0.4 * 0.7 * 0.4,
+        "center+inverted": 0.4 * 0.3 * 0.4,
+        "center+stroke": 0.4 * 0.7 * 0.6,
+        "center+inverted+stroke": 0.4 * 0.3 * 0.6,
+    }
+    assert set(names) == set(parts)
+    for name, probability in parts.items():
+        assert within_binomial(names[name], 2000, probability), name
+    plain = GENERATORS["center"](16, 16, generator_for(0, "", 0, "mask"))
+    for mask, name in made:
+        base = {"f": np.ones_like(plain), "n": np.zeros_like(plain), "c": plain}[name[0]]
+        base = ~base if "inverted" in name else base
+        assert np.array_equal(mask, base) if "stroke" not in name else (mask >= base).all()
+
+
+def test_full_and_none_pass_the_limits_untouched() -> None:
+    mixture = MaskMixture({"full": 1, "none": 1, "boxes": 1}, 0.05, 0.5, invert=1, add_stroke=1, full=0.1)
+    for mask, name in drawn(MaskMixture({"full": 1, "none": 1}, 0.05, 0.5, invert=1, add_stroke=1, full=0.1), 50):
+        assert mask.all() if name == "full" else not mask.any()
+    with pytest.raises(UsageError, match=r"boxes\+inverted\+stroke .*none within 0.05 to 0.5"):
+        drawn(mixture, 100, 512)
+
+
+def test_the_parameters_of_one_generator_shift_no_other_draw() -> None:
+    weights = {"outpaint": 1.0, "free-form": 1.0, "boxes": 1.0}
+    plain = drawn(MaskMixture(weights, invert=0.5, add_stroke=0.3), 300, 64)
+    deeper = drawn(
+        MaskMixture(weights, invert=0.5, add_stroke=0.3, parameters={"outpaint": {"depth": [0.3, 0.4]}}), 300, 64
+    )
+    assert [name for _, name in plain] == [name for _, name in deeper]
+    changed = {
+        name.split("+")[0] for (one, name), (other, _) in zip(plain, deeper, strict=True) if (one != other).any()
+    }
+    assert changed == {"outpaint"}
+
+
+def test_what_is_done_to_a_mask_does_not_shift_its_shape() -> None:
+    plain = drawn(MaskMixture(), 100, 64)
+    inverted = drawn(MaskMixture(invert=1), 100, 64)
+    rarely_full = drawn(MaskMixture(full=0.1), 200, 64)[:100]
+    for (one, name), (other, _), (third, third_name) in zip(plain, inverted, rarely_full, strict=True):
+        assert name == "full" or np.array_equal(~one, other)
+        assert third_name == "full" or np.array_equal(one, third)
+
+
+def test_a_draw_is_the_same_in_any_order_and_from_any_thread() -> None:
+    """Nothing is remembered between draws: neither order nor neighbours count."""
+    mixture = MaskMixture(dict.fromkeys(DRAWN, 1.0), 0.01, 0.99, invert=0.3, add_stroke=0.3)
+    keys = [str(i) for i in range(60)]
+
+    def draw(key: str) -> bytes:
+        return mixture.draw(48, 64, generator_for(3, key, 1, "mask"))[0].tobytes()
+
+    forwards = [draw(key) for key in keys]
+    with ThreadPoolExecutor(4) as threads:
+        backwards = list(threads.map(draw, reversed(keys)))
+    assert forwards == backwards[::-1]
+
+
+@pytest.mark.parametrize("name", sorted(set(GENERATORS) - {"full", "none", "center"}))
+def test_limits_that_cannot_be_met_end_in_an_error_that_says_what_was_met(name: str) -> None:
+    mixture = MaskMixture({name: 1.0}, min_hole=0.9999, max_hole=0.99999)
+    with pytest.raises(UsageError, match=rf"1000 draws of {name} at 32x32 had hole ratios of .* widen the limits"):
+        mixture.draw(32, 32, generator_for(0, "key", 0, "mask"))
+
+
+def test_rejection_draws_at_most_a_thousand_times() -> None:
+    calls = 0
+
+    def half() -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        return np.array([[True, False]])
+
+    with pytest.raises(UsageError, match=r"ratios of 0.5 to 0.5, none within 0.6 to 0.7"):
+        draw_within(0.6, 0.7, half, "half")
+    assert calls == 1000
 
 
 @pytest.mark.parametrize(
@@ -62,9 +259,167 @@ def test_a_mixture_draws_its_generators_by_weight() -> None:
         ({"strokes": 0.0}, "not all zero"),
         ({}, "not all zero"),
         ({"strokes": float("nan")}, "zero or more"),
+        ({"strokes": float("inf")}, "zero or more"),
+        ({"strokes": "often"}, "zero or more"),
         ({"scribbles": 1.0}, "no generator is called 'scribbles'; choose from strokes, boxes, full"),
     ],
 )
 def test_a_mixture_that_cannot_be_drawn_from_is_refused(weights: dict[str, float], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         MaskMixture(weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"min_hole": 0.6, "max_hole": 0.5}, "min_hole 0.6 is above max_hole 0.5"),
+        ({"max_hole": 1.5}, "max_hole: 1.5 is not between 0 and 1"),
+        ({"invert": -0.1}, "invert: -0.1 is not between"),
+        ({"add_stroke": float("nan")}, "add_stroke: nan is not between"),
+        ({"full": True}, "full: True is not between"),
+        ({"parameters": {"scribbles": {}}}, "no generator is called 'scribbles'"),
+        ({"parameters": {"outpaint": {"width": 1}}}, "outpaint has no parameter 'width'; it takes depth, side"),
+        ({"parameters": {"full": {"width": 1}}}, "full has no parameter 'width'; it takes none"),
+        ({"parameters": {"outpaint": {"depth": 0.3}}}, r"depth: 0.3 is not \[low, high\], each a number of 0 to 1"),
+        ({"parameters": {"outpaint": {"depth": [0.4, 0.3]}}}, r"depth: \[0.4, 0.3\] is not"),
+        ({"parameters": {"outpaint": {"depth": [0.4, 30]}}}, r"of 0 to 1"),
+        ({"parameters": {"boxes": {"count": [1, 2.5]}}}, r"\[1, 2.5\] is not \[low, high\], each a whole number of 1"),
+        ({"parameters": {"boxes": {"margin": [1, 2]}}}, r"margin: \[1, 2\] is not a number of 0 or more"),
+        ({"parameters": {"clouds": {"octaves": 0}}}, "octaves: 0 is not a whole number of 1 or more"),
+    ],
+)
+def test_settings_of_a_mixture_that_cannot_be_are_named(change: dict, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        MaskMixture(**change)
+
+
+def test_an_object_mask_is_drawn_among_those_that_show_and_are_within_the_limits() -> None:
+    def share(columns: int) -> Callable[[], np.ndarray]:
+        return lambda: np.repeat(np.arange(10)[None] < columns, 10, 0)
+
+    objects = [share(columns) for columns in (0, 1, 4, 5, 10)]
+    mixture = MaskMixture({"object": 1.0}, 0.2, 0.6)
+    found = Counter(
+        (mixture.draw(10, 10, generator_for(0, str(i), 0, "mask"), objects)[0].mean().round(1)) for i in range(400)
+    )
+    assert set(found) == {0.4, 0.5}
+    assert within_binomial(found[0.4], 400, 0.5)
+
+    rng = generator_for(0, "key", 0, "mask")
+    inverted, name = MaskMixture({"object": 1.0}, invert=1).draw(10, 10, rng, objects[1:2])
+    assert name == "object+inverted"
+    assert inverted.mean() == 0.9
+    with pytest.raises(SampleError, match=r"2 object masks have hole ratios of 0.1 to 1, none within min_hole 0.2"):
+        mixture.draw(10, 10, rng, [objects[0], objects[1], objects[4]])
+    with pytest.raises(SampleError, match="every object mask is empty where the picture is cut"):
+        mixture.draw(10, 10, rng, objects[:1])
+    with pytest.raises(UsageError, match="give the sample's own as objects"):
+        mixture.draw(10, 10, rng)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_mixture_comes_from_yaml_and_back_from_a_caches_json(config: Path) -> None:
+    settings_of_it = yaml.safe_load(config.read_text())
+    mixture = MaskMixture(**settings_of_it)
+    parser = ArgumentParser()
+    parser.add_argument("--mixture", type=MaskMixture)
+    given = parser.parse_object({"mixture": settings_of_it})
+    assert MaskMixture(**given.mixture.as_dict()) == mixture
+    again = MaskMixture(**json.loads(json.dumps(asdict(mixture))))
+    assert asdict(again) == asdict(mixture)
+    half = [lambda: np.arange(64 * 64).reshape(64, 64) < 64 * 32]
+    for i in range(50):
+        first, second = (each.draw(64, 64, generator_for(0, str(i), 0, "mask"), half) for each in (mixture, again))
+        assert np.array_equal(first[0], second[0])
+        assert first[1] == second[1]
+
+
+OFFSETS = {
+    "fixed": RandomOffset("fixed", value=-7),
+    "uniform": RandomOffset("uniform", low=-8, high=24),
+    "normal": RandomOffset("normal", mean=6, deviation=4),
+    "two-sided": RandomOffset("two-sided", low=3, high=9),
+    "relative fixed": RandomOffset("fixed", value=0.25, relative=True),
+    "relative uniform": RandomOffset("uniform", low=0.0, high=0.5, relative=True),
+    "relative normal": RandomOffset("normal", mean=0.1, deviation=0.2, relative=True),
+    "relative two-sided": RandomOffset("two-sided", low=0.1, high=0.2, relative=True),
+    "mostly exact": RandomOffset("two-sided", low=3, high=9, zero=0.75),
+}
+DISC = cv2.circle(np.zeros((256, 256), np.uint8), (128, 128), 40, 1, -1).astype(bool)
+
+
+def offsets(distribution: RandomOffset, count: int = 2000, mask: np.ndarray = DISC) -> np.ndarray:
+    return np.array([distribution.draw(generator_for(0, str(i), 0, "offset"), mask) for i in range(count)])
+
+
+@pytest.mark.parametrize("name", sorted(OFFSETS))
+def test_offsets_are_whole_within_their_bounds_and_the_same_again(name: str) -> None:
+    distribution = OFFSETS[name]
+    found = offsets(distribution)
+    low, high = check_offset(distribution)
+    assert -128 <= low <= found.min()
+    assert found.max() <= high <= 128
+    assert np.array_equal(found, offsets(distribution))
+    assert type(distribution.draw(generator_for(0, "a", 0, "offset"), torch.from_numpy(DISC))) is int
+    assert RandomOffset(**json.loads(json.dumps(asdict(distribution)))) == distribution
+
+
+def test_offsets_are_distributed_as_they_say() -> None:
+    assert set(offsets(OFFSETS["fixed"])) == {-7}
+    uniform = Counter(offsets(OFFSETS["uniform"], 6600))
+    assert set(uniform) == set(range(-8, 25))
+    assert all(within_binomial(found, 6600, 1 / 33) for found in uniform.values())
+    normal = offsets(OFFSETS["normal"])
+    assert abs(normal.mean() - 6) < 4 * 4 / 2000**0.5
+    assert abs(normal.std() - 4) < 0.3
+    two_sided = offsets(OFFSETS["two-sided"])
+    assert set(abs(two_sided)) == set(range(3, 10))
+    assert within_binomial(int((two_sided > 0).sum()), 2000, 0.5)
+
+
+def test_a_relative_offset_is_a_share_of_the_radius_of_a_disc_as_large_as_the_mask() -> None:
+    assert set(offsets(OFFSETS["relative fixed"], 10)) == {10}  # a quarter of 40
+    found = offsets(OFFSETS["relative uniform"])
+    assert set(found) == set(range(21))
+    twice = np.kron(DISC, np.ones((2, 2), bool))
+    assert np.abs(offsets(OFFSETS["relative uniform"], mask=twice) - 2 * found).max() <= 2
+    assert set(offsets(OFFSETS["relative uniform"], 10, np.zeros((4, 4), bool))) == {0}
+    assert set(abs(offsets(OFFSETS["relative two-sided"]))) == {4, 5, 6, 7, 8}
+    assert set(offsets(RandomOffset("fixed", value=50, relative=True), 3)) == {128}
+
+
+def test_exact_masks_come_with_their_probability_and_leave_the_other_offsets_as_they_are() -> None:
+    found, always = offsets(OFFSETS["mostly exact"]), offsets(OFFSETS["two-sided"])
+    assert within_binomial(int((found == 0).sum()), 2000, 0.75)
+    assert np.array_equal(found[found != 0], always[found != 0])
+    assert set(offsets(RandomOffset("uniform", low=5, high=9, zero=1.0), 50)) == {0}
+
+
+def test_an_offset_may_be_a_number_a_range_or_a_distribution() -> None:
+    for i in range(200):
+        by_range, by_distribution = (
+            draw_offset(each, generator_for(1, str(i), 0, "offset")) for each in ((-8, 24), OFFSETS["uniform"])
+        )
+        assert by_range == by_distribution
+    assert draw_offset(6, generator_for(0, "a", 0, "offset")) == 6
+    with pytest.raises(UsageError, match="relative to the mask's size needs the mask"):
+        draw_offset(OFFSETS["relative fixed"], generator_for(0, "a", 0, "offset"))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"distribution": "cauchy"}, "'cauchy' is unknown; choose from fixed, uniform, normal, two-sided"),
+        ({"distribution": "normal", "low": 1}, "normal takes mean and deviation, not low"),
+        ({"low": 9, "high": 3}, "the range [9, 3] is empty"),
+        ({"low": -200, "high": 3}, "low -200 is outside -128...128"),
+        ({"low": 0.5, "high": 3}, "low 0.5 is not a whole number of pixels"),
+        ({"distribution": "normal", "deviation": -1}, "give 0 or more"),
+        ({"distribution": "two-sided", "low": -3, "high": 3}, "give 0 or more"),
+        ({"zero": 1.5}, "zero: 1.5 is not between 0 and 1"),
+        ({"high": float("nan")}, "high: nan is not a number"),
+    ],
+)
+def test_an_offset_that_cannot_be_is_named(given: dict, named: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(named)):
+        RandomOffset(**given)

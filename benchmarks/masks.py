@@ -1,0 +1,76 @@
+"""How long a mask takes to draw, beside the JPEG that has to be decoded anyway, in one run.
+
+    python benchmarks/masks.py
+
+Prints milliseconds for a 512x512 mask of each generator and of mixtures of them, and their share of decoding a 512x512
+JPEG: below 1, masks are the smaller part. The mean over many keys counts, since some generators draw again until a
+limit is met. Each figure is the median of interleaved rounds, so that a busy machine slows all of them alike. Then
+come the offsets of `benchmarks/morphology.py`, against OpenCV and the convolution.
+"""
+
+import io
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import morphology
+import numpy as np
+import yaml
+from PIL import Image
+
+import inpaint_data
+from inpaint_data import MaskMixture
+from inpaint_data.images import decode_image
+from inpaint_data.mask_generators import GENERATORS
+from inpaint_data.seeding import generator_for
+
+SIDE, KEYS, ROUNDS = 512, 50, 9
+PHOTO = Path(inpaint_data.__file__).parent / "demo" / "photos" / "rocket.jpg"
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def jpeg() -> bytes:
+    """A photograph, cut to a square and saved at a usual quality."""
+    photo = Image.open(PHOTO)
+    short = min(photo.size)
+    file = io.BytesIO()
+    photo.crop((0, 0, short, short)).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def draw(mixture: MaskMixture) -> None:
+    objects = [lambda: disc]
+    for key in range(KEYS):
+        mixture.draw(SIDE, SIDE, generator_for(0, str(key), 0, "mask"), objects)
+
+
+def decode(data: bytes) -> None:
+    for _ in range(KEYS):
+        decode_image(data)
+
+
+disc = cv2.circle(np.zeros((SIDE, SIDE), np.uint8), (SIDE // 2, SIDE // 2), 100, 1, -1).astype(bool)
+
+
+def main() -> None:
+    cv2.setNumThreads(1)
+    mixtures = {name: MaskMixture({name: 1.0}) for name in GENERATORS}
+    mixtures["all of them alike"] = MaskMixture(dict.fromkeys(GENERATORS, 1.0))
+    mixtures["masks: mixture"] = MaskMixture()
+    for path in sorted(CONFIGS.glob("masks_*.yaml")):
+        mixtures[path.name] = MaskMixture(**yaml.safe_load(path.read_text()))
+    data = jpeg()
+    contenders: dict[str, Callable[[], object]] = {name: partial(draw, mixture) for name, mixture in mixtures.items()}
+    times = morphology.medians(contenders | {"JPEG": partial(decode, data)}, ROUNDS)
+    print(f"{SIDE}x{SIDE}, mean of {KEYS} keys, milliseconds; OpenCV {cv2.__version__}, one thread")
+    print(f"{'mask':<22} {'draw':>7} {'of the decoding':>16}")
+    for name in mixtures:
+        print(f"{name:<22} {times[name] / KEYS:>7.2f} {times[name] / times['JPEG']:>16.2f}")
+    print(f"{'decoding a JPEG':<22} {times['JPEG'] / KEYS:>7.2f}   ({len(data) / 1024:.0f} KiB)")
+    print()
+    morphology.main()
+
+
+if __name__ == "__main__":
+    main()

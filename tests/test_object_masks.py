@@ -1,0 +1,244 @@
+"""Object masks that come with a sample: the pixels of pycocotools, and every fault named."""
+
+import io
+import json
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import write_shard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from inpaint_data import MaskMixture, SampleError, SampleSettings, cache_latents
+from inpaint_data.object_masks import decode_rle, fill_polygon, find_objects
+from inpaint_data.samples import prepare
+from inpaint_data.seeding import generator_for
+from inpaint_data.shards import Sample
+
+try:
+    import pycocotools.mask as coco
+except ImportError:
+    coco = None
+needs_coco = pytest.mark.skipif(coco is None, reason="pycocotools is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+SIDES = st.integers(1, 60)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PICTURE = png(np.full((32, 48, 3), 90, np.uint8))
+
+
+def band(left: int, right: int) -> np.ndarray:
+    mask = np.zeros((32, 48), np.uint8)
+    mask[:, left:right] = 255
+    return mask
+
+
+def json_of(*annotations: dict[str, Any]) -> bytes:
+    return json.dumps({"image": {"width": 48}, "annotations": annotations}).encode()
+
+
+def made(members: dict[str, bytes], size: tuple[int, int] = (32, 48)) -> list[np.ndarray]:
+    return [make() for make in find_objects(members, size)]
+
+
+def prepared(members: dict[str, bytes], key: str = "dog", **change: Any) -> Any:
+    chosen = SampleSettings(**{"resolution": 32, "masks": "object"} | change)
+    return prepare(Sample("shards/0.tar", key, {"png": PICTURE} | members), chosen, [0, 1, 2])
+
+
+@needs_coco
+@settings(max_examples=200, deadline=None)
+@given(height=SIDES, width=SIDES, share=st.sampled_from([0.0, 0.02, 0.5, 0.98, 1.0]), seed=st.integers(0, 9999))
+def test_run_lengths_decode_to_the_pixels_of_pycocotools(height: int, width: int, share: float, seed: int) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    packed = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    packed["counts"] = packed["counts"].decode()
+    columns = mask.T.ravel()
+    ends = np.flatnonzero(np.diff(np.concatenate([[False], columns]).astype(np.int8)))
+    runs = np.diff(np.concatenate([[0], ends, [columns.size]])).tolist()
+    for rle in (packed, {"size": [height, width], "counts": runs}):
+        decoded = decode_rle(json.loads(json.dumps(rle)), (height, width))
+        assert np.array_equal(decoded, mask)
+        assert np.array_equal(decoded, coco.decode(packed).astype(bool))
+    assert coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)["counts"] == (
+        packed["counts"].encode()
+    )
+
+
+@needs_coco
+@settings(max_examples=300, deadline=None)
+@given(
+    size=st.tuples(SIDES, SIDES),
+    corners=st.integers(3, 12),
+    seed=st.integers(0, 9999),
+    kind=st.sampled_from(["inside", "beyond", "whole", "half"]),
+)
+def test_polygons_fill_the_pixels_of_pycocotools(size: tuple[int, int], corners: int, seed: int, kind: str) -> None:
+    """Self-crossing ones, those that the frame cuts, and those whose corners lie on pixels or between them."""
+    rng = np.random.default_rng(seed)
+    points = rng.random((corners, 2)) * (size[1], size[0])
+    if kind == "beyond":
+        points = points * 2 - (size[1] / 2, size[0] / 2)
+    elif kind != "inside":
+        points = np.round(points) + (0.5 if kind == "half" else 0)
+    expected = coco.decode(coco.frPyObjects([points.ravel().tolist()], *size))[..., 0].astype(bool)
+    assert np.array_equal(fill_polygon(points, size), expected)
+
+
+@needs_coco
+@settings(max_examples=100, deadline=None)
+@given(size=st.tuples(SIDES, SIDES), seed=st.integers(0, 9999))
+def test_several_polygons_are_one_object_and_a_box_alone_is_its_box(size: tuple[int, int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [(rng.random(8) * np.tile((size[1], size[0]), 4)).tolist() for _ in range(3)]
+    left, top, wide, high = (rng.random(4) / 2 * (size[1], size[0], size[1], size[0])).tolist()
+    members = {"json": json_of({"segmentation": parts}, {"segmentation": [], "bbox": [left, top, wide, high]})}
+    by_polygons, by_box = made(members, size)
+    assert np.array_equal(by_polygons, coco.decode(coco.merge(coco.frPyObjects(parts, *size))).astype(bool))
+    expected = coco.decode(coco.frPyObjects(np.array([[left, top, wide, high]]), *size))[..., 0]
+    assert np.array_equal(by_box, expected.astype(bool))
+
+
+def test_a_diagonal_and_a_triangle_are_what_pycocotools_wrote_once() -> None:
+    """Holds where pycocotools is not installed, too."""
+    assert np.array_equal(decode_rle({"size": [5, 5], "counts": "0150000000"}, (5, 5)), np.eye(5, dtype=bool))
+    triangle = fill_polygon(np.array([[0, 0], [5, 0], [0, 5]], float), (5, 5))
+    assert np.packbits(triangle, axis=1).ravel().tolist() == [240, 224, 192, 128, 0]
+
+
+def test_mask_members_come_in_the_order_of_their_numbers_and_before_json() -> None:
+    members = {
+        "mask.10.png": png(band(10, 11)),
+        "mask.2.png": png(band(2, 3)),
+        "mask.png": png(band(0, 1)),
+        "json": json_of({"bbox": [0, 0, 9, 9]}),
+        "mask.jpg": b"",
+        "depth.png": b"",
+    }
+    assert [int(mask.any(0).argmax()) for mask in made(members)] == [0, 2, 10]
+
+
+def test_json_may_be_one_annotation_a_list_or_hold_a_list() -> None:
+    one = {"bbox": [4, 0, 8, 32]}
+    for content in (one, [one], {"annotations": [one, {"caption": "no shape"}], "caption": "a dog"}):
+        (mask,) = made({"json": json.dumps(content).encode()})
+        assert np.array_equal(mask, band(4, 12) > 0)
+
+
+def test_each_variant_draws_one_of_the_samples_objects_and_records_it() -> None:
+    """The picture is 48 wide and cut to the middle 32: an object at column 12 is found at column 4."""
+    members = {f"mask.{i}.png": png(band(12 + 4 * i, 16 + 4 * i)) for i in range(4)}
+    found: Counter[int] = Counter()
+    for i in range(100):
+        example = prepared(members, str(i))
+        assert example.generators == ("object",) * 3
+        assert all(mask.sum() == 4 * 32 for mask in example.masks)
+        found.update(int(mask[0].argmax()) for mask in example.masks)
+        assert np.array_equal(example.masks, prepared(members, str(i)).masks)
+    assert set(found) == {4, 8, 12, 16}
+    assert all(abs(count - 75) < 4 * (300 * 0.25 * 0.75) ** 0.5 for count in found.values())
+
+
+def test_objects_that_the_crop_cuts_away_are_passed_over_while_others_are_left() -> None:
+    members = {"mask.0.png": png(band(0, 8)), "mask.1.png": png(band(20, 24)), "mask.2.png": png(band(0, 0))}
+    for i in range(20):
+        assert {int(mask[0].argmax()) for mask in prepared(members, str(i)).masks} == {12}
+
+
+def test_a_mixture_draws_objects_beside_generators() -> None:
+    mixture = MaskMixture({"object": 1.0, "boxes": 1.0}, invert=0.5)
+    names: Counter[str] = Counter()
+    for i in range(200):
+        example = prepared({"mask.png": png(band(16, 32))}, str(i), masks="mixture", mixture=mixture)
+        names.update(example.generators)
+    assert set(names) == {"object", "object+inverted", "boxes", "boxes+inverted"}
+    assert all(abs(count - 150) < 4 * (600 * 0.25 * 0.75) ** 0.5 for count in names.values())
+
+
+RLE = {"size": [32, 48], "counts": [100, 1436]}
+SQUARE = [0, 0, 9, 0, 9, 9]
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"txt": b"a dog"}, r"no object mask: the sample has png, txt; add mask.png or mask.0.png, or a COCO"),
+        ({"json": b"{}"}, "no object mask"),
+        ({"json": b"7"}, "no object mask"),
+        ({"json": json_of({"segmentation": []})}, "no object mask"),
+        ({"json": b'{"bbox": [1'}, "json: it cannot be read .* save it as JSON"),
+        ({"json": b"\xff\xfe\xfd"}, "json: it cannot be read"),
+        ({"json": b"[" * 100_000}, "json: it cannot be read"),
+        ({"mask.0.png": b"nonsense"}, r"mask\.0\.png: image is no JPEG"),
+        ({"mask.0.png": png(band(0, 9)[:, :40])}, r"mask\.0\.png is 32 high and 40 wide, but image is 32 high and 48"),
+        ({"mask.png": png(band(0, 0))}, "every object mask is empty where the picture is cut"),
+        ({"mask.png": png(band(0, 8))}, "every object mask is empty where the picture is cut"),
+        ({"json": json_of({"segmentation": {"size": [32, 48], "counts": [1536]}})}, "every object mask is empty"),
+        (
+            {"json": json_of({"segmentation": RLE | {"size": [48, 32]}})},
+            "json: segmentation of annotation 0: it is 48 high and 32 wide, but image is 32 high and 48 wide",
+        ),
+        ({"json": json_of({"segmentation": {"counts": [1]}})}, r"its size is None and not \[height, width\]"),
+        ({"json": json_of({"segmentation": RLE | {"size": [32.0, 48]}})}, "its size is"),
+        ({"json": json_of({"segmentation": {"size": [32, 48]}})}, "its counts are no run lengths"),
+        ({"json": json_of({"segmentation": RLE | {"counts": [-100, 1636]}})}, "its counts are no run lengths"),
+        (
+            {"json": json_of({"segmentation": RLE | {"counts": [100, 1437]}})},
+            "counts cover 1537 pixels instead of 1536",
+        ),
+        ({"json": json_of({"segmentation": RLE | {"counts": "0 0"}})}, "its counts are no COCO string"),
+        ({"json": json_of({"segmentation": RLE | {"counts": "o" * 10_000}})}, "its counts are no COCO string"),
+        ({"json": json_of({"segmentation": RLE | {"counts": "o"}})}, "end in the middle of a run"),
+        ({"json": json_of({"segmentation": "mask"})}, "neither an RLE with size and counts nor a list of polygons"),
+        ({"json": json_of({"segmentation": SQUARE})}, "a polygon is no list of numbers"),
+        ({"json": json_of({"segmentation": [SQUARE[:4]]})}, "a polygon has 4 numbers; give x and y of three corners"),
+        ({"json": json_of({"segmentation": [[*SQUARE, 1]]})}, "a polygon has 7 numbers"),
+        ({"json": json_of({"segmentation": [[*SQUARE, 1, float("nan")]]})}, "a polygon is no list of numbers"),
+        ({"json": json_of({"segmentation": [[*SQUARE, 1, 300]]})}, "a polygon lies far outside the image of 32x48"),
+        ({"json": json_of({"bbox": [1, 2, 3]})}, r"json: bbox of annotation 0: the box is \[1, 2, 3\] and not"),
+        ({"json": json_of({"bbox": [1, 2, -3, 4]})}, "the box is"),
+        ({"json": json_of({"bbox": [1, 2, 3, 4000]})}, "the box lies far outside the image"),
+    ],
+)
+def test_a_sample_whose_objects_cannot_be_used_says_why(members: dict[str, bytes], reason: str) -> None:
+    with pytest.raises(SampleError, match=reason):
+        prepared(members)
+
+
+@settings(max_examples=300, deadline=None)
+@given(counts=st.text(st.characters(min_codepoint=30, max_codepoint=130), max_size=12), seed=st.integers(0, 99))
+def test_any_string_of_counts_decodes_or_is_a_sample_error(counts: str, seed: int) -> None:
+    rng = generator_for(seed, "", 0, "size")
+    size = (int(rng.integers(1, 9)), int(rng.integers(1, 9)))
+    with suppress(SampleError):
+        assert decode_rle({"size": list(size), "counts": counts}, size).shape == size
+
+
+def test_a_job_caches_what_has_objects_and_quarantines_the_rest(tmp_path: Path) -> None:
+    members = {"png": png(np.full((32, 32, 3), 90, np.uint8))}
+    samples = {
+        "fine": members | {"mask.0.png": png(band(0, 9)[:, :32]), "mask.1.png": png(band(9, 20)[:, :32])},
+        "coco": members | {"json": json.dumps({"segmentation": {"size": [32, 32], "counts": [24, 1000]}}).encode()},
+        "other": members | {"json": json.dumps({"segmentation": RLE}).encode()},
+        "empty": members | {"mask.png": png(band(0, 0)[:, :32])},
+        "bare": members,
+    }
+    write_shard(tmp_path / "shards" / "0.tar", samples)
+    cache_latents(
+        str(tmp_path / "shards"), str(tmp_path / "cache"), resolution=32, masks="object", variants=2, device="cpu",
+        max_bad_fraction=1.0,
+    )  # fmt: skip
+    sidecar = json.loads((tmp_path / "cache" / "0.json").read_text())
+    assert sidecar["keys"] == ["fine", "coco"]
+    assert [each["key"] for each in sidecar["quarantined"]] == ["other", "empty", "bare"]
