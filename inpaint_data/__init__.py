@@ -18,7 +18,7 @@ from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.latent_cache.repair import repair_cache
 from inpaint_data.latent_cache.verify import Problem, Verification
 from inpaint_data.latent_mask import latent_mask
-from inpaint_data.masks import MaskMixture
+from inpaint_data.masks import MaskMixture, RandomOffset
 from inpaint_data.morphology import offset_mask
 from inpaint_data.pack import pack
 from inpaint_data.presets import PRESETS, Preset
@@ -44,6 +44,7 @@ __all__ = [
     "MaskMixture",
     "Preset",
     "Problem",
+    "RandomOffset",
     "Recipe",
     "SampleError",
     "SampleSettings",

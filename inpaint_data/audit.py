@@ -31,6 +31,7 @@ from inpaint_data.latent_cache.format import (
     tar_path,
 )
 from inpaint_data.latent_cache.verify import Problem, Verification, verify_files
+from inpaint_data.masks import MaskMixture, offset_from
 from inpaint_data.presets import Preset
 from inpaint_data.seeding import generator_for
 from inpaint_data.shard_job import encode
@@ -181,12 +182,13 @@ def _device(kind: str) -> Fabric:
 
 
 def _module(settings: dict[str, Any], shards: list[str], vae: str | Autoencoder) -> InpaintDataModule:
-    samples, offset = settings["samples"], settings["mask_offset"]
+    samples = settings["samples"]
     names = ("resolution", "crop", "upscale", "masks", "seed", "carry_image", "target")
     preset = Preset(settings["growth"], settings["threshold"], settings["fill"], None)
     return InpaintDataModule(
         predict_source=shards, vae=vae, batch_size=settings["batch_size"], preset=preset, posterior="moments",
-        mask_offset=offset if isinstance(offset, int) else tuple(offset), variants=settings["variants"],
+        mask_offset=offset_from(settings["mask_offset"]), variants=settings["variants"],
+        mixture=MaskMixture(**samples["mixture"]),
         masked_latents=settings["masked_latents"], dtype=settings["vae"]["dtype"],
         **{name: samples[name] for name in names},
     )  # fmt: skip

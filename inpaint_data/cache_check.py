@@ -1,12 +1,14 @@
 """Whether a cache is the one that a training asks for, found out before the first step."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from inpaint_data.conditioning import RECIPES, conditioning
 from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.format import differences
 from inpaint_data.latent_cache.reader import LatentCache
+from inpaint_data.masks import offset_settings
 from inpaint_data.presets import PRESETS, Preset
 from inpaint_data.vae import Autoencoder
 
@@ -65,7 +67,9 @@ def _pairs(settings: Mapping[str, Any], asked: Mapping[str, Any], vae: Autoencod
     has = {name: settings.get("samples", {}).get(name) for name in OF_SAMPLES}
     has |= {name: settings.get(name) for name in ("mask_offset", "fill", "variants", "growth", "threshold")}
     wants = {name: asked.get(name) for name in (*OF_SAMPLES, "fill", "variants")}
-    wants["mask_offset"] = list(offset) if isinstance(offset, tuple) else offset
+    wants["mask_offset"] = None if offset is None else offset_settings(offset)
+    if asked.get("mixture") is not None:
+        has["mixture"], wants["mixture"] = settings["samples"].get("mixture"), asdict(asked["mixture"])
     if isinstance(preset, Preset):
         wants |= {"growth": preset.growth, "threshold": preset.threshold}
     pairs = {name: (has[name], value) for name, value in wants.items() if value is not None and has[name] is not None}

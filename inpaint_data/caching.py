@@ -31,6 +31,7 @@ from inpaint_data.latent_cache.format import (
 )
 from inpaint_data.latent_cache.lock import locked
 from inpaint_data.latent_cache.writer import check_folder, check_settings, clean, write_cache_file
+from inpaint_data.masks import MaskMixture, Offset, offset_settings
 from inpaint_data.plan import Plan, Stamps, plan_shards
 from inpaint_data.progress import Summary
 from inpaint_data.shard_job import Committer, OnBad, Storage, cache_shards, encode
@@ -48,7 +49,8 @@ def cache_latents(
     vae: str | Autoencoder = "demo",
     resolution: int = 512,
     masks: str = "sample",
-    mask_offset: int | tuple[int, int] | None = None,
+    mixture: MaskMixture | None = None,
+    mask_offset: Offset | None = None,
     variants: int = 1,
     fill: Fill | None = None,
     preset: str = "was",
@@ -77,7 +79,9 @@ def cache_latents(
         out: the cache's folder; empty, new, or a cache made with the same settings.
         vae: a hub name, a folder, a .safetensors file, or "demo".
         resolution: side of the square pictures, a multiple of the VAE's downscale factor.
-        masks: "sample" (mask.png), "alpha", "strokes", "boxes", "full", or "mixture" of the last three.
+        masks: "sample" (mask.png), "alpha", "object" (mask.0.png, or COCO annotations in json), a generator's name, or
+            "mixture".
+        mixture: weights, hole limits, inversion and more, see MaskMixture; best written in a YAML file.
         mask_offset: pixels to grow (> 0) or shrink (< 0) masks by; [low, high] draws one for each mask. Left out, it
             is 6, or 0 where the preset grows nothing.
         variants: masks and offsets for each picture; they share one encode of the full picture.
@@ -116,9 +120,9 @@ def cache_latents(
         raise UsageError(f"max_bad_fraction: {max_bad_fraction} is not between 0 and 1")
     module = InpaintDataModule(
         predict_source=shards, vae=vae, batch_size=batch_size, resolution=resolution, crop=crop, upscale=upscale,
-        masks=masks, mask_offset=mask_offset, fill=fill, preset=preset, posterior="moments", variants=variants,
-        seed=seed, carry_image=carry_image, target=target, masked_latents=masked_latents, dtype=dtype,
-        num_workers=num_workers,
+        masks=masks, mixture=mixture, mask_offset=mask_offset, fill=fill, preset=preset, posterior="moments",
+        variants=variants, seed=seed, carry_image=carry_image, target=target, masked_latents=masked_latents,
+        dtype=dtype, num_workers=num_workers,
     )  # fmt: skip
     fabric = fabric_for(device)
     module.setup("predict")
@@ -244,12 +248,11 @@ def cache_settings(module: InpaintDataModule, storage: Storage, device: torch.de
     transform = module.transform
     assert transform is not None
     vae, pixels = transform.vae, asdict(module.settings)
-    offset = transform.mask_offset
     return {
         "format": FORMAT,
         "vae": vae.fingerprint() | {"has_posterior": vae.has_posterior, "factor": vae.factor},
         "samples": pixels,
-        "mask_offset": offset if isinstance(offset, int) else list(offset),
+        "mask_offset": offset_settings(transform.mask_offset),
         "fill": transform.fill,
         "growth": transform.preset.growth,
         "threshold": transform.preset.threshold,

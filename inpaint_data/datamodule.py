@@ -17,6 +17,7 @@ from inpaint_data.image_batches import ImageBatches
 from inpaint_data.image_shards import ImageShards
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.loader import EpochLoader, Source
+from inpaint_data.masks import MaskMixture, Offset
 from inpaint_data.presets import Preset
 from inpaint_data.resume import Resume, ResumeElsewhere
 from inpaint_data.samples import SampleSettings
@@ -51,7 +52,7 @@ class InpaintDataModule(LightningDataModule):
         batch_size: samples in a batch on each rank.
         fresh_masks: from a cache that carries its pictures, new masks and offsets every epoch; only the masked picture
             is encoded live, and not even that for recipes that only blend.
-        resolution (512), crop ("center"), upscale (False), masks ("sample"), target (False), carry_image: see
+        resolution (512), crop ("center"), upscale (False), masks ("sample"), mixture, target (False), carry_image: see
             `SampleSettings`.
         mask_offset, fill, preset, posterior, masked_latents: see `InpaintTransform`.
         variants: mask variants of a sample in predict (1). Training draws one variant every epoch.
@@ -81,7 +82,8 @@ class InpaintDataModule(LightningDataModule):
         crop: str | None = None,
         upscale: bool | None = None,
         masks: str | None = None,
-        mask_offset: int | tuple[int, int] | None = None,
+        mixture: MaskMixture | None = None,
+        mask_offset: Offset | None = None,
         fill: Fill | None = None,
         preset: str | Preset | None = None,
         posterior: Posterior | None = None,
@@ -110,11 +112,18 @@ class InpaintDataModule(LightningDataModule):
         row = None if recipe is None else _row(recipe)
         self.recipe_name, self.vae, self.dtype, self.fresh_masks = recipe, vae, dtype, fresh_masks
         self.asked = {
-            "resolution": resolution, "crop": crop, "upscale": upscale, "masks": masks, "mask_offset": mask_offset,
-            "fill": fill, "preset": preset, "variants": variants, "target": target, "dtype": dtype,
+            "resolution": resolution, "crop": crop, "upscale": upscale, "masks": masks, "mixture": mixture,
+            "mask_offset": mask_offset, "fill": fill, "preset": preset, "variants": variants, "target": target, "dtype": dtype,
             "fingerprint": fingerprint,
         }  # fmt: skip
-        defaults = {"resolution": 512, "crop": "center", "upscale": False, "masks": "sample", "target": False}
+        defaults: dict[str, Any] = {
+            "resolution": 512,
+            "crop": "center",
+            "upscale": False,
+            "masks": "sample",
+            "mixture": MaskMixture(),
+            "target": False,
+        }
         chosen: Any = {
             name: value if self.asked[name] is None else self.asked[name] for name, value in defaults.items()
         }
@@ -218,7 +227,7 @@ class InpaintDataModule(LightningDataModule):
             return ImageShards(expand_shards(spec), settings, variants, self.num_workers, **self.mirror)
         fresh = self.fresh_masks and stage == "fit"
         cache = self._cache(str(spec), None if stage == "fit" else 0, settings.seed, fresh)
-        asked = self.asked | ({"masks": None, "mask_offset": None, "variants": None} if fresh else {})
+        asked = self.asked | ({"masks": None, "mixture": None, "mask_offset": None, "variants": None} if fresh else {})
         vae = self._autoencoder(self.vae) if self.vae else None
         if fresh and self.transform is not None and self.transform.has_vae:
             vae = self.transform.vae

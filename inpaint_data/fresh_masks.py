@@ -10,8 +10,9 @@ from inpaint_data.errors import CacheError, SampleError, UsageError
 from inpaint_data.geometry import Geometry
 from inpaint_data.latent_cache.format import SIZES
 from inpaint_data.latent_cache.reader import LatentCache
+from inpaint_data.masks import OBJECT
 from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare
-from inpaint_data.shards import IMAGE_EXTENSIONS, Sample
+from inpaint_data.shards import Sample
 from inpaint_data.transform import Batch
 
 FROM_CACHE = ("latents", "target_latents", "caption", *SIZES, "carried", "__key__", "__shard__")
@@ -34,7 +35,8 @@ class FreshMasks(Dataset[ImageBatch]):
 
     def __init__(self, cache: LatentCache, settings: SampleSettings, threads: int) -> None:
         carry = cache.settings["samples"]["carry_image"]
-        own = settings.masks in ("sample", "alpha")
+        from_mixture = settings.masks == "mixture" and settings.mixture.weights.get(OBJECT)
+        own = settings.masks in ("sample", "alpha", OBJECT) or bool(from_mixture)
         if carry == "none" or (own and carry == "crop"):
             what = f"masks: {settings.masks} needs the original files" if own else "fresh masks need the pictures"
             raise UsageError(
@@ -71,8 +73,7 @@ class FreshMasks(Dataset[ImageBatch]):
             whole = sizes["target_size"]
             geometry, members = Geometry(whole, whole, (0, 0), whole), {"png": carried["crop.png"]}
         else:
-            names = (*IMAGE_EXTENSIONS, "mask.png")
-            geometry, members = Geometry(**sizes), {name: carried[name] for name in names if name in carried}
+            geometry, members = Geometry(**sizes), carried
         try:
             return prepare(Sample(shard, key, members), self.settings, [self.epoch], geometry)
         except SampleError as error:

@@ -6,7 +6,7 @@ The generators themselves are in `mask_generators.py`, masks that come with a sa
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -276,7 +276,24 @@ class RandomOffset:
         return 0 if exact else round(min(max(drawn * unit, -MAX_OFFSET), MAX_OFFSET))
 
 
-def check_offset(mask_offset: int | tuple[int, int] | RandomOffset) -> tuple[int, int]:
+Offset = int | tuple[int, int] | RandomOffset
+
+
+def offset_settings(mask_offset: Offset) -> int | list[int] | dict[str, Any]:
+    """The same for JSON, as a cache's fingerprint has it."""
+    if isinstance(mask_offset, RandomOffset):
+        return asdict(mask_offset)
+    return mask_offset if isinstance(mask_offset, int) else list(mask_offset)
+
+
+def offset_from(settings: int | Sequence[int] | Mapping[str, Any]) -> Offset:
+    """What `offset_settings` made."""
+    if isinstance(settings, Mapping):
+        return RandomOffset(**settings)
+    return settings if isinstance(settings, int) else (settings[0], settings[1])
+
+
+def check_offset(mask_offset: Offset) -> tuple[int, int]:
     """The inclusive range (low, high) of the offsets that `mask_offset` stands for.
 
     Raises:
@@ -296,10 +313,10 @@ def check_offset(mask_offset: int | tuple[int, int] | RandomOffset) -> tuple[int
     return low, high
 
 
-def draw_offset(mask_offset: int | tuple[int, int] | RandomOffset, rng: np.random.Generator, mask: Any = None) -> int:
-    """One offset in pixels: uniform over the inclusive range, or from its distribution; see `RandomOffset.draw`."""
+def draw_offset(mask_offset: Offset, rng: np.random.Generator, area: float = 0.0) -> int:
+    """One offset in pixels for a mask of `area` pixels: uniform over the inclusive range, or from its distribution."""
     if isinstance(mask_offset, RandomOffset):
-        return mask_offset.draw(rng, mask)
+        return mask_offset.draw_for_area(rng, area)
     low, high = check_offset(mask_offset)
     return int(rng.integers(low, high + 1))
 

@@ -1,7 +1,7 @@
 """From a shard's sample to the arrays of one training example, and from examples to a batch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict, TypeVar, cast
 
 import numpy as np
@@ -168,7 +168,9 @@ def _masks(
         mask = geometry.apply_to_mask(given)
         return np.repeat(mask[None], len(variants), 0), (settings.masks,) * len(variants)
 
-    mixture = settings.mixture if settings.masks == "mixture" else MaskMixture({settings.masks: 1.0})
+    mixture = settings.mixture
+    if settings.masks != "mixture":
+        mixture = replace(mixture, weights={settings.masks: 1.0})
     height, width = geometry.target_size
     objects = _objects(sample, geometry) if mixture.weights.get(OBJECT) else []
     drawn = [

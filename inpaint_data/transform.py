@@ -13,7 +13,7 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from inpaint_data.errors import UsageError
-from inpaint_data.masks import check_offset, draw_offset
+from inpaint_data.masks import Offset, RandomOffset, check_offset, draw_offset
 from inpaint_data.morphology import offset_mask
 from inpaint_data.presets import PRESETS, Preset, binarise, grow_comfy
 from inpaint_data.seeding import generator_for, noise_for
@@ -145,8 +145,9 @@ class InpaintTransform(nn.Module):
 
     Args:
         vae: an `Autoencoder`, a diffusers autoencoder, or a name for `load_vae`; None where nothing is to be encoded.
-        mask_offset: an int for all, or an inclusive range (low, high) drawn for each sample and variant from
-            (seed, key, variant), each within -128...128. None is what the preset's tool does: 6, or 0 without growth.
+        mask_offset: an int for all; an inclusive range (low, high) drawn for each sample and variant from
+            (seed, key, variant); or another `RandomOffset`; each within -128...128. None is what the preset's tool
+            does: 6, or 0 without growth.
         fill: what the hole holds when it is encoded: "grey" (0.5; ComfyUI, SD, SDXL, Flux Fill), "black" (SD3 and
             Qwen ControlNet, BrushNet) or "original" (the picture as it is). None is the preset's.
         posterior: "mode" (ComfyUI), "sample" (diffusers; noise from (seed, key, variant)), or "moments".
@@ -162,7 +163,7 @@ class InpaintTransform(nn.Module):
     def __init__(
         self,
         vae: Autoencoder | nn.Module | str | None,
-        mask_offset: int | tuple[int, int] | None = None,
+        mask_offset: Offset | None = None,
         fill: Fill | None = None,
         posterior: Posterior = "mode",
         seed: int = 0,
@@ -227,8 +228,8 @@ class InpaintTransform(nn.Module):
         """
         pixels, mask, keys, variants = self._checked(batch)
         seed = batch.get("seed", self.seed)
-        offsets = self._offsets(keys, variants, seed)
         drawn = binarise(mask, self.preset.threshold)
+        offsets = self._offsets(drawn, keys, variants, seed)
         grown = self._grow(drawn, offsets)
         # ComfyUI's own node fills under the mask as it was drawn.
         hidden = drawn if self.preset.growth == "comfy" else grown
@@ -266,13 +267,19 @@ class InpaintTransform(nn.Module):
         grow = grow_comfy if self.preset.growth == "comfy" else offset_mask
         return grow(drawn.flatten(0, 1)[:, None], offsets.flatten()).reshape(drawn.shape)
 
-    def _offsets(self, keys: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
+    def _offsets(self, drawn: Tensor, keys: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
         """(B, K) int64 on the CPU, so that the window sizes are known without waiting for the device."""
-        drawn = [
-            [draw_offset(self.mask_offset, generator_for(seed, key, variant, "offset")) for variant in variants]
-            for key in keys
+        areas = [[0.0] * len(variants)] * len(keys)
+        if isinstance(self.mask_offset, RandomOffset) and self.mask_offset.relative:
+            areas = drawn.sum((-2, -1)).tolist()
+        offsets = [
+            [
+                draw_offset(self.mask_offset, generator_for(seed, key, variant, "offset"), area)
+                for variant, area in zip(variants, row, strict=True)
+            ]
+            for key, row in zip(keys, areas, strict=True)
         ]
-        return torch.tensor(drawn, dtype=torch.int64).reshape(len(keys), len(variants))
+        return torch.tensor(offsets, dtype=torch.int64).reshape(len(keys), len(variants))
 
     def _encoded(self, pixels: Tensor, keys: Sequence[str], variant: int, seed: int, purpose: str) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> latents as `posterior` says."""

@@ -22,6 +22,7 @@ from inpaint_data.latent_cache.format import (
     pbm_bytes,
     read_pbm,
 )
+from inpaint_data.masks import check_offset, offset_from
 
 FIELDS = {"caption", *SIZES, "variants"}
 FIELDS_OF_VARIANT = {"offset", "generator", "coverage"}
@@ -44,8 +45,8 @@ class Expected:
     def of(cls, settings: Mapping[str, Any]) -> "Expected":
         """Raises CacheError when they are not the settings of a cache."""
         try:
-            resolution, offset = int(settings["samples"]["resolution"]), settings["mask_offset"]
-            low, high = (offset, offset) if isinstance(offset, int) else offset
+            resolution = int(settings["samples"]["resolution"])
+            low, high = check_offset(offset_from(settings["mask_offset"]))
             variants, side = int(settings["variants"]), resolution // int(settings["vae"]["factor"])
             if min(variants, side) < 1:
                 raise ValueError(f"{variants} variants of {side} x {side} latents")
@@ -59,7 +60,7 @@ class Expected:
                 masked_latents=bool(settings["masked_latents"]),
                 target_latents=bool(settings["samples"]["target"]),
             )
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
             raise CacheError(f"its settings are not those of a cache ({type(error).__name__}: {error})") from None
 
 
