@@ -146,7 +146,7 @@ class InpaintDataModule(LightningDataModule):
             return
         vae = None
         if live or self.masked_latents:
-            vae = self._autoencoder(self.vae or "demo")
+            vae = self._autoencoder("demo" if self.vae is None else self.vae)
             if live:
                 check_resolution(self.settings.resolution, vae)
             if self.recipe_name:
@@ -219,7 +219,7 @@ class InpaintDataModule(LightningDataModule):
         fresh = self.fresh_masks and stage == "fit"
         cache = self._cache(str(spec), None if stage == "fit" else 0, settings.seed, fresh)
         asked = self.asked | ({"masks": None, "mask_offset": None, "variants": None} if fresh else {})
-        vae = self._autoencoder(self.vae) if self.vae else None
+        vae = None if self.vae is None else self._autoencoder(self.vae)
         if fresh and self.transform is not None and self.transform.has_vae:
             vae = self.transform.vae
         check_cache(cache, asked, vae, self.recipe_name, self.masked_latents and not fresh)
