@@ -53,14 +53,14 @@ SHIFT = 16
 class Settings:
     """The size of a run; the defaults are what the README reports."""
 
-    steps: int = 1200
-    side: int = 128  # of a crop, pixels
-    crops: int = 96  # of each photograph
+    steps: int = 1500
+    side: int = 64  # of a crop, pixels
+    crops: int = 128  # of each photograph
     tested: int = 32  # of the crops of each held-out photograph
     variants: int = 4
     batch_size: int = 16
     widths: tuple[int, ...] = (64, 64)
-    rate: float = 3e-3
+    rate: float = 2e-3
 
 
 def make_cache(root: Path, settings: Settings) -> Path:

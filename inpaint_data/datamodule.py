@@ -113,8 +113,8 @@ class InpaintDataModule(LightningDataModule):
         self.recipe_name, self.vae, self.dtype, self.fresh_masks = recipe, vae, dtype, fresh_masks
         self.asked = {
             "resolution": resolution, "crop": crop, "upscale": upscale, "masks": masks, "mixture": mixture,
-            "mask_offset": mask_offset, "fill": fill, "preset": preset, "variants": variants, "target": target, "dtype": dtype,
-            "fingerprint": fingerprint,
+            "mask_offset": mask_offset, "fill": fill, "preset": preset, "variants": variants,
+            "target": target, "dtype": dtype, "fingerprint": fingerprint,
         }  # fmt: skip
         defaults: dict[str, Any] = {
             "resolution": 512,
@@ -155,7 +155,7 @@ class InpaintDataModule(LightningDataModule):
             return
         vae = None
         if live or self.masked_latents:
-            vae = self._autoencoder(self.vae or "demo")
+            vae = self._autoencoder("demo" if self.vae is None else self.vae)
             if live:
                 check_resolution(self.settings.resolution, vae)
             if self.recipe_name:
@@ -227,8 +227,8 @@ class InpaintDataModule(LightningDataModule):
             return ImageShards(expand_shards(spec), settings, variants, self.num_workers, **self.mirror)
         fresh = self.fresh_masks and stage == "fit"
         cache = self._cache(str(spec), None if stage == "fit" else 0, settings.seed, fresh)
-        asked = self.asked | ({"masks": None, "mixture": None, "mask_offset": None, "variants": None} if fresh else {})
-        vae = self._autoencoder(self.vae) if self.vae else None
+        asked = self.asked | ({"masks": None, "mask_offset": None, "variants": None} if fresh else {})
+        vae = None if self.vae is None else self._autoencoder(self.vae)
         if fresh and self.transform is not None and self.transform.has_vae:
             vae = self.transform.vae
         check_cache(cache, asked, vae, self.recipe_name, self.masked_latents and not fresh)

@@ -313,10 +313,12 @@ def check_offset(mask_offset: Offset) -> tuple[int, int]:
     return low, high
 
 
-def draw_offset(mask_offset: Offset, rng: np.random.Generator, area: float = 0.0) -> int:
+def draw_offset(mask_offset: Offset, rng: np.random.Generator, area: float | None = None) -> int:
     """One offset in pixels for a mask of `area` pixels: uniform over the inclusive range, or from its distribution."""
     if isinstance(mask_offset, RandomOffset):
-        return mask_offset.draw_for_area(rng, area)
+        if mask_offset.relative and area is None:
+            raise UsageError("mask_offset: an offset relative to the mask's size needs the mask")
+        return mask_offset.draw_for_area(rng, area or 0.0)
     low, high = check_offset(mask_offset)
     return int(rng.integers(low, high + 1))
 
