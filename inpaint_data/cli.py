@@ -20,6 +20,7 @@ from inpaint_data.errors import InpaintDataError, UsageError
 from inpaint_data.interrupts import Interrupted, interruptible
 from inpaint_data.latent_cache.indexing import index_cache
 from inpaint_data.latent_cache.repair import repair_cache
+from inpaint_data.masks import MaskMixture, offset_from
 from inpaint_data.pack import pack
 from inpaint_data.progress import Summary
 from inpaint_data.report import contact_sheet
@@ -124,10 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ArgumentError as error:
         sys.stderr.write(f"inpaint-data: {explain(str(error), arguments)}; see --help\n")
         sys.exit(UsageError.exit_code)
-    settings = given[given.command].as_dict()
-    settings.pop("config", None)
     function, _ = COMMANDS[given.command]
     try:
+        settings = with_objects(given[given.command].as_dict())
+        settings.pop("config", None)
         with interruptible():
             show(function(**settings))
     except InpaintDataError as error:
@@ -139,6 +140,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Interrupted as interrupted:
         sys.stderr.write(f"\n{interrupted}: what was finished is kept; the same command goes on with the rest\n")
         sys.exit(interrupted.exit_code)
+
+
+def with_objects(settings: dict[str, Any]) -> dict[str, Any]:
+    """A mixture and a distribution of offsets in place of their fields; our own errors say more than the parser's."""
+    if isinstance(mixture := settings.get("mixture"), dict):
+        mixture.pop("__path__", None)  # where a file was named
+        settings["mixture"] = MaskMixture(**mixture)
+    if isinstance(settings.get("mask_offset"), dict):
+        settings["mask_offset"] = offset_from(settings["mask_offset"])
+    return settings
 
 
 def explain(complaint: str, arguments: Sequence[str]) -> str:

@@ -227,7 +227,7 @@ class InpaintDataModule(LightningDataModule):
             return ImageShards(expand_shards(spec), settings, variants, self.num_workers, **self.mirror)
         fresh = self.fresh_masks and stage == "fit"
         cache = self._cache(str(spec), None if stage == "fit" else 0, settings.seed, fresh)
-        asked = self.asked | ({"masks": None, "mask_offset": None, "variants": None} if fresh else {})
+        asked = self.asked | (dict.fromkeys(("masks", "mixture", "mask_offset", "variants")) if fresh else {})
         vae = None if self.vae is None else self._autoencoder(self.vae)
         if fresh and self.transform is not None and self.transform.has_vae:
             vae = self.transform.vae
@@ -235,7 +235,8 @@ class InpaintDataModule(LightningDataModule):
         if not fresh:
             return cache
         masks: Any = self.asked["masks"] or cache.settings["samples"]["masks"]
-        return FreshMasks(cache, replace(self.settings, masks=masks), self.num_workers)
+        mixture: Any = self.asked["mixture"] or MaskMixture(**cache.settings["samples"].get("mixture", {}))
+        return FreshMasks(cache, replace(self.settings, masks=masks, mixture=mixture), self.num_workers)
 
     def _autoencoder(self, name: str | Autoencoder) -> Autoencoder:
         """Loaded once for all stages."""
