@@ -27,6 +27,7 @@ from inpaint_data.transform import Fill, InpaintTransform, Posterior
 from inpaint_data.vae import Autoencoder
 from inpaint_data.vae_loading import load_vae
 
+OF_MASKS = ("masks", "mask_offset", "fill", "preset", "variants")  # what fresh masks need not have from the cache
 EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 
 
@@ -218,7 +219,7 @@ class InpaintDataModule(LightningDataModule):
             return ImageShards(expand_shards(spec), settings, variants, self.num_workers, **self.mirror)
         fresh = self.fresh_masks and stage == "fit"
         cache = self._cache(str(spec), None if stage == "fit" else 0, settings.seed, fresh)
-        asked = self.asked | ({"masks": None, "mask_offset": None, "variants": None} if fresh else {})
+        asked = self.asked | (dict.fromkeys(OF_MASKS) if fresh else {})
         vae = None if self.vae is None else self._autoencoder(self.vae)
         if fresh and self.transform is not None and self.transform.has_vae:
             vae = self.transform.vae
