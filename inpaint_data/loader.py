@@ -106,7 +106,7 @@ class EpochLoader:
             # A Trainer that counts steps would go through such epochs for ever.
             if not good and step + 1 == min(HOPELESS, self.left(epoch)):
                 raise SampleError(
-                    f"no sample of the first {step + 1} batches can be used; the log names each with its reason and mend"
+                    f"no sample of the first {step + 1} batches can be used; the log names each with its reason"
                 )
             yield None if batch is None else self._finish(batch, epoch)
 
