@@ -78,6 +78,7 @@ def make_cache(root: Path, settings: Settings) -> Path:
             if rng.random() < 0.5:
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             crop.save(folder / f"{number:03d}.png", compress_level=1)
+    # Boxes, since strokes would hide half of a picture: too much to learn in so few steps.
     pack(str(root / "crops"), str(root / "shards"), shard_size=256)
     cache_latents(
         str(root / "shards"), str(root / "cache"), resolution=side, masks="boxes", mask_offset=(0, 8),

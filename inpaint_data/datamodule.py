@@ -17,7 +17,7 @@ from inpaint_data.image_batches import ImageBatches
 from inpaint_data.image_shards import ImageShards
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.loader import EpochLoader, Source
-from inpaint_data.masks import MaskMixture, Offset
+from inpaint_data.masks import MaskMixture, Offset, offset_from
 from inpaint_data.presets import Preset
 from inpaint_data.resume import Resume, ResumeElsewhere
 from inpaint_data.samples import SampleSettings
@@ -28,6 +28,15 @@ from inpaint_data.transform import Fill, InpaintTransform, Posterior
 from inpaint_data.vae import Autoencoder
 from inpaint_data.vae_loading import load_vae
 
+OF_MASKS = (
+    "masks",
+    "mixture",
+    "mask_offset",
+    "fill",
+    "preset",
+    "variants",
+)  # what fresh masks need not have from the cache
+SOURCES = {"fit": "source", "validate": "val_source", "test": "test_source", "predict": "predict_source"}
 EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 
 
@@ -105,10 +114,11 @@ class InpaintDataModule(LightningDataModule):
         if not self.specs:
             raise UsageError("source: give InpaintDataModule image shards or a cache to train on")
         for name, value in (("batch_size", batch_size), ("variants", 1 if variants is None else variants)):
-            if value < 1:
-                raise UsageError(f"{name}: {value} is not a positive number; give 1 or more")
-        if num_workers < 0:
-            raise UsageError(f"num_workers: {num_workers} threads cannot be; give 0 or more")
+            if type(value) is not int or value < 1:
+                raise UsageError(f"{name}: {value!r} is not a positive whole number; give 1 or more")
+        for name, value in (("num_workers", num_workers), ("mirror_bytes", mirror_bytes)):
+            if type(value) is not int or value < 0:
+                raise UsageError(f"{name}: {value!r} cannot be; give a whole number, 0 or more")
         row = None if recipe is None else _row(recipe)
         self.recipe_name, self.vae, self.dtype, self.fresh_masks = recipe, vae, dtype, fresh_masks
         self.asked = {
@@ -129,9 +139,15 @@ class InpaintDataModule(LightningDataModule):
         }
         self.settings = SampleSettings(**chosen, seed=seed, carry_image=carry_image)  # type: ignore[arg-type]
         self.batch_size, self.variants, self.num_workers = batch_size, variants or 1, num_workers
+        if row and "masked" in row.parts and masked_latents is False:
+            raise UsageError(f"masked_latents: false, but recipe {recipe} feeds them to the model; leave it out")
+        if row and posterior == "moments":
+            raise UsageError(f"posterior: moments, but recipe {recipe} feeds latents; use mode or sample")
+        if fresh_masks and not (source is not None and _is_cache(source)):
+            raise UsageError(f"fresh_masks: source {source!r} is no cache; pictures have new masks every epoch anyway")
         self.posterior: Posterior = posterior or (row.posterior if row else "mode")
         self.masked_latents = ("masked" in row.parts if row else True) if masked_latents is None else masked_latents
-        self.mask_offset, self.preset = mask_offset, preset or "was"
+        self.mask_offset, self.preset = mask_offset, preset
         self.fill: Fill | None = fill or (row.fill if row else None)
         self.text = {True: Text(text), False: Text(replace(text, dropout=0.0))}  # by whether it is for training
         self.mirror: Any = {"mirror": mirror, "mirror_bytes": mirror_bytes}
@@ -145,14 +161,34 @@ class InpaintDataModule(LightningDataModule):
                 # Lightning warns of an empty loader at every fit; a missing one simply means no validation.
                 setattr(self, f"{method}_dataloader", None)
 
-    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
-        """Load the autoencoder, if anything is to be encoded, and check what can be checked before the first batch."""
+    def setup(self, stage: str | None = None) -> None:
+        """Load the autoencoder, if anything is to be encoded, and check all sources of a stage before its first batch.
+
+        Raises:
+            UsageError, CacheError, ShardError: see the class.
+        """
+        if stage in SOURCES and stage not in self.specs:
+            raise UsageError(f"{SOURCES[stage]}: none was given, and {stage} needs it; name image shards or a cache")
         callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
         if self.trainer is not None and not any(isinstance(each, ResumeElsewhere) for each in callbacks):
             callbacks.insert(0, ResumeElsewhere(self))
+        self._make_transform()
+        if self.trainer is not None and stage == "fit":
+            for each in ("fit", "validate"):
+                if each in self.specs:
+                    self._loader(each)
+
+    def _make_transform(self) -> None:
         live = any(not _is_cache(spec) for spec in self.specs.values())
         if self.transform is not None or not (live or self.fresh_masks):
             return
+        offset, preset = self.mask_offset, self.preset
+        if self.fresh_masks:
+            made = self._cache(str(self.specs["fit"])).settings
+            if offset is None and "mask_offset" in made:
+                offset = offset_from(made["mask_offset"])
+            if preset is None and "growth" in made:
+                preset = Preset(made["growth"], made["threshold"], made["fill"], None)
         vae = None
         if live or self.masked_latents:
             vae = self._autoencoder("demo" if self.vae is None else self.vae)
@@ -161,8 +197,13 @@ class InpaintDataModule(LightningDataModule):
             if self.recipe_name:
                 conditioning(self.recipe_name, vae.config)
         self.transform = InpaintTransform(
-            vae, self.mask_offset, self.fill, self.posterior, self.settings.seed, self.preset, self.masked_latents
+            vae, offset, self.fill, self.posterior, self.settings.seed, preset or "was", self.masked_latents
         )
+        row = _row(self.recipe_name) if self.recipe_name else None
+        if row and self.masked_latents and row.fill not in (None, self.transform.fill):
+            raise UsageError(
+                f"fill: {self.transform.fill}, but recipe {self.recipe_name} wants {row.fill}; leave it out"
+            )
 
     @property
     def recipe(self) -> Recipe:
@@ -213,7 +254,7 @@ class InpaintDataModule(LightningDataModule):
                 train,
                 self._epoch if train else lambda: 0,
                 (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size),
-                self.resume.of_epoch if train else lambda _: (),
+                (lambda epoch: self.resume.of_epoch(epoch)) if train else lambda _: (),
                 lambda batch, epoch: text(batch, self.settings.seed, epoch),
             )
         return self._loaders[stage]
@@ -224,10 +265,10 @@ class InpaintDataModule(LightningDataModule):
         settings = replace(self.settings, seed=EVALUATION_SEED) if frozen else self.settings
         if not _is_cache(spec):
             variants = {"fit": None, "predict": range(self.variants)}.get(stage, [0])
-            return ImageShards(expand_shards(spec), settings, variants, self.num_workers, **self.mirror)
+            return ImageShards(_shards(SOURCES[stage], spec), settings, variants, self.num_workers, **self.mirror)
         fresh = self.fresh_masks and stage == "fit"
         cache = self._cache(str(spec), None if stage == "fit" else 0, settings.seed, fresh)
-        asked = self.asked | (dict.fromkeys(("masks", "mixture", "mask_offset", "variants")) if fresh else {})
+        asked = self.asked | (dict.fromkeys(OF_MASKS) if fresh else {})
         vae = None if self.vae is None else self._autoencoder(self.vae)
         if fresh and self.transform is not None and self.transform.has_vae:
             vae = self.transform.vae
@@ -279,6 +320,13 @@ def _row(recipe: str) -> Settings:
     if recipe not in RECIPES:
         raise UsageError(f"recipe: {recipe!r} is unknown; choose from {', '.join(RECIPES)}")
     return RECIPES[recipe]
+
+
+def _shards(name: str, spec: str | list[str]) -> list[str]:
+    try:
+        return expand_shards(spec)
+    except UsageError as error:
+        raise UsageError(f"{name}: {str(error).removeprefix('shards: ')}, or name a cache") from None
 
 
 def _is_cache(spec: str | list[str]) -> bool:

@@ -10,6 +10,7 @@ from inpaint_data.epoch_order import Batches, Consumed, left_over, permutation
 from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.image_batches import ahead
 
+HOPELESS = 8  # bad batches without a good one before them end the run
 AHEAD = 2  # batches; what a batch takes in memory is little beside what its reading may take in time
 
 
@@ -95,12 +96,18 @@ class EpochLoader:
             reading.close()
 
     def _read(self, epoch: int) -> Iterator[Any]:
-        batches = self._batches(epoch)
+        batches, good = self._batches(epoch), 0
         for step in range(self.left(epoch)):
             rows = batches[min(step * self.world + self.rank, len(batches) - 1)].tolist()
             batch = self.source.__getitems__(rows)
+            good += batch is not None
             if batch is None and self.world > 1:
                 raise SampleError("every sample of a batch is bad, and the other ranks cannot wait; cache the shards")
+            # A Trainer that counts steps would go through such epochs for ever.
+            if not good and step + 1 == min(HOPELESS, self.left(epoch)):
+                raise SampleError(
+                    f"no sample of the first {step + 1} batches can be used; the log names each with its reason"
+                )
             yield None if batch is None else self._finish(batch, epoch)
 
     # With these two Lightning does not warn that the loader cannot resume; the position is kept by the DataModule,

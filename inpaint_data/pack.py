@@ -9,6 +9,7 @@ from pathlib import Path
 from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.images import image_size
 from inpaint_data.latent_cache.writer import sync_folder
+from inpaint_data.samples import TARGETS
 from inpaint_data.shards import IMAGE_EXTENSIONS, name_problem
 
 FOREIGN_IMAGES = ("avif", "bmp", "gif", "heic", "heif", "jp2", "jxl", "tif", "tiff")
@@ -18,10 +19,10 @@ Photos = dict[str, dict[str, Path]]  # key -> extension in the shard -> file
 def pack(folder: str, out: str, shard_size: int = 1000) -> list[str]:
     """Pack the photographs of a folder and its subfolders into `out/000000.tar` …, `shard_size` samples in each.
 
-    `cat.jpg` (or jpeg, png, webp) becomes key `cat`; beside it may lie `cat_mask.png`, `cat.txt` and `cat.json`. A
-    key keeps its subfolder, and its dots become `_`, since readers split names at the first dot. Bytes are packed as
-    they are, by the order of the keys, so the same folder gives the same shards. Hidden files and files of other
-    kinds stay out. No shard is there before all are written.
+    `cat.jpg` (or jpeg, png, webp) becomes key `cat`; beside it may lie `cat_mask.png`, `cat.txt`, `cat.json`, and
+    `cat_target.jpg` (or png, webp) for a paired target. A key keeps its subfolder, and its dots become `_`, since
+    readers split names at the first dot. Bytes are packed as they are, by the order of the keys, so the same folder
+    gives the same shards. Hidden files and files of other kinds stay out. No shard is there before all are written.
 
     Returns:
         The paths of the shards.
@@ -99,6 +100,13 @@ def _name_and_extension(path: Path, folder: Path) -> tuple[str, str | None]:
         if name.endswith("/_mask") or name == "_mask":
             raise UsageError(f"pack: {path} has no image of its name beside it; name it after its image")
         return name.removesuffix("_mask"), "mask.png"
+    if (
+        extension in IMAGE_EXTENSIONS
+        and name.endswith("_target")
+        and not name.endswith("/_target")
+        and name != "_target"
+    ):
+        return name.removesuffix("_target"), f"target.{extension}"
     return name, extension if extension in (*IMAGE_EXTENSIONS, "txt", "json") else None
 
 
@@ -129,14 +137,18 @@ def _check_images(photos: Photos) -> None:
     for files in photos.values():
         sizes: dict[str, tuple[int, int]] = {}
         for extension, path in files.items():
-            if extension in (*IMAGE_EXTENSIONS, "mask.png"):
+            if extension in (*IMAGE_EXTENSIONS, *TARGETS, "mask.png"):
                 try:
                     sizes[extension] = image_size(path.read_bytes())
                 except (SampleError, OSError) as error:
                     problems.append(f"{path}: {error}")
-        if "mask.png" in sizes and len(set(sizes.values())) > 1:
-            (height, width), mask = sizes["mask.png"], files["mask.png"]
-            problems.append(f"{mask}: the mask is {height} high and {width} wide, its image is of another size")
+        picture = next((size for name, size in sizes.items() if name in IMAGE_EXTENSIONS), None)
+        for name in ("mask.png", *TARGETS):
+            if name in sizes and picture not in (None, sizes[name]):
+                (height, width), what = sizes[name], name.partition(".")[0]
+                problems.append(
+                    f"{files[name]}: the {what} is {height} high and {width} wide, its image is of another size"
+                )
     if problems:
         more = f" … and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise SampleError(f"pack: mend these or move them out: {'; '.join(problems[:10])}{more}")

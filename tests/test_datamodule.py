@@ -9,7 +9,7 @@ from conftest import write_shard
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from inpaint_data import Autoencoder, InpaintDataModule, UsageError, cache_latents
+from inpaint_data import Autoencoder, InpaintDataModule, SampleError, UsageError, cache_latents
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 4}
 
@@ -125,6 +125,14 @@ def test_a_bad_sample_in_training_is_left_out_and_named(
     painter = fit(InpaintDataModule(str(tmp_path / "in"), vae=vae, **SETTINGS), tmp_path, 1)
     assert sorted(keys_of(painter, 0)) == ["one", "two"]
     assert "sample 'cut' is left out: jpg: image is damaged" in caplog.text
+
+
+def test_a_source_of_nothing_but_bad_samples_ends_the_run_instead_of_going_on_for_ever(
+    shards: str, tmp_path: Path, vae: Autoencoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(SampleError, match="no sample of the first 3 batches can be used"):
+        fit(InpaintDataModule(shards, vae=vae, **SETTINGS | {"masks": "sample"}), tmp_path)
+    assert "add astronaut.mask.png" in caplog.text
 
 
 def test_leaving_a_loader_early_stops_its_threads(shards: str, vae: Autoencoder) -> None:

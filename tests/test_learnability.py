@@ -14,8 +14,8 @@ from conftest import Figure
 from inpaint_data import LatentCache, load_vae
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "learnability.py"
-SEED = 0
-LEAD = 0.3  # dB, of ours over any control; the figures printed under "measured" are well above
+SEED = 2
+LEAD = 0.3  # dB over any control: a third of what was measured, since rounding differs between machines
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def cache(bench: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short(bench: ModuleType) -> Any:  # its Settings, of a module that is loaded by its path
-    return bench.Settings(steps=300, side=64, crops=64, variants=2)
+    return bench.Settings(steps=300, crops=64, variants=2)
 
 
 def test_a_model_learns_from_the_cache_and_from_no_broken_conditioning(

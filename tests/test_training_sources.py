@@ -166,6 +166,32 @@ def test_a_paired_target_is_cut_and_encoded_like_the_picture(
     assert batch["carried"][same] == {"txt": b"x"}
 
 
+def test_a_folder_of_pairs_is_packed_with_its_targets(
+    tmp_path: Path, photo_bytes: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("cat.jpg", "cat_target.jpg"):
+        (tmp_path / "photos" / name).write_bytes(photo_bytes["cat"])
+    assert run(capsys, "pack", str(tmp_path / "photos"), "--out", str(tmp_path / "in"))[0] == 0
+    flags = [
+        "--shards",
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "cache"),
+        "--resolution",
+        "64",
+        "--masks",
+        "boxes",
+    ]
+    assert run(capsys, "cache", *flags, "--target")[0] == 0
+    (batch,) = batches(InpaintDataModule(str(tmp_path / "cache"), target=True))
+    assert torch.equal(batch["target_latents"], batch["latents"])
+    (tmp_path / "photos" / "cat_target.jpg").write_bytes(photo_bytes["coffee"])
+    code, _, err = run(capsys, "pack", str(tmp_path / "photos"), "--out", str(tmp_path / "other"))
+    assert code == 1
+    assert "cat_target.jpg: the target is" in err
+
+
 def test_samples_without_a_target_or_of_another_size_are_quarantined(
     tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder
 ) -> None:
@@ -407,6 +433,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory, photo_bytes: dict[str, bytes
         ("cache", {"fingerprint": "feed"}, 'fingerprint: the cache has "[0-9a-f]{64}", this run "feed"'),
         ("cache", {"recipe": "sd15-inpaint"}, "sd15-inpaint: the VAE has 16 latent channels instead of 4"),
         ("cache", {"recipe": "sd3-controlnet-inpaint"}, "filled with grey, but sd3-controlnet-inpaint wants black"),
+        ("cache", {"recipe": "sd3-inpaint", "posterior": "moments"}, "feeds latents; use mode or sample"),
+        ("cache", {"recipe": "sd3-inpaint", "masked_latents": False}, "masked_latents: false, but recipe sd3-inpaint"),
+        ("cache", {"val_source": "nowhere"}, "val_source: no such file: nowhere.*or name a cache"),
         ("cache", {"fresh_masks": True}, "fresh masks need the pictures.*make it with carry_image: crop"),
         (
             "bare",
@@ -424,6 +453,43 @@ def test_a_cache_that_does_not_fit_is_refused_before_the_first_step(
     with pytest.raises(UsageError, match=named):
         trainer.fit(model, datamodule=InpaintDataModule(plain[source], **asked))
     assert model.seen == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"recipe": "sd3-inpaint", "fill": "black"}, "fill: black, but recipe sd3-inpaint wants grey"),
+        ({"fresh_masks": True}, "is no cache; pictures have new masks every epoch anyway"),
+        ({"source": None, "val_source": "x"}, "source: none was given, and fit needs it"),
+        ({"batch_size": "4"}, "batch_size: '4' is not a positive whole number"),
+        ({"mirror_bytes": -1}, "mirror_bytes: -1 cannot be"),
+    ],
+)
+def test_settings_of_live_training_that_cannot_work_are_named(asked: dict, named: str, shards: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        batches(InpaintDataModule(**{"source": shards} | asked))
+
+
+def test_fresh_masks_have_the_offsets_of_the_cache_unless_asked_otherwise(
+    shards: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, carry_image="crop", **SETTINGS | {"mask_offset": (20, 30)})
+    offsets = torch.cat(
+        [b["offset"] for b in batches(InpaintDataModule(str(tmp_path / "cache"), vae=vae, fresh_masks=True))]
+    )
+    assert 20 <= offsets.min() < offsets.max() <= 30
+
+
+def test_members_that_no_sample_carries_are_named(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
+    with pytest.raises(UsageError, match="carried: 'txt' is not a list of names among txt"):
+        LatentCache(tmp_path / "cache", carried="txt")
+    with pytest.raises(UsageError, match=r"carried: \['depth\.npy'\] is not a list of names among txt"):
+        LatentCache(tmp_path / "cache", carried=["depth.npy"])
+    loader = torch.utils.data.DataLoader(
+        LatentCache(tmp_path / "cache"), 5, collate_fn=LatentCache.collate, num_workers=2
+    )
+    assert [len(batch["__key__"]) for batch in loader] == [5, 5, 2]
 
 
 def test_a_cache_of_another_autoencoder_is_refused(plain: dict[str, str], vae: Autoencoder) -> None:

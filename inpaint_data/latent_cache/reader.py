@@ -46,7 +46,7 @@ class LatentCache(Dataset[Batch]):
     """Every committed sample of a cache, in the order of shards and samples. A job may still be writing to it.
 
     `cache[i]` is a batch of one; `cache.__getitems__([i, j, ...])`, which a DataLoader calls with
-    `collate_fn=lambda batch: batch`, is a batch of many: see `Batch` for keys, shapes and dtypes.
+    `collate_fn=LatentCache.collate`, is a batch of many: see `Batch` for keys, shapes and dtypes.
 
     Args:
         root: the cache's folder, or a URL that fsspec opens, whose shards are copied to `mirror` when first read.
@@ -67,7 +67,7 @@ class LatentCache(Dataset[Batch]):
 
     Raises:
         CacheError: no cache at `root`, nothing committed yet, or a shard that is not what its sidecar says.
-        UsageError: an unknown posterior, or a variant that the cache does not have.
+        UsageError: no such folder, an unknown posterior, or a variant or member that the cache does not have.
     """
 
     def __init__(
@@ -106,6 +106,11 @@ class LatentCache(Dataset[Batch]):
         self._ends = np.cumsum([len(sidecar.keys) for sidecar in sidecars])
         self._decoders: Mapping[str, Decoder] | None = None
         if carried is not None:
+            there = {name for sidecar in sidecars for name in sidecar.index} - RESERVED
+            if isinstance(carried, str) or not set(carried) <= there:
+                raise UsageError(
+                    f"carried: {carried!r} is not a list of names among {', '.join(sorted(there)) or 'none'}"
+                )
             self._decoders = carried if isinstance(carried, Mapping) else dict.fromkeys(carried, bytes)
         self.has_masked_latents = all(MASKED_LATENTS in sidecar.index for sidecar in sidecars)
         self._arrays = [LATENTS]
@@ -129,7 +134,14 @@ class LatentCache(Dataset[Batch]):
             raise IndexError(f"sample {index} of {len(self)}")
         return self.__getitems__([index % len(self)])
 
+    @staticmethod
+    def collate(batch: Batch) -> Batch:
+        """The `collate_fn` of a DataLoader: `__getitems__` has made a batch already."""
+        return batch
+
     def __getitems__(self, indices: Sequence[int]) -> Batch:
+        if not len(indices) or not all(0 <= index < len(self) for index in indices):
+            raise IndexError(f"samples {list(indices)}: give at least one, each within 0...{len(self) - 1}")
         try:
             return self._batch(indices)
         except ShardError:
