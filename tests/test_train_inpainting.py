@@ -208,7 +208,7 @@ def test_a_killed_run_resumes_to_the_keys_and_the_weights_of_an_undisturbed_one(
         ({"model__lr": "fast"}, "model.lr: 'fast' is not of the type it takes: float"),
         ({"data__recipe": "sd15-inpaint"}, "sd15-inpaint: the VAE has 16 latent channels instead of 4"),
         ({"data__recipe": "flux-fill"}, "flux-fill: feeds a packed transformer"),
-        ({"data__recipe": "sd3-controlnet-inpaint"}, "sd3-controlnet-inpaint: feeds a plain ControlNet"),
+        ({"data__recipe": "z-image-controlnet-inpaint"}, "z-image-controlnet-inpaint: feeds a frame ControlNet"),
         ({"data__recipe": "null"}, "recipe: none was given"),
         ({"data__vae": "null"}, "name it in data.vae"),
         ({"data__resolution": 512}, "resolution: the cache has 64, this run 512"),
