@@ -62,7 +62,7 @@ class ImageBatches:
                 yield event
                 continue
             for fault in event.faults:
-                log.warning("%s, sample %r is left out: %s", fault.shard, fault.key, fault.reason)
+                warn_of(fault)
 
     def expected_samples(self, total_bytes: int) -> float:
         """How many samples `total_bytes` of shards have, by the mean size of those read so far."""
@@ -105,7 +105,7 @@ class ImageBatches:
 
             for item in self._read(ends):
                 if isinstance(item, Sample):
-                    pending.append(pool.submit(_prepare, item, self.settings, self.variants))
+                    pending.append(pool.submit(_timed, item, self.settings, self.variants))
                 else:
                     pending.append(item)
                 while len(pending) > 2 * self.threads:
@@ -132,13 +132,22 @@ class ImageBatches:
         end.identity = yield from read_shard(end.shard)
 
 
-def _prepare(sample: Sample, settings: SampleSettings, variants: list[int]) -> tuple[Example | Fault, float]:
+def _timed(sample: Sample, settings: SampleSettings, variants: list[int]) -> tuple[Example | Fault, float]:
     started = time.perf_counter()
+    return prepared(sample, settings, variants), time.perf_counter() - started
+
+
+def prepared(sample: Sample, settings: SampleSettings, variants: Sequence[int]) -> Example | Fault:
+    """The example, or why the sample cannot be used."""
     try:
-        result: Example | Fault = prepare(sample, settings, variants)
+        return prepare(sample, settings, variants)
     except SampleError as error:
-        result = Fault(sample.shard, sample.key, str(error), None, None)
-    return result, time.perf_counter() - started
+        return Fault(sample.shard, sample.key, str(error), None, None)
+
+
+def warn_of(fault: Fault) -> None:
+    """Say which sample is missing from a batch; a job would quarantine it."""
+    log.warning("%s, sample %r is left out: %s", fault.shard, fault.key, fault.reason)
 
 
 def ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:

@@ -1,7 +1,6 @@
 """Image shards as a map-style dataset: any sample at any time, so that live and cached epochs go the same way."""
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,13 +8,12 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from inpaint_data.errors import SampleError, ShardError, UsageError
+from inpaint_data.errors import ShardError, UsageError
+from inpaint_data.image_batches import prepared, warn_of
 from inpaint_data.mirror import Mirror, default_folder
-from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare
+from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate
 from inpaint_data.shards import Fault, Sample, locate_samples, read_sample, shard_size, shard_stamp
 from inpaint_data.tar import is_url
-
-log = logging.getLogger(__name__)
 
 
 class ImageShards(Dataset[ImageBatch | None]):
@@ -60,7 +58,7 @@ class ImageShards(Dataset[ImageBatch | None]):
             for item in locate_samples(str(path)):
                 if isinstance(item, Fault):
                     self.faults.append(item)
-                    named_fault(item)
+                    warn_of(item)
                 else:
                     places.append((number, *item.extent))
         if not places:
@@ -91,18 +89,11 @@ class ImageShards(Dataset[ImageBatch | None]):
         except OSError as error:
             raise ShardError(f"{path}: {error.strerror}; it was there when training began") from error
         sample = read_sample(shard, data)
-        if isinstance(sample, Sample):
-            try:
-                return prepare(sample, self.settings, variants)
-            except SampleError as error:
-                sample = Fault(shard, sample.key, str(error), None, None)
-        named_fault(sample)
-        return None
-
-
-def named_fault(fault: Fault) -> None:
-    """Say which sample is missing from a batch; a job would quarantine it."""
-    log.warning("%s, sample %r is left out: %s", fault.shard, fault.key, fault.reason)
+        made = prepared(sample, self.settings, variants) if isinstance(sample, Sample) else sample
+        if isinstance(made, Fault):
+            warn_of(made)
+            return None
+        return made
 
 
 def _local(shard: str, mirror: str | None, mirror_bytes: int) -> Path:

@@ -73,7 +73,10 @@ class EpochLoader:
 
     def left(self, epoch: int) -> int:
         """How many of an epoch's batches on each rank an earlier run did not take."""
-        return len(self._batches(epoch)) // self.world if self._consumed(epoch) else len(self)
+        return self._steps_of(self._batches(epoch), epoch)
+
+    def _steps_of(self, batches: Batches, epoch: int) -> int:
+        return len(batches) // self.world if self._consumed(epoch) else len(self)
 
     def _batches(self, epoch: int) -> Batches:
         count = len(self.source)
@@ -97,14 +100,15 @@ class EpochLoader:
 
     def _read(self, epoch: int) -> Iterator[Any]:
         batches, good = self._batches(epoch), 0
-        for step in range(self.left(epoch)):
+        steps = self._steps_of(batches, epoch)
+        for step in range(steps):
             rows = batches[min(step * self.world + self.rank, len(batches) - 1)].tolist()
             batch = self.source.__getitems__(rows)
             good += batch is not None
             if batch is None and self.world > 1:
                 raise SampleError("every sample of a batch is bad, and the other ranks cannot wait; cache the shards")
             # A Trainer that counts steps would go through such epochs for ever.
-            if not good and step + 1 == min(HOPELESS, self.left(epoch)):
+            if not good and step + 1 == min(HOPELESS, steps):
                 raise SampleError(
                     f"no sample of the first {step + 1} batches can be used; the log names each with its reason"
                 )

@@ -254,13 +254,13 @@ class RandomOffset:
         Raises:
             UsageError: `relative`, and no mask was given.
         """
-        if self.relative and mask is None:
-            raise UsageError("mask_offset: an offset relative to the mask's size needs the mask")
-        return self.draw_for_area(rng, float(mask.sum()) if self.relative else 0.0)
+        return self.draw_for_area(rng, float(mask.sum()) if self.relative and mask is not None else None)
 
-    def draw_for_area(self, rng: np.random.Generator, area: float) -> int:
+    def draw_for_area(self, rng: np.random.Generator, area: float | None) -> int:
         """One offset in pixels for a mask of which `area` pixels are masked, where that is known already."""
-        unit = math.sqrt(area / math.pi) if self.relative else 1.0
+        if self.relative and area is None:
+            raise UsageError("mask_offset: an offset relative to the mask's size needs the mask")
+        unit = math.sqrt((area or 0.0) / math.pi) if self.relative else 1.0
         if self.distribution == "normal":
             drawn = rng.normal(self.mean, self.deviation)
         elif self.distribution == "fixed":
@@ -316,9 +316,7 @@ def check_offset(mask_offset: Offset) -> tuple[int, int]:
 def draw_offset(mask_offset: Offset, rng: np.random.Generator, area: float | None = None) -> int:
     """One offset in pixels for a mask of `area` pixels: uniform over the inclusive range, or from its distribution."""
     if isinstance(mask_offset, RandomOffset):
-        if mask_offset.relative and area is None:
-            raise UsageError("mask_offset: an offset relative to the mask's size needs the mask")
-        return mask_offset.draw_for_area(rng, area or 0.0)
+        return mask_offset.draw_for_area(rng, area)
     low, high = check_offset(mask_offset)
     return int(rng.integers(low, high + 1))
 
