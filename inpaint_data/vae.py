@@ -137,8 +137,7 @@ class Autoencoder:
         """(..., M, h, w) raw, (..., C, h, w) standard normal noise → (..., C, h, w); latents stay as they are."""
         if not self.has_posterior:
             return raw
-        mean, logvar = raw.chunk(2, dim=-3)
-        return mean + torch.exp(0.5 * logvar) * noise
+        return sample_posterior(raw, noise)
 
     def normalise(self, latents: Tensor) -> Tensor:
         """Raw (B, C, h, w) float → what the diffusion model takes, to the last bit as the class's pipeline does.
@@ -263,6 +262,12 @@ class Autoencoder:
                 return side // height, channels // 2 if has_posterior else channels, has_posterior
             problem = f"latents are {height} x {width}, and both sides must shrink by the same whole number"
         raise VaeError(f"{self.name}: cannot be used for pictures of {side} x {side} pixels: {problem}")
+
+
+def sample_posterior(raw: Tensor, noise: Tensor) -> Tensor:
+    """(..., 2C, h, w) mean and log-variance, (..., C, h, w) standard normal noise → (..., C, h, w)."""
+    mean, log_variance = raw.chunk(2, dim=-3)
+    return mean + torch.exp(0.5 * log_variance) * noise
 
 
 def normalise(latents: Tensor, vae_config: Mapping[str, Any]) -> Tensor:

@@ -37,6 +37,7 @@ from inpaint_data.mirror import Mirror, default_folder, read_range
 from inpaint_data.seeding import generator_for, noise_for
 from inpaint_data.tar import is_url, unreadable
 from inpaint_data.transform import POSTERIORS, Batch, Posterior
+from inpaint_data.vae import sample_posterior
 
 Decoder = Callable[[bytes], Any]
 MEND = "run `inpaint-data verify` to see what is wrong with the cache"
@@ -219,12 +220,12 @@ class LatentCache(Dataset[Batch]):
         moments = torch.from_numpy(raw)
         if self.posterior == "moments" or not self.has_posterior:
             return moments
-        mean, log_variance = moments.chunk(2, dim=1)
+        mean = moments.chunk(2, dim=1)[0]
         if self.posterior == "mode":
             return mean.contiguous()
         shape, purpose = tuple(mean.shape[1:]), name.removesuffix(".npy")
         noise = torch.stack([noise_for(self.seed, key, self.epoch, purpose, shape) for key in keys])
-        return mean + torch.exp(0.5 * log_variance) * noise
+        return sample_posterior(moments, noise)
 
 
 class _Shard:
