@@ -110,7 +110,7 @@ def parser() -> ArgumentParser:
                 "--vae", type=str, default="demo", help="a hub name, a folder, a .safetensors file, or demo"
             )
             skip.add("vae")
-        command.add_function_arguments(function, as_positional=False, skip=skip)
+        command.add_function_arguments(function, as_positional=False, skip=skip, sub_configs=name == "cache")
         commands.add_subcommand(name, command, help=text)
     return main
 

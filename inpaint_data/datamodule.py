@@ -143,7 +143,7 @@ class InpaintDataModule(LightningDataModule):
             raise UsageError(f"masked_latents: false, but recipe {recipe} feeds them to the model; leave it out")
         if row and posterior == "moments":
             raise UsageError(f"posterior: moments, but recipe {recipe} feeds latents; use mode or sample")
-        if fresh_masks and not (source is not None and _is_cache(source)):
+        if fresh_masks and not (source is not None and is_cache(source)):
             raise UsageError(f"fresh_masks: source {source!r} is no cache; pictures have new masks every epoch anyway")
         self.posterior: Posterior = posterior or (row.posterior if row else "mode")
         self.masked_latents = ("masked" in row.parts if row else True) if masked_latents is None else masked_latents
@@ -179,7 +179,7 @@ class InpaintDataModule(LightningDataModule):
                     self._loader(each)
 
     def _make_transform(self) -> None:
-        live = any(not _is_cache(spec) for spec in self.specs.values())
+        live = any(not is_cache(spec) for spec in self.specs.values())
         if self.transform is not None or not (live or self.fresh_masks):
             return
         offset, preset = self.mask_offset, self.preset
@@ -221,7 +221,7 @@ class InpaintDataModule(LightningDataModule):
         """Of the autoencoder that made the latents: diffusers' config, as `conditioning` takes it."""
         if self.transform is not None and self.transform.has_vae:
             return dict(self.transform.vae.config)
-        caches = [spec for spec in self.specs.values() if _is_cache(spec)]
+        caches = [spec for spec in self.specs.values() if is_cache(spec)]
         if not caches:
             raise UsageError("call setup() first: the autoencoder is not loaded yet")
         return dict(self._cache(str(caches[0])).settings["vae"]["config"])
@@ -263,7 +263,7 @@ class InpaintDataModule(LightningDataModule):
         spec = self.specs[stage]
         frozen = stage in ("validate", "test")
         settings = replace(self.settings, seed=EVALUATION_SEED) if frozen else self.settings
-        if not _is_cache(spec):
+        if not is_cache(spec):
             variants = {"fit": None, "predict": range(self.variants)}.get(stage, [0])
             return ImageShards(_shards(SOURCES[stage], spec), settings, variants, self.num_workers, **self.mirror)
         fresh = self.fresh_masks and stage == "fit"
@@ -329,7 +329,7 @@ def _shards(name: str, spec: str | list[str]) -> list[str]:
         raise UsageError(f"{name}: {str(error).removeprefix('shards: ')}, or name a cache") from None
 
 
-def _is_cache(spec: str | list[str]) -> bool:
+def is_cache(spec: str | list[str]) -> bool:
     """Whether a source is a cache: a folder or URL with a `cache.json`, or with what looks like its sidecars."""
     if not isinstance(spec, str | Path):
         return False

@@ -71,7 +71,12 @@ class ImageShards(Dataset[ImageBatch | None]):
 
     def __getitems__(self, indices: Sequence[int]) -> ImageBatch | None:
         variants = [self.epoch] if self.variants is None else list(self.variants)
-        made = [each for each in self._pool.map(lambda index: self._prepare(index, variants), indices) if each]
+        made: list[Example] = []
+        for each in self._pool.map(lambda index: self.example(index, variants), indices):
+            if isinstance(each, Fault):
+                warn_of(each)
+            else:
+                made.append(each)
         return collate(made, variants, self.settings.seed) if made else None
 
     def __getitem__(self, index: int) -> ImageBatch | None:
@@ -79,7 +84,8 @@ class ImageShards(Dataset[ImageBatch | None]):
             raise IndexError(f"sample {index} of {len(self)}")
         return self.__getitems__([index])
 
-    def _prepare(self, index: int, variants: Sequence[int]) -> Example | None:
+    def example(self, index: int, variants: Sequence[int]) -> Example | Fault:
+        """One sample with its masks of `variants`, or why it cannot be used."""
         number, start, end = map(int, self._places[index])
         shard, path = self._shards[number], self._paths[number]
         try:
@@ -89,11 +95,7 @@ class ImageShards(Dataset[ImageBatch | None]):
         except OSError as error:
             raise ShardError(f"{path}: {error.strerror}; it was there when training began") from error
         sample = read_sample(shard, data)
-        made = prepared(sample, self.settings, variants) if isinstance(sample, Sample) else sample
-        if isinstance(made, Fault):
-            warn_of(made)
-            return None
-        return made
+        return prepared(sample, self.settings, variants) if isinstance(sample, Sample) else sample
 
 
 def _local(shard: str, mirror: str | None, mirror_bytes: int) -> Path:

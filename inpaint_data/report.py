@@ -1,14 +1,14 @@
 """A contact sheet: what went into a cache and what comes out of it, side by side."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
+from inpaint_data.drawing import LINE, MARGIN, PAPER, check_suffix, save, write
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.image_batches import ImageBatches
 from inpaint_data.latent_cache.reader import LatentCache
@@ -20,7 +20,6 @@ from inpaint_data.vae import Autoencoder
 from inpaint_data.vae_loading import load_vae
 
 COLUMNS = ("photo", "mask, as drawn", "mask, offset", "masked photo", "decoded latents", "decoded masked_latents")
-INK, PAPER, MARGIN, LINE = (20, 20, 20), (250, 250, 250), 8, 22
 
 
 def contact_sheet(
@@ -43,8 +42,7 @@ def contact_sheet(
         UsageError: nothing to draw, or `out` cannot be written.
         CacheError: the cache is damaged, or the samples are not in it.
     """
-    if Path(out).suffix != ".png":
-        raise UsageError(f"out: {out} does not end in .png, and a PNG is what this writes; name it so")
+    check_suffix("out", out, (".png",))
     cached = LatentCache(cache, variant=0)
     given = cached.settings["samples"]
     if cached.settings.get("indexed") or not cached.has_masked_latents:
@@ -60,7 +58,7 @@ def contact_sheet(
             break
     if not rows:
         raise UsageError(f"count: {count} rows leave nothing to draw")
-    return _save(rows[:count], Path(out), tile)
+    return save(_stacked(rows[:count], tile), "out", out)
 
 
 def _rows(batch: ImageBatch, cached: LatentCache, decoder: Autoencoder, fill: Any, tile: int) -> list[Image.Image]:
@@ -96,25 +94,19 @@ def _pixels(image: Tensor) -> npt.NDArray[np.uint8]:
 
 def _row(pictures: list[npt.NDArray[np.uint8]], title: str, tile: int) -> Image.Image:
     row = Image.new("RGB", (len(pictures) * (tile + MARGIN) + MARGIN, tile + LINE + MARGIN), PAPER)
-    ImageDraw.Draw(row).text((MARGIN, 2), title, INK, ImageFont.load_default(14))
+    write(row, (MARGIN, 2), title)
     for column, picture in enumerate(pictures):
         image = Image.fromarray(picture).resize((tile, tile), Image.Resampling.LANCZOS)
         row.paste(image, (MARGIN + column * (tile + MARGIN), LINE))
     return row
 
 
-def _save(rows: list[Image.Image], out: Path, tile: int) -> str:
+def _stacked(rows: list[Image.Image], tile: int) -> Image.Image:
     sheet = Image.new("RGB", (rows[0].width, LINE + MARGIN + sum(row.height for row in rows)), PAPER)
     for column, name in enumerate(COLUMNS):
-        place = (MARGIN + column * (tile + MARGIN), MARGIN)
-        ImageDraw.Draw(sheet).text(place, name, INK, ImageFont.load_default(15))
+        write(sheet, (MARGIN + column * (tile + MARGIN), MARGIN), name, 15)
     top = LINE + MARGIN
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out, "PNG")
-    except OSError as error:
-        raise UsageError(f"out: cannot write {out} ({error.strerror or error})") from None
-    return str(out)
+    return sheet

@@ -65,6 +65,7 @@ class LatentCache(Dataset[Batch]):
         settings: what the cache was made with, from `cache.json`; `settings["vae"]["config"]` is the VAE's.
         fingerprint: of those settings.
         buckets: (N,) int64, the bucket of every sample; samples of one bucket have one size and fit into a batch.
+        quarantined: (shard, entry) of every sample that the job could not use.
 
     Raises:
         CacheError: no cache at `root`, nothing committed yet, or a shard that is not what its sidecar says.
@@ -91,7 +92,9 @@ class LatentCache(Dataset[Batch]):
         self.settings: dict[str, Any] = content["settings"]
         self.fingerprint: str = content["fingerprint"]
         self.posterior, self.variant, self.seed, self.epoch = posterior, variant, seed, 0
-        sidecars = [sidecar for sidecar in map(Sidecar.read, committed(folder)) if sidecar.keys]
+        sidecars = list(map(Sidecar.read, committed(folder)))
+        self.quarantined = [(sidecar.shard, entry) for sidecar in sidecars for entry in sidecar.quarantined]
+        sidecars = [sidecar for sidecar in sidecars if sidecar.keys]
         if not sidecars:
             raise CacheError(f"{root}: no sample is committed; run the cache command to its end")
         if posterior not in POSTERIORS:

@@ -1,0 +1,39 @@
+"""The masks that a caching job would make, without its autoencoder."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+
+from inpaint_data.datamodule import InpaintDataModule
+from inpaint_data.samples import Example, collate
+from inpaint_data.transform import Batch, InpaintTransform
+
+
+class MaskPreview:
+    """Puts examples through what decides a job's masks.
+
+    Args:
+        settings: those of `cache_latents` that `InpaintDataModule` takes too; what is left out is the default.
+
+    Attributes:
+        settings: what decides an example.
+        variants: the mask variants of every sample.
+
+    Raises:
+        UsageError: settings that cannot work.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        module = InpaintDataModule(predict_source="", **settings)
+        self.settings, self.variants = module.settings, range(module.variants)
+        self._transform = InpaintTransform(
+            None, module.mask_offset, seed=module.settings.seed, preset=module.preset or "was", masked_latents=False
+        )
+
+    def __call__(self, example: Example, variants: Sequence[int]) -> Batch:
+        """The batch of this one sample, whose masks are those of `variants`: all of it but the latents."""
+        drawn = collate([example], variants, self.settings.seed)
+        # Latents that are there are not encoded: these are none.
+        made = self._transform({**drawn, "latents": torch.empty(1, 0, 0, 0)})
+        return cast(Batch, {name: value for name, value in made.items() if name != "latents"})
