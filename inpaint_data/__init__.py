@@ -18,6 +18,7 @@ from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.latent_cache.repair import repair_cache
 from inpaint_data.latent_cache.verify import Problem, Verification
 from inpaint_data.latent_mask import latent_mask
+from inpaint_data.mask_sheet import mask_sheet
 from inpaint_data.masks import MaskMixture, RandomOffset
 from inpaint_data.morphology import offset_mask
 from inpaint_data.pack import pack
@@ -25,6 +26,7 @@ from inpaint_data.presets import PRESETS, Preset
 from inpaint_data.progress import Summary
 from inpaint_data.report import contact_sheet
 from inpaint_data.samples import SampleSettings
+from inpaint_data.statistics import MaskStatistics, mask_statistics
 from inpaint_data.text import Text, TextSettings
 from inpaint_data.transform import Batch, InpaintTransform, encode_for_inpaint
 from inpaint_data.vae import Autoencoder
@@ -42,6 +44,7 @@ __all__ = [
     "InpaintTransform",
     "LatentCache",
     "MaskMixture",
+    "MaskStatistics",
     "Preset",
     "Problem",
     "RandomOffset",
@@ -62,6 +65,8 @@ __all__ = [
     "index_cache",
     "latent_mask",
     "load_vae",
+    "mask_sheet",
+    "mask_statistics",
     "offset_mask",
     "pack",
     "repair_cache",

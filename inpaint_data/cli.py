@@ -4,12 +4,15 @@ import logging
 import re
 import sys
 import warnings
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 from PIL.Image import DecompressionBombWarning
 
@@ -20,10 +23,13 @@ from inpaint_data.errors import InpaintDataError, UsageError
 from inpaint_data.interrupts import Interrupted, interruptible
 from inpaint_data.latent_cache.indexing import index_cache
 from inpaint_data.latent_cache.repair import repair_cache
+from inpaint_data.mask_sheet import mask_sheet
 from inpaint_data.masks import MaskMixture, offset_from
 from inpaint_data.pack import pack
 from inpaint_data.progress import Summary
 from inpaint_data.report import contact_sheet
+from inpaint_data.statistics import mask_statistics
+from inpaint_data.statistics_report import check_png, draw_statistics, statistics_table
 
 
 def verify(
@@ -65,12 +71,32 @@ def index(root: str, vae: str | None = None) -> str:
     return f"indexed {', '.join(made)}" if made else "every shard has its sidecar"
 
 
+def stats(
+    source: str,
+    samples: int = 1000,
+    factor: int | None = None,
+    json: bool = False,
+    png: str | None = None,
+    **settings: Any,
+) -> str:
+    """What `mask_statistics` found, as a table or JSON, and as a picture if asked; what is amiss goes to stderr."""
+    if png is not None:
+        check_png(png)
+    found = mask_statistics(source, samples, factor, **settings)
+    sys.stderr.write("".join(f"{warning}\n" for warning in found.warnings()))
+    if png is not None:
+        draw_statistics(found, png)
+    return found.to_json() if json else statistics_table(found)
+
+
 COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "cache": (cache_latents, "Encode image shards into a cache of latents and masks."),
     "pack": (pack, "Make shards from a folder of photographs."),
     "verify": (verify, "Check a cache: its files, its samples and, if asked, its inputs and autoencoder."),
     "repair": (repair, "Remove damaged shards from a cache, so that the cache command makes them again."),
     "index": (index, "Make the sidecars of a cache of plain tars, so that it can be trained from."),
+    "stats": (stats, "Count what masks are like: those of a cache, or those that shards would be cached with."),
+    "masks": (mask_sheet, "Draw 64 masks over the demonstration's photographs, as a job would make them."),
     "sheet": (contact_sheet, "Draw a contact sheet of a cache."),
     "demo": (run_demo, "Pack, cache and verify a dozen photographs, and draw a contact sheet."),
 }
@@ -79,14 +105,24 @@ POSITIONAL = {
     "verify": ("root", "the cache's folder"),
     "repair": ("root", "the cache's folder"),
     "index": ("root", "the folder with the tars"),
+    "stats": ("source", "a cache's folder or URL; or image shards: a brace pattern, a glob, a folder, a URL"),
 }
+OF_A_JOB = ("stats", "masks")  # commands that take the settings of a caching job, to make the masks that it would make
+NO_MASK_DEPENDS_ON = {
+    "shards", "out", "vae", "fill", "batch_size", "device", "dtype", "storage", "carry_image", "masked_latents",
+    "num_workers", "on_bad", "max_bad_fraction", "dry_run",
+}  # fmt: skip
+UNUSED = {"stats": NO_MASK_DEPENDS_ON, "masks": NO_MASK_DEPENDS_ON | {"target", "upscale", "variants"}}
+TARGET = "each sample has a second picture, target.jpg, to be encoded beside the first one"
+UPSCALE = "enlarge pictures smaller than the resolution instead of quarantining them"
 FLAGS = {  # may stand alone or before true and false
     "cache": {
-        "target": "each sample has a second picture, target.jpg, to be encoded beside the first one",
-        "upscale": "enlarge pictures smaller than the resolution instead of quarantining them",
+        "target": TARGET,
+        "upscale": UPSCALE,
         "dry_run": "only look: what is to do, and how long it would take by a short probe",
     },
     "verify": {"deep": "also encode some pictures again and compare; needs --against", "json": "print one JSON object"},
+    "stats": {"target": TARGET, "upscale": UPSCALE, "json": "print one JSON object"},
 }
 
 
@@ -110,9 +146,30 @@ def parser() -> ArgumentParser:
                 "--vae", type=str, default="demo", help="a hub name, a folder, a .safetensors file, or demo"
             )
             skip.add("vae")
-        command.add_function_arguments(function, as_positional=False, skip=skip, sub_configs=name == "cache")
+        if name in OF_A_JOB:
+            add_settings_of_a_job(command, name, skip)
+        else:
+            command.add_function_arguments(function, as_positional=False, skip=skip, sub_configs=True)
         commands.add_subcommand(name, command, help=text)
     return main
+
+
+def add_settings_of_a_job(command: ArgumentParser, name: str, skip: set[str | int]) -> None:
+    """All that a job's YAML may hold; what decides no mask is taken, and not listed."""
+    if name == "stats":
+        command.add_argument("--samples", type=int, default=1000, help="how many to look at, evenly spread over all")
+        factor = "pixels per latent along each side, for shards; 8 if left out"
+        command.add_argument("--factor", type=int | None, default=None, help=factor)
+        command.add_argument("--png", type=str | None, default=None, help="also draw the histograms, as this PNG")
+    else:
+        command.add_argument("--out", type=str, required=True, help="the .png or .jpg to write")
+    for setting in sorted(UNUSED[name] - ({"out"} if name == "masks" else set())):
+        command.add_argument(f"--{setting}", type=Any, default=None, help=SUPPRESS)
+    command.add_function_arguments(
+        cache_latents, as_group=False, as_positional=False, skip=skip | UNUSED[name], sub_configs=True
+    )
+    if name == "masks":
+        command.set_defaults(masks="mixture")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     warnings.simplefilter("ignore", DecompressionBombWarning)  # our own limit is lower, and its error has the key
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = with_bare_mixtures(arguments)
     try:
         given = parser().parse_args(arguments)
     except ArgumentError as error:
@@ -129,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings = with_objects(given[given.command].as_dict())
         settings.pop("config", None)
+        if given.command in OF_A_JOB:
+            settings = of_the_masks(given.command, settings)
         with interruptible():
             show(function(**settings))
     except InpaintDataError as error:
@@ -140,6 +200,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Interrupted as interrupted:
         sys.stderr.write(f"\n{interrupted}: what was finished is kept; the same command goes on with the rest\n")
         sys.exit(interrupted.exit_code)
+
+
+def with_bare_mixtures(arguments: Sequence[str]) -> list[str]:
+    """`--config FILE`, where FILE holds a mixture alone, as the settings that it stands for."""
+    if not arguments or arguments[0] not in OF_A_JOB:
+        return list(arguments)
+    given = [part for each in arguments for part in (each.split("=", 1) if each.startswith("--config=") else [each])]
+    for place, (flag, file) in enumerate(pairwise(given)):
+        if flag == "--config":
+            with suppress(OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong with it
+                content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+                if isinstance(content, dict) and "weights" in content:
+                    given[place : place + 2] = ["--masks=mixture", f"--mixture={file}"]
+    return given
+
+
+def of_the_masks(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given, without those of a job that decide no mask."""
+    job = signature(cache_latents).parameters
+    own = ("out", "masks") if name == "masks" else ()
+    return {
+        each: value
+        for each, value in settings.items()
+        if each in own or each not in job or (each not in UNUSED[name] and value != job[each].default)
+    }
 
 
 def with_objects(settings: dict[str, Any]) -> dict[str, Any]:
@@ -157,8 +242,13 @@ def explain(complaint: str, arguments: Sequence[str]) -> str:
     text = " ".join(complaint.split())
     key, value = re.match(r'Parser key "(.+?)"', text), re.search(r"(?:Got|Given) value: (.*)$", text)
     takes = re.search(r"Subtypes: \[(.*?)\] Errors|Expected an? (.*)\. Got value", text)
-    if key and value and takes:
-        types = re.sub(r"<class '(\w+)'>", r"\1", takes[1] or takes[2]).removeprefix("typing.")
+    refused = re.search(r"Option '(.+?)' is not accepted", text)
+    if key and "either not accessible or invalid" in text:
+        text = f"{key[1]}: no such file: {value[1] if value else 'the one named'}"
+    elif key and refused:
+        text = f"{key[1]}: there is no setting {refused[1]!r}"
+    elif key and value and takes:
+        types = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", takes[1] or takes[2]).removeprefix("typing.")
         text = f"{key[1]}: {value[1]!r} is not of the type it takes: {types}"
     from_flag = key and any(argument.startswith(f"--{key[1]}") for argument in arguments)
     config = next((after for flag, after in pairwise(arguments) if flag == "--config"), None)

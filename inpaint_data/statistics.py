@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inpaint_data.datamodule import is_cache
-from inpaint_data.errors import UsageError
+from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.image_shards import ImageShards
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.latent_mask import LatentMask, latent_mask
@@ -128,8 +128,7 @@ class MaskStatistics:
         """Generator, whatever was done to its masks -> masks by band of the hole ratio, and their mean ratio."""
         names = {label: label.split("+")[0] for label in sorted(self.holes)}
         return {
-            name: self._of([label for label in names if names[label] == name])
-            for name in dict.fromkeys(names.values())
+            name: self._of([label for label in names if names[label] == name]) for name in dict.fromkeys(names.values())
         }
 
     @property
@@ -201,7 +200,7 @@ def mask_statistics(
 
     Raises:
         UsageError: no such source, settings that cannot work, or settings for a cache.
-        CacheError, ShardError: the cache or a shard cannot be read, or nothing is in it.
+        CacheError, ShardError: the cache or a shard cannot be read, or nothing in it gives a mask.
     """
     if samples < 1:
         raise UsageError(f"samples: {samples} leaves nothing to look at; give 1 or more")
@@ -264,7 +263,8 @@ def _of_cache(root: str, samples: int) -> MaskStatistics:
     found = MaskStatistics(root, 0, f"of {len(cache)} in the cache", variants=cache.variants)
     found.bad = [(shard, entry.key, entry.reason) for shard, entry in cache.quarantined]
     for index in _progress(_evenly(len(cache), samples)):
-        for cache.variant in range(cache.variants):
+        for variant in range(cache.variants):
+            cache.variant = variant
             batch = cache[index]
             found.factor = batch["mask"].shape[-1] // batch["latents"].shape[-1]
             found.add_mask(batch["mask"][0, 0], batch["generator"][0][0], int(batch["offset"][0]))
@@ -293,6 +293,9 @@ def _of_shards(source: str | list[str], samples: int, factor: int, settings: dic
                 for mask, label, offset in zip(batch["mask"][0], batch["generator"][0], offsets, strict=True):
                     found.add_mask(mask, label, offset)
                 found.add_picture(batch["original_size"][0].tolist(), batch["target_size"][0].tolist())
+    if not found.samples:
+        shard, key, reason = found.bad[0]
+        raise ShardError(f"{name}: no sample gives a mask, the first being {shard}, sample {key!r}: {reason}")
     return found
 
 

@@ -23,8 +23,10 @@ from inpaint_data.statistics import (
 
 BAD_SHOWN = 10
 BAR, WIDTH = 14, 480  # pixels: height of a bar, width of a panel
-COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75), (227, 119, 194),
-           (127, 127, 127), (188, 189, 34), (23, 190, 207))  # fmt: skip
+COLOURS = (
+    (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75), (227, 119, 194),
+    (127, 127, 127), (188, 189, 34), (23, 190, 207),
+)  # fmt: skip
 
 
 def statistics_table(found: MaskStatistics) -> str:
@@ -83,6 +85,11 @@ def _percent(count: int, total: int) -> str:
 def _shares(counts: Counter[str], bands: Bands) -> str:
     total = counts.total()
     return ", ".join(f"{name} ({_percent(counts[name], total)})" for name in bands.names if counts[name])
+
+
+def check_png(out: str) -> None:
+    """Raises UsageError unless `out` ends in .png."""
+    check_suffix("png", out, (".png",))
 
 
 def draw_statistics(found: MaskStatistics, out: str) -> str:

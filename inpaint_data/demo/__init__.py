@@ -11,6 +11,7 @@ from inpaint_data.pack import pack
 from inpaint_data.report import contact_sheet
 
 PHOTOS = Path(__file__).parent / "photos"
+OBJECTS = Path(__file__).parent / "objects.json"  # COCO annotations of some of the photographs, by key
 
 
 def run_demo(out: str = "demo_out", device: str = "auto") -> str:

@@ -1,0 +1,120 @@
+"""A sheet of masks over the demonstration's photographs, to look at before a job."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from inpaint_data.demo import OBJECTS, PHOTOS
+from inpaint_data.drawing import MARGIN, PAPER, check_suffix, save, text_width, write
+from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.mask_preview import MaskPreview
+from inpaint_data.masks import OBJECT
+from inpaint_data.samples import Example, SampleSettings, prepare
+from inpaint_data.shards import Sample
+
+SIDE = 8  # tiles in a row, and rows
+TILE, LETTERS, FONT = 128, 14, 11  # pixels: side of a tile, height of a line under it and of its letters
+HOLE = (225, 70, 40)
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def mask_sheet(out: str, masks: str = "mixture", **settings: Any) -> str:
+    """Draw 64 masks, as a caching job would make them of the demonstration's photographs, after their offset.
+
+    Under each stand its label, its hole ratio and its offset. The photographs are enlarged where they are smaller than
+    the resolution. Object masks are drawn over those photographs that have objects marked by hand.
+
+    Args:
+        out: the .png or .jpg to write.
+        masks: a generator's name, "object" or "mixture".
+        settings: others of `cache_latents` that decide a mask: mixture, mask_offset, resolution, seed ...
+
+    Returns:
+        The path of the sheet.
+
+    Raises:
+        UsageError: settings that cannot work, masks that only your own samples have, or `out` cannot be written.
+    """
+    check_suffix("out", out, SUFFIXES)
+    if masks in ("sample", "alpha"):
+        raise UsageError(
+            f"masks: {masks} are those of your own samples, which the demonstration has not; name a generator or "
+            "mixture, or draw a cache with `inpaint-data sheet`"
+        )
+    unused = {"upscale": True, "target": False, "variants": 1}
+    preview = MaskPreview(masks=masks, **settings | unused)
+    tiles = list(islice(_tiles(preview), SIDE * SIDE))
+    return save(_stacked(tiles), "out", out)
+
+
+def _tiles(preview: MaskPreview) -> Iterator[Image.Image]:
+    """A tile for each variant of each photograph that gives one, the photographs in turn.
+
+    Raises:
+        UsageError: the first variant of every photograph gives none.
+    """
+    samples = list(_samples(preview.settings))
+    for variant in range(SIDE * SIDE):
+        reasons: list[str] = []
+        for sample in samples:
+            try:
+                example = prepare(sample, preview.settings, [variant])
+            except SampleError as error:
+                reasons.append(str(error))
+                continue
+            made = preview(example, [variant])
+            yield _tile(example, made["mask"][0, 0], made["generator"][0][0], int(made["offset"][0]))
+        if variant == 0 and len(reasons) == len(samples):
+            raise UsageError(f"masks: no photograph gives a mask; the first one: {reasons[0]}")
+
+
+def _samples(settings: SampleSettings) -> Iterator[Sample]:
+    """The photographs; only those with objects where the mixture may draw one."""
+    objects: dict[str, Any] = json.loads(OBJECTS.read_bytes())
+    needed = settings.masks == OBJECT or (settings.masks == "mixture" and settings.mixture.weights.get(OBJECT))
+    for path in sorted(PHOTOS.glob("*.jpg")):
+        if path.stem in objects:
+            members = {"jpg": path.read_bytes(), "json": json.dumps(objects[path.stem]).encode()}
+            yield Sample("demo.tar", path.stem, members)
+        elif not needed:
+            yield Sample("demo.tar", path.stem, {"jpg": path.read_bytes()})
+
+
+def _tile(example: Example, mask: Tensor, label: str, offset: int) -> Image.Image:
+    """The photograph in pale grey, its hole in colour, and up to three lines of text."""
+    photo = Image.fromarray(example.image).convert("L").point(lambda grey: 120 + grey // 2).convert("RGB")
+    shown = Image.fromarray(np.asarray(mask.float().mul(220).round().byte()))
+    photo.paste(Image.new("RGB", photo.size, HOLE), mask=shown)
+    photo.thumbnail((TILE, TILE), Image.Resampling.BOX, reducing_gap=None)
+    tile = Image.new("RGB", (TILE, TILE + 3 * LETTERS), PAPER)
+    tile.paste(photo, ((TILE - photo.width) // 2, (TILE - photo.height) // 2))
+    ratio = float((mask > 0.5).float().mean()) if mask.is_floating_point() else float(mask.float().mean())
+    for number, line in enumerate([*_wrapped(label), f"hole {ratio:.3f}, {offset:+d} px"]):
+        write(tile, (0, TILE + number * LETTERS), line, FONT)
+    return tile
+
+
+def _wrapped(label: str) -> list[str]:
+    """The label in one line, or broken before a "+" into two."""
+    if text_width(label, FONT) <= TILE:
+        return [label]
+    parts = label.split("+")
+    first = parts.pop(0)
+    while parts and text_width(f"{first}+{parts[0]}", FONT) <= TILE:
+        first += f"+{parts.pop(0)}"
+    return [first, "".join(f"+{part}" for part in parts)]
+
+
+def _stacked(tiles: list[Image.Image]) -> Image.Image:
+    rows = -(-len(tiles) // SIDE)
+    height = rows * (TILE + 3 * LETTERS) + MARGIN
+    sheet = Image.new("RGB", (SIDE * (TILE + MARGIN) + MARGIN, height), PAPER)
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, SIDE)
+        sheet.paste(tile, (MARGIN + column * (TILE + MARGIN), MARGIN + row * (TILE + 3 * LETTERS)))
+    return sheet
