@@ -33,7 +33,10 @@ def save(picture: Image.Image, setting: str, out: str) -> str:
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, quality=60, optimize=True)
+        if path.suffix.lower() == ".png":
+            picture.save(path)
+        else:
+            picture.save(path, quality=40, optimize=True, progressive=True)
     except OSError as error:
         raise UsageError(f"{setting}: cannot write {path} ({error.strerror or error})") from None
     return str(path)

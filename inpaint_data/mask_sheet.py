@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from inpaint_data.demo import OBJECTS, PHOTOS
@@ -18,7 +18,7 @@ from inpaint_data.samples import Example, SampleSettings, prepare
 from inpaint_data.shards import Sample
 
 SIDE = 8  # tiles in a row, and rows
-TILE, LETTERS, FONT = 128, 14, 11  # pixels: side of a tile, height of a line under it and of its letters
+TILE, LETTERS, FONT = 112, 14, 11  # pixels: side of a tile, height of a line under it and of its letters
 HOLE = (225, 70, 40)
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -87,10 +87,10 @@ def _samples(settings: SampleSettings) -> Iterator[Sample]:
 
 def _tile(example: Example, mask: Tensor, label: str, offset: int) -> Image.Image:
     """The photograph in pale grey, its hole in colour, and up to three lines of text."""
-    photo = Image.fromarray(example.image).convert("L").point(lambda grey: 120 + grey // 2).convert("RGB")
+    photo = Image.fromarray(example.image).convert("L").point(lambda grey: 150 + grey * 2 // 5).convert("RGB")
     shown = Image.fromarray(np.asarray(mask.float().mul(220).round().byte()))
     photo.paste(Image.new("RGB", photo.size, HOLE), mask=shown)
-    photo.thumbnail((TILE, TILE), Image.Resampling.BOX, reducing_gap=None)
+    photo = ImageOps.contain(photo, (TILE, TILE), Image.Resampling.BOX)
     tile = Image.new("RGB", (TILE, TILE + 3 * LETTERS), PAPER)
     tile.paste(photo, ((TILE - photo.width) // 2, (TILE - photo.height) // 2))
     ratio = float((mask > 0.5).float().mean()) if mask.is_floating_point() else float(mask.float().mean())
