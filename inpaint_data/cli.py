@@ -243,8 +243,9 @@ def explain(complaint: str, arguments: Sequence[str]) -> str:
     key, value = re.match(r'Parser key "(.+?)"', text), re.search(r"(?:Got|Given) value: (.*)$", text)
     takes = re.search(r"Subtypes: \[(.*?)\] Errors|Expected an? (.*)\. Got value", text)
     refused = re.search(r"Option '(.+?)' is not accepted", text)
-    if key and "either not accessible or invalid" in text:
-        text = f"{key[1]}: no such file: {value[1] if value else 'the one named'}"
+    absent = re.search(r"Expected a path but (\S+\.(?:ya?ml|json)) either not accessible", text)
+    if key and absent:
+        text = f"{key[1]}: no such file: {absent[1]}"
     elif key and refused:
         text = f"{key[1]}: there is no setting {refused[1]!r}"
     elif key and value and takes:
