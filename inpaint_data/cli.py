@@ -240,10 +240,11 @@ def with_objects(settings: dict[str, Any]) -> dict[str, Any]:
 def explain(complaint: str, arguments: Sequence[str]) -> str:
     """The parser's complaint in one line, with the setting, the value and, where it stands there, the YAML file."""
     text = " ".join(complaint.split())
-    key, value = re.match(r'Parser key "(.+?)"', text), re.search(r"(?:Got|Given) value: (.*)$", text)
+    key, value = re.match(r'Parser key "(.+?)"', text), re.match(r".*(?:Got|Given) value: (.*)$", text)
+    absent = re.search(r"Expected a path but (\S+\.(?:ya?ml|json)) either not accessible", text)
+    text = re.sub(r" - Expected a path but .*? either not accessible or invalid", "", text)
     takes = re.search(r"Subtypes: \[(.*?)\] Errors|Expected an? (.*)\. Got value", text)
     refused = re.search(r"Option '(.+?)' is not accepted", text)
-    absent = re.search(r"Expected a path but (\S+\.(?:ya?ml|json)) either not accessible", text)
     if key and absent:
         text = f"{key[1]}: no such file: {absent[1]}"
     elif key and refused:
