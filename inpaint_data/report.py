@@ -12,8 +12,7 @@ from torch import Tensor
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.image_batches import ImageBatches
 from inpaint_data.latent_cache.reader import LatentCache
-from inpaint_data.masks import MaskMixture
-from inpaint_data.samples import ImageBatch, SampleSettings
+from inpaint_data.samples import ImageBatch, settings_of
 from inpaint_data.shards import expand_shards
 from inpaint_data.transform import fill_hole
 from inpaint_data.vae import Autoencoder
@@ -51,7 +50,7 @@ def contact_sheet(
         raise UsageError(
             f"{cache}: has no masked latents, or does not say from what it was made; there is no sheet of it"
         )
-    settings = SampleSettings(**given | {"mixture": MaskMixture(**given["mixture"])})
+    settings = settings_of(given)
     decoder = load_vae(vae)
     rows: list[Image.Image] = []
     for batch in ImageBatches(expand_shards(shards), settings, count, threads=2, variants=[0]):
