@@ -13,6 +13,7 @@ from inpaint_data.errors import (
     UsageError,
     VaeError,
 )
+from inpaint_data.filters import Filters
 from inpaint_data.latent_cache.indexing import index_cache
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.latent_cache.repair import repair_cache
@@ -37,6 +38,7 @@ __all__ = [
     "Batch",
     "CacheError",
     "EncodeError",
+    "Filters",
     "InpaintDataError",
     "InpaintDataModule",
     "InpaintTransform",

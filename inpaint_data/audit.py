@@ -121,19 +121,20 @@ def _views(root: Path) -> Views:
 
 def _accounts(shard: str, file: str, given: Sequence[Fault | str], sidecar: Sidecar, views: Views) -> Iterator[Problem]:
     """Each sample of the input once among the cached and the quarantined, and nothing else among them."""
-    left_out = [*sidecar.quarantined, *sidecar.filtered]
-    listed = Counter(views.sample_key(key) for key in [*sidecar.keys, *(each.key for each in left_out)] if key)
-    several = {key for key in listed if views.count > 1}  # a sample's views are listed each
     wanted = Counter(key for item in given if (key := item.key if isinstance(item, Fault) else item) is not None)
+    left_out = [each.key for each in (*sidecar.quarantined, *sidecar.filtered) if each.key is not None]
+    listed = Counter(map(views.sample_key, sidecar.keys))
+    listed.update(key if key in wanted else views.sample_key(key) for key in left_out)
     for key in wanted:
-        if listed[key] < (1 if key in several else wanted[key]) and not any(
+        # Of a sample with several views at least one; how many it should have depends on its size.
+        if listed[key] < (1 if views.count > 1 else wanted[key]) and not any(
             _covers(sidecar.quarantined, item) for item in given if _of(item, key)
         ):
             yield Problem(shard, key, f"is neither cached nor quarantined in {file}")
     for key in listed:
         if not wanted[key]:
             yield Problem(file, key, "is not in the input")
-        elif listed[key] > wanted[key] * (views.count if key in several else 1):
+        elif listed[key] > wanted[key] * views.count:
             yield Problem(file, key, f"is listed {listed[key]} times, but {wanted[key]} times in the input")
     for item in given:
         if isinstance(item, Fault) and item.key is None and not _covers(sidecar.quarantined, item):

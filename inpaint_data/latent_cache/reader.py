@@ -144,6 +144,8 @@ class LatentCache(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         if not len(indices) or not all(0 <= index < len(self) for index in indices):
             raise IndexError(f"samples {list(indices)}: give at least one, each within 0...{len(self) - 1}")
+        if len(np.unique(self.buckets[list(indices)])) > 1:
+            raise UsageError(f"samples {list(indices)} are of several sizes; take each batch from one of `buckets`")
         try:
             return self._batch(indices)
         except ShardError:
@@ -172,8 +174,6 @@ class LatentCache(Dataset[Batch]):
         chosen = [record["variants"][k] for record, k in zip(records, variants, strict=True)]
         latents = {name.removesuffix(".npy"): self._latents(name, members, variants, keys) for name in self._arrays}
         masks = [read_pbm(each[MASK], self.variants)[k] for each, k in zip(members, variants, strict=True)]
-        if len({mask.shape for mask in masks}) > 1:
-            raise UsageError(f"samples {list(indices)} are of several sizes; take each batch from one of `buckets`")
         batch: dict[str, Any] = {
             **latents,
             "mask": torch.from_numpy(np.stack(masks))[:, None],

@@ -155,7 +155,9 @@ def _member_problems(tar: str, source: Source, sidecar: Sidecar, check: SampleCh
     own: dict[str | None, set[str]] = {}  # the cache's own members of each sample
     for sample, name, *_ in expected.values():
         own.setdefault(sample, set()).update({name} & RESERVED)
-    sizes: dict[str | None, Size] = dict(zip(sidecar.keys, zip(*sidecar.target_size.values(), strict=True), strict=True))
+    sizes: dict[str | None, Size] = dict(
+        zip(sidecar.keys, zip(*sidecar.target_size.values(), strict=True), strict=True)
+    )
     key, data = None, dict[str, bytes]()  # of the sample that is being read
     try:
         for member in members_of_tar(source):
