@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from inpaint_data.errors import CacheError, UsageError
@@ -97,8 +97,8 @@ def _row(pictures: list[npt.NDArray[np.uint8]], title: str, tile: int) -> Image.
     row = Image.new("RGB", (len(pictures) * (tile + MARGIN) + MARGIN, tile + LINE + MARGIN), PAPER)
     ImageDraw.Draw(row).text((MARGIN, 2), title, INK, ImageFont.load_default(14))
     for column, picture in enumerate(pictures):
-        image = Image.fromarray(picture).resize((tile, tile), Image.Resampling.LANCZOS)
-        row.paste(image, (MARGIN + column * (tile + MARGIN), LINE))
+        image = ImageOps.contain(Image.fromarray(picture), (tile, tile), Image.Resampling.LANCZOS)
+        row.paste(image, (MARGIN + column * (tile + MARGIN) + (tile - image.width) // 2, LINE))
     return row
 
 
