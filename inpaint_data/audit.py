@@ -34,7 +34,7 @@ from inpaint_data.latent_cache.format import (
 from inpaint_data.latent_cache.verify import Problem, Verification, verify_files
 from inpaint_data.masks import offset_from
 from inpaint_data.presets import Preset
-from inpaint_data.samples import SampleSettings, settings_of
+from inpaint_data.sample_settings import SampleSettings, settings_of
 from inpaint_data.seeding import generator_for
 from inpaint_data.shard_job import encode
 from inpaint_data.shards import Fault, expand_shards, read_shard, shard_stem

@@ -21,7 +21,7 @@ from inpaint_data.loader import EpochLoader, Source
 from inpaint_data.masks import MaskMixture, Offset, offset_from
 from inpaint_data.presets import Preset
 from inpaint_data.resume import Resume, ResumeElsewhere
-from inpaint_data.samples import SampleSettings
+from inpaint_data.sample_settings import SampleSettings
 from inpaint_data.shards import expand_shards
 from inpaint_data.tar import is_url
 from inpaint_data.text import Text, TextSettings

@@ -11,7 +11,8 @@ from inpaint_data.geometry import Geometry
 from inpaint_data.latent_cache.format import SIZES
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.masks import OBJECT
-from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare_again, settings_of
+from inpaint_data.sample_settings import SampleSettings, settings_of
+from inpaint_data.samples import Example, ImageBatch, collate, prepare_again
 from inpaint_data.shards import Sample
 from inpaint_data.transform import Batch
 

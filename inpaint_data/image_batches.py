@@ -11,7 +11,8 @@ from queue import Full, Queue
 from typing import Any, TypeVar
 
 from inpaint_data.geometry import Size
-from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare
+from inpaint_data.sample_settings import SampleSettings
+from inpaint_data.samples import Example, ImageBatch, collate, prepare
 from inpaint_data.shards import Fault, Sample, ShardIdentity, read_shard
 from inpaint_data.tar import stored_size
 

@@ -16,7 +16,8 @@ from inpaint_data.geometry import Size
 from inpaint_data.image_batches import warn_of
 from inpaint_data.images import image_size
 from inpaint_data.mirror import Mirror, default_folder
-from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare
+from inpaint_data.sample_settings import SampleSettings
+from inpaint_data.samples import Example, ImageBatch, collate, prepare
 from inpaint_data.shards import Fault, Sample, image_member, locate_samples, read_sample, shard_size, shard_stamp
 from inpaint_data.tar import is_url
 

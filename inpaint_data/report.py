@@ -12,7 +12,8 @@ from torch import Tensor
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.image_batches import ImageBatches
 from inpaint_data.latent_cache.reader import LatentCache
-from inpaint_data.samples import ImageBatch, settings_of
+from inpaint_data.sample_settings import settings_of
+from inpaint_data.samples import ImageBatch
 from inpaint_data.shards import expand_shards
 from inpaint_data.transform import fill_hole
 from inpaint_data.vae import Autoencoder

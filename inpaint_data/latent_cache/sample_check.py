@@ -24,7 +24,7 @@ from inpaint_data.latent_cache.format import (
     read_pbm,
 )
 from inpaint_data.masks import check_offset, offset_from
-from inpaint_data.samples import settings_of
+from inpaint_data.sample_settings import settings_of
 
 FIELDS = {"caption", *SIZES, "flip", "variants"}
 FIELDS_OF_VARIANT = {"offset", "generator", "coverage"}
