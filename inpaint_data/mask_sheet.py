@@ -11,11 +11,12 @@ from torch import Tensor
 
 from inpaint_data.demo import OBJECTS, PHOTOS
 from inpaint_data.drawing import MARGIN, PAPER, check_suffix, save, text_width, write
-from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.errors import UsageError
 from inpaint_data.mask_preview import MaskPreview
 from inpaint_data.masks import OBJECT
-from inpaint_data.samples import Example, SampleSettings, prepare
-from inpaint_data.shards import Sample
+from inpaint_data.sample_settings import SampleSettings
+from inpaint_data.samples import Example, prepare
+from inpaint_data.shards import Fault, Sample
 
 SIDE = 8  # tiles in a row, and rows
 TILE, LETTERS, FONT = 112, 14, 11  # pixels: side of a tile, height of a line under it and of its letters
@@ -53,24 +54,24 @@ def mask_sheet(out: str, masks: str = "mixture", **settings: Any) -> str:
 
 
 def _tiles(preview: MaskPreview) -> Iterator[Image.Image]:
-    """A tile for each variant of each photograph that gives one, the photographs in turn.
+    """A tile for each variant of each view of each photograph that gives one, the photographs in turn.
 
     Raises:
         UsageError: the first variant of every photograph gives none.
     """
-    samples = list(_samples(preview.settings))
+    samples, drawn = list(_samples(preview.settings)), 0
     for variant in range(SIDE * SIDE):
         reasons: list[str] = []
         for sample in samples:
-            try:
-                example = prepare(sample, preview.settings, [variant])
-            except SampleError as error:
-                reasons.append(str(error))
-                continue
-            made = preview(example, [variant])
-            yield _tile(example, made["mask"][0, 0], made["generator"][0][0], int(made["offset"][0]))
-        if variant == 0 and len(reasons) == len(samples):
-            raise UsageError(f"masks: no photograph gives a mask; the first one: {reasons[0]}")
+            for example in prepare(sample, preview.settings, [variant]):
+                if isinstance(example, Fault):
+                    reasons.append(f"{example.key}: {example.reason}")
+                    continue
+                made = preview(example, [variant])
+                drawn += 1
+                yield _tile(example, made["mask"][0, 0], made["generator"][0][0], int(made["offset"][0]))
+        if not drawn:
+            raise UsageError(f"masks: no photograph gives a mask; the first, {reasons[0]}")
 
 
 def _samples(settings: SampleSettings) -> Iterator[Sample]:

@@ -66,9 +66,10 @@ class MaskStatistics:
         source: the cache or the shards.
         factor: pixels per latent along each side.
         of: which samples there are, in words.
-        samples: looked at.
+        samples: looked at; each view of a picture is one.
         variants: masks of a sample.
         bad: (shard, key, reason) of each sample that gives none.
+        filtered: how many samples were left out on purpose.
         holes: label -> band of the hole ratio -> masks. A label is the generator's name, with what was done to its
             mask behind it: "object+inverted".
         ratios: label -> sum of the hole ratios.
@@ -86,6 +87,7 @@ class MaskStatistics:
     samples: int = 0
     variants: int = 1
     bad: list[tuple[str, str | None, str]] = field(default_factory=list)
+    filtered: int = 0
     holes: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     ratios: Counter[str] = field(default_factory=Counter)
     offsets: Counter[int] = field(default_factory=Counter)
@@ -175,6 +177,7 @@ class MaskStatistics:
                 "masks": self.masks,
                 "empty": self.empty,
                 "bad": [{"shard": shard, "key": key, "reason": reason} for shard, key, reason in self.bad],
+                "filtered": self.filtered,
                 "hole_ratio": holes({"all": self.of_all})["all"]
                 | {"by_generator": holes(self.by_generator), "by_label": holes(self.by_label)},
                 "offset": spread(self.offsets) | {"bands": counted(banded(self.offsets, OFFSETS), OFFSETS)},
@@ -262,6 +265,7 @@ def _of_cache(root: str, samples: int) -> MaskStatistics:
     cache = LatentCache(root, masked_latents=False, carried=())
     found = MaskStatistics(root, 0, f"of {len(cache)} in the cache", variants=cache.variants)
     found.bad = [(shard, entry.key, entry.reason) for shard, entry in cache.quarantined]
+    found.filtered = len(cache.filtered)
     for index in _progress(_evenly(len(cache), samples)):
         for variant in range(cache.variants):
             cache.variant = variant
@@ -280,22 +284,25 @@ def _of_shards(source: str | list[str], samples: int, factor: int, settings: dic
     found = MaskStatistics(name, factor, f"of {len(images)} in {opened} of {len(shards)} shards")
     found.variants = len(preview.variants)
     found.bad = [(fault.shard, fault.key, fault.reason) for fault in images.faults]
+    faults: dict[tuple[str, str | None], Fault] = {}
     chosen = _evenly(len(images), samples)
     with ThreadPoolExecutor(2) as pool, torch.inference_mode():
         for start in _progress(range(0, len(chosen), AHEAD)):
             made = pool.map(lambda index: images.example(index, preview.variants), chosen[start : start + AHEAD])
             for example in made:
                 if isinstance(example, Fault):
-                    found.bad.append((example.shard, example.key, example.reason))
+                    faults[example.shard, example.key] = example  # once, for all views of a sample
                     continue
                 batch = preview(example, preview.variants)
                 offsets = batch["offset"].reshape(-1).tolist()
                 for mask, label, offset in zip(batch["mask"][0], batch["generator"][0], offsets, strict=True):
                     found.add_mask(mask, label, offset)
                 found.add_picture(batch["original_size"][0].tolist(), batch["target_size"][0].tolist())
+    found.bad += [(each.shard, each.key, each.reason) for each in faults.values() if not each.filtered]
+    found.filtered = sum(each.filtered for each in faults.values())
     if not found.samples:
-        shard, key, reason = found.bad[0]
-        raise ShardError(f"{name}: no sample gives a mask, the first being {shard}, sample {key!r}: {reason}")
+        first = "; ".join(f"{shard}, sample {key!r}: {reason}" for shard, key, reason in found.bad[:1])
+        raise ShardError(f"{name}: no sample gives a mask: {found.filtered} filtered, {len(found.bad)} bad; {first}")
     return found
 
 

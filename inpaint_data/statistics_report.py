@@ -31,8 +31,9 @@ COLOURS = (
 
 def statistics_table(found: MaskStatistics) -> str:
     """The figures as lines of text; shares are in percent of the masks."""
+    left_out = f"{len(found.bad)} bad" + (f", {found.filtered} filtered" if found.filtered else "")
     lines = [
-        f"  {'samples':<12} {found.samples} looked at, {found.of}; {found.variants} masks each; {len(found.bad)} bad",
+        f"  {'samples':<12} {found.samples} looked at, {found.of}; {found.variants} masks each; {left_out}",
         f"  {'masks':<12} {found.masks}, {found.empty} of them empty",
     ]
     lines += [f"  {'bad':<12} {shard}, {key!r}: {reason}" for shard, key, reason in found.bad[:BAD_SHOWN]]

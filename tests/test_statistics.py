@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run, write_shard
+from conftest import PHOTOS, run, write_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from inpaint_data import (
+    Filters,
     LatentCache,
     MaskMixture,
     MaskStatistics,
@@ -136,6 +137,22 @@ def test_samples_that_cannot_be_used_are_named(cached: Path, source: str) -> Non
     assert [key for _, key, _ in found.bad] == ["bad_0", "bad_1"]
     assert all("jpg" in reason for _, _, reason in found.bad)
     assert found.samples == 12
+
+
+def test_views_are_counted_each_at_its_size_and_what_filters_leave_out_apart(cached: Path) -> None:
+    job = {
+        "masks": "boxes",
+        "resolution": [64, 128],
+        "max_aspect": 2.0,
+        "bucket_step": 8,
+        "filters": Filters(min_side=448),
+    }
+    found = mask_statistics(str(cached / "shards"), **job)
+    photos = sum(min(Image.open(photo).size) >= 448 for photo in PHOTOS.glob("*.jpg"))
+    assert found.samples == found.targets.total() == 2 * photos
+    assert len(found.targets) > 2
+    assert found.filtered == 12 - photos
+    assert len(found.bad) == 2
 
 
 def test_fewer_samples_are_spread_over_all(cached: Path) -> None:
