@@ -47,7 +47,8 @@ def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float, noise: Tenso
                 first, as AUTOMATIC1111 does for "masked content: fill"; equal to it in 8 bits;
             "telea", "navier-stokes": OpenCV's `inpaint` with radius 3, of the picture with its hole blanked (128);
             "noise": `noise`, see `hole_noise`.
-            Where nothing is known, "mean", "telea" and "navier-stokes" are grey (128), and "blur" is black as in AUTOMATIC1111.
+            Where nothing is known, "mean", "telea" and "navier-stokes" are grey (128), and "blur" is black, as it is
+            there.
         low: the low end of the range, 0 or -1.
         noise: (B, 3, H, W) float, only read for "noise".
 

@@ -196,7 +196,8 @@ class InpaintTransform(nn.Module):
         return self._vae
 
     def extra_repr(self) -> str:
-        return f"mask_offset={self.mask_offset}, fill={self.fill!r}, posterior={self.posterior!r}, seed={self.seed}"
+        chosen = f"mask_offset={self.mask_offset}, fill={self.fill!r}, posterior={self.posterior!r}, seed={self.seed}"
+        return chosen if self.soft is None else f"{chosen}, soft={self.soft}"
 
     def forward(self, batch: Mapping[str, Any]) -> Batch:
         """Encode one batch.

@@ -201,7 +201,7 @@ class SamplePictures(Callback):
         if not pl_module.recipe.settings.raw:
             painted = self.vae.denormalise(painted)
         original = self.vae.decode(first["latents"])
-        columns = original, torch.where(first["mask"], 0.0, original), self.vae.decode(painted)
+        columns = original, torch.where(first["mask"] >= 0.5, 0.0, original), self.vae.decode(painted)
         grid = torch.cat([*torch.cat(columns, -1)], -2) / 2 + 0.5  # a row for each picture
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
