@@ -153,7 +153,7 @@ class Inpainter(LightningModule):
             latents = ddim.step(self(latents, t, batch).float(), t, latents).prev_sample
             if not recipe.settings.parts:  # this UNet is not told what is known; its pipeline blends it in
                 kept = known if after is None else ddim.add_noise(known, noise, after[None])
-                latents = torch.where(mask > 0, latents, kept)
+                latents = (1 - mask) * kept + mask * latents
         return latents
 
     def on_train_end(self) -> None:
