@@ -49,7 +49,7 @@ class Batch(TypedDict, total=False):
         in [0, 1], 1 = repaint, every value k / 255.
     offset: (B,) or (B, K) int64, pixels.
     variant: (B,) or (B, K) int64, the number that mask and offset were drawn with.
-    caption: B strings. original_size, resized_size, crop_top_left, target_size: (B, 2) int64.
+    caption: B strings. original_size, resized_size, crop_top_left, target_size: (B, 2) int64. flip: (B,) bool.
     """
 
     latents: Tensor
@@ -64,6 +64,7 @@ class Batch(TypedDict, total=False):
     resized_size: Tensor
     crop_top_left: Tensor
     target_size: Tensor
+    flip: Tensor
     carried: list[dict[str, bytes]]
     __key__: list[str]
     __shard__: list[str]
