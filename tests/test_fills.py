@@ -1,5 +1,6 @@
 """Every fill hides the hole, keeps the known pixels, and depends on nothing but the sample."""
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from inpaint_data import Autoencoder, InpaintTransform, UsageError
+from inpaint_data import Autoencoder, InpaintDataModule, InpaintTransform, LatentCache, UsageError, cache_latents
 from inpaint_data.fills import FILLS, fill_hole, hole_noise
+from inpaint_data.shards import expand_shards
 
 HIDING = [fill for fill in FILLS if fill != "original"]
 SIDE = 64
@@ -198,3 +200,20 @@ def test_noise_differs_by_key_variant_and_seed_and_by_nothing_else() -> None:
     assert torch.equal(one, hidden_by("noise", ["a", "b"])[:1])
     for other in (hidden_by("noise", ["b"]), hidden_by("noise", ["a"], 1), hidden_by("noise", ["a"], 0, 1)):
         assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("fill", ["noise", "blur", "telea"])
+def test_a_cached_fill_is_the_live_one_and_another_is_refused(
+    fill: Any, shards: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    chosen: dict[str, Any] = {"resolution": 64, "masks": "lama-thick", "batch_size": 4, "variants": 2, "fill": fill}
+    out = str(tmp_path / "cache")
+    cache_latents(shards, out, vae, storage="float32", **chosen)
+    module = InpaintDataModule(predict_source=shards, vae=vae, posterior="moments", **chosen)
+    module.setup("predict")
+    live = [module.on_after_batch_transfer(batch, 0) for batch in module.image_batches(expand_shards(shards))]
+    for k in (0, 1):
+        cached = LatentCache(out, "moments", variant=k).__getitems__(range(12))
+        assert torch.equal(cached["masked_latents"], torch.cat([batch["masked_latents"][:, k] for batch in live]))
+    with pytest.raises(UsageError, match=f'fill: the cache has "{fill}", this run "mean"'):
+        cache_latents(shards, out, vae, storage="float32", **chosen | {"fill": "mean"})

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import PHOTOS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_fills import Recording, as_automatic1111
 from torch import Tensor
 
-from inpaint_data import Autoencoder, InpaintTransform, latent_mask
+from inpaint_data import Autoencoder, InpaintDataModule, InpaintTransform, latent_mask
 from inpaint_data.errors import UsageError
 from inpaint_data.morphology import offset_mask
 from inpaint_data.presets import PRESETS, binarise, grow_comfy
@@ -238,6 +239,15 @@ def test_a_preset_gives_what_its_tool_gives_from_the_soft_mask_to_latent_size(
         assert torch.equal(ours["mask"][i, 0], torch.from_numpy(hole))
         assert torch.equal(recording.given[i], torch.from_numpy(pixels).permute(2, 0, 1))
         assert torch.equal(at_latent_size[i, 0], torch.from_numpy(small))
+
+
+def test_a_recipe_keeps_its_own_fill_beside_a_presets(vae: Autoencoder) -> None:
+    """A1111's inpainting models are fed grey, whatever "masked content" is there."""
+    for recipe, fill in ((None, "blur"), ("sd15-inpaint", "grey")):
+        module = InpaintDataModule(predict_source=str(PHOTOS), vae=vae, preset="a1111", recipe=recipe)
+        module.setup("predict")
+        assert module.transform is not None
+        assert (module.transform.fill, module.transform.mask_offset) == (fill, 0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64), (64, 64), (8, 16), (24, 8), (256, 136)])

@@ -273,6 +273,20 @@ def test_fresh_masks_are_softened_as_the_cache_says_or_as_asked(shards: str, tmp
         assert torch.equal(batch["mask"], expected(hard["mask"]))
 
 
+def test_fresh_masks_of_the_samples_own_are_softened_from_a_hard_cache_that_carries_them(
+    tmp_path: Path, vae: Autoencoder
+) -> None:
+    samples = {"cat": {"jpg": (PHOTOS / "cat.jpg").read_bytes(), "mask.png": mask_png()}}
+    write_shard(tmp_path / "in" / "a.tar", samples)
+    out = str(tmp_path / "out")
+    cache_latents(str(tmp_path / "in"), out, vae, resolution=64, mask_offset=0, carry_image="original")
+    module = InpaintDataModule(out, vae=vae, fresh_masks=True, batch_size=1, soft=SoftBorder("ramp", 2))
+    module.setup()
+    batch = module.on_after_batch_transfer(next(iter(module.train_dataloader())), 0)
+    assert torch.equal(batch["mask"], torch.ones(1, 1, 64, 64))
+    assert batch["carried"][0]["mask.png"] == mask_png()
+
+
 def test_tars_of_soft_masks_can_be_indexed(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     out = tmp_path / "cache"
     cache_latents(shards, str(out), vae, variants=2, **SETTINGS)
