@@ -27,6 +27,7 @@ from inpaint_data.presets import PRESETS, Preset
 from inpaint_data.progress import Summary
 from inpaint_data.report import contact_sheet
 from inpaint_data.sample_settings import SampleSettings
+from inpaint_data.soft_border import SoftBorder
 from inpaint_data.statistics import MaskStatistics, mask_statistics
 from inpaint_data.text import Text, TextSettings
 from inpaint_data.transform import Batch, InpaintTransform, encode_for_inpaint
@@ -54,6 +55,7 @@ __all__ = [
     "SampleError",
     "SampleSettings",
     "ShardError",
+    "SoftBorder",
     "Summary",
     "Text",
     "TextSettings",

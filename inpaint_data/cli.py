@@ -29,6 +29,7 @@ from inpaint_data.masks import MaskMixture, offset_from
 from inpaint_data.pack import pack
 from inpaint_data.progress import Summary
 from inpaint_data.report import contact_sheet
+from inpaint_data.soft_border import SoftBorder
 from inpaint_data.statistics import mask_statistics
 from inpaint_data.statistics_report import check_png, draw_statistics, statistics_table
 
@@ -229,12 +230,14 @@ def of_the_masks(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_objects(settings: dict[str, Any]) -> dict[str, Any]:
-    """A mixture and a distribution of offsets in place of their fields; our own errors say more than the parser's."""
+    """Objects in place of their fields, as a YAML has them; our own errors say more than the parser's."""
     for fields in settings.values():
         if isinstance(fields, dict):
             fields.pop("__path__", None)  # where a file was named
     if isinstance(settings.get("mixture"), dict):
         settings["mixture"] = MaskMixture(**settings["mixture"])
+    if isinstance(settings.get("soft"), dict):
+        settings["soft"] = SoftBorder(**settings["soft"])
     if isinstance(settings.get("filters"), dict):
         settings["filters"] = Filters(**settings["filters"])
     if isinstance(settings.get("mask_offset"), dict):

@@ -7,7 +7,7 @@ import torch
 
 from inpaint_data.datamodule import InpaintDataModule
 from inpaint_data.samples import Example, collate
-from inpaint_data.transform import Batch, InpaintTransform
+from inpaint_data.transform import Batch
 
 
 class MaskPreview:
@@ -27,13 +27,12 @@ class MaskPreview:
     def __init__(self, **settings: Any) -> None:
         module = InpaintDataModule(predict_source="", **settings)
         self.settings, self.variants = module.settings, range(module.variants)
-        self._transform = InpaintTransform(
-            None, module.mask_offset, seed=module.settings.seed, preset=module.preset or "was", masked_latents=False
-        )
+        self._transform = module.mask_transform()
 
     def __call__(self, example: Example, variants: Sequence[int]) -> Batch:
         """The batch of this one sample, whose masks are those of `variants`: all of it but the latents."""
         drawn = collate([example], variants, self.settings.seed)
         # Latents that are there are not encoded: these are none.
-        made = self._transform({**drawn, "latents": torch.empty(1, 0, 0, 0)})
+        given = {name: value for name, value in drawn.items() if name not in ("image", "target")}
+        made = self._transform(given | {"latents": torch.empty(1, 0, 0, 0)})
         return cast(Batch, {name: value for name, value in made.items() if name != "latents"})

@@ -19,6 +19,7 @@ from inpaint_data import (
     MaskMixture,
     MaskStatistics,
     ShardError,
+    SoftBorder,
     UsageError,
     cache_latents,
     mask_statistics,
@@ -153,6 +154,17 @@ def test_views_are_counted_each_at_its_size_and_what_filters_leave_out_apart(cac
     assert len(found.targets) > 2
     assert found.filtered == 12 - photos
     assert len(found.bad) == 2
+
+
+def test_soft_masks_and_targets_are_counted_like_any(tmp_path: Path, photo_bytes: dict[str, bytes]) -> None:
+    pair = {"jpg": photo_bytes["cat"], "target.jpg": photo_bytes["cat"]}
+    write_shard(tmp_path / "shards" / "a.tar", {"cat": pair, "dog": pair})
+    job = {"masks": "boxes", "resolution": 64, "target": True, "soft": SoftBorder(radius=2)}
+    of_shards = mask_statistics(str(tmp_path / "shards"), **job)
+    cache_latents(str(tmp_path / "shards"), str(tmp_path / "cache"), **job)  # type: ignore[arg-type]
+    of_cache = mask_statistics(str(tmp_path / "cache"))
+    assert of_shards.masks == of_cache.masks == 2
+    assert of_shards.ratios == of_cache.ratios
 
 
 def test_fewer_samples_are_spread_over_all(cached: Path) -> None:
