@@ -1,6 +1,6 @@
 """InpaintDataModule: the same batch from pictures, encoded live, or from a cache."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,14 @@ class InpaintDataModule(LightningDataModule):
         for name, value in (("num_workers", num_workers), ("mirror_bytes", mirror_bytes)):
             if type(value) is not int or value < 0:
                 raise UsageError(f"{name}: {value!r} cannot be; give a whole number, 0 or more")
+        if (
+            mixture is not None
+            and (masks or "sample") in ("sample", "alpha")
+            and not (masks is None and _any_cache(given))
+        ):
+            raise UsageError(
+                f"mixture: one is given, but masks is {masks or 'sample'}, which does not draw from it; set masks: mixture"
+            )
         row = None if recipe is None else _row(recipe)
         self.recipe_name, self.vae, self.dtype, self.fresh_masks = recipe, vae, dtype, fresh_masks
         self.asked = {
@@ -340,6 +348,10 @@ def _shards(name: str, spec: str | list[str]) -> list[str]:
         return expand_shards(spec)
     except UsageError as error:
         raise UsageError(f"{name}: {str(error).removeprefix('shards: ')}, or name a cache") from None
+
+
+def _any_cache(specs: Mapping[str, Any]) -> bool:
+    return any(spec is not None and is_cache(spec) for spec in specs.values())
 
 
 def is_cache(spec: str | list[str]) -> bool:
