@@ -13,6 +13,7 @@ import numpy as np
 
 from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.mask_generators import GENERATORS, BoolArray, draw_within, hole_ratio, strokes
+from inpaint_data.morphology import WINDOWS, Window
 
 MAX_OFFSET = 128  # the node's range
 OBJECT = "object"  # in a mixture: one of the masks that the sample brings
@@ -191,10 +192,13 @@ class RandomOffset:
             `relative` shares of the radius of the disc that has the mask's area: 0.1 grows a face by a tenth.
         relative: to the size of what is masked.
         zero: probability that the mask stays exact.
+        windows: the shapes that masks grow by, "square", "octagon" or "cross" as `offset_mask` describes them. Of
+            several, one is drawn for each mask.
 
     Raises:
         UsageError: an unknown distribution, a number it does not use, `low` above `high`, a negative size or
-            deviation, pixels that are not whole where a uniform distribution needs them, or beyond -128...128.
+            deviation, pixels that are not whole where a uniform distribution needs them, or beyond -128...128; no
+            window, or an unknown one.
     """
 
     distribution: Distribution = "uniform"
@@ -205,6 +209,7 @@ class RandomOffset:
     deviation: float = 0.0
     relative: bool = False
     zero: float = 0.0
+    windows: tuple[Window, ...] = ("square",)
 
     def __post_init__(self) -> None:
         if self.distribution not in USED:
@@ -228,6 +233,10 @@ class RandomOffset:
             raise UsageError(f"mask_offset: the range [{self.low}, {self.high}] is empty; give the lower number first")
         if self.deviation < 0 or (self.distribution == "two-sided" and self.low < 0):
             raise UsageError("mask_offset: deviation, and low of a two-sided offset, are sizes; give 0 or more")
+        given: Any = self.windows
+        if not isinstance(given, list | tuple) or not given or not all(each in WINDOWS for each in given):
+            raise UsageError(f"mask_offset: windows: {given!r} is no list of some of {', '.join(WINDOWS)}")
+        object.__setattr__(self, "windows", tuple(self.windows))  # YAML and JSON have lists
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -282,7 +291,7 @@ Offset = int | tuple[int, int] | RandomOffset
 def offset_settings(mask_offset: Offset) -> int | list[int] | dict[str, Any]:
     """The same for JSON, as a cache's fingerprint has it."""
     if isinstance(mask_offset, RandomOffset):
-        return asdict(mask_offset)
+        return asdict(mask_offset) | {"windows": list(mask_offset.windows)}
     return mask_offset if isinstance(mask_offset, int) else list(mask_offset)
 
 
@@ -319,6 +328,17 @@ def draw_offset(mask_offset: Offset, rng: np.random.Generator, area: float | Non
         return mask_offset.draw_for_area(rng, area)
     low, high = check_offset(mask_offset)
     return int(rng.integers(low, high + 1))
+
+
+def windows_of(mask_offset: Offset) -> tuple[Window, ...]:
+    """The windows that one is drawn from for each mask."""
+    return mask_offset.windows if isinstance(mask_offset, RandomOffset) else ("square",)
+
+
+def draw_window(mask_offset: Offset, rng: np.random.Generator) -> Window:
+    """The window of one mask, each alike often."""
+    windows = windows_of(mask_offset)
+    return windows[int(rng.integers(len(windows)))]
 
 
 def _number(value: Any) -> bool:

@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 
 from inpaint_data import MaskMixture, SampleError, UsageError
 from inpaint_data.mask_generators import GENERATORS, draw_within, hole_ratio
-from inpaint_data.masks import RandomOffset, check_offset, draw_offset
+from inpaint_data.masks import RandomOffset, check_offset, draw_offset, draw_window, offset_from, offset_settings
 from inpaint_data.seeding import generator_for
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("masks_*.yaml"))
@@ -344,6 +344,7 @@ OFFSETS = {
     "relative normal": RandomOffset("normal", mean=0.1, deviation=0.2, relative=True),
     "relative two-sided": RandomOffset("two-sided", low=0.1, high=0.2, relative=True),
     "mostly exact": RandomOffset("two-sided", low=3, high=9, zero=0.75),
+    "of any window": RandomOffset("uniform", low=-8, high=24, windows=("square", "octagon", "cross")),
 }
 DISC = cv2.circle(np.zeros((256, 256), np.uint8), (128, 128), 40, 1, -1).astype(bool)
 
@@ -362,6 +363,8 @@ def test_offsets_are_whole_within_their_bounds_and_the_same_again(name: str) -> 
     assert np.array_equal(found, offsets(distribution))
     assert type(distribution.draw(generator_for(0, "a", 0, "offset"), torch.from_numpy(DISC))) is int
     assert RandomOffset(**json.loads(json.dumps(asdict(distribution)))) == distribution
+    assert offset_from(json.loads(json.dumps(offset_settings(distribution)))) == distribution
+    assert json.loads(json.dumps(offset_settings(distribution))) == offset_settings(distribution)
 
 
 def test_offsets_are_distributed_as_they_say() -> None:
@@ -395,6 +398,15 @@ def test_exact_masks_come_with_their_probability_and_leave_the_other_offsets_as_
     assert set(offsets(RandomOffset("uniform", low=5, high=9, zero=1.0), 50)) == {0}
 
 
+def test_each_window_comes_alike_often_and_leaves_the_offsets_as_they_are() -> None:
+    found = Counter(draw_window(OFFSETS["of any window"], generator_for(0, str(i), 0, "window")) for i in range(2000))
+    assert set(found) == {"square", "octagon", "cross"}
+    assert all(within_binomial(count, 2000, 1 / 3) for count in found.values())
+    assert np.array_equal(offsets(OFFSETS["of any window"]), offsets(OFFSETS["uniform"]))
+    for each in (6, (-8, 24), OFFSETS["uniform"]):
+        assert draw_window(each, generator_for(0, "a", 0, "window")) == "square"
+
+
 def test_an_offset_may_be_a_number_a_range_or_a_distribution() -> None:
     for i in range(200):
         by_range, by_distribution = (
@@ -418,6 +430,10 @@ def test_an_offset_may_be_a_number_a_range_or_a_distribution() -> None:
         ({"distribution": "two-sided", "low": -3, "high": 3}, "give 0 or more"),
         ({"zero": 1.5}, "zero: 1.5 is not between 0 and 1"),
         ({"high": float("nan")}, "high: nan is not a number"),
+        ({"windows": ["disc"]}, "windows: ['disc'] is no list of some of square, octagon, cross"),
+        ({"windows": "octagon"}, "windows: 'octagon' is no list of some of"),
+        ({"windows": []}, "windows: [] is no list of some of"),
+        ({"windows": [["square"]]}, "windows: [['square']] is no list of some of"),
     ],
 )
 def test_an_offset_that_cannot_be_is_named(given: dict, named: str) -> None:

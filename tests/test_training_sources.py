@@ -20,6 +20,7 @@ from inpaint_data import (
     InpaintDataModule,
     InpaintTransform,
     LatentCache,
+    RandomOffset,
     TextSettings,
     UsageError,
     cache_latents,
@@ -368,7 +369,8 @@ def test_a_cache_is_read_while_its_job_runs(shards: str, tmp_path: Path, vae: Au
 
 def test_tars_without_sidecars_are_indexed_and_read_as_before(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     whole = tmp_path / "cache"
-    cache_latents(shards, str(whole), vae, variants=2, carry_image="original", **SETTINGS)
+    offset = RandomOffset(low=-4, high=9, windows=("square", "octagon"))
+    cache_latents(shards, str(whole), vae, variants=2, carry_image="original", **SETTINGS | {"mask_offset": offset})
     bare = tmp_path / "bare"
     bare.mkdir()
     for tar in whole.glob("*.tar"):

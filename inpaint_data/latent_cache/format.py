@@ -266,8 +266,15 @@ def members_of(batch: Mapping[str, Any], row: int, storage: str) -> dict[str, by
             "caption": batch["caption"][row],
             **{name: batch[name][row].tolist() for name in SIZES},
             "variants": [
-                {"offset": offset, "generator": generator, "coverage": round(float(mask.mean()), 6)}
-                for offset, generator, mask in zip(offsets, batch["generator"][row], masks, strict=True)
+                {
+                    "offset": offset,
+                    "window": window,
+                    "generator": generator,
+                    "coverage": round(float(mask.mean()), 6),
+                }
+                for offset, window, generator, mask in zip(
+                    offsets, batch["window"][row], batch["generator"][row], masks, strict=True
+                )
             ],
         }
     )

@@ -22,10 +22,11 @@ from inpaint_data.latent_cache.format import (
     pbm_bytes,
     read_pbm,
 )
-from inpaint_data.masks import check_offset, offset_from
+from inpaint_data.masks import check_offset, offset_from, windows_of
+from inpaint_data.morphology import Window
 
 FIELDS = {"caption", *SIZES, "variants"}
-FIELDS_OF_VARIANT = {"offset", "generator", "coverage"}
+FIELDS_OF_VARIANT = {"offset", "window", "generator", "coverage"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Expected:
     storage: str
     has_posterior: bool
     offsets: tuple[int, int]
+    windows: tuple[Window, ...]
     masked_latents: bool
     target_latents: bool
 
@@ -46,7 +48,8 @@ class Expected:
         """Raises CacheError when they are not the settings of a cache."""
         try:
             resolution = int(settings["samples"]["resolution"])
-            low, high = check_offset(offset_from(settings["mask_offset"]))
+            mask_offset = offset_from(settings["mask_offset"])
+            low, high = check_offset(mask_offset)
             variants, side = int(settings["variants"]), resolution // int(settings["vae"]["factor"])
             if min(variants, side) < 1:
                 raise ValueError(f"{variants} variants of {side} x {side} latents")
@@ -57,6 +60,7 @@ class Expected:
                 storage=np.dtype(settings["storage"]).name,
                 has_posterior=bool(settings["vae"]["has_posterior"]),
                 offsets=(int(low), int(high)),
+                windows=windows_of(mask_offset),
                 masked_latents=bool(settings["masked_latents"]),
                 target_latents=bool(settings["samples"]["target"]),
             )
@@ -161,6 +165,11 @@ class SampleCheck:
             offset, generator, coverage = variant["offset"], variant["generator"], variant["coverage"]
             if type(offset) is not int or not low <= offset <= high:
                 raise SampleError(f"variant {k} has offset {offset}, outside the cache's {low}...{high}")
+            if variant["window"] not in self.expected.windows:
+                named = ", ".join(self.expected.windows)
+                raise SampleError(
+                    f"variant {k} has window {variant['window']!r}, which is not among the cache's {named}"
+                )
             if not isinstance(generator, str) or not generator:
                 raise SampleError(f"variant {k} does not name its generator")
             if type(coverage) is not float:
