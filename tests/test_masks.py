@@ -1,5 +1,6 @@
 """Drawn masks and offsets are a pure function of (seed, key, variant), distributed as they say, and never endless."""
 
+import io
 import json
 import re
 from collections import Counter
@@ -16,11 +17,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
+from PIL import Image
 
-from inpaint_data import MaskMixture, SampleError, UsageError
+from inpaint_data import MaskMixture, SampleError, SampleSettings, UsageError
 from inpaint_data.mask_generators import GENERATORS, draw_within, hole_ratio
 from inpaint_data.masks import RandomOffset, check_offset, draw_offset, draw_window, offset_from, offset_settings
+from inpaint_data.samples import prepare
 from inpaint_data.seeding import generator_for
+from inpaint_data.shards import Sample
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("masks_*.yaml"))
 DRAWN = sorted(set(GENERATORS) - {"none"})
@@ -277,6 +281,14 @@ def test_a_mixture_that_cannot_be_drawn_from_is_refused(weights: dict[str, float
         ({"invert": -0.1}, "invert: -0.1 is not between"),
         ({"add_stroke": float("nan")}, "add_stroke: nan is not between"),
         ({"full": True}, "full: True is not between"),
+        ({"fill_holes": 2}, "fill_holes: 2 is not between 0 and 1"),
+        ({"opening": "often"}, "opening: 'often' is not between 0 and 1"),
+        ({"smooth": -1}, "smooth: -1 is not between 0 and 1"),
+        ({"convex_hull": True}, "convex_hull: True is not between 0 and 1"),
+        *(
+            ({"precision": wrong}, rf"precision: {re.escape(repr(wrong))} is no level of 0 to 4 and no range")
+            for wrong in (5, -1, True, 1.5, "box", [3, 1], [0, 5], [1], [1, 2, 3], [0, 1.5], None)
+        ),
         ({"parameters": {"scribbles": {}}}, "no generator is called 'scribbles'"),
         ({"parameters": {"outpaint": {"width": 1}}}, "outpaint has no parameter 'width'; it takes depth, side"),
         ({"parameters": {"full": {"width": 1}}}, "full has no parameter 'width'; it takes none"),
@@ -317,9 +329,30 @@ def test_an_object_mask_is_drawn_among_those_that_show_and_are_within_the_limits
         mixture.draw(10, 10, rng)
 
 
+EDITED = {"fill_holes": 0.5, "opening": 0.3, "smooth": 0.4, "convex_hull": 0.2, "precision": [0, 4]}
+
+
+def test_a_variant_has_the_same_mask_alone_and_among_others() -> None:
+    """And the same whatever else is in the batch, since each sample is drawn by itself."""
+    pixels = io.BytesIO()
+    Image.fromarray(np.full((64, 80, 3), 90, np.uint8)).save(pixels, "PNG")
+    mixture = MaskMixture(dict.fromkeys(DRAWN, 1.0), 0.01, 0.99, invert=0.3, add_stroke=0.3, **EDITED)
+    chosen = SampleSettings(resolution=64, masks="mixture", mixture=mixture, seed=3)
+    for key in ("a", "b", "ü", "a/b"):
+        sample = Sample("shards/0.tar", key, {"png": pixels.getvalue()})
+        together = prepare(sample, chosen, range(8))
+        for k in range(8):
+            alone = prepare(sample, chosen, [k])
+            assert np.array_equal(alone.masks[0], together.masks[k])
+            assert alone.generators == together.generators[k : k + 1]
+            expected, label = mixture.draw(64, 64, generator_for(3, key, k, "mask"))
+            assert np.array_equal(expected, alone.masks[0])
+            assert label == alone.generators[0]
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_a_mixture_comes_from_yaml_and_back_from_a_caches_json(config: Path) -> None:
-    settings_of_it = yaml.safe_load(config.read_text())
+    settings_of_it = EDITED | yaml.safe_load(config.read_text())
     mixture = MaskMixture(**settings_of_it)
     parser = ArgumentParser()
     parser.add_argument("--mixture", type=MaskMixture)
