@@ -13,6 +13,7 @@ from inpaint_data.errors import (
     UsageError,
     VaeError,
 )
+from inpaint_data.filters import Filters
 from inpaint_data.latent_cache.indexing import index_cache
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.latent_cache.repair import repair_cache
@@ -24,7 +25,7 @@ from inpaint_data.pack import pack
 from inpaint_data.presets import PRESETS, Preset
 from inpaint_data.progress import Summary
 from inpaint_data.report import contact_sheet
-from inpaint_data.samples import SampleSettings
+from inpaint_data.sample_settings import SampleSettings
 from inpaint_data.text import Text, TextSettings
 from inpaint_data.transform import Batch, InpaintTransform, encode_for_inpaint
 from inpaint_data.vae import Autoencoder
@@ -37,6 +38,7 @@ __all__ = [
     "Batch",
     "CacheError",
     "EncodeError",
+    "Filters",
     "InpaintDataError",
     "InpaintDataModule",
     "InpaintTransform",

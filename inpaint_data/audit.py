@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from lightning.fabric import Fabric
 
+from inpaint_data.cache_check import OF_CUTS
 from inpaint_data.caching import cache_settings, fabric_for
 from inpaint_data.datamodule import InpaintDataModule
 from inpaint_data.errors import CacheError, SampleError, ShardError, UsageError
@@ -31,12 +32,14 @@ from inpaint_data.latent_cache.format import (
     tar_path,
 )
 from inpaint_data.latent_cache.verify import Problem, Verification, verify_files
-from inpaint_data.masks import MaskMixture, offset_from
+from inpaint_data.masks import offset_from
 from inpaint_data.presets import Preset
+from inpaint_data.sample_settings import SampleSettings, settings_of
 from inpaint_data.seeding import generator_for
 from inpaint_data.shard_job import encode
 from inpaint_data.shards import Fault, expand_shards, read_shard, shard_stem
 from inpaint_data.vae import Autoencoder
+from inpaint_data.views import Views
 
 ENCODED_AGAIN = 3  # shards, one batch of each
 TOLERANCE = 2e-2  # of 1 + |value|, where device, threads or versions are not those of the cache
@@ -77,6 +80,7 @@ def verify_cache(
 def _account(root: Path, inputs: Sequence[str], unchanged: list[tuple[str, Sidecar]]) -> Iterator[Problem]:
     """Compare the inputs with the sidecars; those whose bytes are still the same are appended to `unchanged`."""
     stems = set(map(shard_stem, inputs))
+    views = _views(root)
     for path in committed(root):
         if path.stem not in stems:
             yield Problem(path.name, None, "has no input any more; give its input too, or delete it and its tar")
@@ -104,22 +108,33 @@ def _account(root: Path, inputs: Sequence[str], unchanged: list[tuple[str, Sidec
             yield Problem(shard, None, "has changed since it was cached; the cache command does it again")
             continue
         unchanged.append((shard, sidecar))
-        yield from _accounts(shard, path.name, given, sidecar)
+        yield from _accounts(shard, path.name, given, sidecar, views)
 
 
-def _accounts(shard: str, file: str, given: Sequence[Fault | str], sidecar: Sidecar) -> Iterator[Problem]:
+def _views(root: Path) -> Views:
+    """Those of the cache's settings, or one view where `verify_files` has named what is wrong with them."""
+    try:
+        return settings_of(read_cache_file(root)["settings"]["samples"]).views
+    except (CacheError, UsageError, KeyError, TypeError):
+        return SampleSettings().views
+
+
+def _accounts(shard: str, file: str, given: Sequence[Fault | str], sidecar: Sidecar, views: Views) -> Iterator[Problem]:
     """Each sample of the input once among the cached and the quarantined, and nothing else among them."""
-    listed = Counter([*sidecar.keys, *(entry.key for entry in sidecar.quarantined if entry.key is not None)])
     wanted = Counter(key for item in given if (key := item.key if isinstance(item, Fault) else item) is not None)
+    left_out = [each.key for each in (*sidecar.quarantined, *sidecar.filtered) if each.key is not None]
+    listed = Counter(map(views.sample_key, sidecar.keys))
+    listed.update(key if key in wanted else views.sample_key(key) for key in left_out)
     for key in wanted:
-        if listed[key] < wanted[key] and not any(
+        # Of a sample with several views at least one; how many it should have depends on its size.
+        if listed[key] < (1 if views.count > 1 else wanted[key]) and not any(
             _covers(sidecar.quarantined, item) for item in given if _of(item, key)
         ):
             yield Problem(shard, key, f"is neither cached nor quarantined in {file}")
     for key in listed:
         if not wanted[key]:
             yield Problem(file, key, "is not in the input")
-        elif listed[key] > wanted[key]:
+        elif listed[key] > wanted[key] * views.count:
             yield Problem(file, key, f"is listed {listed[key]} times, but {wanted[key]} times in the input")
     for item in given:
         if isinstance(item, Fault) and item.key is None and not _covers(sidecar.quarantined, item):
@@ -183,14 +198,14 @@ def _device(kind: str) -> Fabric:
 
 def _module(settings: dict[str, Any], shards: list[str], vae: str | Autoencoder) -> InpaintDataModule:
     samples = settings["samples"]
-    names = ("resolution", "crop", "upscale", "masks", "seed", "carry_image", "target")
+    given = settings_of(samples)
+    names = ("masks", "mixture", "seed", "carry_image", *OF_CUTS)
     preset = Preset(settings["growth"], settings["threshold"], settings["fill"], None)
     return InpaintDataModule(
         predict_source=shards, vae=vae, batch_size=settings["batch_size"], preset=preset, posterior="moments",
         mask_offset=offset_from(settings["mask_offset"]), variants=settings["variants"],
-        mixture=MaskMixture(**samples["mixture"]),
         masked_latents=settings["masked_latents"], dtype=settings["vae"]["dtype"],
-        **{name: samples[name] for name in names},
+        **{name: getattr(given, name) for name in names},
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Whether a cache is the one that a training asks for, found out before the first step."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +13,8 @@ from inpaint_data.masks import offset_settings
 from inpaint_data.presets import PRESETS, Preset
 from inpaint_data.vae import Autoencoder
 
-OF_SAMPLES = ("resolution", "crop", "upscale", "masks", "target")
+OF_CUTS = ("resolution", "crop", "upscale", "target", "max_aspect", "bucket_step", "mask_padding", "filters")
+OF_SAMPLES = ("masks", *OF_CUTS)
 
 
 def check_cache(
@@ -67,11 +69,14 @@ def _pairs(settings: Mapping[str, Any], asked: Mapping[str, Any], vae: Autoencod
     has = {name: settings.get("samples", {}).get(name) for name in OF_SAMPLES}
     has |= {name: settings.get(name) for name in ("mask_offset", "fill", "variants", "growth", "threshold")}
     wants = {name: asked.get(name) for name in (*OF_SAMPLES, "fill", "variants")}
+    if wants["filters"] is not None:
+        wants["filters"] = asdict(wants["filters"])
     wants["mask_offset"] = None if offset is None else offset_settings(offset)
     if asked.get("mixture") is not None:
         has["mixture"], wants["mixture"] = settings["samples"].get("mixture"), asdict(asked["mixture"])
     if isinstance(preset, Preset):
         wants |= {"growth": preset.growth, "threshold": preset.threshold}
+    wants = json.loads(json.dumps(wants))  # lists in place of tuples, as the cache has them
     pairs = {name: (has[name], value) for name, value in wants.items() if value is not None and has[name] is not None}
     if asked.get("dtype") is not None:
         pairs["dtype"] = (settings["vae"].get("dtype"), asked["dtype"])

@@ -1,5 +1,6 @@
 """The offline job: image shards in, a cache of latents and masks out."""
 
+import json
 import os
 import platform
 import time
@@ -19,6 +20,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from inpaint_data.datamodule import InpaintDataModule
 from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.filters import Filters
 from inpaint_data.image_batches import ShardEnd
 from inpaint_data.latent_cache.format import (
     FORMAT,
@@ -47,7 +49,7 @@ def cache_latents(
     shards: str | list[str],
     out: str,
     vae: str | Autoencoder = "demo",
-    resolution: int = 512,
+    resolution: int | list[int] = 512,
     masks: str = "sample",
     mixture: MaskMixture | None = None,
     mask_offset: Offset | None = None,
@@ -59,8 +61,12 @@ def cache_latents(
     device: str = "auto",
     dtype: str = "float32",
     storage: Storage = "float16",
-    crop: str = "center",
+    crop: str | list[str] = "center",
     upscale: bool = False,
+    max_aspect: float = 1.0,
+    bucket_step: int = 64,
+    mask_padding: int = 32,
+    filters: Filters | None = None,
     carry_image: str = "none",
     target: bool = False,
     masked_latents: bool = True,
@@ -78,7 +84,8 @@ def cache_latents(
         shards: a brace pattern, a glob, a folder or a list of tar shards; local paths or fsspec URLs.
         out: the cache's folder; empty, new, or a cache made with the same settings.
         vae: a hub name, a folder, a .safetensors file, or "demo".
-        resolution: side of the square pictures, a multiple of the VAE's downscale factor.
+        resolution: side of the square pictures, a multiple of the VAE's downscale factor; several make a view of each
+            picture at each that it is large enough for.
         masks: "sample" (mask.png), "alpha", "object" (mask.0.png, or COCO annotations in json), a generator's name, or
             "mixture".
         mixture: weights, hole limits, inversion and more, see MaskMixture; best written in a YAML file.
@@ -92,8 +99,13 @@ def cache_latents(
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         dtype: of the VAE while it encodes: "float32", "bfloat16" or "float16".
         storage: of the latents in the cache: "float16" or "float32".
-        crop: "center" or "random".
+        crop: "center", "random" or "mask" (around the sample's mask), each with "+flip" to be mirrored; several make a
+            view of each picture each, whose keys end in _view0, _view1 ...
         upscale: enlarge pictures smaller than the resolution instead of quarantining them.
+        max_aspect: above 1, pictures keep their aspect as far as buckets of up to this aspect do (SDXL: 2 to 4).
+        bucket_step: sides of buckets are multiples of it.
+        mask_padding: pixels of the original that crop "mask" leaves on each side.
+        filters: what is left out on purpose, see Filters: min_side, max_aspect, min_hole, max_hole, caption.
         carry_image: also store the picture: "none", "original" (its bytes) or "crop" (lossless PNG).
         target: each sample has a second picture, target.jpg, to be encoded beside the first one.
         masked_latents: encode the pictures with their holes too; not needed to train models that only blend, or with
@@ -120,6 +132,7 @@ def cache_latents(
         raise UsageError(f"max_bad_fraction: {max_bad_fraction} is not between 0 and 1")
     module = InpaintDataModule(
         predict_source=shards, vae=vae, batch_size=batch_size, resolution=resolution, crop=crop, upscale=upscale,
+        max_aspect=max_aspect, bucket_step=bucket_step, mask_padding=mask_padding, filters=filters,
         masks=masks, mixture=mixture, mask_offset=mask_offset, fill=fill, preset=preset, posterior="moments",
         variants=variants, seed=seed, carry_image=carry_image, target=target, masked_latents=masked_latents,
         dtype=dtype, num_workers=num_workers,
@@ -248,7 +261,7 @@ def cache_settings(module: InpaintDataModule, storage: Storage, device: torch.de
     transform = module.transform
     assert transform is not None
     vae, pixels = transform.vae, asdict(module.settings)
-    return {
+    settings = {
         "format": FORMAT,
         "vae": vae.fingerprint() | {"has_posterior": vae.has_posterior, "factor": vae.factor},
         "samples": pixels,
@@ -273,6 +286,9 @@ def cache_settings(module: InpaintDataModule, storage: Storage, device: torch.de
             "simplejpeg": version("simplejpeg"),
         },
     }
+    # As it will be read again: with lists in place of tuples.
+    read: dict[str, Any] = json.loads(json.dumps(settings))
+    return read
 
 
 def _check_budget(summary: Summary, sidecars: list[Sidecar], max_bad_fraction: float, root: Path) -> None:

@@ -17,6 +17,7 @@ from inpaint_data.audit import verify_cache
 from inpaint_data.caching import cache_latents
 from inpaint_data.demo import run_demo
 from inpaint_data.errors import InpaintDataError, UsageError
+from inpaint_data.filters import Filters
 from inpaint_data.interrupts import Interrupted, interruptible
 from inpaint_data.latent_cache.indexing import index_cache
 from inpaint_data.latent_cache.repair import repair_cache
@@ -147,6 +148,8 @@ def with_objects(settings: dict[str, Any]) -> dict[str, Any]:
     if isinstance(mixture := settings.get("mixture"), dict):
         mixture.pop("__path__", None)  # where a file was named
         settings["mixture"] = MaskMixture(**mixture)
+    if isinstance(settings.get("filters"), dict):
+        settings["filters"] = Filters(**settings["filters"])
     if isinstance(settings.get("mask_offset"), dict):
         settings["mask_offset"] = offset_from(settings["mask_offset"])
     return settings

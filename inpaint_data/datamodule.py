@@ -8,10 +8,11 @@ from typing import Any
 import fsspec
 from lightning.pytorch import LightningDataModule
 
-from inpaint_data.cache_check import check_cache
+from inpaint_data.cache_check import OF_SAMPLES, check_cache
 from inpaint_data.conditioning import RECIPES, Recipe, Settings, conditioning
 from inpaint_data.epoch_order import Consumed
 from inpaint_data.errors import UsageError
+from inpaint_data.filters import Filters
 from inpaint_data.fresh_masks import FreshMasks
 from inpaint_data.image_batches import ImageBatches
 from inpaint_data.image_shards import ImageShards
@@ -20,7 +21,7 @@ from inpaint_data.loader import EpochLoader, Source
 from inpaint_data.masks import MaskMixture, Offset, offset_from
 from inpaint_data.presets import Preset
 from inpaint_data.resume import Resume, ResumeElsewhere
-from inpaint_data.samples import SampleSettings
+from inpaint_data.sample_settings import SampleSettings
 from inpaint_data.shards import expand_shards
 from inpaint_data.tar import is_url
 from inpaint_data.text import Text, TextSettings
@@ -61,8 +62,8 @@ class InpaintDataModule(LightningDataModule):
         batch_size: samples in a batch on each rank.
         fresh_masks: from a cache that carries its pictures, new masks and offsets every epoch; only the masked picture
             is encoded live, and not even that for recipes that only blend.
-        resolution (512), crop ("center"), upscale (False), masks ("sample"), mixture, target (False), carry_image: see
-            `SampleSettings`.
+        resolution (512), crop ("center"), upscale (False), max_aspect (1), bucket_step (64), mask_padding (32),
+            filters, masks ("sample"), mixture, target (False), carry_image: see `SampleSettings`.
         mask_offset, fill, preset, posterior, masked_latents: see `InpaintTransform`.
         variants: mask variants of a sample in predict (1). Training draws one variant every epoch.
         text: carried text embeddings and caption dropout.
@@ -87,9 +88,13 @@ class InpaintDataModule(LightningDataModule):
         recipe: str | None = None,
         batch_size: int = 8,
         fresh_masks: bool = False,
-        resolution: int | None = None,
-        crop: str | None = None,
+        resolution: int | list[int] | None = None,
+        crop: str | list[str] | None = None,
         upscale: bool | None = None,
+        max_aspect: float | None = None,
+        bucket_step: int | None = None,
+        mask_padding: int | None = None,
+        filters: Filters | None = None,
         masks: str | None = None,
         mixture: MaskMixture | None = None,
         mask_offset: Offset | None = None,
@@ -123,20 +128,11 @@ class InpaintDataModule(LightningDataModule):
         self.recipe_name, self.vae, self.dtype, self.fresh_masks = recipe, vae, dtype, fresh_masks
         self.asked = {
             "resolution": resolution, "crop": crop, "upscale": upscale, "masks": masks, "mixture": mixture,
+            "max_aspect": max_aspect, "bucket_step": bucket_step, "mask_padding": mask_padding, "filters": filters,
             "mask_offset": mask_offset, "fill": fill, "preset": preset, "variants": variants,
             "target": target, "dtype": dtype, "fingerprint": fingerprint,
         }  # fmt: skip
-        defaults: dict[str, Any] = {
-            "resolution": 512,
-            "crop": "center",
-            "upscale": False,
-            "masks": "sample",
-            "mixture": MaskMixture(),
-            "target": False,
-        }
-        chosen: Any = {
-            name: value if self.asked[name] is None else self.asked[name] for name, value in defaults.items()
-        }
+        chosen: Any = {name: self.asked[name] for name in ("mixture", *OF_SAMPLES) if self.asked[name] is not None}
         self.settings = SampleSettings(**chosen, seed=seed, carry_image=carry_image)  # type: ignore[arg-type]
         self.batch_size, self.variants, self.num_workers = batch_size, variants or 1, num_workers
         if row and "masked" in row.parts and masked_latents is False:
@@ -193,7 +189,7 @@ class InpaintDataModule(LightningDataModule):
         if live or self.masked_latents:
             vae = self._autoencoder("demo" if self.vae is None else self.vae)
             if live:
-                check_resolution(self.settings.resolution, vae)
+                check_resolution(self.settings, vae)
             if self.recipe_name:
                 conditioning(self.recipe_name, vae.config)
         self.transform = InpaintTransform(
@@ -277,7 +273,8 @@ class InpaintDataModule(LightningDataModule):
             return cache
         masks: Any = self.asked["masks"] or cache.settings["samples"]["masks"]
         mixture: Any = self.asked["mixture"] or MaskMixture(**cache.settings["samples"].get("mixture", {}))
-        return FreshMasks(cache, replace(self.settings, masks=masks, mixture=mixture), self.num_workers)
+        settings = SampleSettings(masks=masks, mixture=mixture, seed=self.settings.seed)
+        return FreshMasks(cache, settings, self.num_workers)
 
     def _autoencoder(self, name: str | Autoencoder) -> Autoencoder:
         """Loaded once for all stages."""
@@ -341,16 +338,19 @@ def _is_cache(spec: str | list[str]) -> bool:
     return (folder / "cache.json").is_file() or any(path.is_file() for path in beside)
 
 
-def check_resolution(resolution: int, vae: Autoencoder) -> None:
-    """Raises UsageError unless the autoencoder's downscale factor divides the resolution."""
+def check_resolution(settings: SampleSettings, vae: Autoencoder) -> None:
+    """Raises UsageError unless the autoencoder's downscale factor divides the sides of all views."""
     factor = vae.factor
-    if resolution < factor:
-        raise UsageError(
-            f"resolution: {resolution} is smaller than the VAE's downscale factor {factor}; use a multiple of {factor}"
-        )
-    if resolution % factor:
-        lower = resolution // factor * factor
-        raise UsageError(
-            f"resolution: {resolution} is no multiple of the VAE's downscale factor {factor}; "
-            f"use {lower} or {lower + factor}"
-        )
+    name, sides = "resolution", settings.views.resolutions
+    if settings.max_aspect > 1:
+        name, sides = "bucket_step", (settings.bucket_step,)
+    for side in sides:
+        if side < factor:
+            raise UsageError(
+                f"{name}: {side} is smaller than the VAE's downscale factor {factor}; use a multiple of {factor}"
+            )
+        if side % factor:
+            lower = side // factor * factor
+            raise UsageError(
+                f"{name}: {side} is no multiple of the VAE's downscale factor {factor}; use {lower} or {lower + factor}"
+            )

@@ -36,5 +36,9 @@ class SampleError(InpaintDataError):
     """One sample cannot be used; the message is the reason, without the shard and the key."""
 
 
+class FilteredError(SampleError):
+    """One sample is left out on purpose; the message begins with the name of the filter."""
+
+
 class CacheError(InpaintDataError):
     """A latent cache cannot be written, read or continued."""

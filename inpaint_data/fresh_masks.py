@@ -11,11 +11,12 @@ from inpaint_data.geometry import Geometry
 from inpaint_data.latent_cache.format import SIZES
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.masks import OBJECT
-from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare
+from inpaint_data.sample_settings import SampleSettings, settings_of
+from inpaint_data.samples import Example, ImageBatch, collate, prepare_again
 from inpaint_data.shards import Sample
 from inpaint_data.transform import Batch
 
-FROM_CACHE = ("latents", "target_latents", "caption", *SIZES, "carried", "__key__", "__shard__")
+FROM_CACHE = ("latents", "target_latents", "caption", *SIZES, "flip", "carried", "__key__", "__shard__")
 
 
 class FreshMasks(Dataset[ImageBatch]):
@@ -45,6 +46,7 @@ class FreshMasks(Dataset[ImageBatch]):
             )
         self.cache, self.settings, self.carry, self.epoch = cache, settings, carry, 0
         self.buckets = cache.buckets
+        self._cut_by = settings_of(cache.settings["samples"])
         self._pool = ThreadPoolExecutor(max(1, threads), "inpaint_data-decode")
 
     def __len__(self) -> int:
@@ -73,8 +75,8 @@ class FreshMasks(Dataset[ImageBatch]):
             whole = sizes["target_size"]
             geometry, members = Geometry(whole, whole, (0, 0), whole), {"png": carried["crop.png"]}
         else:
-            geometry, members = Geometry(**sizes), carried
+            geometry, members = Geometry(**sizes, flip=bool(cached["flip"][row])), carried
         try:
-            return prepare(Sample(shard, key, members), self.settings, [self.epoch], geometry)
+            return prepare_again(Sample(shard, key, members), self.settings, [self.epoch], geometry, self._cut_by)
         except SampleError as error:
             raise CacheError(f"{self.cache.root}: {shard}, sample {key!r}: {error}") from None

@@ -1,4 +1,7 @@
-"""The box of a picture that is cut out and resized, the very same for image and mask."""
+"""The box of a picture that is cut out, resized and perhaps mirrored, the very same for image, mask and target.
+
+Sizes and positions are (height, width) or (top, left) everywhere in this file.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,35 +12,43 @@ from PIL import Image
 
 from inpaint_data.errors import SampleError
 
-Crop = Literal["center", "random"]
+Crop = Literal["center", "random", "mask"]
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a picture becomes a square of `target_size`. Sizes and positions are (height, width) or (top, left).
+    """How a picture becomes one of `target_size`.
 
-    The whole picture is thought of as resized to `resized_size`, and `target_size` cut out of it at
-    `crop_top_left`: SDXL's size conditioning.
+    The whole picture is thought of as resized to `resized_size`, then mirrored where `flip` is set, and `target_size`
+    cut out of that at `crop_top_left`: SDXL's size conditioning.
     """
 
-    original_size: tuple[int, int]
-    resized_size: tuple[int, int]
-    crop_top_left: tuple[int, int]
-    target_size: tuple[int, int]
+    original_size: Size
+    resized_size: Size
+    crop_top_left: Size
+    target_size: Size
+    flip: bool = False
 
     def apply(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Cut and resize (H, W, 3) or (H, W) uint8 of `original_size`: Lanczos with antialiasing, in one step."""
         if pixels.shape[:2] != self.original_size:
             raise ValueError(f"these are {pixels.shape[:2]} pixels, but the box is for {self.original_size}")
+        cut = self._cut(pixels)
+        return cut[:, ::-1] if self.flip else cut
+
+    def _cut(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        top, left = self.crop_top_left
+        if self.flip:
+            left = self.resized_size[1] - self.target_size[1] - left
         if self.resized_size == self.original_size:
-            top, left = self.crop_top_left
             return pixels[top : top + self.target_size[0], left : left + self.target_size[1]]
         down, right = (o / r for o, r in zip(self.original_size, self.resized_size, strict=True))
         box = (
-            self.crop_top_left[1] * right,
-            self.crop_top_left[0] * down,
-            min((self.crop_top_left[1] + self.target_size[1]) * right, self.original_size[1]),
-            min((self.crop_top_left[0] + self.target_size[0]) * down, self.original_size[0]),
+            left * right,
+            top * down,
+            min((left + self.target_size[1]) * right, self.original_size[1]),
+            min((top + self.target_size[0]) * down, self.original_size[0]),
         )
         size = (self.target_size[1], self.target_size[0])
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, box=box))
@@ -47,22 +58,44 @@ class Geometry:
         return self.apply(mask.astype(np.uint8) * 255) > 127
 
 
-def plan(size: tuple[int, int], resolution: int, crop: Crop, rng: np.random.Generator, upscale: bool) -> Geometry:
-    """Resize the short side to `resolution` and cut a square from the middle, or from a place that `rng` draws.
-
-    Raises:
-        SampleError: the picture is smaller than `resolution` and `upscale` is off.
-    """
-    short = min(size)
-    if short < resolution and not upscale:
-        raise SampleError(
-            f"image is {size[0]} high and {size[1]} wide, smaller than resolution {resolution}; "
-            "lower the resolution or set upscale: true"
-        )
-    resized = (round(size[0] * resolution / short), round(size[1] * resolution / short))
-    spare = (resized[0] - resolution, resized[1] - resolution)
+def plan(size: Size, target: Size, crop: Literal["center", "random"], flip: bool, rng: np.random.Generator) -> Geometry:
+    """Resize until `target` is just covered, and cut it from the middle, or from a place that `rng` draws."""
+    axis = 0 if target[0] * size[1] >= target[1] * size[0] else 1  # the one that is used whole
+    resized = (round(size[0] * target[axis] / size[axis]), round(size[1] * target[axis] / size[axis]))
+    spare = (resized[0] - target[0], resized[1] - target[1])
     if crop == "center":
         top_left = (spare[0] // 2, spare[1] // 2)
     else:
         top_left = (int(rng.integers(spare[0] + 1)), int(rng.integers(spare[1] + 1)))
-    return Geometry(size, resized, top_left, (resolution, resolution))
+    return Geometry(size, resized, top_left, target, flip)
+
+
+def plan_around(mask: npt.NDArray[np.bool_], target: Size, padding: int, flip: bool, upscale: bool) -> Geometry:
+    """Cut the box of what is masked, as A1111's "only masked" and CropAndStitch do at inference.
+
+    The box gets `padding` pixels of the original on each side, grows to the aspect of `target` and, unless `upscale`,
+    to its size, and is shifted inside. One that the picture has no room for is as large as the picture allows.
+
+    Args:
+        mask: (H, W) bool, of the original size.
+
+    Raises:
+        SampleError: nothing is masked.
+    """
+    if not mask.any():
+        raise SampleError("nothing is masked, so there is no box to cut around it; leave the sample out")
+    size = (mask.shape[0], mask.shape[1])
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    ends = ((int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1))
+    # How many pixels of the original become one of the target.
+    wanted = max((end - start + 2 * padding) / side for (start, end), side in zip(ends, target, strict=True))
+    most = min(size[0] / target[0], size[1] / target[1])
+    scale = min(wanted if upscale else max(wanted, 1.0), most)
+    resized = tuple(max(side, round(whole / scale)) for side, whole in zip(target, size, strict=True))
+    top_left = [
+        min(max(round((start + end) / 2 * new / old - side / 2), 0), new - side)
+        for (start, end), new, old, side in zip(ends, resized, size, target, strict=True)
+    ]
+    if flip:
+        top_left[1] = resized[1] - target[1] - top_left[1]
+    return Geometry(size, (resized[0], resized[1]), (top_left[0], top_left[1]), target, flip)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from queue import Full, Queue
 from typing import Any, TypeVar
 
-from inpaint_data.errors import SampleError
-from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate, prepare
+from inpaint_data.geometry import Size
+from inpaint_data.sample_settings import SampleSettings
+from inpaint_data.samples import Example, ImageBatch, collate, prepare
 from inpaint_data.shards import Fault, Sample, ShardIdentity, read_shard
 from inpaint_data.tar import stored_size
 
@@ -31,7 +32,7 @@ class ShardEnd:
 
 
 class ImageBatches:
-    """The batches of some shards, once for each time it is iterated.
+    """The batches of some shards, once for each time it is iterated. Each is of one size.
 
     Threads, not processes: the decoders let go of Python's lock, and no picture is copied between processes.
     Order and contents of the batches do not depend on the number of threads.
@@ -39,7 +40,7 @@ class ImageBatches:
     Args:
         shards: paths or URLs, already expanded.
         settings: what decides the pixels.
-        batch_size: samples in a batch; the last one of a shard may have fewer.
+        batch_size: samples in a batch; a shard's last one of each size may have fewer.
         threads: how many decode at a time.
         variants: the mask variants of every sample.
     """
@@ -73,21 +74,21 @@ class ImageBatches:
         return ahead(self._batches(), depth=2)
 
     def _batches(self) -> Iterator[ImageBatch | ShardEnd]:
-        examples: list[Example] = []
+        waiting: dict[Size, list[Example]] = {}
         for item in self._examples():
             if isinstance(item, Example):
-                examples.append(item)
-                if len(examples) < self.batch_size:
-                    continue
-            if examples:
-                yield collate(examples, self.variants, self.settings.seed)
-                examples = []
-            if isinstance(item, ShardEnd):
-                yield item
+                size = item.geometry.target_size
+                waiting.setdefault(size, []).append(item)
+                if len(waiting[size]) == self.batch_size:
+                    yield collate(waiting.pop(size), self.variants, self.settings.seed)
+                continue
+            for size in sorted(waiting):
+                yield collate(waiting.pop(size), self.variants, self.settings.seed)
+            yield item
 
     def _examples(self) -> Iterator[Example | ShardEnd]:
         with ThreadPoolExecutor(self.threads) as pool:
-            pending: deque[Future[tuple[Example | Fault, float]] | ShardEnd] = deque()
+            pending: deque[Future[tuple[list[Example | Fault], float]] | ShardEnd] = deque()
             ends: dict[str, ShardEnd] = {}
 
             def next_done() -> Iterator[Example | ShardEnd]:
@@ -95,13 +96,14 @@ class ImageBatches:
                 if isinstance(first, ShardEnd):
                     yield first
                     return
-                result, seconds = first.result()
-                shard = ends[result.shard]
-                shard.decode_seconds += seconds
-                if isinstance(result, Fault):
-                    shard.faults.append(result)
-                else:
-                    yield result
+                results, seconds = first.result()
+                for result in results:
+                    shard = ends[result.shard]
+                    shard.decode_seconds += seconds / len(results)
+                    if isinstance(result, Fault):
+                        shard.faults.append(result)
+                    else:
+                        yield result
 
             for item in self._read(ends):
                 if isinstance(item, Sample):
@@ -132,17 +134,9 @@ class ImageBatches:
         end.identity = yield from read_shard(end.shard)
 
 
-def _timed(sample: Sample, settings: SampleSettings, variants: list[int]) -> tuple[Example | Fault, float]:
+def _timed(sample: Sample, settings: SampleSettings, variants: list[int]) -> tuple[list[Example | Fault], float]:
     started = time.perf_counter()
-    return prepared(sample, settings, variants), time.perf_counter() - started
-
-
-def prepared(sample: Sample, settings: SampleSettings, variants: Sequence[int]) -> Example | Fault:
-    """The example, or why the sample cannot be used."""
-    try:
-        return prepare(sample, settings, variants)
-    except SampleError as error:
-        return Fault(sample.shard, sample.key, str(error), None, None)
+    return prepare(sample, settings, variants), time.perf_counter() - started
 
 
 def warn_of(fault: Fault) -> None:

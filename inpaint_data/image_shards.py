@@ -1,23 +1,31 @@
-"""Image shards as a map-style dataset: any sample at any time, so that live and cached epochs go the same way."""
+"""Image shards as a map-style dataset: any view at any time, so that live and cached epochs go the same way."""
 
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from inpaint_data.errors import ShardError, UsageError
-from inpaint_data.image_batches import prepared, warn_of
+from inpaint_data.errors import SampleError, ShardError, UsageError
+from inpaint_data.geometry import Size
+from inpaint_data.image_batches import warn_of
+from inpaint_data.images import image_size
 from inpaint_data.mirror import Mirror, default_folder
-from inpaint_data.samples import Example, ImageBatch, SampleSettings, collate
-from inpaint_data.shards import Fault, Sample, locate_samples, read_sample, shard_size, shard_stamp
+from inpaint_data.sample_settings import SampleSettings
+from inpaint_data.samples import Example, ImageBatch, collate, prepare
+from inpaint_data.shards import Fault, Sample, image_member, locate_samples, read_sample, shard_size, shard_stamp
 from inpaint_data.tar import is_url
+
+HEADER = 2**16  # bytes of a picture that tell its size, but for those with much before it
 
 
 class ImageShards(Dataset[ImageBatch | None]):
-    """The samples of image shards, found by their tar headers, which are read once.
+    """The views of image shards: samples are found by their tar headers, sizes by those of the pictures, read once.
 
     `images.__getitems__([i, j, ...])` is a batch of pictures and masks, not yet encoded. Bad samples are left out of it
     and named in the log; it is None where none is left.
@@ -53,18 +61,34 @@ class ImageShards(Dataset[ImageBatch | None]):
         self.faults: list[Fault] = []
         self._shards = list(shards)
         self._paths = [_local(shard, mirror, mirror_bytes) for shard in shards]
-        places: list[tuple[int, int, int]] = []
+        places: list[tuple[int, ...]] = []  # shard, extent, number of the view, size of the view
         for number, path in enumerate(self._paths):
-            for item in locate_samples(str(path)):
-                if isinstance(item, Fault):
-                    self.faults.append(item)
-                    warn_of(item)
-                else:
-                    places.append((number, *item.extent))
+            with path.open("rb") as file:
+                for item in locate_samples(str(path)):
+                    if isinstance(item, Fault):
+                        self.faults.append(item)
+                        warn_of(item)
+                    else:
+                        places += [(number, *item.extent, view, *size) for view, size in self._views(item, file)]
         if not places:
             raise ShardError(f"{', '.join(self._shards[:3])}: no sample in any shard; see the warnings for the reasons")
-        self._places = np.array(places, np.int64)
-        self.buckets = np.zeros(len(places), np.int64)  # squares of one size
+        table = np.array(places, np.int64)
+        self._places = table[:, :4]
+        self.buckets: npt.NDArray[np.int64] = np.unique(table[:, 4:], axis=0, return_inverse=True)[1].reshape(-1)
+
+    def _views(self, sample: Sample, file: BinaryIO) -> list[tuple[int, Size]]:
+        """Number and size of each view of a sample, by the header of its picture, which it looks up in the shard."""
+        sizes = self.settings.views.sizes()
+        if self.settings.views.count == len(sizes) == 1:
+            return [(0, sizes[0])]
+        with suppress(SampleError):
+            offset, end = sample.offsets[image_member(sample)], sample.extent[1]
+            for length in (min(HEADER, end - offset), end - offset):
+                file.seek(offset)
+                with suppress(SampleError):
+                    size = image_size(file.read(length))
+                    return [(view.number, view.target) for view in self.settings.views.of(size)]
+        return [(0, sizes[0])]  # why it cannot be used is said when it is read
 
     def __len__(self) -> int:
         return len(self._places)
@@ -80,7 +104,7 @@ class ImageShards(Dataset[ImageBatch | None]):
         return self.__getitems__([index])
 
     def _prepare(self, index: int, variants: Sequence[int]) -> Example | None:
-        number, start, end = map(int, self._places[index])
+        number, start, end, view = map(int, self._places[index])
         shard, path = self._shards[number], self._paths[number]
         try:
             with path.open("rb") as file:
@@ -89,11 +113,12 @@ class ImageShards(Dataset[ImageBatch | None]):
         except OSError as error:
             raise ShardError(f"{path}: {error.strerror}; it was there when training began") from error
         sample = read_sample(shard, data)
-        made = prepared(sample, self.settings, variants) if isinstance(sample, Sample) else sample
-        if isinstance(made, Fault):
-            warn_of(made)
-            return None
-        return made
+        made = prepare(sample, self.settings, variants, [view]) if isinstance(sample, Sample) else [sample]
+        for each in made:
+            if isinstance(each, Example):
+                return each
+            warn_of(each)
+        return None
 
 
 def _local(shard: str, mirror: str | None, mirror_bytes: int) -> Path:

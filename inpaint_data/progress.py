@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -63,6 +64,7 @@ class Summary:
     samples_in: int = 0
     cached: int = 0
     quarantined: list[tuple[str, Quarantined]] = field(default_factory=list)
+    filtered: list[tuple[str, Quarantined]] = field(default_factory=list)
     decode_seconds: float = 0.0
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
@@ -79,6 +81,7 @@ class Summary:
             ("samples in", f"{self.samples_in}"),
             ("cached", f"{self.cached}"),
             ("quarantined", f"{len(self.quarantined)}"),
+            *([("filtered", self._filtered())] if self.filtered else []),
             ("retried", f"{self.retried} in float32"),
             ("decoding", f"{self.decode_seconds:.1f} s, all threads together"),
             ("encoding", f"{self.encode_seconds:.1f} s"),
@@ -93,3 +96,7 @@ class Summary:
             lines.append(f"  ... and {len(self.quarantined) - 10} more, in the sidecars")
         lines += [f"  no input     {name} is not among the shards given; it stays" for name in self.plan.removed]
         return "\n".join(lines)
+
+    def _filtered(self) -> str:
+        counts = Counter(entry.reason.partition(":")[0] for _, entry in self.filtered)
+        return f"{len(self.filtered)}: {', '.join(f'{count} by {name}' for name, count in sorted(counts.items()))}"

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.image_batches import ImageBatches
 from inpaint_data.latent_cache.reader import LatentCache
-from inpaint_data.masks import MaskMixture
-from inpaint_data.samples import ImageBatch, SampleSettings
+from inpaint_data.sample_settings import settings_of
+from inpaint_data.samples import ImageBatch
 from inpaint_data.shards import expand_shards
 from inpaint_data.transform import fill_hole
 from inpaint_data.vae import Autoencoder
@@ -51,7 +51,7 @@ def contact_sheet(
         raise UsageError(
             f"{cache}: has no masked latents, or does not say from what it was made; there is no sheet of it"
         )
-    settings = SampleSettings(**given | {"mixture": MaskMixture(**given["mixture"])})
+    settings = settings_of(given)
     decoder = load_vae(vae)
     rows: list[Image.Image] = []
     for batch in ImageBatches(expand_shards(shards), settings, count, threads=2, variants=[0]):
@@ -98,8 +98,8 @@ def _row(pictures: list[npt.NDArray[np.uint8]], title: str, tile: int) -> Image.
     row = Image.new("RGB", (len(pictures) * (tile + MARGIN) + MARGIN, tile + LINE + MARGIN), PAPER)
     ImageDraw.Draw(row).text((MARGIN, 2), title, INK, ImageFont.load_default(14))
     for column, picture in enumerate(pictures):
-        image = Image.fromarray(picture).resize((tile, tile), Image.Resampling.LANCZOS)
-        row.paste(image, (MARGIN + column * (tile + MARGIN), LINE))
+        image = ImageOps.contain(Image.fromarray(picture), (tile, tile), Image.Resampling.LANCZOS)
+        row.paste(image, (MARGIN + column * (tile + MARGIN) + (tile - image.width) // 2, LINE))
     return row
 
 

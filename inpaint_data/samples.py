@@ -1,7 +1,7 @@
 """From a shard's sample to the arrays of one training example, and from examples to a batch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, TypeVar, cast
 
 import numpy as np
@@ -9,57 +9,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.geometry import Crop, Geometry, plan
+from inpaint_data.errors import FilteredError, SampleError
+from inpaint_data.geometry import Geometry, Size, plan, plan_around
 from inpaint_data.images import decode_alpha, decode_image, decode_mask, encode_png
-from inpaint_data.mask_generators import GENERATORS, BoolArray
-from inpaint_data.masks import OBJECT, MaskMixture
+from inpaint_data.mask_generators import BoolArray
+from inpaint_data.masks import OBJECT
 from inpaint_data.object_masks import find_objects
+from inpaint_data.sample_settings import Carry, SampleSettings
 from inpaint_data.seeding import generator_for
-from inpaint_data.shards import IMAGE_EXTENSIONS, Sample, image_member, shard_stem
+from inpaint_data.shards import IMAGE_EXTENSIONS, Fault, Sample, image_member, shard_stem
+from inpaint_data.views import View
 
 T = TypeVar("T")
-Carry = Literal["none", "original", "crop"]
 TARGETS = tuple(f"target.{extension}" for extension in IMAGE_EXTENSIONS)
-MASK_SOURCES = ("sample", "alpha", "mixture", *GENERATORS, OBJECT)
-
-
-@dataclass(frozen=True)
-class SampleSettings:
-    """What decides the pixels of an example: all of it is in a cache's fingerprint.
-
-    Args:
-        resolution: side of the square, in pixels.
-        crop: cut from the "center", or from a "random" place that depends on (seed, key).
-        upscale: enlarge pictures that are smaller than `resolution` instead of refusing them.
-        masks: "sample" (the member `mask.png`, white = repaint), "alpha" (repaint where the picture is more
-            transparent than not), "object" (one of the masks that `object_masks.py` finds in the sample), a
-            generator's name, or "mixture" (drawn from `mixture`).
-        seed: of every random choice.
-        carry_image: what becomes of the picture in a cache: "none", "original" (its bytes) or "crop" (a PNG).
-        target: each sample has a second picture, `target.jpg` (or png, webp), of the same size: what the masked
-            region shall become (remove, replace, relight). It is cut like the first one.
-    """
-
-    resolution: int = 512
-    crop: Crop = "center"
-    upscale: bool = False
-    masks: str = "sample"
-    seed: int = 0
-    carry_image: Carry = "none"
-    target: bool = False
-    mixture: MaskMixture = field(default_factory=MaskMixture)
-
-    def __post_init__(self) -> None:
-        if self.resolution < 1:
-            raise UsageError(f"resolution: {self.resolution} is not a positive number of pixels; try 512")
-        for name, value, choices in (
-            ("crop", self.crop, ("center", "random")),
-            ("masks", self.masks, MASK_SOURCES),
-            ("carry_image", self.carry_image, ("none", "original", "crop")),
-        ):
-            if value not in choices:
-                raise UsageError(f"{name}: {value!r} is unknown; choose from {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +44,7 @@ class ImageBatch(TypedDict, total=False):
 
     `image` and, where samples have one, `target` (B, 3, H, W) uint8; `mask` (B, K, H, W) bool before the offset;
     `variants` the K variant numbers and `seed` what masks are drawn with. `original_size`, `resized_size`,
-    `crop_top_left` and `target_size` (B, 2) int64 are (height, width) or (top, left).
+    `crop_top_left` and `target_size` (B, 2) int64 are (height, width) or (top, left); `flip` (B,) bool.
     """
 
     image: Tensor
@@ -96,42 +58,151 @@ class ImageBatch(TypedDict, total=False):
     resized_size: Tensor
     crop_top_left: Tensor
     target_size: Tensor
+    flip: Tensor
     carried: list[dict[str, bytes]]
     __key__: list[str]
     __shard__: list[str]
 
 
 def prepare(
-    sample: Sample, settings: SampleSettings, variants: Sequence[int], geometry: Geometry | None = None
-) -> Example:
-    """Decode, cut and mask one sample; its K = len(variants) masks are drawn from (seed, key, variant).
+    sample: Sample, settings: SampleSettings, variants: Sequence[int], views: Sequence[int] | None = None
+) -> list[Example | Fault]:
+    """Decode a sample once, and cut and mask its views; K = len(variants) masks of each from (seed, its key, variant).
 
-    Where `geometry` is given, the picture is cut by it and not by the settings.
+    Args:
+        sample: the sample.
+        settings: what decides the pixels.
+        variants: numbers of the mask variants.
+        views: numbers of the views; None for all that the picture gives.
+
+    Returns:
+        An example of each view, or why there is none: of the whole sample, or of a view.
+    """
+    try:
+        settings.views.check_key(sample.key)
+        parts = _Parts.of(sample, settings)
+        settings.filters.check_picture(parts.size, parts.caption)
+        planned = settings.views.of(parts.size)
+    except SampleError as error:
+        return [_fault(sample.shard, sample.key, error)]
+    made: list[Example | Fault] = []
+    for view in planned:
+        if views is None or view.number in views:
+            key = settings.views.key(sample.key, view.number)
+            try:
+                made.append(parts.view(key, settings, view, variants))
+            except SampleError as error:
+                made.append(_fault(sample.shard, key, error))
+    return made
+
+
+def prepare_again(
+    view: Sample, settings: SampleSettings, variants: Sequence[int], geometry: Geometry, cut_by: SampleSettings
+) -> Example:
+    """A view, whose key and geometry are known, with other masks.
+
+    Args:
+        view: the members of its sample, under its own key.
+        settings: of the masks.
+        variants: numbers of the mask variants.
+        geometry: of the view.
+        cut_by: the settings that it was cut by.
 
     Raises:
         SampleError: the sample cannot be used; the message is the reason and the mend.
     """
-    name = image_member(sample)
-    data = sample.members[name]
-    image = _named(name, decode_image, data)
-    if geometry is None:
-        rng = generator_for(settings.seed, sample.key, 0, "crop")
+    parts = _Parts.of(view, settings)
+    if cut_by.views.crop_of(view.key) == "mask":
+        parts = parts.around(view.key, cut_by.seed)
+    return parts.example(view.key, settings, geometry, variants)
+
+
+def _fault(shard: str, key: str, error: SampleError) -> Fault:
+    return Fault(shard, key, str(error), None, None, filtered=isinstance(error, FilteredError))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What all views of a sample are made of, at the picture's own size."""
+
+    sample: Sample
+    name: str  # of the image
+    image: npt.NDArray[np.uint8]
+    caption: str
+    mask: BoolArray | None  # where all views and variants have the same
+    objects: Sequence[Callable[[], BoolArray]]
+    target_name: str | None
+    target: npt.NDArray[np.uint8] | None
+
+    @classmethod
+    def of(cls, sample: Sample, settings: SampleSettings) -> "_Parts":
+        name = image_member(sample)
+        data = sample.members[name]
+        image = _named(name, decode_image, data)
         size = (image.shape[0], image.shape[1])
-        geometry = plan(size, settings.resolution, settings.crop, rng, settings.upscale)
-    cut = geometry.apply(image)
-    masks, generators = _masks(sample, data, settings, geometry, variants)
-    target_name = _target_member(sample) if settings.target else None
-    return Example(
-        key=sample.key,
-        shard=sample.shard,
-        image=cut,
-        masks=masks,
-        generators=generators,
-        geometry=geometry,
-        caption=_caption(sample),
-        carried=_carried(sample, (name, target_name, "mask.png"), cut, settings.carry_image),
-        target=None if target_name is None else _target(sample, target_name, geometry),
-    )
+        mask = _given_mask(sample, data, size, settings.masks) if settings.masks in ("sample", "alpha") else None
+        wants_objects = settings.masks == OBJECT or (
+            settings.masks == "mixture" and bool(settings.mixture.weights.get(OBJECT))
+        )
+        objects = find_objects(sample.members, size) if wants_objects else []
+        target_name = _target_member(sample) if settings.target else None
+        target = None if target_name is None else _target(sample, target_name, size)
+        return cls(sample, name, image, _caption(sample), mask, objects, target_name, target)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[0], self.image.shape[1]
+
+    def view(self, key: str, settings: SampleSettings, view: View, variants: Sequence[int]) -> Example:
+        if view.crop == "mask":
+            parts = self.around(key, settings.seed)
+            mask = parts.objects[0]() if parts.mask is None else parts.mask
+            geometry = plan_around(mask, view.target, settings.mask_padding, view.flip, settings.upscale)
+        else:
+            parts, crop = self, cast(Literal["center", "random"], view.crop)
+            geometry = plan(self.size, view.target, crop, view.flip, generator_for(settings.seed, key, 0, "crop"))
+        example = parts.example(key, settings, geometry, variants)
+        settings.filters.check_masks(example.masks)
+        return example
+
+    def around(self, key: str, seed: int) -> "_Parts":
+        """Of several objects the one that crop "mask" is around: then it alone is masked."""
+        if not self.objects:
+            return self
+        chosen = int(generator_for(seed, key, 0, "crop").integers(len(self.objects)))
+        return replace(self, objects=[self.objects[chosen]])
+
+    def example(self, key: str, settings: SampleSettings, geometry: Geometry, variants: Sequence[int]) -> Example:
+        cut = geometry.apply(self.image)
+        masks, generators = self._masks(key, settings, geometry, variants)
+        return Example(
+            key=key,
+            shard=self.sample.shard,
+            image=cut,
+            masks=masks,
+            generators=generators,
+            geometry=geometry,
+            caption=self.caption,
+            carried=_carried(self.sample, (self.name, self.target_name, "mask.png"), cut, settings.carry_image),
+            target=None if self.target is None else geometry.apply(self.target),
+        )
+
+    def _masks(
+        self, key: str, settings: SampleSettings, geometry: Geometry, variants: Sequence[int]
+    ) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
+        if self.mask is not None:
+            mask = geometry.apply_to_mask(self.mask)
+            return np.repeat(mask[None], len(variants), 0), (settings.masks,) * len(variants)
+        mixture = settings.mixture
+        if settings.masks != "mixture":
+            mixture = replace(mixture, weights={settings.masks: 1.0})
+        height, width = geometry.target_size
+        objects: Any = [lambda make=make: geometry.apply_to_mask(make()) for make in self.objects]
+        drawn = [
+            mixture.draw(height, width, generator_for(settings.seed, key, variant, "mask"), objects)
+            for variant in variants
+        ]
+        return np.stack([mask for mask, _ in drawn]), tuple(name for _, name in drawn)
 
 
 def _target_member(sample: Sample) -> str:
@@ -142,47 +213,27 @@ def _target_member(sample: Sample) -> str:
     return found[0]
 
 
-def _target(sample: Sample, name: str, geometry: Geometry) -> npt.NDArray[np.uint8]:
+def _target(sample: Sample, name: str, size: Size) -> npt.NDArray[np.uint8]:
     picture = _named(name, decode_image, sample.members[name])
-    if picture.shape[:2] != geometry.original_size:
-        (height, width), (own_height, own_width) = geometry.original_size, picture.shape[:2]
+    if picture.shape[:2] != size:
+        (height, width), (own_height, own_width) = size, picture.shape[:2]
         raise SampleError(
             f"{name} is {own_height} high and {own_width} wide, but image is {height} high and {width} wide; "
             "give targets the image's size"
         )
-    return geometry.apply(picture)
+    return picture
 
 
-def _masks(
-    sample: Sample, image_data: bytes, settings: SampleSettings, geometry: Geometry, variants: Sequence[int]
-) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
-    if settings.masks in ("sample", "alpha"):
-        given = _mask_member(sample) if settings.masks == "sample" else _mask_from_alpha(image_data)
-        if given.shape != geometry.original_size:
-            (mask_h, mask_w), (height, width) = given.shape, geometry.original_size
-            turned = " as its EXIF orientation turns it" if given.shape == geometry.original_size[::-1] else ""
-            raise SampleError(
-                f"mask is {mask_h} high and {mask_w} wide, but image is {height} high and {width} wide{turned}; "
-                "give masks the image's size"
-            )
-        mask = geometry.apply_to_mask(given)
-        return np.repeat(mask[None], len(variants), 0), (settings.masks,) * len(variants)
-
-    mixture = settings.mixture
-    if settings.masks != "mixture":
-        mixture = replace(mixture, weights={settings.masks: 1.0})
-    height, width = geometry.target_size
-    objects = _objects(sample, geometry) if mixture.weights.get(OBJECT) else []
-    drawn = [
-        mixture.draw(height, width, generator_for(settings.seed, sample.key, variant, "mask"), objects)
-        for variant in variants
-    ]
-    return np.stack([mask for mask, _ in drawn]), tuple(name for _, name in drawn)
-
-
-def _objects(sample: Sample, geometry: Geometry) -> list[Callable[[], BoolArray]]:
-    found = find_objects(sample.members, geometry.original_size)
-    return [lambda make=make: geometry.apply_to_mask(make()) for make in found]  # type: ignore[misc]
+def _given_mask(sample: Sample, image_data: bytes, size: Size, masks: str) -> BoolArray:
+    given = _mask_member(sample) if masks == "sample" else _mask_from_alpha(image_data)
+    if given.shape != size:
+        (mask_h, mask_w), (height, width) = given.shape, size
+        turned = " as its EXIF orientation turns it" if given.shape == size[::-1] else ""
+        raise SampleError(
+            f"mask is {mask_h} high and {mask_w} wide, but image is {height} high and {width} wide{turned}; "
+            "give masks the image's size"
+        )
+    return given
 
 
 def _mask_member(sample: Sample) -> npt.NDArray[np.bool_]:
@@ -248,6 +299,7 @@ def collate(examples: Sequence[Example], variants: Sequence[int], seed: int) -> 
         "resized_size": pairs([e.geometry.resized_size for e in examples]),
         "crop_top_left": pairs([e.geometry.crop_top_left for e in examples]),
         "target_size": pairs([e.geometry.target_size for e in examples]),
+        "flip": torch.tensor([e.geometry.flip for e in examples], dtype=torch.bool),
         "carried": [e.carried for e in examples],
         "__key__": [e.key for e in examples],
         "__shard__": [f"{shard_stem(e.shard)}.tar" for e in examples],

@@ -47,7 +47,7 @@ class Committer:
         writer = self._open(shard)
         for row, key in enumerate(batch["__key__"]):
             try:
-                writer.add(key, members_of(batch, row, self._storage))
+                writer.add(key, members_of(batch, row, self._storage), batch["target_size"][row].tolist())
             except SampleError as error:
                 faults.append(Fault(shard, key, str(error), None, None))
         self._take(faults)
@@ -56,24 +56,32 @@ class Committer:
     def commit(self, end: ShardEnd) -> Sidecar:
         started = time.perf_counter()
         self._take(end.faults)
-        quarantined = [Quarantined(fault.key, fault.reason, fault.offset, fault.end) for fault in self._faults]
+        quarantined, filtered = (
+            [
+                Quarantined(fault.key, fault.reason, fault.offset, fault.end)
+                for fault in self._faults
+                if fault.filtered is on_purpose
+            ]
+            for on_purpose in (False, True)
+        )
         assert end.identity is not None
         source = {"name": f"{shard_stem(end.shard)}.tar", **asdict(end.identity)}
-        sidecar = self._open(end.shard).commit(self._fingerprint, source, self._variants, quarantined)
+        sidecar = self._open(end.shard).commit(self._fingerprint, source, self._variants, quarantined, filtered)
         self._shard, self._faults = None, []
         summary = self._summary
         summary.shards += 1
         summary.samples_in += end.samples_in
         summary.cached += len(sidecar.keys)
         summary.quarantined += [(end.shard, entry) for entry in quarantined]
+        summary.filtered += [(end.shard, entry) for entry in filtered]
         summary.bytes += int(sidecar.output["size"])
         summary.decode_seconds += end.decode_seconds
         summary.write_seconds += time.perf_counter() - started
         return sidecar
 
     def _take(self, faults: list[Fault]) -> None:
-        if faults and self._on_bad == "raise":
-            first = faults[0]
+        if self._on_bad == "raise" and (bad := [fault for fault in faults if not fault.filtered]):
+            first = bad[0]
             raise CacheError(f"{first.shard}, sample {first.key!r}: {first.reason} (on_bad is raise)")
         self._faults += faults
 

@@ -36,17 +36,22 @@ class Sample:
     key: str
     members: dict[str, bytes]
     extent: tuple[int, int] = (0, 0)  # the bytes [offset, end) of the shard that it fills
+    offsets: dict[str, int] = field(default_factory=dict)  # of each member's bytes in the shard
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An entry of the quarantine list: what cannot be used, why, and the bytes [offset, end) of the shard it fills."""
+    """An entry of the quarantine list: what cannot be used, why, and the bytes [offset, end) of the shard it fills.
+
+    Or, where it is `filtered`, what a filter leaves out on purpose.
+    """
 
     shard: str
     key: str | None
     reason: str
     offset: int | None
     end: int | None
+    filtered: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,7 @@ class _Group:
     start: int
     reason: str | None = None
     members: dict[str, bytes] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)
 
     def take(self, member: Member, extension: str, source: Source) -> None:
         """Read a member's data, or pass over it where the sample is lost anyway."""
@@ -232,6 +238,7 @@ class _Group:
             source.skip(member.padded, str(member))
         else:
             located = source.size is not None
+            self.offsets[extension] = source.offset
             self.members[extension] = b"" if located else source.exactly(member.size, str(member))
             if located:
                 source.skip(member.size, str(member))
@@ -247,7 +254,7 @@ class _Group:
                 reason = "a key cannot contain dots, webdataset splits at the first one and would merge it with others"
                 yield Fault(url, key, f"{reason}; rename it and pack the shard again", self.start, end)
         else:
-            yield Sample(url, self.key, self.members, (self.start, end))
+            yield Sample(url, self.key, self.members, (self.start, end), self.offsets)
 
     def _keys_with_dots(self) -> list[str]:
         """The keys that were meant, where the members are plainly those of several samples: `v2.jpg` with `v2.txt`, or

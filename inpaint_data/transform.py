@@ -48,7 +48,7 @@ class Batch(TypedDict, total=False):
     mask: (B, K, H, W) bool at full resolution, after the offset, True = repaint.
     offset: (B,) or (B, K) int64, pixels. window: B tuples of K names, what each mask grew or shrank by.
     variant: (B,) or (B, K) int64, the number that mask and offset were drawn with.
-    caption: B strings. original_size, resized_size, crop_top_left, target_size: (B, 2) int64.
+    caption: B strings. original_size, resized_size, crop_top_left, target_size: (B, 2) int64. flip: (B,) bool.
     """
 
     latents: Tensor
@@ -64,6 +64,7 @@ class Batch(TypedDict, total=False):
     resized_size: Tensor
     crop_top_left: Tensor
     target_size: Tensor
+    flip: Tensor
     carried: list[dict[str, bytes]]
     __key__: list[str]
     __shard__: list[str]

@@ -193,7 +193,8 @@ def test_verify_exits_1_and_names_the_damaged_file(
     run(capsys, "cache", "--shards", shards, "--out", str(cache), "--resolution", "64", "--masks", "boxes")
     assert run(capsys, "verify", str(cache))[:2] == (
         0,
-        "2 shards, 12 samples, 0 quarantined, " + f"{sum(p.stat().st_size for p in cache.glob('*.tar'))} bytes\n",
+        "2 shards, 12 samples, 0 quarantined, 0 filtered, "
+        + f"{sum(p.stat().st_size for p in cache.glob('*.tar'))} bytes\n",
     )
     (cache / "000001.tar").unlink()
     code, _, err = run(capsys, "verify", str(cache))

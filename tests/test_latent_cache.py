@@ -202,7 +202,8 @@ def test_a_shard_with_nothing_usable_is_committed_as_such(tmp_path: Path, vae: A
     write_shard(tmp_path / "shards" / "a.tar", {"x": {"txt": b"1"}, "y": {"txt": b"2"}})
     summary = cache_latents(str(tmp_path / "shards"), str(tmp_path / "cache"), vae, max_bad_fraction=1.0, **SETTINGS)
     assert (summary.shards, summary.cached, len(summary.quarantined)) == (1, 0, 2)
-    assert verify_cache(tmp_path / "cache").totals == {"shards": 1, "samples": 0, "quarantined": 2, "bytes": 10240}
+    found = verify_cache(tmp_path / "cache").totals
+    assert found == {"shards": 1, "samples": 0, "quarantined": 2, "filtered": 0, "bytes": 10240}
     with pytest.raises(CacheError, match="no sample is committed"):
         LatentCache(tmp_path / "cache")
 

@@ -19,7 +19,7 @@ from inpaint_data import MaskMixture, SampleError, SampleSettings, cache_latents
 from inpaint_data.object_masks import decode_rle, fill_polygon, find_objects
 from inpaint_data.samples import prepare
 from inpaint_data.seeding import generator_for
-from inpaint_data.shards import Sample
+from inpaint_data.shards import Fault, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SIDES = st.integers(1, 60)
@@ -50,7 +50,10 @@ def made(members: dict[str, bytes], size: tuple[int, int] = (32, 48)) -> list[np
 
 def prepared(members: dict[str, bytes], key: str = "dog", **change: Any) -> Any:
     chosen = SampleSettings(**{"resolution": 32, "masks": "object"} | change)
-    return prepare(Sample("shards/0.tar", key, {"png": PICTURE} | members), chosen, [0, 1, 2])
+    (made,) = prepare(Sample("shards/0.tar", key, {"png": PICTURE} | members), chosen, [0, 1, 2])
+    if isinstance(made, Fault):
+        raise SampleError(made.reason)
+    return made
 
 
 @settings(max_examples=200, deadline=None)

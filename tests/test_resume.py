@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,8 +75,9 @@ def fit(
     data: InpaintDataModule, folder: Path, resume: Path | None = None, callbacks: tuple = (), **more: object
 ) -> list[Step]:
     model = Recorder(bool(more.pop("ask_for_steps", False)))
+    epochs: Any = more.pop("max_epochs", EPOCHS)
     trainer = Trainer(
-        accelerator="cpu", max_epochs=EPOCHS, default_root_dir=folder, logger=False, enable_progress_bar=False,
+        accelerator="cpu", max_epochs=epochs, default_root_dir=folder, logger=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, callbacks=list(callbacks), **more,
     )  # fmt: skip
     trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False)
@@ -102,6 +104,30 @@ def test_every_checkpoint_goes_on_with_the_very_next_batch(
             assert resumed == unbroken[step:], step
     resumed = fit(module_of(sources, source, vae), tmp_path, tmp_path / "hand.ckpt", ask_for_steps=ask_for_steps)
     assert resumed == unbroken[11 + 3 :]
+
+
+@pytest.mark.parametrize("source", ["cache", "shards"])
+def test_a_run_over_buckets_and_views_goes_on_with_the_very_next_batch(
+    source: str, sources: dict, tmp_path: Path, vae: Autoencoder
+) -> None:
+    cuts = {"resolution": [32, 64], "crop": ["center", "center+flip"], "max_aspect": 2, "bucket_step": 8}
+    where, more = sources["shards"], {"vae": vae, **SETTINGS | cuts}
+    if source == "cache":
+        where, more = str(tmp_path / "cache"), {}
+        cache_latents(sources["shards"], where, vae, **SETTINGS | cuts)
+
+    def made() -> InpaintDataModule:
+        return InpaintDataModule(where, batch_size=3, **more)
+
+    saves = ModelCheckpoint(tmp_path / "all", every_n_train_steps=7, save_top_k=-1)
+    unbroken = fit(made(), tmp_path, callbacks=(saves,), max_epochs=2)
+    for epoch in range(2):
+        keys = [key for step in unbroken if step[0] == epoch for key in step[1]]
+        assert sorted(keys) == sorted(f"sample{i}_view{view}" for i in range(SAMPLES) for view in range(4))
+    paths = sorted((tmp_path / "all").glob("*.ckpt"), key=lambda path: int(path.stem.partition("step=")[2]))
+    for path in (paths[1], paths[-1]):
+        step = int(path.stem.partition("step=")[2])
+        assert fit(made(), tmp_path, path, max_epochs=2) == unbroken[step:], step
 
 
 @pytest.mark.parametrize("moment", ["epoch's end", "validation within", "validation at the end"])

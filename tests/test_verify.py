@@ -141,7 +141,7 @@ def forge(cache: Path, stem: str, change: Callable[[dict[str, Members]], None]) 
     change(samples)
     writer = ShardWriter(cache, stem)
     for key, members in samples.items():
-        writer.add(key, members)
+        writer.add(key, members, [64, 64])
     writer.commit(old.fingerprint, old.input, old.variants, old.quarantined)
     redo_totals(cache)
 

@@ -96,7 +96,8 @@ class Quarantined:
 @dataclass(frozen=True)
 class Sidecar:
     """What stands beside a shard and commits it. `index` has, for each member name, two columns with a number for
-    each sample: byte offset and size in the tar, -1 where the sample has no such member."""
+    each sample: byte offset and size in the tar, -1 where the sample has no such member. `target_size` has the columns
+    height and width. What `filtered` lists was left out on purpose."""
 
     shard: str
     fingerprint: str
@@ -105,7 +106,9 @@ class Sidecar:
     variants: int
     keys: list[str]
     index: dict[str, dict[str, list[int]]]
+    target_size: dict[str, list[int]]
     quarantined: list[Quarantined] = field(default_factory=list)
+    filtered: list[Quarantined] = field(default_factory=list)
     format: int = FORMAT
 
     @property
@@ -127,7 +130,8 @@ class Sidecar:
             if fields.get("format") != FORMAT:
                 raise ValueError(f"it says format {fields.get('format')}")
             del fields["samples"], fields["sha256"]
-            fields["quarantined"] = [Quarantined(**entry) for entry in fields["quarantined"]]
+            for name in ("quarantined", "filtered"):
+                fields[name] = [Quarantined(**entry) for entry in fields[name]]
             sidecar = cls(**fields)
             if sidecar.to_bytes() != data:
                 raise ValueError("it was changed after it was written")
@@ -151,16 +155,22 @@ def _disagreements(path: Path, sidecar: Sidecar) -> Iterator[str]:
         yield "its fingerprint is no text"
     if not _is_count(sidecar.variants) or not sidecar.variants:
         yield f"it says {sidecar.variants!r} variants"
-    for entry in sidecar.quarantined:
+    for entry in [*sidecar.quarantined, *sidecar.filtered]:
         extent = (entry.offset, entry.end)
         if not (isinstance(entry.reason, str) and entry.reason):
-            yield f"quarantined sample {entry.key!r} has no reason"
+            yield f"sample {entry.key!r}, which was left out, has no reason"
         if not (isinstance(entry.key, str | None) and (extent == (None, None) or all(map(_is_count, extent)))):
-            yield f"its quarantined entry {entry.key!r} at {extent} is neither a sample nor an extent"
+            yield f"its entry {entry.key!r} at {extent} is neither a sample nor an extent"
     keys, index, end = sidecar.keys, sidecar.index, sidecar.output.get("size", 0)
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys) and isinstance(index, dict)):
         yield "it has no keys and index"
         return
+    sides = sidecar.target_size
+    if not (isinstance(sides, dict) and sides.keys() == {"height", "width"}) or not all(
+        isinstance(column, list) and len(column) == len(keys) and all(map(_is_count, column))
+        for column in sides.values()
+    ):
+        yield f"its target_size does not have a height and a width for each of {len(keys)} samples"
     if len(set(keys)) < len(keys):
         yield f"its key {next(key for key in keys if keys.count(key) > 1)!r} comes twice"
     for name in sorted(index.keys() | (REQUIRED if keys else set())):
@@ -226,6 +236,7 @@ def totals(sidecars: Sequence[Sidecar]) -> dict[str, int]:
         "shards": len(sidecars),
         "samples": sum(len(sidecar.keys) for sidecar in sidecars),
         "quarantined": sum(len(sidecar.quarantined) for sidecar in sidecars),
+        "filtered": sum(len(sidecar.filtered) for sidecar in sidecars),
         "bytes": sum(int(sidecar.output["size"]) for sidecar in sidecars),
     }
 
@@ -265,6 +276,7 @@ def members_of(batch: Mapping[str, Any], row: int, storage: str) -> dict[str, by
         {
             "caption": batch["caption"][row],
             **{name: batch[name][row].tolist() for name in SIZES},
+            "flip": bool(batch["flip"][row]),
             "variants": [
                 {
                     "offset": offset,

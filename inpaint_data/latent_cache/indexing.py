@@ -78,13 +78,16 @@ def _settings(tars: list[Path], vae: Autoencoder) -> dict[str, Any]:
     """What the first sample, and the offsets and windows of all, say of how they were made."""
     offsets: list[int] = []
     windows: set[str] = set()
+    sizes: set[tuple[int, int]] = set()
     first: Sample | None = None
     for path in tars:
         for sample in _samples(path):
             first = first or sample
-            for variant in json.loads(sample.members[RECORD])["variants"]:
+            record = json.loads(sample.members[RECORD])
+            for variant in record["variants"]:
                 offsets.append(int(variant["offset"]))
                 windows.add(str(variant["window"]))
+            sizes.add(tuple(record["target_size"]))
     if first is None:
         raise CacheError(f"{tars[0]}: no sample in any of the tars; name the folder of a cache")
     record = json.loads(first.members[RECORD])
@@ -94,7 +97,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> dict[str, Any]:
         "indexed": True,
         "vae": vae.fingerprint() | {"has_posterior": vae.has_posterior, "factor": vae.factor},
         "samples": {
-            "resolution": int(record["target_size"][0]),
+            "sizes": sorted(sizes),
             "target": TARGET_LATENTS in first.members,
             "carry_image": "original" if carries else "crop" if "crop.png" in first.members else "none",
         },
@@ -123,11 +126,13 @@ def _samples(path: Path) -> Iterator[Sample]:
 
 def _sidecar(path: Path, settings: dict[str, Any], check: SampleCheck) -> Sidecar:
     keys: list[str] = []
+    sizes: list[list[int]] = []
     for sample in _samples(path):
         own = {name: data for name, data in sample.members.items() if name in RESERVED}
         for problem in check.problems(own):
             raise CacheError(f"{path}, sample {sample.key!r}: {problem}; take it out, or mend it")
         keys.append(sample.key)
+        sizes.append(json.loads(sample.members[RECORD])["target_size"])
     rows = {key: row for row, key in enumerate(keys)}
     index: dict[str, dict[str, list[int]]] = {}
     with path.open("rb") as file:
@@ -141,4 +146,7 @@ def _sidecar(path: Path, settings: dict[str, Any], check: SampleCheck) -> Sideca
         file.seek(0)
         output = {"size": path.stat().st_size, "sha256": sha256_of(file)}
     unknown = {"name": path.name, "size": 0, "sha256": ""}
-    return Sidecar(path.name, fingerprint(settings), unknown, output, int(settings["variants"]), keys, index)
+    target_size = {"height": [size[0] for size in sizes], "width": [size[1] for size in sizes]}
+    return Sidecar(
+        path.name, fingerprint(settings), unknown, output, int(settings["variants"]), keys, index, target_size
+    )

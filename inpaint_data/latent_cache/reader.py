@@ -117,7 +117,8 @@ class LatentCache(Dataset[Batch]):
         self._arrays = [LATENTS]
         self._arrays += [MASKED_LATENTS] if masked_latents and self.has_masked_latents else []
         self._arrays += [TARGET_LATENTS] if all(TARGET_LATENTS in sidecar.index for sidecar in sidecars) else []
-        self.buckets = np.zeros(len(self), np.int64)  # squares of one size
+        sides = [np.array([each.target_size["height"], each.target_size["width"]], np.int64).T for each in sidecars]
+        self.buckets = np.unique(np.concatenate(sides), axis=0, return_inverse=True)[1].reshape(-1)
 
     @property
     def has_posterior(self) -> bool:
@@ -143,6 +144,8 @@ class LatentCache(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         if not len(indices) or not all(0 <= index < len(self) for index in indices):
             raise IndexError(f"samples {list(indices)}: give at least one, each within 0...{len(self) - 1}")
+        if len(np.unique(self.buckets[list(indices)])) > 1:
+            raise UsageError(f"samples {list(indices)} are of several sizes; take each batch from one of `buckets`")
         try:
             return self._batch(indices)
         except ShardError:
@@ -180,6 +183,7 @@ class LatentCache(Dataset[Batch]):
             "caption": [record["caption"] for record in records],
             "generator": [(each["generator"],) for each in chosen],
             **{name: torch.tensor([record[name] for record in records]) for name in SIZES},
+            "flip": torch.tensor([record["flip"] for record in records]),
             "carried": [self._carried(each) for each in members],
             "__key__": keys,
             "__shard__": [shard.name for shard, _ in places],

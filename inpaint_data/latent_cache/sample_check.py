@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inpaint_data.errors import CacheError, SampleError
+from inpaint_data.errors import CacheError, SampleError, UsageError
+from inpaint_data.geometry import Size
 from inpaint_data.latent_cache.format import (
     LATENTS,
     MASK,
@@ -24,18 +25,19 @@ from inpaint_data.latent_cache.format import (
 )
 from inpaint_data.masks import check_offset, offset_from, windows_of
 from inpaint_data.morphology import Window
+from inpaint_data.sample_settings import settings_of
 
-FIELDS = {"caption", *SIZES, "variants"}
+FIELDS = {"caption", *SIZES, "flip", "variants"}
 FIELDS_OF_VARIANT = {"offset", "window", "generator", "coverage"}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the settings say of every sample. K variants; pictures and masks are H x H, latents h x h."""
+    """What the settings say of every sample."""
 
-    variants: int  # K
-    resolution: int  # H
-    side: int  # h = H / factor
+    variants: int
+    sizes: frozenset[Size]  # of pictures and masks
+    factor: int  # how much smaller latents are
     storage: str
     has_posterior: bool
     offsets: tuple[int, int]
@@ -47,16 +49,17 @@ class Expected:
     def of(cls, settings: Mapping[str, Any]) -> "Expected":
         """Raises CacheError when they are not the settings of a cache."""
         try:
-            resolution = int(settings["samples"]["resolution"])
+            samples = settings["samples"]
+            sizes = samples["sizes"] if "sizes" in samples else settings_of(samples).views.sizes()
             mask_offset = offset_from(settings["mask_offset"])
             low, high = check_offset(mask_offset)
-            variants, side = int(settings["variants"]), resolution // int(settings["vae"]["factor"])
-            if min(variants, side) < 1:
-                raise ValueError(f"{variants} variants of {side} x {side} latents")
+            variants, factor = int(settings["variants"]), int(settings["vae"]["factor"])
+            if variants < 1 or min(side // factor for size in sizes for side in size) < 1:
+                raise ValueError(f"{variants} variants of pictures of {sizes}")
             return cls(
                 variants=variants,
-                resolution=resolution,
-                side=side,
+                sizes=frozenset((int(height), int(width)) for height, width in sizes),
+                factor=factor,
                 storage=np.dtype(settings["storage"]).name,
                 has_posterior=bool(settings["vae"]["has_posterior"]),
                 offsets=(int(low), int(high)),
@@ -64,7 +67,7 @@ class Expected:
                 masked_latents=bool(settings["masked_latents"]),
                 target_latents=bool(settings["samples"]["target"]),
             )
-        except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, ArithmeticError, UsageError) as error:
             raise CacheError(f"its settings are not those of a cache ({type(error).__name__}: {error})") from None
 
 
@@ -73,13 +76,14 @@ class SampleCheck:
 
     def __init__(self, expected: Expected) -> None:
         self.expected, self.channels = expected, 0
+        self.size: Size = (0, 0)  # of the picture of the sample in hand
 
     def problems(self, members: Mapping[str, bytes]) -> Iterator[str]:
         """What is wrong with a sample, given the bytes of its own members."""
         checks: dict[str, Callable[[bytes], Any]] = {
+            RECORD: self._record,  # first, since it has the size of the others
             LATENTS: self._latents,
             MASK: self._masks,
-            RECORD: self._record,
         }
         if self.expected.masked_latents:
             checks[MASKED_LATENTS] = self._masked_latents
@@ -89,6 +93,7 @@ class SampleCheck:
         extra = {MASKED_LATENTS, TARGET_LATENTS} & members.keys() - checks.keys()
         yield from (f"{name}: is there, though the settings say that there is none" for name in sorted(extra))
         checks = {name: check for name, check in checks.items() if name in members}
+        self.size = min(self.expected.sizes)
         good: dict[str, Any] = {}
         for name, check in checks.items():
             try:
@@ -111,13 +116,13 @@ class SampleCheck:
             array: npt.NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
         except Exception as error:  # numpy's parser has many ways to trip over damaged bytes
             raise SampleError(f"not an array ({error})") from None
-        side, storage = self.expected.side, self.expected.storage
+        storage, (height, width) = self.expected.storage, (side // self.expected.factor for side in self.size)
         if array.dtype != np.dtype(storage):
             raise SampleError(f"is {array.dtype}, the cache stores {storage}")
         channels = array.shape[-3] if array.ndim == len(leading) + 3 else 0
         odd = self.expected.has_posterior and channels % 2
-        if not channels or odd or array.shape != (*leading, self.channels or channels, side, side):
-            wanted = ", ".join(map(str, (*leading, self.channels or "channels", side, side)))
+        if not channels or odd or array.shape != (*leading, self.channels or channels, height, width):
+            wanted = ", ".join(map(str, (*leading, self.channels or "channels", height, width)))
             raise SampleError(f"has the shape {array.shape}, not ({wanted}) as the settings and the other samples have")
         if not np.isfinite(array).all():
             raise SampleError("has NaN or infinity in it")
@@ -126,13 +131,13 @@ class SampleCheck:
         self.channels = channels
 
     def _masks(self, data: bytes) -> npt.NDArray[np.bool_]:
-        count, side = self.expected.variants, self.expected.resolution
+        count = self.expected.variants
         try:
             masks = read_pbm(data, count)
         except (CacheError, ValueError):
             raise SampleError(f"not a binary PBM (P4) of {count} masks") from None
-        if masks.shape != (count, side, side):
-            raise SampleError(f"its masks have the shape {masks.shape}, not {(count, side, side)}")
+        if masks.shape != (count, *self.size):
+            raise SampleError(f"its masks have the shape {masks.shape}, not {(count, *self.size)}")
         if pbm_bytes(masks) != data:
             raise SampleError("is not laid out as the cache writes masks")
         return masks
@@ -149,8 +154,13 @@ class SampleCheck:
         for name, least in (("original_size", 1), ("resized_size", 1), ("crop_top_left", 0)):
             if not _is_pair(record[name], least):
                 raise SampleError(f"its {name} is {record[name]}, not two whole numbers from {least} on")
-        if record["target_size"] != [self.expected.resolution] * 2:
-            raise SampleError(f"its target_size is {record['target_size']}, the cache's {self.expected.resolution}")
+        size, sizes = record["target_size"], self.expected.sizes
+        if not _is_pair(size, 1) or tuple(size) not in sizes:
+            named = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
+            raise SampleError(f"its target_size is {size}, the cache has {named}")
+        self.size = (size[0], size[1])
+        if type(record["flip"]) is not bool:
+            raise SampleError(f"its flip is {record['flip']}, neither true nor false")
         self._variants(record["variants"])
         if as_written != data:
             raise SampleError("is not laid out as the cache writes JSON")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inpaint_data.errors import CacheError, ShardError, UsageError
+from inpaint_data.geometry import Size
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     RESERVED,
@@ -154,6 +155,9 @@ def _member_problems(tar: str, source: Source, sidecar: Sidecar, check: SampleCh
     own: dict[str | None, set[str]] = {}  # the cache's own members of each sample
     for sample, name, *_ in expected.values():
         own.setdefault(sample, set()).update({name} & RESERVED)
+    sizes: dict[str | None, Size] = dict(
+        zip(sidecar.keys, zip(*sidecar.target_size.values(), strict=True), strict=True)
+    )
     key, data = None, dict[str, bytes]()  # of the sample that is being read
     try:
         for member in members_of_tar(source):
@@ -175,6 +179,8 @@ def _member_problems(tar: str, source: Source, sidecar: Sidecar, check: SampleCh
                 source.skip(member.padded, str(member))
             if check is not None and name in data and data.keys() == own[key]:
                 yield from (Problem(tar, key, problem) for problem in check.problems(data))
+                if key in sizes and sizes[key] != check.size:
+                    yield Problem(tar, key, f"its target_size is {check.size}, its sidecar says {sizes[key]}")
         source.expect_only_zeros()
     except Damage as damage:
         yield Problem(tar, key, f"{damage}; all that follows is lost")

@@ -102,11 +102,12 @@ class ShardWriter:
         self._temporary = root / f".{stem}.tar{TEMPORARY}"
         self._keys: list[str] = []
         self._index: dict[str, dict[str, list[int]]] = {}
+        self._target_size: dict[str, list[int]] = {"height": [], "width": []}
         self._file = _Hashing(self._temporary.open("wb"))
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
 
-    def add(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append one sample: member name -> bytes."""
+    def add(self, key: str, members: Mapping[str, bytes], target_size: Sequence[int]) -> None:
+        """Append one sample: member name -> bytes. `target_size` is the (height, width) of its picture."""
         for name in sorted(members):
             entry = tarfile.TarInfo(f"{key}.{name}")
             # A float time would add a PAX header to each member; whole zero keeps equal input equal in bytes.
@@ -118,9 +119,16 @@ class ShardWriter:
             columns["size"] += [-1] * missed + [entry.size]
             self._tar.addfile(entry, io.BytesIO(members[name]))
         self._keys.append(key)
+        for column, side in zip(self._target_size.values(), target_size, strict=True):
+            column.append(int(side))
 
     def commit(
-        self, fingerprint: str, source: Mapping[str, Any], variants: int, quarantined: Sequence[Quarantined]
+        self,
+        fingerprint: str,
+        source: Mapping[str, Any],
+        variants: int,
+        quarantined: Sequence[Quarantined],
+        filtered: Sequence[Quarantined] = (),
     ) -> Sidecar:
         """Make the shard durable under its name, then its sidecar.
 
@@ -150,7 +158,9 @@ class ShardWriter:
             variants=variants,
             keys=self._keys,
             index=self._index,
+            target_size=self._target_size,
             quarantined=list(quarantined),
+            filtered=list(filtered),
         )
         # From here to the sidecar's rename the shard is uncommitted: an older sidecar must not vouch for a newer tar.
         if sidecar_path(self._root, self._stem).exists():
