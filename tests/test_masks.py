@@ -373,9 +373,9 @@ def test_a_variant_has_the_same_mask_alone_and_among_others() -> None:
     chosen = SampleSettings(resolution=64, masks="mixture", mixture=mixture, seed=3)
     for key in ("a", "b", "ü", "a/b"):
         sample = Sample("shards/0.tar", key, {"png": pixels.getvalue()})
-        together = prepare(sample, chosen, range(8))
+        (together,) = prepare(sample, chosen, range(8))
         for k in range(8):
-            alone = prepare(sample, chosen, [k])
+            (alone,) = prepare(sample, chosen, [k])
             assert np.array_equal(alone.masks[0], together.masks[k])
             assert alone.generators == together.generators[k : k + 1]
             expected, label = mixture.draw(64, 64, generator_for(3, key, k, "mask"))
