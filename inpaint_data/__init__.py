@@ -26,6 +26,7 @@ from inpaint_data.presets import PRESETS, Preset
 from inpaint_data.progress import Summary
 from inpaint_data.report import contact_sheet
 from inpaint_data.sample_settings import SampleSettings
+from inpaint_data.soft_border import SoftBorder
 from inpaint_data.text import Text, TextSettings
 from inpaint_data.transform import Batch, InpaintTransform, encode_for_inpaint
 from inpaint_data.vae import Autoencoder
@@ -51,6 +52,7 @@ __all__ = [
     "SampleError",
     "SampleSettings",
     "ShardError",
+    "SoftBorder",
     "Summary",
     "Text",
     "TextSettings",

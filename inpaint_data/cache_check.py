@@ -68,10 +68,13 @@ def _pairs(settings: Mapping[str, Any], asked: Mapping[str, Any], vae: Autoencod
     preset = PRESETS.get(preset, preset) if isinstance(preset, str) else preset
     has = {name: settings.get("samples", {}).get(name) for name in OF_SAMPLES}
     has |= {name: settings.get(name) for name in ("mask_offset", "fill", "variants", "growth", "threshold")}
+    has["soft"] = settings.get("soft") or "none"
     wants = {name: asked.get(name) for name in (*OF_SAMPLES, "fill", "variants")}
     if wants["filters"] is not None:
         wants["filters"] = asdict(wants["filters"])
     wants["mask_offset"] = None if offset is None else offset_settings(offset)
+    if asked.get("soft") is not None and has["soft"] != "unknown":
+        wants["soft"] = asdict(asked["soft"])
     if asked.get("mixture") is not None:
         has["mixture"], wants["mixture"] = settings["samples"].get("mixture"), asdict(asked["mixture"])
     if isinstance(preset, Preset):

@@ -20,6 +20,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from inpaint_data.datamodule import InpaintDataModule
 from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.fills import Fill
 from inpaint_data.filters import Filters
 from inpaint_data.image_batches import ShardEnd
 from inpaint_data.latent_cache.format import (
@@ -38,8 +39,8 @@ from inpaint_data.plan import Plan, Stamps, plan_shards
 from inpaint_data.progress import Summary
 from inpaint_data.shard_job import Committer, OnBad, Storage, cache_shards, encode
 from inpaint_data.shards import expand_shards, shard_size, shard_stem
+from inpaint_data.soft_border import SoftBorder
 from inpaint_data.tar import stored_size
-from inpaint_data.transform import Fill
 from inpaint_data.vae import Autoencoder
 
 PROBE_BATCHES = 3  # of a dry run; the first one warms up
@@ -56,6 +57,7 @@ def cache_latents(
     variants: int = 1,
     fill: Fill | None = None,
     preset: str = "was",
+    soft: SoftBorder | None = None,
     seed: int = 0,
     batch_size: int = 8,
     device: str = "auto",
@@ -92,8 +94,12 @@ def cache_latents(
         mask_offset: pixels to grow (> 0) or shrink (< 0) masks by; [low, high] draws one for each mask. Left out, it
             is 6, or 0 where the preset grows nothing.
         variants: masks and offsets for each picture; they share one encode of the full picture.
-        fill: what the hole holds when it is encoded: "grey", "black" or "original"; left out, the preset's.
-        preset: how masks grow: "was" (symmetric), "comfy" (ComfyUI's own node) or "diffusers" (not at all).
+        fill: what the hole holds when it is encoded: "grey", "black", "white", "original", "mean", "blur", "telea",
+            "navier-stokes" or "noise", see fill_hole; left out, the preset's.
+        preset: whose way with masks: "was" (they grow alike on all sides), "comfy" (ComfyUI's own node), "diffusers"
+            (they do not grow), "a1111" or "fooocus"; see PRESETS.
+        soft: soften the masks' border, see SoftBorder: {kind: gaussian, radius: 4} in a YAML file. The cache then has
+            mask.png of 8 bits in place of mask.pbm, and batches float masks.
         seed: of every random choice.
         batch_size: samples encoded at a time.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -133,7 +139,7 @@ def cache_latents(
     module = InpaintDataModule(
         predict_source=shards, vae=vae, batch_size=batch_size, resolution=resolution, crop=crop, upscale=upscale,
         max_aspect=max_aspect, bucket_step=bucket_step, mask_padding=mask_padding, filters=filters,
-        masks=masks, mixture=mixture, mask_offset=mask_offset, fill=fill, preset=preset, posterior="moments",
+        masks=masks, mixture=mixture, mask_offset=mask_offset, fill=fill, preset=preset, soft=soft, posterior="moments",
         variants=variants, seed=seed, carry_image=carry_image, target=target, masked_latents=masked_latents,
         dtype=dtype, num_workers=num_workers,
     )  # fmt: skip
@@ -269,6 +275,8 @@ def cache_settings(module: InpaintDataModule, storage: Storage, device: torch.de
         "fill": transform.fill,
         "growth": transform.preset.growth,
         "threshold": transform.preset.threshold,
+        # Only where there is one: caches of hard masks keep their fingerprint.
+        **({} if transform.soft is None else {"soft": asdict(transform.soft)}),
         "masked_latents": transform.masked_latents,
         "variants": module.variants,
         "batch_size": module.batch_size,

@@ -25,6 +25,7 @@ from inpaint_data.masks import MaskMixture, offset_from
 from inpaint_data.pack import pack
 from inpaint_data.progress import Summary
 from inpaint_data.report import contact_sheet
+from inpaint_data.soft_border import SoftBorder
 
 
 def verify(
@@ -144,10 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def with_objects(settings: dict[str, Any]) -> dict[str, Any]:
-    """A mixture and a distribution of offsets in place of their fields; our own errors say more than the parser's."""
+    """Objects in place of their fields, as a YAML has them; our own errors say more than the parser's."""
     if isinstance(mixture := settings.get("mixture"), dict):
         mixture.pop("__path__", None)  # where a file was named
         settings["mixture"] = MaskMixture(**mixture)
+    if isinstance(soft := settings.get("soft"), dict):
+        soft.pop("__path__", None)
+        settings["soft"] = SoftBorder(**soft)
     if isinstance(settings.get("filters"), dict):
         settings["filters"] = Filters(**settings["filters"])
     if isinstance(settings.get("mask_offset"), dict):

@@ -1,7 +1,9 @@
 """What each inpainting model is fed.
 
 Latents in a batch are raw, as the autoencoder gives them; what leaves here is normalised as the model takes it.
-Masks come in as bool at full size, True = repaint; a model that wants 1 = keep has the part "keep" in its row.
+Masks come in as bool at full size, True = repaint, or soft as float in [0, 1]; a model that wants 1 = keep has the part
+"keep" in its row. What a model is fed is hard, from 0.5 on, as each pipeline's mask processor makes it; `blend_mask`
+keeps soft values, as ComfyUI and DifferentialDiffusion blend with them.
 Everything follows the pipelines of diffusers 0.42.1, which also name the layouts.
 Shapes: B batch, H W the picture, h w latents, C latent channels, F pixels per latent along each side.
 """
@@ -16,6 +18,8 @@ from torch import Tensor
 from inpaint_data.errors import UsageError
 from inpaint_data.latent_mask import LatentMask, latent_mask
 from inpaint_data.vae import normalise
+
+CHOICES = ("nearest", "bilinear", "bicubic", "max", "area")  # of one channel
 
 Part = Literal["mask", "keep", "masked", "kept", "control", "picture"]
 
@@ -88,11 +92,12 @@ class Recipe:
     """How one model is fed from a batch; made by `conditioning`.
 
     A batch is a `Batch` with one mask variant: `latents` and `masked_latents` (B, C, h, w) float, raw; `mask`
-    (B, 1, H, W) bool. Two recipes read one more entry: sd15-controlnet-inpaint `image` (B, 3, H, W), uint8 or float in
-    [0, 1]; z-image-controlnet-inpaint `control_latents` (B, C, h, w), raw, of the control picture.
+    (B, 1, H, W) bool, or float in [0, 1]. Two recipes read one more entry: sd15-controlnet-inpaint `image`
+    (B, 3, H, W), uint8 or float in [0, 1]; z-image-controlnet-inpaint `control_latents` (B, C, h, w), raw, of the
+    control picture.
 
     Every method but `check_model` raises UsageError for a missing entry, moments instead of latents, a mask that is not
-    (B, 1, H, W) bool, other latent channels than the recipe's, and odd sides where latents are packed.
+    (B, 1, H, W) bool or float, other latent channels than the recipe's, and odd sides where latents are packed.
     """
 
     name: str
@@ -153,14 +158,16 @@ class Recipe:
         return self._normalised(self._raw(batch, "latents"))
 
     def blend_mask(self, batch: Mapping[str, object]) -> Tensor:
-        """Where the pipeline repaints: 1 = repaint, dtype and device of `latents`.
+        """Where the pipeline repaints: 1 = repaint, dtype and device of `latents`; soft where the batch's mask is.
+
+        Only Kandinsky's, which grows at latent size, is always hard.
 
         Returns:
             (B, 1, h, w), or packed (B, h/2 * w/2, 4C): as pipelines blend, `(1 - m) * known + m * denoised`.
         """
         latents = self._raw(batch, "latents")
         how: LatentMask = "nearest" if self.latent_mask == "unshuffle" else self.latent_mask
-        mask = self._mask(batch, latents, how).to(latents)
+        mask = self._mask(batch, latents, how, soft=how != "kandinsky").to(latents)
         packed = self.settings.layout == "packed"
         return self._laid_out(mask.expand_as(latents)) if packed else mask
 
@@ -216,11 +223,14 @@ class Recipe:
             raise self._error(f"{key} must be (B, {channels}, h, w), not {tuple(latents.shape)}; use this model's VAE")
         return latents
 
-    def _mask(self, batch: Mapping[str, object], target: Tensor, how: LatentMask) -> Tensor:
-        """The batch's mask at the size of `target`."""
+    def _mask(self, batch: Mapping[str, object], target: Tensor, how: LatentMask, soft: bool = False) -> Tensor:
+        """The batch's mask at the size of `target`, hard unless `soft`."""
         mask = self._tensor(batch, "mask")
-        if mask.ndim != 4 or mask.shape[1] != 1 or mask.dtype != torch.bool:
-            raise self._error(f"mask must be (B, 1, H, W) bool, not {tuple(mask.shape)} {mask.dtype}; give one variant")
+        if mask.ndim != 4 or mask.shape[1] != 1 or not (mask.dtype == torch.bool or mask.is_floating_point()):
+            raise self._error(
+                f"mask must be (B, 1, H, W) bool or float, not {tuple(mask.shape)} {mask.dtype}; give one variant"
+            )
+        mask = mask if soft or mask.dtype == torch.bool else mask >= 0.5  # diffusers' do_binarize
         (height, width), (rows, columns) = mask.shape[-2:], target.shape[-2:]
         factor = height // rows if rows else 0
         if len(mask) != len(target) or (height, width) != (rows * factor, columns * factor) or not factor:
@@ -260,8 +270,8 @@ def conditioning(name: str, vae_config: Mapping[str, Any], latent_mask: LatentMa
         name: a key of `RECIPES`.
         vae_config: the config of the diffusers VAE that made the latents; a cache keeps it in
             `settings["vae"]["config"]`.
-        latent_mask: "nearest", "bilinear", "max" or "area" in place of the recipe's own, where a mask of one channel is
-            concatenated to the latents; "bilinear" for whoever infers with ComfyUI. See `latent_mask`.
+        latent_mask: "nearest", "bilinear", "bicubic", "max" or "area" in place of the recipe's own, where a mask of one
+            channel is concatenated to the latents; "bilinear" for whoever infers with ComfyUI. See `latent_mask`.
 
     Raises:
         UsageError: an unknown name, the config of a VAE with other latent channels or without statistics, or a
@@ -278,8 +288,8 @@ def conditioning(name: str, vae_config: Mapping[str, Any], latent_mask: LatentMa
     if latent_mask is not None:
         if "mask" not in settings.parts or settings.latent_mask != "nearest":
             raise UsageError(f"{name}: latent_mask={latent_mask!r} cannot be chosen here; leave it out")
-        if latent_mask not in ("nearest", "bilinear", "max", "area"):
-            raise UsageError(f"{name}: latent_mask={latent_mask!r} is not one of nearest, bilinear, max, area")
+        if latent_mask not in CHOICES:
+            raise UsageError(f"{name}: latent_mask={latent_mask!r} is not one of {', '.join(CHOICES)}")
     return Recipe(name, settings, vae_config, latent_mask or settings.latent_mask)
 
 

@@ -12,6 +12,7 @@ from inpaint_data.cache_check import OF_SAMPLES, check_cache
 from inpaint_data.conditioning import RECIPES, Recipe, Settings, conditioning
 from inpaint_data.epoch_order import Consumed
 from inpaint_data.errors import UsageError
+from inpaint_data.fills import Fill
 from inpaint_data.filters import Filters
 from inpaint_data.fresh_masks import FreshMasks
 from inpaint_data.image_batches import ImageBatches
@@ -23,9 +24,10 @@ from inpaint_data.presets import Preset
 from inpaint_data.resume import Resume, ResumeElsewhere
 from inpaint_data.sample_settings import SampleSettings
 from inpaint_data.shards import expand_shards
+from inpaint_data.soft_border import SoftBorder
 from inpaint_data.tar import is_url
 from inpaint_data.text import Text, TextSettings
-from inpaint_data.transform import Fill, InpaintTransform, Posterior
+from inpaint_data.transform import InpaintTransform, Posterior
 from inpaint_data.vae import Autoencoder
 from inpaint_data.vae_loading import load_vae
 
@@ -35,6 +37,7 @@ OF_MASKS = (
     "mask_offset",
     "fill",
     "preset",
+    "soft",
     "variants",
 )  # what fresh masks need not have from the cache
 SOURCES = {"fit": "source", "validate": "val_source", "test": "test_source", "predict": "predict_source"}
@@ -64,7 +67,7 @@ class InpaintDataModule(LightningDataModule):
             is encoded live, and not even that for recipes that only blend.
         resolution (512), crop ("center"), upscale (False), max_aspect (1), bucket_step (64), mask_padding (32),
             filters, masks ("sample"), mixture, target (False), carry_image: see `SampleSettings`.
-        mask_offset, fill, preset, posterior, masked_latents: see `InpaintTransform`.
+        mask_offset, fill, preset, soft, posterior, masked_latents: see `InpaintTransform`.
         variants: mask variants of a sample in predict (1). Training draws one variant every epoch.
         text: carried text embeddings and caption dropout.
         seed: of the order, and in training of masks, offsets and noise.
@@ -100,6 +103,7 @@ class InpaintDataModule(LightningDataModule):
         mask_offset: Offset | None = None,
         fill: Fill | None = None,
         preset: str | Preset | None = None,
+        soft: SoftBorder | None = None,
         posterior: Posterior | None = None,
         masked_latents: bool | None = None,
         variants: int | None = None,
@@ -129,7 +133,7 @@ class InpaintDataModule(LightningDataModule):
         self.asked = {
             "resolution": resolution, "crop": crop, "upscale": upscale, "masks": masks, "mixture": mixture,
             "max_aspect": max_aspect, "bucket_step": bucket_step, "mask_padding": mask_padding, "filters": filters,
-            "mask_offset": mask_offset, "fill": fill, "preset": preset, "variants": variants,
+            "mask_offset": mask_offset, "fill": fill, "preset": preset, "soft": soft, "variants": variants,
             "target": target, "dtype": dtype, "fingerprint": fingerprint,
         }  # fmt: skip
         chosen: Any = {name: self.asked[name] for name in ("mixture", *OF_SAMPLES) if self.asked[name] is not None}
@@ -143,7 +147,12 @@ class InpaintDataModule(LightningDataModule):
             raise UsageError(f"fresh_masks: source {source!r} is no cache; pictures have new masks every epoch anyway")
         self.posterior: Posterior = posterior or (row.posterior if row else "mode")
         self.masked_latents = ("masked" in row.parts if row else True) if masked_latents is None else masked_latents
-        self.mask_offset, self.preset = mask_offset, preset
+        if soft is not None and carry_image == "original":
+            raise UsageError(
+                "carry_image: original with soft: the cache's masks would be called mask.png, as the samples' own are; "
+                "use carry_image: crop or none"
+            )
+        self.mask_offset, self.preset, self.soft = mask_offset, preset, soft
         self.fill: Fill | None = fill or (row.fill if row else None)
         self.text = {True: Text(text), False: Text(replace(text, dropout=0.0))}  # by whether it is for training
         self.mirror: Any = {"mirror": mirror, "mirror_bytes": mirror_bytes}
@@ -178,13 +187,15 @@ class InpaintDataModule(LightningDataModule):
         live = any(not _is_cache(spec) for spec in self.specs.values())
         if self.transform is not None or not (live or self.fresh_masks):
             return
-        offset, preset = self.mask_offset, self.preset
+        offset, preset, soft = self.mask_offset, self.preset, self.soft
         if self.fresh_masks:
             made = self._cache(str(self.specs["fit"])).settings
             if offset is None and "mask_offset" in made:
                 offset = offset_from(made["mask_offset"])
             if preset is None and "growth" in made:
                 preset = Preset(made["growth"], made["threshold"], made["fill"], None)
+            if soft is None and isinstance(made.get("soft"), dict):
+                soft = SoftBorder(**made["soft"])
         vae = None
         if live or self.masked_latents:
             vae = self._autoencoder("demo" if self.vae is None else self.vae)
@@ -193,7 +204,7 @@ class InpaintDataModule(LightningDataModule):
             if self.recipe_name:
                 conditioning(self.recipe_name, vae.config)
         self.transform = InpaintTransform(
-            vae, offset, self.fill, self.posterior, self.settings.seed, preset or "was", self.masked_latents
+            vae, offset, self.fill, self.posterior, self.settings.seed, preset or "was", self.masked_latents, soft
         )
         row = _row(self.recipe_name) if self.recipe_name else None
         if row and self.masked_latents and row.fill not in (None, self.transform.fill):

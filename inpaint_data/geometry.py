@@ -74,7 +74,8 @@ def plan_around(mask: npt.NDArray[np.bool_], target: Size, padding: int, flip: b
     """Cut the box of what is masked, as A1111's "only masked" and CropAndStitch do at inference.
 
     The box gets `padding` pixels of the original on each side, grows to the aspect of `target` and, unless `upscale`,
-    to its size, and is shifted inside. One that the picture has no room for is as large as the picture allows.
+    to its size, and is shifted inside. One that the picture has no room for is as large as the picture allows, and
+    where it cannot hold all that is masked it lies around the middle one of those pixels.
 
     Args:
         mask: (H, W) bool, of the original size.
@@ -85,17 +86,17 @@ def plan_around(mask: npt.NDArray[np.bool_], target: Size, padding: int, flip: b
     if not mask.any():
         raise SampleError("nothing is masked, so there is no box to cut around it; leave the sample out")
     size = (mask.shape[0], mask.shape[1])
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    ends = ((int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1))
+    places = [np.sort(axis) for axis in np.nonzero(mask)]  # rows and columns of all masked pixels
+    extents = [int(axis[-1] - axis[0]) + 1 for axis in places]
     # How many pixels of the original become one of the target.
-    wanted = max((end - start + 2 * padding) / side for (start, end), side in zip(ends, target, strict=True))
+    wanted = max((extent + 2 * padding) / side for extent, side in zip(extents, target, strict=True))
     most = min(size[0] / target[0], size[1] / target[1])
     scale = min(wanted if upscale else max(wanted, 1.0), most)
     resized = tuple(max(side, round(whole / scale)) for side, whole in zip(target, size, strict=True))
-    top_left = [
-        min(max(round((start + end) / 2 * new / old - side / 2), 0), new - side)
-        for (start, end), new, old, side in zip(ends, resized, size, target, strict=True)
-    ]
+    top_left = []
+    for axis, extent, side, new, old in zip(places, extents, target, resized, size, strict=True):
+        middle = axis[0] + extent / 2 if extent <= side * scale else axis[len(axis) // 2] + 0.5
+        top_left.append(min(max(round(middle * new / old - side / 2), 0), new - side))
     if flip:
         top_left[1] = resized[1] - target[1] - top_left[1]
     return Geometry(size, (resized[0], resized[1]), (top_left[0], top_left[1]), target, flip)

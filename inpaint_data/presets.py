@@ -11,6 +11,8 @@ from torch import Tensor
 
 from inpaint_data import morphology
 from inpaint_data.errors import UsageError
+from inpaint_data.fills import Fill
+from inpaint_data.latent_mask import LatentMask
 
 Growth = Literal["square", "comfy", "none"]
 Threshold = Literal["exclusive", "inclusive"]
@@ -26,19 +28,27 @@ class Preset:
             between them are known to the model but repainted. "none": the mask stays.
         threshold: whether 0.5 is masked, see `binarise`.
         fill: what the hole holds when it is encoded, see `fill_hole`.
-        latent_mask: how the mask comes to latent size, see `conditioning.latent_mask`; None keeps the size of pixels.
+        latent_mask: how the mask that the tool blends with comes to latent size, the `how` of `latent_mask`; None keeps
+            the size of pixels.
+        offset: how far the tool grows masks where nothing is said.
     """
 
     growth: Growth
     threshold: Threshold
-    fill: Literal["grey", "black", "original"]
-    latent_mask: Literal["nearest", "bilinear"] | None
+    fill: Fill
+    latent_mask: LatentMask | None
+    offset: int = 6
 
 
 PRESETS: dict[str, Preset] = {
     "was": Preset("square", "exclusive", "grey", None),
     "comfy": Preset("comfy", "exclusive", "grey", "bilinear"),
-    "diffusers": Preset("none", "inclusive", "grey", "nearest"),
+    "diffusers": Preset("none", "inclusive", "grey", "nearest", 0),
+    # modules/processing.py and masking.py, with "masked content: fill". Its inpainting models are fed grey whatever is
+    # chosen there, and the mask as "nearest": for those take fill="grey". Its mask blur is SoftBorder("gaussian", 4).
+    "a1111": Preset("none", "exclusive", "blur", "bicubic", 0),
+    # modules/core.py, encode_vae_inpaint: what its inpaint head is fed. Its "mask erode or dilate" is the offset.
+    "fooocus": Preset("square", "exclusive", "grey", "max", 0),
 }
 
 

@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.fills import fill_hole, hole_noise
 from inpaint_data.image_batches import ImageBatches
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.sample_settings import settings_of
 from inpaint_data.samples import ImageBatch
 from inpaint_data.shards import expand_shards
-from inpaint_data.transform import fill_hole
 from inpaint_data.vae import Autoencoder
 from inpaint_data.vae_loading import load_vae
 
@@ -74,11 +74,12 @@ def _rows(batch: ImageBatch, cached: LatentCache, decoder: Autoencoder, fill: An
             )
         entry = cached[places[shard, key]]
         photo = batch["image"][i : i + 1].float() / 127.5 - 1
+        noise = hole_noise(cached.settings["samples"]["seed"], [key], 0, *photo.shape[-2:])
         pictures = [
             _pixels(photo),
             _pixels(batch["mask"][i, :1].expand(1, 3, -1, -1) * 2.0 - 1),
             _pixels(entry["mask"].expand(1, 3, -1, -1) * 2.0 - 1),
-            _pixels(fill_hole(photo, entry["mask"], fill, low=-1.0)),
+            _pixels(fill_hole(photo, entry["mask"] >= 0.5, fill, -1.0, noise)),
             _pixels(decoder.decode(entry["latents"])),
             _pixels(decoder.decode(entry["masked_latents"])),
         ]

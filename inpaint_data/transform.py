@@ -13,16 +13,16 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from inpaint_data.errors import UsageError
+from inpaint_data.fills import FILLS, Fill, fill_hole, hole_noise
 from inpaint_data.masks import Offset, RandomOffset, check_offset, draw_offset, draw_window, windows_of
 from inpaint_data.morphology import Window, offset_mask
 from inpaint_data.presets import PRESETS, Preset, binarise, grow_comfy
 from inpaint_data.seeding import generator_for, noise_for
+from inpaint_data.soft_border import SoftBorder
 from inpaint_data.vae import Autoencoder
 from inpaint_data.vae_loading import load_vae
 
-Fill = Literal["grey", "black", "original"]
 Posterior = Literal["mode", "sample", "moments"]
-FILLS = ("grey", "black", "original")
 POSTERIORS = ("mode", "sample", "moments")
 
 
@@ -45,7 +45,8 @@ class Batch(TypedDict, total=False):
     latents: (B, C, h, w) float32, raw; 2C channels with posterior "moments".
     masked_latents: (B, C, h, w) or (B, K, C, h, w), of the picture with the hole filled.
     target_latents: (B, C, h, w), of the paired target picture, where samples have one.
-    mask: (B, K, H, W) bool at full resolution, after the offset, True = repaint.
+    mask: (B, K, H, W) at full resolution, after the offset: bool, True = repaint; or, where borders are soft, float32
+        in [0, 1], 1 = repaint, every value k / 255.
     offset: (B,) or (B, K) int64, pixels. window: B tuples of K names, what each mask grew or shrank by.
     variant: (B,) or (B, K) int64, the number that mask and offset were drawn with.
     caption: B strings. original_size, resized_size, crop_top_left, target_size: (B, 2) int64. flip: (B,) bool.
@@ -68,23 +69,6 @@ class Batch(TypedDict, total=False):
     carried: list[dict[str, bytes]]
     __key__: list[str]
     __shard__: list[str]
-
-
-def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float) -> Tensor:
-    """Hide what is under the mask.
-
-    Args:
-        pixels: (B, 3, H, W) float in [low, 1], low being 0 or -1.
-        mask: (B, 1, H, W) or (1, 1, H, W) bool.
-        fill: "grey" is the middle of the range, "black" its low end, "original" changes nothing.
-    """
-    if fill == "original":
-        return pixels
-    if fill == "black":
-        return torch.where(mask, low, pixels)
-    # The node's own arithmetic: in [0, 1] it rounds dark pixels by up to 2^-26, and stays exact in [-1, 1].
-    middle = (low + 1) / 2
-    return (pixels - middle) * (~mask).to(pixels.dtype) + middle
 
 
 def encode_for_inpaint(
@@ -149,13 +133,16 @@ class InpaintTransform(nn.Module):
         vae: an `Autoencoder`, a diffusers autoencoder, or a name for `load_vae`; None where nothing is to be encoded.
         mask_offset: an int for all; an inclusive range (low, high) drawn for each sample and variant from
             (seed, key, variant); or another `RandomOffset`, which may have windows other than the square; each within
-            -128...128. None is what the preset's tool does: 6, or 0 without growth.
+            -128...128. None is what the preset's tool does: 6 for "was" and "comfy", else 0.
         fill: what the hole holds when it is encoded: "grey" (0.5; ComfyUI, SD, SDXL, Flux Fill), "black" (SD3 and
-            Qwen ControlNet, BrushNet) or "original" (the picture as it is). None is the preset's.
+            Qwen ControlNet, BrushNet), "original" (the picture as it is), or another of `FILLS`, see `fill_hole`. None
+            is the preset's.
         posterior: "mode" (ComfyUI), "sample" (diffusers; noise from (seed, key, variant)), or "moments".
         seed: of offsets and noise.
         preset: a name in `PRESETS`, or a `Preset`: how masks grow, and whether 0.5 is masked.
         masked_latents: whether to encode the picture with its hole; models that only blend do not need it.
+        soft: soften the border of the masks in the batch. The hole is filled under the hard mask, before softening, and
+            the soft one is what a model blends with. None leaves masks bool.
 
     Raises:
         UsageError: an unknown fill, posterior or preset, or an offset beyond the range or that the preset cannot grow,
@@ -172,6 +159,7 @@ class InpaintTransform(nn.Module):
         seed: int = 0,
         preset: str | Preset = "was",
         masked_latents: bool = True,
+        soft: SoftBorder | None = None,
     ) -> None:
         super().__init__()
         if isinstance(preset, str) and preset not in PRESETS:
@@ -182,7 +170,7 @@ class InpaintTransform(nn.Module):
             if value not in choices:
                 raise UsageError(f"{name}: {value!r} is unknown; choose from {', '.join(choices)}")
         if mask_offset is None:
-            mask_offset = 0 if self.preset.growth == "none" else 6
+            mask_offset = 0 if self.preset.growth == "none" else self.preset.offset
         low, high = check_offset(mask_offset)
         if self.preset.growth == "none" and (low, high) != (0, 0):
             raise UsageError(f"mask_offset: {mask_offset} with a preset that grows no masks; leave it out or set 0")
@@ -202,6 +190,7 @@ class InpaintTransform(nn.Module):
         self.posterior: Posterior = posterior
         self.seed = seed
         self.masked_latents = masked_latents
+        self.soft = soft
 
     @property
     def has_vae(self) -> bool:
@@ -215,7 +204,8 @@ class InpaintTransform(nn.Module):
         return self._vae
 
     def extra_repr(self) -> str:
-        return f"mask_offset={self.mask_offset}, fill={self.fill!r}, posterior={self.posterior!r}, seed={self.seed}"
+        chosen = f"mask_offset={self.mask_offset}, fill={self.fill!r}, posterior={self.posterior!r}, seed={self.seed}"
+        return chosen if self.soft is None else f"{chosen}, soft={self.soft}"
 
     def forward(self, batch: Mapping[str, Any]) -> Batch:
         """Encode one batch.
@@ -256,7 +246,7 @@ class InpaintTransform(nn.Module):
             # Each variant is encoded in a batch of B, so that its values do not depend on how many variants there are.
             masked = [
                 self._encoded(
-                    fill_hole(pixels["image"], hidden[:, k : k + 1], self.fill, low=-1.0),
+                    self._filled(pixels["image"], hidden[:, k : k + 1], keys, variants[k], seed),
                     keys,
                     variants[k],
                     seed,
@@ -268,7 +258,7 @@ class InpaintTransform(nn.Module):
         offsets = offsets.reshape(count, number).to(mask.device)
         drawn_with = torch.tensor(variants, device=mask.device).expand(count, number)
         result |= {
-            "mask": grown,
+            "mask": grown if self.soft is None else self.soft(grown),
             "offset": offsets[:, 0] if number == 1 else offsets,
             "window": windows,
             "variant": drawn_with[:, 0] if number == 1 else drawn_with,
@@ -295,6 +285,13 @@ class InpaintTransform(nn.Module):
             for key, row in zip(keys, areas, strict=True)
         ]
         return torch.tensor(offsets, dtype=torch.int64).reshape(len(keys), len(variants))
+
+    def _filled(self, pixels: Tensor, hidden: Tensor, keys: Sequence[str], variant: int, seed: int) -> Tensor:
+        """The pictures (B, 3, H, W) in [-1, 1] with their holes filled."""
+        noise = None
+        if self.fill == "noise":
+            noise = hole_noise(seed, keys, variant, *pixels.shape[-2:]).to(pixels.device)
+        return fill_hole(pixels, hidden, self.fill, -1.0, noise)
 
     def _encoded(self, pixels: Tensor, keys: Sequence[str], variant: int, seed: int, purpose: str) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> latents as `posterior` says."""

@@ -153,7 +153,7 @@ class Inpainter(LightningModule):
             latents = ddim.step(self(latents, t, batch).float(), t, latents).prev_sample
             if not recipe.settings.parts:  # this UNet is not told what is known; its pipeline blends it in
                 kept = known if after is None else ddim.add_noise(known, noise, after[None])
-                latents = torch.where(mask > 0, latents, kept)
+                latents = (1 - mask) * kept + mask * latents
         return latents
 
     def on_train_end(self) -> None:
@@ -201,7 +201,7 @@ class SamplePictures(Callback):
         if not pl_module.recipe.settings.raw:
             painted = self.vae.denormalise(painted)
         original = self.vae.decode(first["latents"])
-        columns = original, torch.where(first["mask"], 0.0, original), self.vae.decode(painted)
+        columns = original, torch.where(first["mask"] >= 0.5, 0.0, original), self.vae.decode(painted)
         grid = torch.cat([*torch.cat(columns, -1)], -2) / 2 + 0.5  # a row for each picture
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -15,6 +15,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.kandinsky import pipeline_kandinsky_inpaint as kandinsky21
 from PIL import Image
 from torch import Tensor, nn
@@ -539,7 +540,7 @@ def test_a_model_with_other_channels_is_refused(name: str, config: dict[str, Any
         ({"masked_latents": torch.zeros(1, 3, 4, 4, 6)}, "holds 3 variants"),
         ({"masked_latents": torch.zeros(1, 16, 4, 6)}, r"must be \(B, 4, h, w\), not \(1, 16, 4, 6\)"),
         ({"mask": torch.zeros(1, 2, 32, 48, dtype=torch.bool)}, "give one variant"),
-        ({"mask": torch.zeros(1, 1, 32, 48)}, "bool, not .*float32"),
+        ({"mask": torch.zeros(1, 1, 32, 48, dtype=torch.uint8)}, "bool or float, not .*uint8"),
         ({"mask": torch.zeros(1, 1, 32, 40, dtype=torch.bool)}, "not one whole multiple"),
         ({"mask": torch.zeros(2, 1, 32, 48, dtype=torch.bool)}, "not one whole multiple"),
     ],
@@ -602,7 +603,7 @@ def test_a_recipe_tells_how_its_latents_must_be_made() -> None:
 def test_the_mask_can_come_to_latent_size_as_comfyui_does_it() -> None:
     batch, noisy = small_batch(), torch.zeros(1, 4, 4, 6)
     own = sd15().model_input(noisy, batch)
-    for how in ("nearest", "bilinear", "max", "area"):
+    for how in ("nearest", "bilinear", "bicubic", "max", "area"):
         ours = conditioning("sd15-inpaint", SD, how).model_input(noisy, batch)
         assert torch.equal(ours[:, 4:5], latent_mask(batch["mask"], 8, how).float())
         assert torch.equal(ours[:, 5:], own[:, 5:])
@@ -611,8 +612,32 @@ def test_the_mask_can_come_to_latent_size_as_comfyui_does_it() -> None:
         conditioning("flux-fill", {"scaling_factor": 1.0}, "max")
     with pytest.raises(UsageError, match="cannot be chosen"):
         conditioning("sd15-blend", SD, "bilinear")
-    with pytest.raises(UsageError, match="not one of nearest, bilinear, max, area"):
+    with pytest.raises(UsageError, match="not one of nearest, bilinear, bicubic, max, area"):
         conditioning("sd15-inpaint", SD, "unshuffle")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_soft_mask_is_fed_hard_as_the_mask_processor_makes_it_and_blends_softly(name: str) -> None:
+    recipe = conditioning(name, {"scaling_factor": 1.0})
+    channels = recipe.settings.latent_channels
+    soft = torch.randint(0, 256, (1, 1, 32, 48), generator=torch.Generator().manual_seed(3)) / 255
+    hard = VaeImageProcessor(do_normalize=False, do_binarize=True, do_convert_grayscale=True).preprocess(soft)
+    batch = small_batch(channels) | {
+        "image": torch.rand(1, 3, 32, 48),
+        "control_latents": torch.randn(1, channels, 4, 6),
+    }
+    noisy = torch.randn(1, channels, 4, 6)
+    fed = recipe.model_input(noisy, batch | {"mask": hard.bool()})
+    assert torch.equal(recipe.model_input(noisy, batch | {"mask": soft}), fed)
+    assert torch.equal(recipe(batch | {"mask": soft}), recipe(batch | {"mask": hard.bool()}))
+
+    blend = recipe.blend_mask(batch | {"mask": soft})
+    if name == "kandinsky-inpaint":
+        assert torch.equal(blend, recipe.blend_mask(batch | {"mask": hard.bool()}))
+        return
+    small = soft[..., ::8, ::8]
+    packed = recipe.settings.layout == "packed"
+    assert torch.equal(blend, pack_latents(small.expand(1, channels, -1, -1)) if packed else small)
 
 
 @pytest.mark.parametrize("factor", [2, 8])
@@ -647,8 +672,8 @@ def test_a_latent_mask_that_cannot_be_made_is_refused() -> None:
     mask = torch.zeros(1, 1, 20, 16, dtype=torch.bool)
     with pytest.raises(UsageError, match="20 x 16 mask cannot be divided by 8"):
         latent_mask(mask, 8, "nearest")
-    with pytest.raises(UsageError, match="'bicubic' is unknown; choose from nearest"):
-        latent_mask(mask, 4, "bicubic")
+    with pytest.raises(UsageError, match="'lanczos' is unknown; choose from nearest"):
+        latent_mask(mask, 4, "lanczos")
 
 
 def test_normalise_equals_the_autoencoders_own() -> None:

@@ -2,16 +2,22 @@
 
 import math
 from dataclasses import asdict
+from itertools import combinations
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import PHOTOS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from test_fills import Recording, as_automatic1111
 from torch import Tensor
 
-from inpaint_data.conditioning import latent_mask
+from inpaint_data import Autoencoder, InpaintDataModule, InpaintTransform, latent_mask
 from inpaint_data.errors import UsageError
 from inpaint_data.morphology import offset_mask
 from inpaint_data.presets import PRESETS, binarise, grow_comfy
@@ -108,9 +114,11 @@ def test_an_unknown_threshold_is_refused() -> None:
 
 def test_presets_are_the_documented_ones() -> None:
     assert {name: tuple(asdict(preset).values()) for name, preset in PRESETS.items()} == {
-        "was": ("square", "exclusive", "grey", None),
-        "comfy": ("comfy", "exclusive", "grey", "bilinear"),
-        "diffusers": ("none", "inclusive", "grey", "nearest"),
+        "was": ("square", "exclusive", "grey", None, 6),
+        "comfy": ("comfy", "exclusive", "grey", "bilinear", 6),
+        "diffusers": ("none", "inclusive", "grey", "nearest", 0),
+        "a1111": ("none", "exclusive", "blur", "bicubic", 0),
+        "fooocus": ("square", "exclusive", "grey", "max", 0),
     }
 
 
@@ -133,10 +141,11 @@ def test_presets_differ_only_on_their_axes() -> None:
     assert ((mask & ~comfy) | (comfy & ~was)).sum() == 0
     assert mask.sum() < comfy.sum() < was.sum()
 
-    filled = [fill_hole(pixels, mask, preset.fill, low=0.0) for preset in PRESETS.values()]
+    filled = [fill_hole(pixels, mask, PRESETS[name].fill, low=0.0) for name in PRESETS if name != "a1111"]
     assert all(torch.equal(filled[0], each) for each in filled)
-    at_latent_size = {p.latent_mask: latent_mask(mask, 8, p.latent_mask) for p in PRESETS.values() if p.latent_mask}
-    assert not torch.equal(at_latent_size["nearest"], at_latent_size["bilinear"])
+    mask = grown("was", mask, 2)
+    at_latent_size = [latent_mask(mask, 8, preset.latent_mask) for preset in PRESETS.values()]
+    assert all(not torch.equal(a, b) for a, b in combinations(at_latent_size, 2))
 
 
 def test_comfys_way_to_latent_size_is_bilinear_then_round() -> None:
@@ -144,3 +153,128 @@ def test_comfys_way_to_latent_size_is_bilinear_then_round() -> None:
     slow = F.interpolate(mask.float(), size=(8, 12), mode="bilinear").round()
     assert torch.equal(latent_mask(mask, 8, "bilinear").float(), slow)
     assert (F.interpolate(mask.float(), size=(8, 12), mode="bilinear") == 0.5).any()
+
+
+def given_masks() -> Tensor:
+    """(2, 64, 96) float, every value k / 255 but some of exactly 0.5: a soft disc, and soft pixels and a box."""
+    rng = np.random.default_rng(4)
+    soft = cv2.GaussianBlur(cv2.circle(np.zeros((64, 96), np.float32), (50, 30), 15, 1, -1), (0, 0), 4)
+    dots = rng.random((64, 96)) * (rng.random((64, 96)) < 0.02)
+    dots[10:17, 70:90] = rng.random((7, 20))
+    masks = torch.from_numpy(np.stack([soft, dots]).astype(np.float32))
+    masks = (masks * 255).round() / 255
+    masks[:, ::7, ::5] = 0.5
+    return masks
+
+
+def dilated(mask: np.ndarray, up: int, down: int) -> np.ndarray:
+    """Every pixel within `up` rows and columns before and `down` behind a masked one, pixel by pixel."""
+    result = np.zeros_like(mask)
+    for row, column in np.argwhere(mask):
+        result[max(0, row - up) : row + down + 1, max(0, column - up) : column + down + 1] = True
+    return result
+
+
+def grey(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> float32 in [-1, 1]."""
+    return np.where(hole[..., None], np.float32(0), picture.astype(np.float32) / np.float32(127.5) - 1)
+
+
+def as_was(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    hole = dilated(mask > 0.5, k, k)
+    return hole, grey(picture, hole), hole
+
+
+def as_comfy(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pad = math.ceil((k - 1) / 2)
+    noise_mask = dilated(mask > 0.5, k - 1 - pad, pad)
+    middle = noise_mask.reshape(8, 8, 12, 8)[:, 3:5, :, 3:5].mean((1, 3))  # of bilinear, a factor of 8 leaves these
+    return noise_mask, grey(picture, mask > 0.5), np.around(middle) == 1
+
+
+def as_diffusers(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    assert not k
+    return mask >= 0.5, grey(picture, mask >= 0.5), (mask >= 0.5)[::8, ::8]
+
+
+def as_a1111(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    assert not k
+    hole = np.around(mask) == 1
+    white = hole.astype(np.uint8) * 255
+    small = np.asarray(Image.fromarray(white).convert("RGB").resize((12, 8)), np.float32)[..., 0] / 255
+    filled = as_automatic1111(picture, white).astype(np.float32) / np.float32(127.5) - 1
+    return hole, filled, np.around(small) == 1
+
+
+def as_fooocus(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    white = np.where(np.around(mask) == 1, 255, 0).astype(np.uint8)
+    hole = cv2.dilate(white, np.ones((3, 3), np.uint8), iterations=k) > 127
+    return hole, grey(picture, hole), hole.reshape(8, 8, 12, 8).max((1, 3))
+
+
+@pytest.mark.parametrize(
+    ("preset", "slow", "offset"),
+    [
+        ("was", as_was, None),
+        ("was", as_was, 3),
+        ("comfy", as_comfy, None),
+        ("comfy", as_comfy, 9),
+        ("diffusers", as_diffusers, None),
+        ("a1111", as_a1111, None),
+        ("fooocus", as_fooocus, None),
+        ("fooocus", as_fooocus, 4),
+    ],
+)
+def test_a_preset_gives_what_its_tool_gives_from_the_soft_mask_to_latent_size(
+    preset: str, slow: Any, offset: int | None
+) -> None:
+    masks, recording = given_masks(), Recording()
+    pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8))
+    batch = {"image": pictures.permute(0, 3, 1, 2), "mask": masks[:, None], "__key__": ["a", "b"]}
+    ours = InpaintTransform(Autoencoder(recording), offset, preset=preset)(batch)
+    at_latent_size = latent_mask(ours["mask"], 8, PRESETS[preset].latent_mask)
+    default = {"was": 6, "comfy": 6}.get(preset, 0)
+    for i in range(2):
+        hole, pixels, small = slow(masks[i].numpy(), pictures[i].numpy(), default if offset is None else offset)
+        assert torch.equal(ours["mask"][i, 0], torch.from_numpy(hole))
+        assert torch.equal(recording.given[i], torch.from_numpy(pixels).permute(2, 0, 1))
+        assert torch.equal(at_latent_size[i, 0], torch.from_numpy(small))
+
+
+def test_a_recipe_keeps_its_own_fill_beside_a_presets(vae: Autoencoder) -> None:
+    """A1111's inpainting models are fed grey, whatever "masked content" is there."""
+    for recipe, fill in ((None, "blur"), ("sd15-inpaint", "grey")):
+        module = InpaintDataModule(predict_source=str(PHOTOS), vae=vae, preset="a1111", recipe=recipe)
+        module.setup("predict")
+        assert module.transform is not None
+        assert (module.transform.fill, module.transform.mask_offset) == (fill, 0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64), (64, 64), (8, 16), (24, 8), (256, 136)])
+@pytest.mark.parametrize("factor", [4, 8])
+def test_a1111s_way_to_latent_size_is_pillows_resize_then_round(height: int, width: int, factor: int) -> None:
+    levels = torch.randint(0, 256, (3, 1, height, width), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    for mask in (levels / 255, levels > 127, random_masks(2, 3, height, width, 0.3)):
+        ours = latent_mask(mask, factor, "bicubic")
+        assert ours.dtype == (torch.bool if mask.dtype == torch.bool else torch.float32)
+        for i in range(3):
+            picture = Image.fromarray((mask[i, 0] * 255.0).round().to(torch.uint8).numpy())
+            small = np.asarray(picture.resize((width // factor, height // factor)), np.float32) / 255
+            expected = np.around(small) == 1 if mask.dtype == torch.bool else small
+            assert torch.equal(ours[i, 0], torch.from_numpy(expected))
+
+
+def test_soft_masks_stay_soft_at_latent_size_as_their_tools_blend() -> None:
+    soft = torch.randint(0, 256, (2, 1, 32, 48), generator=torch.Generator().manual_seed(1)) / 255
+    assert latent_mask(soft, 8, None) is soft
+    cells = soft.reshape(2, 1, 4, 8, 6, 8)
+    assert torch.equal(latent_mask(soft, 8, "nearest"), cells[:, :, :, 0, :, 0])
+    assert torch.equal(latent_mask(soft, 8, "max"), cells.amax((3, 5)))
+    assert torch.allclose(latent_mask(soft, 8, "bilinear"), cells[:, :, :, 3:5, :, 3:5].mean((3, 5)), atol=1e-7)
+    assert torch.equal(latent_mask(soft, 8, "area"), latent_mask(soft, 8, "area").clamp(0, 1))
+    assert torch.equal(latent_mask(soft, 8, "unshuffle"), F.pixel_unshuffle(soft, 8))
+    with pytest.raises(UsageError, match=r"give it mask >= 0\.5"):
+        latent_mask(soft, 8, "kandinsky")
+    hard = soft > 0.5
+    for how in ("nearest", "bilinear", "bicubic", "max"):
+        assert latent_mask(hard, 8, how).dtype == torch.bool

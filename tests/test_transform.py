@@ -251,7 +251,7 @@ def test_a_wrong_batch_is_named(change: dict[str, object], named: str, vae: Auto
     [
         ({"mask_offset": (5, -5)}, "lower number first"),
         ({"mask_offset": (-200, 5)}, "outside -128"),
-        ({"fill": "gray"}, "choose from grey, black, original"),
+        ({"fill": "gray"}, "choose from grey, black, white, original, mean"),
         ({"posterior": "mean"}, "choose from mode, sample, moments"),
     ],
 )

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from inpaint_data.errors import CacheError, SampleError, UsageError
+from inpaint_data.images import decode_image, encode_png
+from inpaint_data.soft_border import to_levels
 
 FORMAT = 1
 LATENTS = "latents.npy"
 MASKED_LATENTS = "masked_latents.npy"
 MASK = "mask.pbm"
+SOFT_MASK = "mask.png"
 RECORD = "inpaint.json"
 TARGET_LATENTS = "target_latents.npy"
-REQUIRED = frozenset({LATENTS, MASK, RECORD})
-RESERVED = REQUIRED | {MASKED_LATENTS, TARGET_LATENTS}
+REQUIRED = frozenset({LATENTS, RECORD})  # and the masks, see `masks_member`
+RESERVED = REQUIRED | {MASK, MASKED_LATENTS, TARGET_LATENTS}
 SIZES = ("original_size", "resized_size", "crop_top_left", "target_size")
 CACHE_FILE = "cache.json"
 TEMPORARY = ".tmp"
@@ -53,6 +56,36 @@ def read_pbm(data: bytes | memoryview, count: int) -> npt.NDArray[np.bool_]:
     bits = np.unpackbits(packed.reshape(rows, -1), axis=1, count=width)
     masks: npt.NDArray[np.bool_] = (bits == 0).reshape(count, rows // count, width)
     return masks
+
+
+def masks_member(names: Collection[str]) -> str:
+    """Which of a sample's members holds its masks: `mask.png` where it has no `mask.pbm` beside it.
+
+    In a cache of hard masks `mask.png` is a member that was carried along.
+    """
+    return SOFT_MASK if SOFT_MASK in names and MASK not in names else MASK
+
+
+def png_bytes(levels: npt.NDArray[np.uint8]) -> bytes:
+    """(K, H, W) uint8, 255 = repaint -> a grey PNG of K pictures stacked downwards."""
+    return encode_png(levels.reshape(-1, levels.shape[-1]))
+
+
+def read_png(data: bytes | memoryview, count: int) -> npt.NDArray[np.uint8]:
+    """The (K, H, W) uint8 masks in what `png_bytes` made, K = `count`.
+
+    Raises:
+        SampleError: no PNG, damaged, or too large a picture.
+        CacheError: another kind of picture.
+    """
+    data = bytes(data)
+    # Bit depth and colour type in its header: 8 bits, grey.
+    if data[:4] != b"\x89PNG" or data[24:26] != b"\x08\x00":
+        raise CacheError(f"{SOFT_MASK}: not a grey PNG of 8 bits")
+    levels = decode_image(data)[..., 0]
+    if len(levels) % count:
+        raise CacheError(f"{SOFT_MASK}: not a picture of {count} masks")
+    return levels.reshape(count, -1, levels.shape[-1])
 
 
 def json_bytes(value: Any) -> bytes:
@@ -173,7 +206,8 @@ def _disagreements(path: Path, sidecar: Sidecar) -> Iterator[str]:
         yield f"its target_size does not have a height and a width for each of {len(keys)} samples"
     if len(set(keys)) < len(keys):
         yield f"its key {next(key for key in keys if keys.count(key) > 1)!r} comes twice"
-    for name in sorted(index.keys() | (REQUIRED if keys else set())):
+    own = RESERVED | {masks_member(index)}
+    for name in sorted(index.keys() | (REQUIRED | {masks_member(index)} if keys else set())):
         columns = index.get(name)
         if not (isinstance(columns, dict) and columns.keys() == {"offset", "size"}):
             yield f"its index has no offsets and sizes of {name}"
@@ -181,7 +215,7 @@ def _disagreements(path: Path, sidecar: Sidecar) -> Iterator[str]:
             yield f"its index of {name} does not have an entry for each of {len(keys)} samples"
         else:
             for key, *place in zip(keys, columns["offset"], columns["size"], strict=True):
-                absent = place == [-1, -1] and name not in RESERVED
+                absent = place == [-1, -1] and name not in own
                 inside = all(map(_is_count, place)) and sum(place) <= end
                 if not absent and not inside:
                     yield f"its index says {place} for {name} of sample {key!r}"
@@ -241,6 +275,11 @@ def totals(sidecars: Sequence[Sidecar]) -> dict[str, int]:
     }
 
 
+def coverage_of(mask: npt.NDArray[Any]) -> float:
+    """The mean of a mask, bool or uint8 levels, where 1 = repaint: of a hard one the share that is repainted."""
+    return round(float(mask.mean()) / (1 if mask.dtype == np.bool_ else 255), 6)
+
+
 def members_of(batch: Mapping[str, Any], row: int, storage: str) -> dict[str, bytes]:
     """Member name -> bytes of one sample of an encoded batch.
 
@@ -253,10 +292,11 @@ def members_of(batch: Mapping[str, Any], row: int, storage: str) -> dict[str, by
         SampleError: a value too large for `storage`, or a carried member whose name the cache uses itself.
     """
     carried: dict[str, bytes] = batch["carried"][row]
-    taken = sorted(RESERVED & carried.keys())
+    soft = batch["mask"].is_floating_point()
+    taken = sorted((RESERVED | {SOFT_MASK} if soft else RESERVED) & carried.keys())
     if taken:
         raise SampleError(f"it carries a member called {taken[0]}, which the cache uses itself; rename it")
-    masks: npt.NDArray[np.bool_] = batch["mask"][row].numpy()
+    masks = to_levels(batch["mask"][row]).numpy() if soft else batch["mask"][row].numpy()
     arrays = {LATENTS: batch["latents"][row].numpy()}
     if "masked_latents" in batch:
         masked = batch["masked_latents"][row].numpy()
@@ -270,7 +310,7 @@ def members_of(batch: Mapping[str, Any], row: int, storage: str) -> dict[str, by
         if not np.isfinite(stored).all():
             raise SampleError(f"{name}: {np.abs(array).max():.3g} is too large for {storage}; set storage: float32")
         members[name] = npy_bytes(stored)
-    members[MASK] = pbm_bytes(masks)
+    members[SOFT_MASK if soft else MASK] = png_bytes(masks) if soft else pbm_bytes(masks)
     offsets = batch["offset"][row].reshape(-1).tolist()
     members[RECORD] = json_bytes(
         {
@@ -278,12 +318,7 @@ def members_of(batch: Mapping[str, Any], row: int, storage: str) -> dict[str, by
             **{name: batch[name][row].tolist() for name in SIZES},
             "flip": bool(batch["flip"][row]),
             "variants": [
-                {
-                    "offset": offset,
-                    "window": window,
-                    "generator": generator,
-                    "coverage": round(float(mask.mean()), 6),
-                }
+                {"offset": offset, "window": window, "generator": generator, "coverage": coverage_of(mask)}
                 for offset, window, generator, mask in zip(
                     offsets, batch["window"][row], batch["generator"][row], masks, strict=True
                 )

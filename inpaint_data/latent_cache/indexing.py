@@ -18,10 +18,12 @@ from inpaint_data.latent_cache.format import (
     RECORD,
     REQUIRED,
     RESERVED,
+    SOFT_MASK,
     TARGET_LATENTS,
     Sidecar,
     committed,
     fingerprint,
+    masks_member,
     read_cache_file,
     sidecar_path,
     totals,
@@ -91,6 +93,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> dict[str, Any]:
     if first is None:
         raise CacheError(f"{tars[0]}: no sample in any of the tars; name the folder of a cache")
     record = json.loads(first.members[RECORD])
+    soft = {"soft": "unknown"} if masks_member(first.members) == SOFT_MASK else {}
     carries = any(name in first.members for name in IMAGE_EXTENSIONS)
     return {
         "format": FORMAT,
@@ -105,6 +108,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> dict[str, Any]:
         "variants": len(record["variants"]),
         "storage": str(np.load(io.BytesIO(first.members[LATENTS]), allow_pickle=False).dtype),
         "masked_latents": MASKED_LATENTS in first.members,
+        **soft,
     }
 
 
@@ -116,10 +120,10 @@ def _samples(path: Path) -> Iterator[Sample]:
                 item = read_sample(str(path), file.read(item.extent[1] - item.extent[0]))
             if isinstance(item, Fault):
                 raise CacheError(f"{path}, sample {item.key!r}: {item.reason}")
-            if missing := REQUIRED - item.members.keys():
+            if missing := (REQUIRED | {masks_member(item.members)}) - item.members.keys():
                 raise CacheError(
                     f"{path}, sample {item.key!r}: has no {sorted(missing)[0]}; a cache's samples have "
-                    f"{LATENTS}, {MASK} and {RECORD}"
+                    f"{LATENTS}, {RECORD}, and {MASK} or {SOFT_MASK}"
                 )
             yield item
 
@@ -128,7 +132,8 @@ def _sidecar(path: Path, settings: dict[str, Any], check: SampleCheck) -> Sideca
     keys: list[str] = []
     sizes: list[list[int]] = []
     for sample in _samples(path):
-        own = {name: data for name, data in sample.members.items() if name in RESERVED}
+        reserved = RESERVED | {masks_member(sample.members)}
+        own = {name: data for name, data in sample.members.items() if name in reserved}
         for problem in check.problems(own):
             raise CacheError(f"{path}, sample {sample.key!r}: {problem}; take it out, or mend it")
         keys.append(sample.key)

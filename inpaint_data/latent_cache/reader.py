@@ -17,24 +17,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from inpaint_data.errors import CacheError, ShardError, UsageError
+from inpaint_data.errors import CacheError, SampleError, ShardError, UsageError
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     LATENTS,
-    MASK,
     MASKED_LATENTS,
     RECORD,
     RESERVED,
     SIZES,
+    SOFT_MASK,
     TARGET_LATENTS,
     Sidecar,
     committed,
+    masks_member,
     read_cache_file,
     read_pbm,
+    read_png,
     tar_path,
 )
 from inpaint_data.mirror import Mirror, default_folder, read_range
 from inpaint_data.seeding import generator_for, noise_for
+from inpaint_data.soft_border import from_levels
 from inpaint_data.tar import is_url, unreadable
 from inpaint_data.transform import POSTERIORS, Batch, Posterior
 from inpaint_data.vae import sample_posterior
@@ -107,7 +110,7 @@ class LatentCache(Dataset[Batch]):
         self._ends = np.cumsum([len(sidecar.keys) for sidecar in sidecars])
         self._decoders: Mapping[str, Decoder] | None = None
         if carried is not None:
-            there = {name for sidecar in sidecars for name in sidecar.index} - RESERVED
+            there = {name for shard in self._shards for name in shard.carried}
             if isinstance(carried, str) or not set(carried) <= there:
                 raise UsageError(
                     f"carried: {carried!r} is not a list of names among {', '.join(sorted(there)) or 'none'}"
@@ -159,6 +162,7 @@ class LatentCache(Dataset[Batch]):
             RecursionError,
             OSError,
             CacheError,
+            SampleError,
         ) as error:
             keys = [f"{shard.name} {shard.keys[row]!r}" for shard, row in map(self._place, indices)]
             raise CacheError(
@@ -173,10 +177,9 @@ class LatentCache(Dataset[Batch]):
         variants = [self._variant(key) for key in keys]
         chosen = [record["variants"][k] for record, k in zip(records, variants, strict=True)]
         latents = {name.removesuffix(".npy"): self._latents(name, members, variants, keys) for name in self._arrays}
-        masks = [read_pbm(each[MASK], self.variants)[k] for each, k in zip(members, variants, strict=True)]
         batch: dict[str, Any] = {
             **latents,
-            "mask": torch.from_numpy(np.stack(masks))[:, None],
+            "mask": self._masks(places, members, variants),
             "offset": torch.tensor([each["offset"] for each in chosen]),
             "window": [(each["window"],) for each in chosen],
             "variant": torch.tensor(variants),
@@ -184,7 +187,7 @@ class LatentCache(Dataset[Batch]):
             "generator": [(each["generator"],) for each in chosen],
             **{name: torch.tensor([record[name] for record in records]) for name in SIZES},
             "flip": torch.tensor([record["flip"] for record in records]),
-            "carried": [self._carried(each) for each in members],
+            "carried": [self._carried(shard, each) for (shard, _), each in zip(places, members, strict=True)],
             "__key__": keys,
             "__shard__": [shard.name for shard, _ in places],
         }
@@ -196,12 +199,24 @@ class LatentCache(Dataset[Batch]):
 
     def _names(self, shard: "_Shard") -> list[str]:
         """The members to read."""
-        carried = shard.index.keys() - RESERVED if self._decoders is None else self._decoders.keys()
-        return [*self._arrays, MASK, RECORD, *sorted(carried)]
+        carried = shard.carried if self._decoders is None else self._decoders.keys()
+        return [*self._arrays, shard.masks, RECORD, *sorted(carried)]
 
-    def _carried(self, members: Mapping[str, memoryview]) -> dict[str, Any]:
-        carried = {name: bytes(data) for name, data in members.items() if name not in RESERVED}
+    def _carried(self, shard: "_Shard", members: Mapping[str, memoryview]) -> dict[str, Any]:
+        carried = {name: bytes(data) for name, data in members.items() if name in shard.carried}
         return {name: self._decoders[name](data) if self._decoders else data for name, data in carried.items()}
+
+    def _masks(
+        self, places: "Sequence[tuple[_Shard, int]]", members: Sequence[Mapping[str, memoryview]], chosen: Sequence[int]
+    ) -> Tensor:
+        """(B, 1, H, W) bool, or of soft ones float32 in [0, 1]."""
+        read: Any = read_png if places[0][0].masks == SOFT_MASK else read_pbm
+        masks = [
+            read(each[shard.masks], self.variants)[k]
+            for (shard, _), each, k in zip(places, members, chosen, strict=True)
+        ]
+        stacked = torch.from_numpy(np.stack(masks))[:, None]
+        return from_levels(stacked) if read is read_png else stacked
 
     def _variant(self, key: str) -> int:
         if self.variant is not None:
@@ -243,6 +258,8 @@ class _Shard:
             name: (np.array(columns["offset"], np.int64), np.array(columns["size"], np.int64))
             for name, columns in sidecar.index.items()
         }
+        self.masks = masks_member(self.index)
+        self.carried = self.index.keys() - RESERVED - {self.masks}
         self._path: Path | None = tar_path(root, Path(sidecar.shard).stem)
         self._url, self._copies, self._output = f"{url}/{self.name}", copies, sidecar.output
         self._map: mmap.mmap | None = None

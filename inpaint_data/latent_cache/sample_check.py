@@ -17,16 +17,20 @@ from inpaint_data.latent_cache.format import (
     MASKED_LATENTS,
     RECORD,
     SIZES,
+    SOFT_MASK,
     TARGET_LATENTS,
+    coverage_of,
     json_bytes,
     npy_bytes,
     pbm_bytes,
     read_pbm,
+    read_png,
 )
 from inpaint_data.masks import check_offset, offset_from, windows_of
 from inpaint_data.morphology import Window
 from inpaint_data.sample_settings import settings_of
 
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 FIELDS = {"caption", *SIZES, "flip", "variants"}
 FIELDS_OF_VARIANT = {"offset", "window", "generator", "coverage"}
 
@@ -44,6 +48,7 @@ class Expected:
     windows: tuple[Window, ...]
     masked_latents: bool
     target_latents: bool
+    soft_masks: bool
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Expected":
@@ -66,6 +71,7 @@ class Expected:
                 windows=windows_of(mask_offset),
                 masked_latents=bool(settings["masked_latents"]),
                 target_latents=bool(settings["samples"]["target"]),
+                soft_masks=bool(settings.get("soft")),
             )
         except (KeyError, TypeError, ValueError, IndexError, ArithmeticError, UsageError) as error:
             raise CacheError(f"its settings are not those of a cache ({type(error).__name__}: {error})") from None
@@ -80,17 +86,18 @@ class SampleCheck:
 
     def problems(self, members: Mapping[str, bytes]) -> Iterator[str]:
         """What is wrong with a sample, given the bytes of its own members."""
+        masks = SOFT_MASK if self.expected.soft_masks else MASK
         checks: dict[str, Callable[[bytes], Any]] = {
             RECORD: self._record,  # first, since it has the size of the others
             LATENTS: self._latents,
-            MASK: self._masks,
+            masks: self._soft_masks if self.expected.soft_masks else self._masks,
         }
         if self.expected.masked_latents:
             checks[MASKED_LATENTS] = self._masked_latents
         if self.expected.target_latents:
             checks[TARGET_LATENTS] = self._latents
         yield from (f"{name}: is not there" for name in checks if name not in members)
-        extra = {MASKED_LATENTS, TARGET_LATENTS} & members.keys() - checks.keys()
+        extra = {MASK, MASKED_LATENTS, TARGET_LATENTS} & members.keys() - checks.keys()
         yield from (f"{name}: is there, though the settings say that there is none" for name in sorted(extra))
         checks = {name: check for name, check in checks.items() if name in members}
         self.size = min(self.expected.sizes)
@@ -100,10 +107,11 @@ class SampleCheck:
                 good[name] = check(members[name])
             except SampleError as error:
                 yield f"{name}: {error}"
-        if MASK in good and RECORD in good:
-            for k, (mask, variant) in enumerate(zip(good[MASK], good[RECORD]["variants"], strict=True)):
-                if not abs(variant["coverage"] - mask.mean()) <= 1e-6:
-                    yield f"{RECORD}: variant {k} says coverage {variant['coverage']}, its mask has {mask.mean():.6f}"
+        if masks in good and RECORD in good:
+            for k, (mask, variant) in enumerate(zip(good[masks], good[RECORD]["variants"], strict=True)):
+                has = coverage_of(mask)
+                if not abs(variant["coverage"] - has) <= 1e-6:
+                    yield f"{RECORD}: variant {k} says coverage {variant['coverage']}, its mask has {has:.6f}"
 
     def _latents(self, data: bytes) -> None:
         self._array(data, ())
@@ -141,6 +149,18 @@ class SampleCheck:
         if pbm_bytes(masks) != data:
             raise SampleError("is not laid out as the cache writes masks")
         return masks
+
+    def _soft_masks(self, data: bytes) -> npt.NDArray[np.uint8]:
+        shape = (self.expected.variants, *self.size)
+        try:
+            levels = read_png(data, self.expected.variants)
+        except CacheError as error:
+            raise SampleError(str(error).removeprefix(f"{SOFT_MASK}: ")) from None
+        if levels.shape != shape:
+            raise SampleError(f"its masks have the shape {levels.shape}, not {shape}")
+        if not data.endswith(PNG_END):
+            raise SampleError("is not laid out as the cache writes masks")
+        return levels
 
     def _record(self, data: bytes) -> dict[str, Any]:
         try:

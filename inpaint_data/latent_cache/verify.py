@@ -15,6 +15,7 @@ from inpaint_data.latent_cache.format import (
     TEMPORARY,
     Sidecar,
     committed,
+    masks_member,
     read_cache_file,
     sidecar_path,
     tar_path,
@@ -152,9 +153,10 @@ def _shard_problems(path: Path, sidecar: Sidecar, check: SampleCheck | None) -> 
 
 def _member_problems(tar: str, source: Source, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
     expected = _layout(sidecar)
+    reserved = RESERVED | {masks_member(sidecar.index)}
     own: dict[str | None, set[str]] = {}  # the cache's own members of each sample
     for sample, name, *_ in expected.values():
-        own.setdefault(sample, set()).update({name} & RESERVED)
+        own.setdefault(sample, set()).update({name} & reserved)
     sizes: dict[str | None, Size] = dict(
         zip(sidecar.keys, zip(*sidecar.target_size.values(), strict=True), strict=True)
     )
@@ -172,7 +174,7 @@ def _member_problems(tar: str, source: Source, sidecar: Sidecar, check: SampleCh
                 yield Problem(tar, owner, f"{member} {member.problem or here}")
             if owner != key:
                 key, data = owner, {}
-            if as_indexed and name in RESERVED:
+            if as_indexed and name in reserved:
                 data[name] = source.exactly(member.size, str(member))
                 source.skip(member.padded - member.size, str(member))
             else:
