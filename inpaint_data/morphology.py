@@ -23,7 +23,7 @@ def offset_mask(mask: Tensor, offset: int | Tensor, window: Window | Sequence[Wi
     convolution with that window to the last bit.
 
     The windows, with k = |offset|; each reaches k pixels along rows and columns:
-        square: side 2k + 1, |dx| and |dy| <= k. As WAS_VAEEncodeForInpaint, and a blunt corner of a mask stays sharp.
+        square: side 2k + 1, |dx| and |dy| <= k, as WAS_VAEEncodeForInpaint has it; corners stay square.
         octagon: k steps of 3x3, by turns the square and the cross, so a square of radius ceil(k/2), then a diamond of
             radius floor(k/2). The disc of radius k lies within; the eight corners reach 1.12 k, and its area is 1.11
             of the disc's. Closer than the square (1.41 k, 1.27) or the cross.

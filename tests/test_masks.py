@@ -22,7 +22,15 @@ from PIL import Image
 
 from inpaint_data import MaskMixture, SampleError, SampleSettings, UsageError
 from inpaint_data.mask_generators import GENERATORS, draw_within, hole_ratio
-from inpaint_data.masks import RandomOffset, check_offset, draw_offset, draw_window, offset_from, offset_settings
+from inpaint_data.masks import (
+    Offset,
+    RandomOffset,
+    check_offset,
+    draw_offset,
+    draw_window,
+    offset_from,
+    offset_settings,
+)
 from inpaint_data.samples import prepare
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards import Sample
@@ -392,7 +400,7 @@ def test_a_mixture_comes_from_yaml_and_back_from_a_caches_json(config: Path) -> 
     given = parser.parse_object({"mixture": settings_of_it})
     assert MaskMixture(**given.mixture.as_dict()) == mixture
     again = MaskMixture(**json.loads(json.dumps(asdict(mixture))))
-    assert asdict(again) == asdict(mixture)
+    assert asdict(again) == asdict(mixture) == json.loads(json.dumps(asdict(mixture)))
     half = [lambda: np.arange(64 * 64).reshape(64, 64) < 64 * 32]
     for i in range(50):
         first, second = (each.draw(64, 64, generator_for(0, str(i), 0, "mask"), half) for each in (mixture, again))
@@ -462,6 +470,14 @@ def test_exact_masks_come_with_their_probability_and_leave_the_other_offsets_as_
     assert within_binomial(int((found == 0).sum()), 2000, 0.75)
     assert np.array_equal(found[found != 0], always[found != 0])
     assert set(offsets(RandomOffset("uniform", low=5, high=9, zero=1.0), 50)) == {0}
+
+
+def test_an_offset_comes_from_yaml() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--mask_offset", type=Offset)
+    given = yaml.safe_load("{distribution: two-sided, low: 3, high: 9, zero: 0.75, windows: [octagon, cross]}")
+    found = parser.parse_object({"mask_offset": given}).mask_offset.as_dict()
+    assert RandomOffset(**found) == offset_from(given) == RandomOffset(**given | {"windows": ("octagon", "cross")})
 
 
 def test_each_window_comes_alike_often_and_leaves_the_offsets_as_they_are() -> None:
