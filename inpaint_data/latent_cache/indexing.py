@@ -88,7 +88,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> dict[str, Any]:
             record = json.loads(sample.members[RECORD])
             for variant in record["variants"]:
                 offsets.append(int(variant["offset"]))
-                windows.add(str(variant["window"]))
+                windows.add(str(variant.get("window", "square")))  # that it is missing, the check will say
             sizes.add(tuple(record["target_size"]))
     if first is None:
         raise CacheError(f"{tars[0]}: no sample in any of the tars; name the folder of a cache")
