@@ -5,7 +5,7 @@
 Prints milliseconds for a 512x512 mask of each generator and of mixtures of them, and their share of decoding a 512x512
 JPEG: below 1, masks are the smaller part. The mean over many keys counts, since some generators draw again until a
 limit is met. Each figure is the median of interleaved rounds, so that a busy machine slows all of them alike. Then
-come the offsets of `benchmarks/morphology.py`, against OpenCV and the convolution.
+come the offsets of `benchmarks/morphology.py`, against OpenCV and the convolution. It takes about a minute.
 """
 
 import io
@@ -22,10 +22,11 @@ from PIL import Image
 import inpaint_data
 from inpaint_data import MaskMixture
 from inpaint_data.images import decode_image
+from inpaint_data.mask_edits import EDITS
 from inpaint_data.mask_generators import GENERATORS
 from inpaint_data.seeding import generator_for
 
-SIDE, KEYS, ROUNDS = 512, 50, 9
+SIDE, KEYS, ROUNDS = 512, 50, 7
 PHOTO = Path(inpaint_data.__file__).parent / "demo" / "photos" / "rocket.jpg"
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -56,6 +57,9 @@ disc = cv2.circle(np.zeros((SIDE, SIDE), np.uint8), (SIDE // 2, SIDE // 2), 100,
 def main() -> None:
     cv2.setNumThreads(1)
     mixtures = {name: MaskMixture({name: 1.0}) for name in GENERATORS}
+    for name in EDITS:
+        mixtures[f"object, {name}"] = MaskMixture({"object": 1.0}, **{name: 1.0})
+    mixtures["object, precision"] = MaskMixture({"object": 1.0}, precision=[0, 4])
     mixtures["all of them alike"] = MaskMixture(dict.fromkeys(GENERATORS, 1.0))
     mixtures["masks: mixture"] = MaskMixture()
     for path in sorted(CONFIGS.glob("masks_*.yaml")):

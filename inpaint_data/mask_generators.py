@@ -9,6 +9,7 @@ Everything that decides a pixel is integer arithmetic or plain float64, so that 
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -187,10 +188,13 @@ def clouds(
         cells = [max(2, round(4 * 2**octave * extent / min(height, width)) + 1) for extent in (height, width)]
         noise += _smooth_noise(rng, (cells[0], cells[1]), (rows, columns)) * 0.5**octave
     highest = max(1, round(rng.uniform(*share) * noise.size))
-    cutoff = np.partition(noise, noise.size - highest, None)[noise.size - highest]
+    whole = (4096 * noise).astype(np.int16)  # the octaves' sum is below 2
+    cutoff = np.partition(whole, noise.size - highest, None)[noise.size - highest]
     # 8 bits around the cutoff, in the only interpolation that OpenCV promises to be the same on every machine.
-    levels = np.clip(128 + 255 * (noise - cutoff), 0, 255).astype(np.uint8)
-    return np.asarray(cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR_EXACT) >= 128)
+    levels = np.clip(128 + ((whole - cutoff) >> 4), 0, 255).astype(np.uint8)
+    enlarged = cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+    mask: BoolArray = cv2.threshold(enlarged, 127, 1, cv2.THRESH_BINARY)[1].view(np.bool_)
+    return mask
 
 
 def free_form(height: int, width: int, rng: np.random.Generator, *, hole: Span = (0.0, 1.0)) -> BoolArray:
@@ -325,10 +329,19 @@ def _whole(rng: np.random.Generator, span: Count) -> int:
 def _smooth_noise(rng: np.random.Generator, cells: tuple[int, int], size: tuple[int, int]) -> npt.NDArray[Any]:
     """Random values at the corners of cells, blended in between with the slope 0 at each corner: (size) in [0, 1]."""
     noise = rng.random(cells)
-    for extent in size:
-        at = np.linspace(0, noise.shape[0] - 1.0, extent)
-        before = np.minimum(at.astype(np.int64), noise.shape[0] - 2)
-        blend = at - before
-        blend = (blend * blend * (3 - 2 * blend))[:, None]
-        noise = (noise[before] * (1 - blend) + noise[before + 1] * blend).T  # rows first, then columns
+    for extent in size:  # rows first, then columns
+        before, blend = _blending(noise.shape[0], extent)
+        blended = np.diff(noise, axis=0).take(before, 0)
+        blended *= blend
+        blended += noise.take(before, 0)
+        noise = np.ascontiguousarray(blended.T)
     return noise
+
+
+@lru_cache(64)
+def _blending(cells: int, extent: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """For each of `extent` points the corner (extent,) before it, and how much the next one counts (extent, 1)."""
+    at = np.linspace(0, cells - 1.0, extent)
+    before = np.minimum(at.astype(np.int64), cells - 2)
+    blend = at - before
+    return before, (blend * blend * (3 - 2 * blend))[:, None]

@@ -1,6 +1,7 @@
 """What a training mask looks like: the mixture it is drawn from, and the offset drawn for it.
 
-The generators themselves are in `mask_generators.py`, masks that come with a sample in `object_masks.py`.
+The generators themselves are in `mask_generators.py`, what may be done with a mask afterwards in `mask_edits.py`, masks
+that come with a sample in `object_masks.py`.
 """
 
 import inspect
@@ -12,11 +13,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.mask_edits import BOX, EDITS, edit
 from inpaint_data.mask_generators import GENERATORS, BoolArray, draw_within, hole_ratio, strokes
+from inpaint_data.morphology import WINDOWS, Window
 
 MAX_OFFSET = 128  # the node's range
 OBJECT = "object"  # in a mixture: one of the masks that the sample brings
 CONSTANT = ("full", "none")
+PROBABILITIES = (*EDITS, "invert", "add_stroke", "full")
 Distribution = Literal["fixed", "uniform", "normal", "two-sided"]
 USED = {"fixed": ("value",), "uniform": ("low", "high"), "normal": ("mean", "deviation"), "two-sided": ("low", "high")}
 
@@ -25,8 +29,9 @@ USED = {"fixed": ("value",), "uniform": ("low", "high"), "normal": ("mean", "dev
 class MaskMixture:
     """Draws one generator by weight, then its mask, then what is done with it.
 
-    What "full" and "none" draw stays as it is. Any other mask is turned over, gets a stroke and is held to the limits,
-    in this order. A mask outside the limits is drawn again by the same generator, so that the weights are those of the
+    What "full" and "none" draw stays as it is. Any other mask has its holes filled, is opened, smoothed, replaced by
+    its hull, made less precise, turned over, gets a stroke and is held to the limits, in this order, each only where it
+    is asked for. A mask outside the limits is drawn again by the same generator, so that the weights are those of the
     masks that come out.
 
     Args:
@@ -35,6 +40,13 @@ class MaskMixture:
             stands for the masks that come with a sample: see `object_masks.py`.
         min_hole: least share of the picture that is masked, 0...1.
         max_hole: greatest share of the picture that is masked, 0...1.
+        fill_holes: probability that what the mask encloses is masked too.
+        opening: probability that spikes and specks thinner than 8 pixels at 512 are taken away (BrushNet: 0.3). A mask
+            that has nothing else stays as it is.
+        smooth: probability that a jagged border is rounded off, as by a blur of 4 pixels at 512.
+        convex_hull: probability that the mask becomes its convex hull.
+        precision: 0 exact, 1 to 3 grown more and more within the mask's bounding box, 4 the box; or a range
+            [low, high] from which a level is drawn for each mask (SmartBrush: [0, 4]).
         invert: probability that masked and unmasked change places (BrushNet: 0.5, for objects).
         add_stroke: probability that a stroke of LaMa's medium preset is added.
         full: probability that it is the whole picture instead, whatever the weights (SD's inpainting model: 0.25).
@@ -43,12 +55,17 @@ class MaskMixture:
 
     Raises:
         UsageError: an unknown name, a negative weight, no weight above zero, a probability or limits outside 0...1,
-            limits the wrong way round, or a parameter that its generator does not take.
+            limits the wrong way round, a precision that is no level, or a parameter that its generator does not take.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: {"strokes": 1.0, "boxes": 0.3, "full": 0.145})
     min_hole: float = 0.0
     max_hole: float = 1.0
+    fill_holes: float = 0.0
+    opening: float = 0.0
+    smooth: float = 0.0
+    convex_hull: float = 0.0
+    precision: int | Sequence[int] = 0
     invert: float = 0.0
     add_stroke: float = 0.0
     full: float = 0.0
@@ -63,12 +80,22 @@ class MaskMixture:
             self.weights.values()
         ):
             raise UsageError(f"masks: weights must be zero or more and not all zero, not {dict(self.weights)}")
-        for name in ("min_hole", "max_hole", "invert", "add_stroke", "full"):
+        for name in ("min_hole", "max_hole", *PROBABILITIES):
             value = getattr(self, name)
             if not _number(value) or not 0 <= value <= 1:
                 raise UsageError(f"masks: {name}: {value!r} is not between 0 and 1")
         if self.min_hole > self.max_hole:
             raise UsageError(f"masks: min_hole {self.min_hole} is above max_hole {self.max_hole}; no mask has both")
+        levels = [self.precision] if isinstance(self.precision, int) else self.precision
+        if (
+            not isinstance(levels, list | tuple)
+            or len(levels) != 1 + (levels is self.precision)
+            or not all(type(level) is int and 0 <= level <= BOX for level in levels)
+            or levels[0] > levels[-1]
+        ):
+            raise UsageError(f"masks: precision: {self.precision!r} is no level of 0 to {BOX} and no range [low, high]")
+        if levels is self.precision:
+            object.__setattr__(self, "precision", list(levels))  # as JSON has it
         for name, given in self.parameters.items():
             check_parameters(name, given)
 
@@ -87,15 +114,16 @@ class MaskMixture:
             objects: what makes each of the sample's own masks, (height, width); only needed for "object".
 
         Returns:
-            The mask (height, width) bool, and the name of its generator, with "+inverted" or "+stroke" behind it.
+            The mask (height, width) bool, and the name of its generator with what was done behind it, of "+filled",
+            "+opened", "+smoothed", "+hull", "+precision1" to 4, "+inverted" and "+stroke".
 
         Raises:
             UsageError: the limits cannot be met by a generator: 1000 draws were all outside. Or `objects` are missing.
             SampleError: "object" was drawn, and none of `objects` shows in the crop and is within the limits. Empty
                 ones are passed over while there are others.
         """
-        # What is decided here is drawn from a stream of its own: neither shifts the other.
-        decisions = rng.spawn(1)[0]
+        # What is decided here is drawn from streams of their own: none shifts the others.
+        decisions, edits = rng.spawn(2)
         whole, inverted, stroked = decisions.random(3) < (self.full, self.invert, self.add_stroke)
         names = sorted(self.weights)
         share = np.array([self.weights[name] for name in names], float)
@@ -105,11 +133,17 @@ class MaskMixture:
         if name in CONSTANT:
             return GENERATORS[name](height, width, rng), name
 
+        chosen, level = self._edits(edits)
+        then = "+inverted" * bool(inverted) + "+stroke" * bool(stroked)
+        label = ""  # of the mask that was finished last, since an edit may be left out
+
         def finished(mask: BoolArray) -> BoolArray:
+            nonlocal label
+            mask, done = edit(mask, chosen, level)
+            label = name + done + then
             mask = ~mask if inverted else mask
             return mask | strokes(height, width, decisions, count=(1, 1)) if stroked else mask
 
-        label = name + "+inverted" * bool(inverted) + "+stroke" * bool(stroked)
         if name == OBJECT:
             return self._object(objects, rng, finished), label
         given = {each: _as_tuple(value) for each, value in self.parameters.get(name, {}).items()}
@@ -119,7 +153,14 @@ class MaskMixture:
 
         if (self.min_hole, self.max_hole) == (0, 1):
             return draw(), label
-        return draw_within(self.min_hole, self.max_hole, draw, label), label
+        return draw_within(self.min_hole, self.max_hole, draw, name + then), label
+
+    def _edits(self, rng: np.random.Generator) -> tuple[list[str], int]:
+        """Which edits one mask gets, and its level of precision; each has its own number, whatever the others are."""
+        *chances, chance = rng.random(len(EDITS) + 1).tolist()
+        chosen = [name for name, drawn in zip(EDITS, chances, strict=True) if drawn < getattr(self, name)]
+        low, high = (self.precision,) * 2 if isinstance(self.precision, int) else self.precision
+        return chosen, low + int(chance * (high - low + 1))
 
     def _object(
         self,
@@ -191,10 +232,13 @@ class RandomOffset:
             `relative` shares of the radius of the disc that has the mask's area: 0.1 grows a face by a tenth.
         relative: to the size of what is masked.
         zero: probability that the mask stays exact.
+        windows: the shapes that masks grow by, "square", "octagon" or "cross" as `offset_mask` describes them. Of
+            several, one is drawn for each mask.
 
     Raises:
         UsageError: an unknown distribution, a number it does not use, `low` above `high`, a negative size or
-            deviation, pixels that are not whole where a uniform distribution needs them, or beyond -128...128.
+            deviation, pixels that are not whole where a uniform distribution needs them, or beyond -128...128; no
+            window, or an unknown one.
     """
 
     distribution: Distribution = "uniform"
@@ -205,6 +249,7 @@ class RandomOffset:
     deviation: float = 0.0
     relative: bool = False
     zero: float = 0.0
+    windows: tuple[Window, ...] = ("square",)
 
     def __post_init__(self) -> None:
         if self.distribution not in USED:
@@ -228,6 +273,10 @@ class RandomOffset:
             raise UsageError(f"mask_offset: the range [{self.low}, {self.high}] is empty; give the lower number first")
         if self.deviation < 0 or (self.distribution == "two-sided" and self.low < 0):
             raise UsageError("mask_offset: deviation, and low of a two-sided offset, are sizes; give 0 or more")
+        given: Any = self.windows
+        if not isinstance(given, list | tuple) or not given or not all(each in WINDOWS for each in given):
+            raise UsageError(f"mask_offset: windows: {given!r} is no list of some of {', '.join(WINDOWS)}")
+        object.__setattr__(self, "windows", tuple(self.windows))  # YAML and JSON have lists
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -282,7 +331,7 @@ Offset = int | tuple[int, int] | RandomOffset
 def offset_settings(mask_offset: Offset) -> int | list[int] | dict[str, Any]:
     """The same for JSON, as a cache's fingerprint has it."""
     if isinstance(mask_offset, RandomOffset):
-        return asdict(mask_offset)
+        return asdict(mask_offset) | {"windows": list(mask_offset.windows)}
     return mask_offset if isinstance(mask_offset, int) else list(mask_offset)
 
 
@@ -319,6 +368,17 @@ def draw_offset(mask_offset: Offset, rng: np.random.Generator, area: float | Non
         return mask_offset.draw_for_area(rng, area)
     low, high = check_offset(mask_offset)
     return int(rng.integers(low, high + 1))
+
+
+def windows_of(mask_offset: Offset) -> tuple[Window, ...]:
+    """The windows that one is drawn from for each mask."""
+    return mask_offset.windows if isinstance(mask_offset, RandomOffset) else ("square",)
+
+
+def draw_window(mask_offset: Offset, rng: np.random.Generator) -> Window:
+    """The window of one mask, each alike often."""
+    windows = windows_of(mask_offset)
+    return windows[int(rng.integers(len(windows)))]
 
 
 def _number(value: Any) -> bool:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from inpaint_data.errors import UsageError
 from inpaint_data.fills import FILLS, Fill, fill_hole, hole_noise
-from inpaint_data.masks import Offset, RandomOffset, check_offset, draw_offset
-from inpaint_data.morphology import offset_mask
+from inpaint_data.masks import Offset, RandomOffset, check_offset, draw_offset, draw_window, windows_of
+from inpaint_data.morphology import Window, offset_mask
 from inpaint_data.presets import PRESETS, Preset, binarise, grow_comfy
 from inpaint_data.seeding import generator_for, noise_for
 from inpaint_data.soft_border import SoftBorder
@@ -47,7 +47,7 @@ class Batch(TypedDict, total=False):
     target_latents: (B, C, h, w), of the paired target picture, where samples have one.
     mask: (B, K, H, W) at full resolution, after the offset: bool, True = repaint; or, where borders are soft, float32
         in [0, 1], 1 = repaint, every value k / 255.
-    offset: (B,) or (B, K) int64, pixels.
+    offset: (B,) or (B, K) int64, pixels. window: B tuples of K names, what each mask grew or shrank by.
     variant: (B,) or (B, K) int64, the number that mask and offset were drawn with.
     caption: B strings. original_size, resized_size, crop_top_left, target_size: (B, 2) int64. flip: (B,) bool.
     """
@@ -57,6 +57,7 @@ class Batch(TypedDict, total=False):
     target_latents: Tensor
     mask: Tensor
     offset: Tensor
+    window: list[tuple[Window, ...]]
     variant: Tensor
     caption: list[str]
     generator: list[tuple[str, ...]]
@@ -131,8 +132,8 @@ class InpaintTransform(nn.Module):
     Args:
         vae: an `Autoencoder`, a diffusers autoencoder, or a name for `load_vae`; None where nothing is to be encoded.
         mask_offset: an int for all; an inclusive range (low, high) drawn for each sample and variant from
-            (seed, key, variant); or another `RandomOffset`; each within -128...128. None is what the preset's tool
-            does: 6 for "was" and "comfy", else 0.
+            (seed, key, variant); or another `RandomOffset`, which may have windows other than the square; each within
+            -128...128. None is what the preset's tool does: 6 for "was" and "comfy", else 0.
         fill: what the hole holds when it is encoded: "grey" (0.5; ComfyUI, SD, SDXL, Flux Fill), "black" (SD3 and
             Qwen ControlNet, BrushNet), "original" (the picture as it is), or another of `FILLS`, see `fill_hole`. None
             is the preset's.
@@ -144,7 +145,8 @@ class InpaintTransform(nn.Module):
             the soft one is what a model blends with. None leaves masks bool.
 
     Raises:
-        UsageError: an unknown fill, posterior or preset, or an offset beyond the range or that the preset cannot grow.
+        UsageError: an unknown fill, posterior or preset, or an offset beyond the range or that the preset cannot grow,
+            or a window other than the square with a preset that grows otherwise.
         VaeError: the autoencoder cannot be loaded.
     """
 
@@ -174,6 +176,11 @@ class InpaintTransform(nn.Module):
             raise UsageError(f"mask_offset: {mask_offset} with a preset that grows no masks; leave it out or set 0")
         if self.preset.growth == "comfy" and low < 0:
             raise UsageError(f"mask_offset: {mask_offset} shrinks masks, which ComfyUI's node cannot; give 0 or more")
+        if self.preset.growth != "square" and windows_of(mask_offset) != ("square",):
+            named = ", ".join(windows_of(mask_offset))
+            raise UsageError(
+                f"mask_offset: windows: {named} with a preset that grows masks its own way; leave them out"
+            )
         if isinstance(vae, str):
             vae = load_vae(vae)
         # An Autoencoder is no nn.Module, so this attribute adds nothing to the state_dict.
@@ -221,7 +228,11 @@ class InpaintTransform(nn.Module):
         seed = batch.get("seed", self.seed)
         drawn = binarise(mask, self.preset.threshold)
         offsets = self._offsets(drawn, keys, variants, seed)
-        grown = self._grow(drawn, offsets)
+        windows = [
+            tuple(draw_window(self.mask_offset, generator_for(seed, key, variant, "window")) for variant in variants)
+            for key in keys
+        ]
+        grown = self._grow(drawn, offsets, windows)
         # ComfyUI's own node fills under the mask as it was drawn.
         hidden = drawn if self.preset.growth == "comfy" else grown
         count, number = mask.shape[:2]
@@ -249,14 +260,17 @@ class InpaintTransform(nn.Module):
         result |= {
             "mask": grown if self.soft is None else self.soft(grown),
             "offset": offsets[:, 0] if number == 1 else offsets,
+            "window": windows,
             "variant": drawn_with[:, 0] if number == 1 else drawn_with,
         }
         return cast(Batch, result)
 
-    def _grow(self, drawn: Tensor, offsets: Tensor) -> Tensor:
-        """(B, K, H, W) bool, each mask by its own offset."""
-        grow = grow_comfy if self.preset.growth == "comfy" else offset_mask
-        return grow(drawn.flatten(0, 1)[:, None], offsets.flatten()).reshape(drawn.shape)
+    def _grow(self, drawn: Tensor, offsets: Tensor, windows: Sequence[tuple[Window, ...]]) -> Tensor:
+        """(B, K, H, W) bool, each mask by its own offset and window."""
+        masks, each = drawn.flatten(0, 1)[:, None], offsets.flatten()
+        if self.preset.growth == "comfy":
+            return grow_comfy(masks, each).reshape(drawn.shape)
+        return offset_mask(masks, each, [name for row in windows for name in row]).reshape(drawn.shape)
 
     def _offsets(self, drawn: Tensor, keys: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
         """(B, K) int64 on the CPU, so that the window sizes are known without waiting for the device."""

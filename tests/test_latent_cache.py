@@ -20,11 +20,13 @@ from inpaint_data import (
     CacheError,
     InpaintDataModule,
     LatentCache,
+    RandomOffset,
     UsageError,
     cache_latents,
     verify_cache,
 )
 from inpaint_data.latent_cache.format import pbm_bytes, read_pbm
+from inpaint_data.masks import Offset
 from inpaint_data.shards import expand_shards
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 2}
@@ -73,18 +75,20 @@ def test_masks_come_back_from_one_bit_a_pixel(count: int, height: int, width: in
 
 def live_batches(shards: str, vae: Autoencoder, **settings: object) -> list[dict]:
     """Encoded live in the batches that a job makes, which end with their shard."""
-    module = InpaintDataModule(predict_source=shards, vae=vae, posterior="moments", **SETTINGS, **settings)
+    module = InpaintDataModule(predict_source=shards, vae=vae, posterior="moments", **SETTINGS | settings)
     module.setup("predict")
     return [module.on_after_batch_transfer(batch, 0) for batch in module.image_batches(expand_shards(shards))]
 
 
+@pytest.mark.parametrize("mask_offset", [(-4, 9), RandomOffset(low=-4, high=9, windows=("octagon", "cross"))])
 def test_a_cached_batch_equals_the_live_batch_of_the_same_samples(
-    shards: str, tmp_path: Path, vae: Autoencoder
+    mask_offset: Offset, shards: str, tmp_path: Path, vae: Autoencoder
 ) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, variants=2, **SETTINGS)
+    given = SETTINGS | {"mask_offset": mask_offset, "variants": 2}
+    cache_latents(shards, str(tmp_path / "cache"), vae, **given)
     caches = [LatentCache(tmp_path / "cache", "moments", variant=k) for k in (0, 1)]
     start = 0
-    for live in live_batches(shards, vae, variants=2):
+    for live in live_batches(shards, vae, **given):
         rows = list(range(start, start + len(live["__key__"])))
         for k, cache in enumerate(caches):
             cached = cache.__getitems__(rows)
@@ -95,6 +99,9 @@ def test_a_cached_batch_equals_the_live_batch_of_the_same_samples(
             assert torch.equal(cached["masked_latents"].half(), live["masked_latents"][:, k].half())
             assert torch.equal(cached["mask"], live["mask"][:, k : k + 1])
             assert torch.equal(cached["offset"], live["offset"][:, k])
+            assert [cached["generator"], cached["window"]] == [
+                [(row[k],) for row in live[name]] for name in ("generator", "window")
+            ]
             for name in ("original_size", "crop_top_left", "target_size"):
                 assert torch.equal(cached[name], live[name])
         start += len(rows)

@@ -1,5 +1,7 @@
 """Drawn masks and offsets are a pure function of (seed, key, variant), distributed as they say, and never endless."""
 
+import hashlib
+import io
 import json
 import re
 from collections import Counter
@@ -16,11 +18,22 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
+from PIL import Image
 
-from inpaint_data import MaskMixture, SampleError, UsageError
+from inpaint_data import MaskMixture, SampleError, SampleSettings, UsageError
 from inpaint_data.mask_generators import GENERATORS, draw_within, hole_ratio
-from inpaint_data.masks import RandomOffset, check_offset, draw_offset
+from inpaint_data.masks import (
+    Offset,
+    RandomOffset,
+    check_offset,
+    draw_offset,
+    draw_window,
+    offset_from,
+    offset_settings,
+)
+from inpaint_data.samples import prepare
 from inpaint_data.seeding import generator_for
+from inpaint_data.shards import Sample
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("masks_*.yaml"))
 DRAWN = sorted(set(GENERATORS) - {"none"})
@@ -139,6 +152,38 @@ def test_keys_variants_and_seeds_draw_different_masks() -> None:
         return GENERATORS["strokes"](64, 64, generator_for(seed, key, variant, "mask")).tobytes()
 
     assert len({draw(0, "a", 0), draw(0, "a", 1), draw(0, "b", 0), draw(1, "a", 0)}) == 4
+
+
+# Written once on x86-64. Who changes one changes what every later cache is made of: say so in the changelog.
+DIGESTS = {
+    "strokes": "471113fbba3a",
+    "boxes": "e2830cbd928b",
+    "full": "fea1c80d2c01",
+    "none": "5e36761daffc",
+    "center": "131aa63cfdaa",
+    "grid": "a28fd8b74c46",
+    "outpaint": "bcabd25601ca",
+    "polygons": "a342048ad586",
+    "clouds": "d0ed28ddd5d9",
+    "free-form": "ea7b89b5deb2",
+    "lama-thin": "088dc8535954",
+    "lama-medium": "e6f8a4cb3af3",
+    "lama-thick": "8081ac50ecf0",
+    "lama-mix": "3c535a27c7a3",
+}
+
+
+@pytest.mark.parametrize("name", sorted(GENERATORS))
+def test_a_seed_a_key_and_a_variant_draw_the_mask_that_they_drew_elsewhere(name: str) -> None:
+    digest = hashlib.blake2b(digest_size=6)
+    for i in range(20):
+        digest.update(np.packbits(GENERATORS[name](96, 128, generator_for(7, str(i), i, "mask"))).tobytes())
+    assert digest.hexdigest() == DIGESTS[name]
+
+
+def test_a_seed_a_key_and_a_variant_draw_the_offset_that_they_drew_elsewhere() -> None:
+    found = [draw_offset((-8, 24), generator_for(7, str(i), i, "offset")) for i in range(8)]
+    assert found == [4, 12, 10, 22, 13, 3, 6, 23]
 
 
 def drawn(mixture: MaskMixture, count: int = 2000, side: int = 16) -> list[tuple[np.ndarray, str]]:
@@ -277,6 +322,14 @@ def test_a_mixture_that_cannot_be_drawn_from_is_refused(weights: dict[str, float
         ({"invert": -0.1}, "invert: -0.1 is not between"),
         ({"add_stroke": float("nan")}, "add_stroke: nan is not between"),
         ({"full": True}, "full: True is not between"),
+        ({"fill_holes": 2}, "fill_holes: 2 is not between 0 and 1"),
+        ({"opening": "often"}, "opening: 'often' is not between 0 and 1"),
+        ({"smooth": -1}, "smooth: -1 is not between 0 and 1"),
+        ({"convex_hull": True}, "convex_hull: True is not between 0 and 1"),
+        *(
+            ({"precision": wrong}, rf"precision: {re.escape(repr(wrong))} is no level of 0 to 4 and no range")
+            for wrong in (5, -1, True, 1.5, "box", [3, 1], [0, 5], [1], [1, 2, 3], [0, 1.5], None)
+        ),
         ({"parameters": {"scribbles": {}}}, "no generator is called 'scribbles'"),
         ({"parameters": {"outpaint": {"width": 1}}}, "outpaint has no parameter 'width'; it takes depth, side"),
         ({"parameters": {"full": {"width": 1}}}, "full has no parameter 'width'; it takes none"),
@@ -317,16 +370,37 @@ def test_an_object_mask_is_drawn_among_those_that_show_and_are_within_the_limits
         mixture.draw(10, 10, rng)
 
 
+EDITED = {"fill_holes": 0.5, "opening": 0.3, "smooth": 0.4, "convex_hull": 0.2, "precision": [0, 4]}
+
+
+def test_a_variant_has_the_same_mask_alone_and_among_others() -> None:
+    """And the same whatever else is in the batch, since each sample is drawn by itself."""
+    pixels = io.BytesIO()
+    Image.fromarray(np.full((64, 80, 3), 90, np.uint8)).save(pixels, "PNG")
+    mixture = MaskMixture(dict.fromkeys(DRAWN, 1.0), 0.01, 0.99, invert=0.3, add_stroke=0.3, **EDITED)
+    chosen = SampleSettings(resolution=64, masks="mixture", mixture=mixture, seed=3)
+    for key in ("a", "b", "ü", "a/b"):
+        sample = Sample("shards/0.tar", key, {"png": pixels.getvalue()})
+        (together,) = prepare(sample, chosen, range(8))
+        for k in range(8):
+            (alone,) = prepare(sample, chosen, [k])
+            assert np.array_equal(alone.masks[0], together.masks[k])
+            assert alone.generators == together.generators[k : k + 1]
+            expected, label = mixture.draw(64, 64, generator_for(3, key, k, "mask"))
+            assert np.array_equal(expected, alone.masks[0])
+            assert label == alone.generators[0]
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_a_mixture_comes_from_yaml_and_back_from_a_caches_json(config: Path) -> None:
-    settings_of_it = yaml.safe_load(config.read_text())
+    settings_of_it = EDITED | yaml.safe_load(config.read_text())
     mixture = MaskMixture(**settings_of_it)
     parser = ArgumentParser()
     parser.add_argument("--mixture", type=MaskMixture)
     given = parser.parse_object({"mixture": settings_of_it})
     assert MaskMixture(**given.mixture.as_dict()) == mixture
     again = MaskMixture(**json.loads(json.dumps(asdict(mixture))))
-    assert asdict(again) == asdict(mixture)
+    assert asdict(again) == asdict(mixture) == json.loads(json.dumps(asdict(mixture)))
     half = [lambda: np.arange(64 * 64).reshape(64, 64) < 64 * 32]
     for i in range(50):
         first, second = (each.draw(64, 64, generator_for(0, str(i), 0, "mask"), half) for each in (mixture, again))
@@ -344,6 +418,7 @@ OFFSETS = {
     "relative normal": RandomOffset("normal", mean=0.1, deviation=0.2, relative=True),
     "relative two-sided": RandomOffset("two-sided", low=0.1, high=0.2, relative=True),
     "mostly exact": RandomOffset("two-sided", low=3, high=9, zero=0.75),
+    "of any window": RandomOffset("uniform", low=-8, high=24, windows=("square", "octagon", "cross")),
 }
 DISC = cv2.circle(np.zeros((256, 256), np.uint8), (128, 128), 40, 1, -1).astype(bool)
 
@@ -362,6 +437,8 @@ def test_offsets_are_whole_within_their_bounds_and_the_same_again(name: str) -> 
     assert np.array_equal(found, offsets(distribution))
     assert type(distribution.draw(generator_for(0, "a", 0, "offset"), torch.from_numpy(DISC))) is int
     assert RandomOffset(**json.loads(json.dumps(asdict(distribution)))) == distribution
+    assert offset_from(json.loads(json.dumps(offset_settings(distribution)))) == distribution
+    assert json.loads(json.dumps(offset_settings(distribution))) == offset_settings(distribution)
 
 
 def test_offsets_are_distributed_as_they_say() -> None:
@@ -395,6 +472,23 @@ def test_exact_masks_come_with_their_probability_and_leave_the_other_offsets_as_
     assert set(offsets(RandomOffset("uniform", low=5, high=9, zero=1.0), 50)) == {0}
 
 
+def test_an_offset_comes_from_yaml() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--mask_offset", type=Offset)
+    given = yaml.safe_load("{distribution: two-sided, low: 3, high: 9, zero: 0.75, windows: [octagon, cross]}")
+    found = parser.parse_object({"mask_offset": given}).mask_offset.as_dict()
+    assert RandomOffset(**found) == offset_from(given) == RandomOffset(**given | {"windows": ("octagon", "cross")})
+
+
+def test_each_window_comes_alike_often_and_leaves_the_offsets_as_they_are() -> None:
+    found = Counter(draw_window(OFFSETS["of any window"], generator_for(0, str(i), 0, "window")) for i in range(2000))
+    assert set(found) == {"square", "octagon", "cross"}
+    assert all(within_binomial(count, 2000, 1 / 3) for count in found.values())
+    assert np.array_equal(offsets(OFFSETS["of any window"]), offsets(OFFSETS["uniform"]))
+    for each in (6, (-8, 24), OFFSETS["uniform"]):
+        assert draw_window(each, generator_for(0, "a", 0, "window")) == "square"
+
+
 def test_an_offset_may_be_a_number_a_range_or_a_distribution() -> None:
     for i in range(200):
         by_range, by_distribution = (
@@ -418,6 +512,10 @@ def test_an_offset_may_be_a_number_a_range_or_a_distribution() -> None:
         ({"distribution": "two-sided", "low": -3, "high": 3}, "give 0 or more"),
         ({"zero": 1.5}, "zero: 1.5 is not between 0 and 1"),
         ({"high": float("nan")}, "high: nan is not a number"),
+        ({"windows": ["disc"]}, "windows: ['disc'] is no list of some of square, octagon, cross"),
+        ({"windows": "octagon"}, "windows: 'octagon' is no list of some of"),
+        ({"windows": []}, "windows: [] is no list of some of"),
+        ({"windows": [["square"]]}, "windows: [['square']] is no list of some of"),
     ],
 )
 def test_an_offset_that_cannot_be_is_named(given: dict, named: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as coco
 import pytest
 from conftest import write_shard
 from hypothesis import given, settings
@@ -20,11 +21,6 @@ from inpaint_data.samples import prepare
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards import Fault, Sample
 
-try:
-    import pycocotools.mask as coco
-except ImportError:
-    coco = None
-needs_coco = pytest.mark.skipif(coco is None, reason="pycocotools is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SIDES = st.integers(1, 60)
 
@@ -60,7 +56,6 @@ def prepared(members: dict[str, bytes], key: str = "dog", **change: Any) -> Any:
     return made
 
 
-@needs_coco
 @settings(max_examples=200, deadline=None)
 @given(height=SIDES, width=SIDES, share=st.sampled_from([0.0, 0.02, 0.5, 0.98, 1.0]), seed=st.integers(0, 9999))
 def test_run_lengths_decode_to_the_pixels_of_pycocotools(height: int, width: int, share: float, seed: int) -> None:
@@ -79,7 +74,6 @@ def test_run_lengths_decode_to_the_pixels_of_pycocotools(height: int, width: int
     )
 
 
-@needs_coco
 @settings(max_examples=300, deadline=None)
 @given(
     size=st.tuples(SIDES, SIDES),
@@ -99,7 +93,6 @@ def test_polygons_fill_the_pixels_of_pycocotools(size: tuple[int, int], corners:
     assert np.array_equal(fill_polygon(points, size), expected)
 
 
-@needs_coco
 @settings(max_examples=100, deadline=None)
 @given(size=st.tuples(SIDES, SIDES), seed=st.integers(0, 9999))
 def test_several_polygons_are_one_object_and_a_box_alone_is_its_box(size: tuple[int, int], seed: int) -> None:
@@ -114,7 +107,6 @@ def test_several_polygons_are_one_object_and_a_box_alone_is_its_box(size: tuple[
 
 
 def test_a_diagonal_and_a_triangle_are_what_pycocotools_wrote_once() -> None:
-    """Holds where pycocotools is not installed, too."""
     assert np.array_equal(decode_rle({"size": [5, 5], "counts": "0150000000"}, (5, 5)), np.eye(5, dtype=bool))
     triangle = fill_polygon(np.array([[0, 0], [5, 0], [0, 5]], float), (5, 5))
     assert np.packbits(triangle, axis=1).ravel().tolist() == [240, 224, 192, 128, 0]

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from inpaint_data import (
     InpaintDataModule,
     InpaintTransform,
     LatentCache,
+    RandomOffset,
     TextSettings,
     UsageError,
     cache_latents,
@@ -368,7 +371,8 @@ def test_a_cache_is_read_while_its_job_runs(shards: str, tmp_path: Path, vae: Au
 
 def test_tars_without_sidecars_are_indexed_and_read_as_before(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     whole = tmp_path / "cache"
-    cache_latents(shards, str(whole), vae, variants=2, carry_image="original", **SETTINGS)
+    offset = RandomOffset(low=-4, high=9, windows=("square", "octagon"))
+    cache_latents(shards, str(whole), vae, variants=2, carry_image="original", **SETTINGS | {"mask_offset": offset})
     bare = tmp_path / "bare"
     bare.mkdir()
     for tar in whole.glob("*.tar"):
@@ -386,6 +390,20 @@ def test_tars_without_sidecars_are_indexed_and_read_as_before(shards: str, tmp_p
         assert same, name
     (batch, *_) = batches(InpaintDataModule(str(bare), fresh_masks=True, masks="mixture", vae=vae))
     assert batch["masked_latents"].shape == (8, 4, 8, 8)
+
+
+def test_a_tar_from_before_windows_were_recorded_is_named(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
+    samples: dict[str, dict[str, bytes]] = {}
+    with tarfile.open(tmp_path / "cache" / "000000.tar") as tar:
+        for member in tar:
+            key, _, name = member.name.partition(".")
+            samples.setdefault(key, {})[name] = tar.extractfile(member).read()
+    for members in samples.values():
+        members["inpaint.json"] = re.sub(rb',"window":"square"', b"", members["inpaint.json"])
+    write_shard(tmp_path / "old" / "000000.tar", samples)
+    with pytest.raises(CacheError, match=r"variant 0 has the fields coverage, generator, offset, not .*window"):
+        index_cache(tmp_path / "old", vae)
 
 
 def test_lost_sidecars_are_made_again_and_bad_samples_are_named(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from inpaint_data import Autoencoder, InpaintTransform, UsageError, encode_for_inpaint, offset_mask
+from inpaint_data import Autoencoder, InpaintTransform, RandomOffset, UsageError, encode_for_inpaint, offset_mask
+from inpaint_data.morphology import Window
 from inpaint_data.transform import fill_hole
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "inpaint_encode.npz")
@@ -98,6 +99,7 @@ def test_a_batch_gets_every_key_with_the_documented_shape_and_type(vae: Autoenco
     assert result["mask"].dtype == torch.bool
     assert result["offset"].shape == (3,)
     assert result["offset"].dtype == torch.int64
+    assert result["window"] == [("square",)] * 3
     assert result["caption"] == ["a", "b", "c"]
     assert "image" not in result
 
@@ -105,6 +107,7 @@ def test_a_batch_gets_every_key_with_the_documented_shape_and_type(vae: Autoenco
     assert result["latents"].shape == (3, 8, 8, 8)
     assert result["masked_latents"].shape == (3, 2, 8, 8, 8)
     assert result["offset"].shape == (3, 2)
+    assert result["window"] == [("square", "square")] * 3
 
 
 def test_the_mask_in_the_batch_is_grown_by_the_offset_in_the_batch(vae: Autoencoder) -> None:
@@ -112,6 +115,33 @@ def test_the_mask_in_the_batch_is_grown_by_the_offset_in_the_batch(vae: Autoenco
     result = InpaintTransform(vae, mask_offset=(-8, 24))(batch)
     assert len(set(result["offset"].tolist())) > 1
     assert torch.equal(result["mask"], offset_mask(batch["mask"], result["offset"]))
+
+
+def test_each_mask_grows_by_a_window_that_is_drawn_for_it_and_recorded() -> None:
+    """And the offsets, which have a stream of their own, are those of squares alone."""
+    batch = image_batch(30, variants=2)
+    masks = [batch["mask"][:, k : k + 1] for k in range(2)]
+    uniform = {"distribution": "uniform", "low": -8, "high": 24}
+    several = RandomOffset(**uniform, windows=["square", "octagon", "cross"])
+    result, squares = (
+        InpaintTransform(None, mask_offset=each, masked_latents=False)(batch | {"latents": torch.zeros(30, 4, 8, 8)})
+        for each in (several, RandomOffset(**uniform))
+    )
+    assert {name for row in result["window"] for name in row} == {"square", "octagon", "cross"}
+    assert torch.equal(result["offset"], squares["offset"])
+    for k, mask in enumerate(masks):
+        windows = [row[k] for row in result["window"]]
+        assert torch.equal(result["mask"][:, k : k + 1], offset_mask(mask, result["offset"][:, k], windows))
+        alone = InpaintTransform(None, mask_offset=several, masked_latents=False)(
+            batch | {"mask": mask, "variants": [k], "latents": torch.zeros(30, 4, 8, 8)}
+        )
+        assert alone["window"] == [(name,) for name in windows]
+
+
+@pytest.mark.parametrize(("preset", "window"), [("comfy", "octagon"), ("diffusers", "cross")])
+def test_windows_are_refused_where_the_preset_grows_masks_its_own_way(preset: str, window: Window) -> None:
+    with pytest.raises(UsageError, match=f"windows: {window} with a preset that grows masks its own way; leave them"):
+        InpaintTransform(None, mask_offset=RandomOffset("fixed", windows=(window,)), preset=preset)
 
 
 @settings(max_examples=50, deadline=None)

@@ -200,6 +200,7 @@ FORGERIES: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("inpaint.json", variant(coverage=0.123), "says coverage 0.123"),
     ("inpaint.json", variant(coverage=float("nan")), "says coverage nan"),
     ("inpaint.json", variant(generator=""), "generator"),
+    ("inpaint.json", variant(window="octagon"), "window 'octagon', which is not among the cache's square"),
     ("inpaint.json", variant(note="hello"), "has the fields"),
     ("inpaint.json", record(variants=[]), "does not have the cache's 2 variants"),
     ("inpaint.json", record(target_size=[64, 128]), "target_size"),

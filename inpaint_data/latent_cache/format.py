@@ -318,8 +318,10 @@ def members_of(batch: Mapping[str, Any], row: int, storage: str) -> dict[str, by
             **{name: batch[name][row].tolist() for name in SIZES},
             "flip": bool(batch["flip"][row]),
             "variants": [
-                {"offset": offset, "generator": generator, "coverage": coverage_of(mask)}
-                for offset, generator, mask in zip(offsets, batch["generator"][row], masks, strict=True)
+                {"offset": offset, "window": window, "generator": generator, "coverage": coverage_of(mask)}
+                for offset, window, generator, mask in zip(
+                    offsets, batch["window"][row], batch["generator"][row], masks, strict=True
+                )
             ],
         }
     )

@@ -77,15 +77,18 @@ def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[
 
 
 def _settings(tars: list[Path], vae: Autoencoder) -> dict[str, Any]:
-    """What the first sample, and the offsets of all, say of how they were made."""
+    """What the first sample, and the offsets and windows of all, say of how they were made."""
     offsets: list[int] = []
+    windows: set[str] = set()
     sizes: set[tuple[int, int]] = set()
     first: Sample | None = None
     for path in tars:
         for sample in _samples(path):
             first = first or sample
             record = json.loads(sample.members[RECORD])
-            offsets += [int(variant["offset"]) for variant in record["variants"]]
+            for variant in record["variants"]:
+                offsets.append(int(variant["offset"]))
+                windows.add(str(variant.get("window", "square")))  # that it is missing, the check will say
             sizes.add(tuple(record["target_size"]))
     if first is None:
         raise CacheError(f"{tars[0]}: no sample in any of the tars; name the folder of a cache")
@@ -101,7 +104,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> dict[str, Any]:
             "target": TARGET_LATENTS in first.members,
             "carry_image": "original" if carries else "crop" if "crop.png" in first.members else "none",
         },
-        "mask_offset": [min(offsets), max(offsets)],
+        "mask_offset": {"low": min(offsets), "high": max(offsets), "windows": sorted(windows)},
         "variants": len(record["variants"]),
         "storage": str(np.load(io.BytesIO(first.members[LATENTS]), allow_pickle=False).dtype),
         "masked_latents": MASKED_LATENTS in first.members,

@@ -185,6 +185,7 @@ class LatentCache(Dataset[Batch]):
             **latents,
             "mask": self._masks(places, members, variants),
             "offset": torch.tensor([each["offset"] for each in chosen]),
+            "window": [(each["window"],) for each in chosen],
             "variant": torch.tensor(variants),
             "caption": [record["caption"] for record in records],
             "generator": [(each["generator"],) for each in chosen],

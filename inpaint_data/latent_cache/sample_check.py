@@ -26,12 +26,13 @@ from inpaint_data.latent_cache.format import (
     read_pbm,
     read_png,
 )
-from inpaint_data.masks import check_offset, offset_from
+from inpaint_data.masks import check_offset, offset_from, windows_of
+from inpaint_data.morphology import Window
 from inpaint_data.sample_settings import settings_of
 
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 FIELDS = {"caption", *SIZES, "flip", "variants"}
-FIELDS_OF_VARIANT = {"offset", "generator", "coverage"}
+FIELDS_OF_VARIANT = {"offset", "window", "generator", "coverage"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Expected:
     storage: str
     has_posterior: bool
     offsets: tuple[int, int]
+    windows: tuple[Window, ...]
     masked_latents: bool
     target_latents: bool
     soft_masks: bool
@@ -54,7 +56,8 @@ class Expected:
         try:
             samples = settings["samples"]
             sizes = samples["sizes"] if "sizes" in samples else settings_of(samples).views.sizes()
-            low, high = check_offset(offset_from(settings["mask_offset"]))
+            mask_offset = offset_from(settings["mask_offset"])
+            low, high = check_offset(mask_offset)
             variants, factor = int(settings["variants"]), int(settings["vae"]["factor"])
             if variants < 1 or min(side // factor for size in sizes for side in size) < 1:
                 raise ValueError(f"{variants} variants of pictures of {sizes}")
@@ -65,6 +68,7 @@ class Expected:
                 storage=np.dtype(settings["storage"]).name,
                 has_posterior=bool(settings["vae"]["has_posterior"]),
                 offsets=(int(low), int(high)),
+                windows=windows_of(mask_offset),
                 masked_latents=bool(settings["masked_latents"]),
                 target_latents=bool(settings["samples"]["target"]),
                 soft_masks=bool(settings.get("soft")),
@@ -191,6 +195,11 @@ class SampleCheck:
             offset, generator, coverage = variant["offset"], variant["generator"], variant["coverage"]
             if type(offset) is not int or not low <= offset <= high:
                 raise SampleError(f"variant {k} has offset {offset}, outside the cache's {low}...{high}")
+            if variant["window"] not in self.expected.windows:
+                named = ", ".join(self.expected.windows)
+                raise SampleError(
+                    f"variant {k} has window {variant['window']!r}, which is not among the cache's {named}"
+                )
             if not isinstance(generator, str) or not generator:
                 raise SampleError(f"variant {k} does not name its generator")
             if type(coverage) is not float:
