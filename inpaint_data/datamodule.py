@@ -128,13 +128,11 @@ class InpaintDataModule(LightningDataModule):
         for name, value in (("num_workers", num_workers), ("mirror_bytes", mirror_bytes)):
             if type(value) is not int or value < 0:
                 raise UsageError(f"{name}: {value!r} cannot be; give a whole number, 0 or more")
-        if (
-            mixture is not None
-            and (masks or "sample") in ("sample", "alpha")
-            and not (masks is None and _any_cache(given))
-        ):
+        undrawn = (masks or "sample") in ("sample", "alpha") and not (masks is None and _any_cache(given))
+        if mixture not in (None, MaskMixture()) and undrawn:
             raise UsageError(
-                f"mixture: one is given, but masks is {masks or 'sample'}, which does not draw from it; set masks: mixture"
+                f"mixture: one is given, but masks is {masks or 'sample'}, which does not draw from it; "
+                "set masks: mixture"
             )
         row = None if recipe is None else _row(recipe)
         self.recipe_name, self.vae, self.dtype, self.fresh_masks = recipe, vae, dtype, fresh_masks

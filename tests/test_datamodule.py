@@ -9,7 +9,7 @@ from conftest import write_shard
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from inpaint_data import Autoencoder, InpaintDataModule, SampleError, UsageError, cache_latents
+from inpaint_data import Autoencoder, InpaintDataModule, MaskMixture, SampleError, UsageError, cache_latents
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 4}
 
@@ -164,3 +164,11 @@ def test_settings_that_cannot_work_are_named_before_the_first_step(
 ) -> None:
     with pytest.raises(UsageError, match=named):
         fit(InpaintDataModule(shards, vae=vae, **SETTINGS | change), tmp_path)
+
+
+def test_a_mixture_that_nothing_draws_from_is_refused(shards: str) -> None:
+    mixture = MaskMixture({"boxes": 1})
+    for given in ({}, {"masks": "sample"}, {"masks": "alpha"}):
+        with pytest.raises(UsageError, match=r"mixture: one is given, but masks is (sample|alpha)"):
+            InpaintDataModule(shards, mixture=mixture, **given)
+    InpaintDataModule(shards, mixture=mixture, masks="object")
