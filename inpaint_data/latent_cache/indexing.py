@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from inpaint_data.latent_cache.format import (
 from inpaint_data.latent_cache.sample_check import Expected, SampleCheck
 from inpaint_data.latent_cache.writer import commit_bytes, sha256_of, write_cache_file
 from inpaint_data.shards import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample
-from inpaint_data.tar import Source, members_of_tar
 from inpaint_data.vae import Autoencoder
 from inpaint_data.vae_loading import load_vae
 
@@ -113,11 +113,13 @@ def _settings(tars: list[Path], vae: Autoencoder) -> dict[str, Any]:
 
 
 def _samples(path: Path) -> Iterator[Sample]:
+    """The samples of a tar, each with the offsets of its members in the tar."""
     with path.open("rb") as file:
-        for item in locate_samples(str(path)):
-            if isinstance(item, Sample):
-                file.seek(item.extent[0])
-                item = read_sample(str(path), file.read(item.extent[1] - item.extent[0]))
+        for place in locate_samples(str(path)):
+            if isinstance(place, Fault):
+                raise CacheError(f"{path}, sample {place.key!r}: {place.reason}")
+            file.seek(place.extent[0])
+            item = read_sample(str(path), file.read(place.extent[1] - place.extent[0]))
             if isinstance(item, Fault):
                 raise CacheError(f"{path}, sample {item.key!r}: {item.reason}")
             if missing := (REQUIRED | {masks_member(item.members)}) - item.members.keys():
@@ -125,33 +127,29 @@ def _samples(path: Path) -> Iterator[Sample]:
                     f"{path}, sample {item.key!r}: has no {sorted(missing)[0]}; a cache's samples have "
                     f"{LATENTS}, {RECORD}, and {MASK} or {SOFT_MASK}"
                 )
-            yield item
+            yield replace(item, offsets=place.offsets)
 
 
 def _sidecar(path: Path, settings: dict[str, Any], check: SampleCheck) -> Sidecar:
     keys: list[str] = []
-    sizes: list[list[int]] = []
+    index: dict[str, dict[str, list[int]]] = {}
+    target_size: dict[str, list[int]] = {"height": [], "width": []}
     for sample in _samples(path):
         reserved = RESERVED | {masks_member(sample.members)}
         own = {name: data for name, data in sample.members.items() if name in reserved}
         for problem in check.problems(own):
             raise CacheError(f"{path}, sample {sample.key!r}: {problem}; take it out, or mend it")
+        for name in sorted(index.keys() | sample.members.keys()):
+            columns = index.setdefault(name, {"offset": [-1] * len(keys), "size": [-1] * len(keys)})
+            there = name in sample.members
+            columns["offset"].append(sample.offsets[name] if there else -1)
+            columns["size"].append(len(sample.members[name]) if there else -1)
         keys.append(sample.key)
-        sizes.append(json.loads(sample.members[RECORD])["target_size"])
-    rows = {key: row for row, key in enumerate(keys)}
-    index: dict[str, dict[str, list[int]]] = {}
+        for column, side in zip(target_size.values(), check.size, strict=True):
+            column.append(side)
     with path.open("rb") as file:
-        source = Source(str(path), file, size=path.stat().st_size)
-        for member in members_of_tar(source):
-            key, _, name = member.name.rpartition("/")[2].partition(".")
-            key = f"{member.name[: member.name.rfind('/') + 1]}{key}"
-            columns = index.setdefault(name.lower(), {"offset": [-1] * len(keys), "size": [-1] * len(keys)})
-            columns["offset"][rows[key]], columns["size"][rows[key]] = source.offset, member.size
-            source.skip(member.padded, str(member))
-        file.seek(0)
         output = {"size": path.stat().st_size, "sha256": sha256_of(file)}
     unknown = {"name": path.name, "size": 0, "sha256": ""}
-    target_size = {"height": [size[0] for size in sizes], "width": [size[1] for size in sizes]}
     return Sidecar(
         path.name, fingerprint(settings), unknown, output, int(settings["variants"]), keys, index, target_size
     )
