@@ -14,7 +14,7 @@ from inpaint_data.geometry import Geometry, Size, plan, plan_around
 from inpaint_data.images import decode_alpha, decode_image, decode_mask, encode_png
 from inpaint_data.mask_generators import BoolArray
 from inpaint_data.masks import OBJECT
-from inpaint_data.object_masks import find_objects
+from inpaint_data.object_masks import MEMBER, find_objects
 from inpaint_data.sample_settings import Carry, SampleSettings
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards import IMAGE_EXTENSIONS, Fault, Sample, image_member, shard_stem
@@ -183,7 +183,7 @@ class _Parts:
             generators=generators,
             geometry=geometry,
             caption=self.caption,
-            carried=_carried(self.sample, (self.name, self.target_name, "mask.png"), cut, settings.carry_image),
+            carried=_carried(self.sample, (self.name, self.target_name), cut, settings.carry_image),
             target=None if self.target is None else geometry.apply(self.target),
         )
 
@@ -272,9 +272,12 @@ def _caption(sample: Sample) -> str:
 def _carried(
     sample: Sample, pictures: tuple[str | None, ...], cut: npt.NDArray[np.uint8], carry: Carry
 ) -> dict[str, bytes]:
+    """What a cache holds beside its own members: all others but, unless asked for, pictures and masks."""
     if carry == "original":
         return dict(sample.members)
-    carried = {name: data for name, data in sample.members.items() if name not in pictures}
+    carried = {
+        name: data for name, data in sample.members.items() if name not in pictures and not MEMBER.fullmatch(name)
+    }
     if carry == "crop":
         if "crop.png" in carried:
             raise SampleError("it has a member crop.png already; rename it, or set carry_image to none or original")

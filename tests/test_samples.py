@@ -86,8 +86,9 @@ def test_masks_come_from_the_member_from_alpha_or_from_a_generator() -> None:
 
 def test_caption_and_other_members_are_carried_and_the_picture_as_asked() -> None:
     picture = png(np.full((20, 16, 3), 7, np.uint8))
-    members = {"png": picture, "txt": "ein Café\n".encode(), "json": b"{}", "clip.npy": b"123"}
-    for carry, extra in (("none", set()), ("original", {"png"}), ("crop", {"crop.png"})):
+    masks = {"mask.png": picture, "mask.0.png": picture}
+    members = {"png": picture, "txt": "ein Café\n".encode(), "json": b"{}", "clip.npy": b"123"} | masks
+    for carry, extra in (("none", set()), ("original", {"png", *masks}), ("crop", {"crop.png"})):
         example = example_of(sample(members), SampleSettings(16, masks="full", carry_image=carry), [0])
         assert example.caption == "ein Café"
         assert set(example.carried) == {"txt", "json", "clip.npy"} | extra
