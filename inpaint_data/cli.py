@@ -5,6 +5,7 @@ import re
 import sys
 import warnings
 from argparse import SUPPRESS, ArgumentError
+from ast import literal_eval
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from inspect import signature
@@ -257,12 +258,25 @@ def explain(complaint: str, arguments: Sequence[str]) -> str:
         text = f"{key[1]}: no such file: {absent[1]}"
     elif key and refused:
         text = f"{key[1]}: there is no setting {refused[1]!r}"
+    elif key and value and (reason := refusal(key[1], value[1])):
+        text = reason
     elif key and value and takes:
         types = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", takes[1] or takes[2]).removeprefix("typing.")
         text = f"{key[1]}: {value[1]!r} is not of the type it takes: {types}"
     from_flag = key and any(argument.startswith(f"--{key[1]}") for argument in arguments)
     config = next((after for flag, after in pairwise(arguments) if flag == "--config"), None)
     return f"{config}: {text}" if config and not from_flag else text
+
+
+def refusal(setting: str, value: str) -> str | None:
+    """Why an object cannot be made of these fields; the parser only says that it cannot."""
+    try:
+        with_objects({setting: literal_eval(value)})
+    except UsageError as error:
+        return str(error)
+    except (ValueError, SyntaxError, TypeError):
+        pass
+    return None
 
 
 def show(result: object) -> None:

@@ -37,6 +37,8 @@ class Filters:
             value = getattr(self, name)
             if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
                 raise UsageError(f"filters: {name}: {value!r} cannot be; give a number, 0 or more")
+        if type(self.caption) is not bool:
+            raise UsageError(f"filters: caption: {self.caption!r} is neither true nor false")
         if 0 < self.max_aspect < 1:
             raise UsageError(f"filters: max_aspect: {self.max_aspect} lets nothing through; give 1 or more")
         if not self.min_hole <= self.max_hole <= 1:

@@ -211,3 +211,26 @@ def test_the_demo_vae_decodes_a_photograph_it_never_saw(photo_bytes: dict[str, b
     image = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
     error = (vae.decode(vae.mode(vae.encode(image))) - image).div(2).square().mean()
     assert -10 * torch.log10(error) > 28
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("soft: {kind: blur}", "soft: kind: 'blur' is unknown; choose from gaussian, ramp"),
+        ("filters: {min_side: a}", "filters: min_side: 'a' is no number of pixels; give 0 or more"),
+        ("filters: {min_sid: 3}", "filters: there is no setting 'min_sid'"),
+        ("mask_offset: {distribution: unform}", "mask_offset: 'unform' is unknown; choose from fixed, uniform"),
+        ("mask_offset: {low: 1, high: 3, windows: [disc]}", "is no list of some of square, octagon, cross"),
+        ("mixture: {weights: {boxes: a}}", "masks: weights must be zero or more and not all zero, not {'boxes': 'a'}"),
+    ],
+)
+def test_a_field_of_a_setting_that_cannot_be_is_named_with_its_file(
+    line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text(f"shards: none\nout: {tmp_path / 'cache'}\n{line}\n")
+    code, _, err = run(capsys, "cache", "--config", str(config))
+    assert code == 2
+    assert err.count("\n") == 1
+    assert f"{config}: " in err
+    assert message in err

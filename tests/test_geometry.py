@@ -499,6 +499,7 @@ def test_settings_that_cannot_work_are_named(change: dict, message: str) -> None
         ({"min_hole": 0.6, "max_hole": 0.5}, "let nothing through"),
         ({"max_hole": math.nan}, "max_hole: nan"),
         ({"max_hole": 2}, "let nothing through"),
+        ({"caption": 3}, "caption: 3 is neither true nor false"),
     ],
 )
 def test_filters_that_cannot_work_are_named(change: dict, message: str) -> None:
