@@ -69,7 +69,9 @@ def _tiles(preview: MaskPreview) -> Iterator[Image.Image]:
                     continue
                 made = preview(example, [variant])
                 drawn += 1
-                yield _tile(example, made["mask"][0, 0], made["generator"][0][0], int(made["offset"][0]))
+                offset, window = int(made["offset"][0]), made["window"][0][0]
+                grown = f"{offset:+d} px" if window == "square" or not offset else f"{offset:+d} {window}"
+                yield _tile(example, made["mask"][0, 0], made["generator"][0][0], grown)
         if not drawn:
             raise UsageError(f"masks: no photograph gives a mask; the first, {reasons[0]}")
 
@@ -86,7 +88,7 @@ def _samples(settings: SampleSettings) -> Iterator[Sample]:
             yield Sample("demo.tar", path.stem, {"jpg": path.read_bytes()})
 
 
-def _tile(example: Example, mask: Tensor, label: str, offset: int) -> Image.Image:
+def _tile(example: Example, mask: Tensor, label: str, grown: str) -> Image.Image:
     """The photograph in pale grey, its hole in colour, and up to three lines of text."""
     photo = Image.fromarray(example.image).convert("L").point(lambda grey: 150 + grey * 2 // 5).convert("RGB")
     shown = Image.fromarray(np.asarray(mask.float().mul(220).round().byte()))
@@ -95,7 +97,7 @@ def _tile(example: Example, mask: Tensor, label: str, offset: int) -> Image.Imag
     tile = Image.new("RGB", (TILE, TILE + 3 * LETTERS), PAPER)
     tile.paste(photo, ((TILE - photo.width) // 2, (TILE - photo.height) // 2))
     ratio = float((mask > 0.5).float().mean()) if mask.is_floating_point() else float(mask.float().mean())
-    for number, line in enumerate([*_wrapped(label), f"hole {ratio:.3f}, {offset:+d} px"]):
+    for number, line in enumerate([*_wrapped(label), f"hole {ratio:.3f}, {grown}"]):
         write(tile, (0, TILE + number * LETTERS), line, FONT)
     return tile
 
