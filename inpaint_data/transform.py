@@ -176,7 +176,7 @@ class InpaintTransform(nn.Module):
         if self.preset.growth == "none" and (low, high) != (0, 0):
             raise UsageError(f"mask_offset: {pixels} with a preset that grows no masks; leave it out or set 0")
         if self.preset.growth == "comfy" and low < 0:
-            raise UsageError(f"mask_offset: {pixels} shrinks masks, which ComfyUI's node cannot; give 0 or more")
+            raise UsageError(f"mask_offset: {pixels} shrink masks, which ComfyUI's node cannot; give 0 or more")
         if self.preset.growth != "square" and windows_of(mask_offset) != ("square",):
             named = ", ".join(windows_of(mask_offset))
             raise UsageError(

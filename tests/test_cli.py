@@ -221,7 +221,10 @@ def test_the_demo_vae_decodes_a_photograph_it_never_saw(photo_bytes: dict[str, b
         ("filters: {min_sid: 3}", "filters: there is no setting 'min_sid'"),
         ("mask_offset: {distribution: unform}", "mask_offset: 'unform' is unknown; choose from fixed, uniform"),
         ("mask_offset: {low: 1, high: 3, windows: [disc]}", "is no list of some of square, octagon, cross"),
-        ("mixture: {weights: {boxes: a}}", "masks: weights must be zero or more and not all zero, not {'boxes': 'a'}"),
+        (
+            "mixture: {weights: {boxes: a}}",
+            "mixture: weights must be zero or more and not all zero, not {'boxes': 'a'}",
+        ),
     ],
 )
 def test_a_field_of_a_setting_that_cannot_be_is_named_with_its_file(
