@@ -20,7 +20,7 @@ from torch import Tensor
 from inpaint_data import Autoencoder, InpaintDataModule, InpaintTransform, latent_mask
 from inpaint_data.errors import UsageError
 from inpaint_data.morphology import offset_mask
-from inpaint_data.presets import PRESETS, binarise, grow_comfy
+from inpaint_data.presets import PRESETS, Preset, binarise, grow_comfy
 from inpaint_data.transform import fill_hole
 
 
@@ -278,3 +278,11 @@ def test_soft_masks_stay_soft_at_latent_size_as_their_tools_blend() -> None:
     hard = soft > 0.5
     for how in ("nearest", "bilinear", "bicubic", "max"):
         assert latent_mask(hard, 8, how).dtype == torch.bool
+
+
+def test_a_preset_of_ones_own_takes_each_axis_by_itself_and_refuses_unknown_names() -> None:
+    mine = Preset(growth="comfy", fill="black")
+    assert (mine.threshold, mine.latent_mask, mine.offset) == ("exclusive", None, 6)
+    for name, value in (("growth", "comfi"), ("threshold", "half"), ("fill", "gray"), ("latent_mask", "mean")):
+        with pytest.raises(UsageError, match=f"preset: {name}: '{value}' is unknown; choose from "):
+            Preset(**{name: value})
