@@ -253,9 +253,10 @@ def _given_mask(sample: Sample, image_data: bytes, size: Size, masks: str) -> Bo
 
 def _mask_member(sample: Sample) -> npt.NDArray[np.bool_]:
     if "mask.png" not in sample.members:
+        objects = any(MEMBER.fullmatch(name) or name == "json" for name in sample.members)
         raise SampleError(
             f"no mask: the sample has {', '.join(sorted(sample.members))}; add {sample.key}.mask.png, "
-            "or draw masks with masks: mixture"
+            f"or {'take its objects with masks: object' if objects else 'draw masks with masks: mixture'}"
         )
     return _named("mask.png", decode_mask, sample.members["mask.png"])
 

@@ -280,6 +280,11 @@ def test_soft_masks_stay_soft_at_latent_size_as_their_tools_blend() -> None:
         assert latent_mask(hard, 8, how).dtype == torch.bool
 
 
+def test_a_mask_without_batch_and_channel_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"mask must be \(B, 1, H, W\), not \(16, 16\)"):
+        latent_mask(torch.zeros(16, 16, dtype=torch.bool), 8, "nearest")
+
+
 def test_a_preset_of_ones_own_takes_each_axis_by_itself_and_refuses_unknown_names() -> None:
     mine = Preset(growth="comfy", fill="black")
     assert (mine.threshold, mine.latent_mask, mine.offset) == ("exclusive", None, 6)
