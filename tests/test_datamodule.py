@@ -182,6 +182,21 @@ def test_a_mixture_that_nothing_draws_from_is_refused(shards: str) -> None:
     InpaintDataModule(shards, mixture=mixture, masks="mixture")
 
 
+def test_weights_that_a_caches_masks_leave_no_say_are_refused(shards: str, tmp_path: Path) -> None:
+    """Fresh masks are the cache's, here of one generator, unless masks says otherwise."""
+    cache = str(tmp_path / "cache")
+    made = SETTINGS | {"masks": "boxes", "carry_image": "crop"}
+    cache_latents(shards, cache, "demo", masked_latents=False, **made)
+    given = {"fresh_masks": True, "recipe": "sd3-blend", "mixture": MaskMixture({"clouds": 1})}
+    silent = InpaintDataModule(cache, **given)
+    silent.setup("fit")
+    with pytest.raises(UsageError, match="but masks is boxes, which draws nothing else"):
+        silent.train_dataloader()
+    drawn = InpaintDataModule(cache, masks="mixture", **given)
+    drawn.setup("fit")
+    assert {name for batch in drawn.train_dataloader() for name in batch["generator"]} == {("clouds",)}
+
+
 @pytest.mark.parametrize("mixture", [{"weights": {"boxes": 1}}, 3, "boxes"])
 def test_what_is_no_mixture_is_refused(mixture: Any, shards: str) -> None:
     with pytest.raises(UsageError, match=r"mixture: .* is no mixture; give a MaskMixture"):
