@@ -125,15 +125,18 @@ def _views(root: Path) -> Views:
 def _accounts(shard: str, file: str, given: Sequence[Fault | str], sidecar: Sidecar, views: Views) -> Iterator[Problem]:
     """Each sample of the input once among the cached and the quarantined, and nothing else among them."""
     wanted = Counter(key for item in given if (key := item.key if isinstance(item, Fault) else item) is not None)
-    left_out = [each.key for each in (*sidecar.quarantined, *sidecar.filtered) if each.key is not None]
+    # How many views are accounted for: a whole sample that is left out stands for all of its own.
     listed = Counter(map(views.sample_key, sidecar.keys))
-    listed.update(key if key in wanted else views.sample_key(key) for key in left_out)
+    for entry in (*sidecar.quarantined, *sidecar.filtered):
+        if entry.key is not None:
+            whole = entry.key in wanted
+            listed[entry.key if whole else views.sample_key(entry.key)] += views.count if whole else 1
     for key in wanted:
-        # Of a sample with several views at least one; how many it should have depends on its size.
-        if listed[key] < (1 if views.count > 1 else wanted[key]) and not any(
+        if listed[key] < wanted[key] * views.count and not any(
             _covers(sidecar.quarantined, item) for item in given if _of(item, key)
         ):
-            yield Problem(shard, key, f"is neither cached nor quarantined in {file}")
+            some = "not all of its views are" if listed[key] else "is neither"
+            yield Problem(shard, key, f"{some} cached {'or' if listed[key] else 'nor'} quarantined in {file}")
     for key in listed:
         if not wanted[key]:
             yield Problem(file, key, "is not in the input")

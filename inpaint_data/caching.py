@@ -36,6 +36,7 @@ from inpaint_data.latent_cache.lock import locked
 from inpaint_data.latent_cache.writer import check_folder, check_settings, clean, write_cache_file
 from inpaint_data.masks import MaskMixture, Offset, offset_settings
 from inpaint_data.plan import Plan, Stamps, plan_shards
+from inpaint_data.presets import Preset
 from inpaint_data.progress import Summary
 from inpaint_data.shard_job import Committer, OnBad, Storage, cache_shards, encode
 from inpaint_data.shards import expand_shards, shard_size, shard_stem
@@ -56,7 +57,7 @@ def cache_latents(
     mask_offset: Offset | None = None,
     variants: int = 1,
     fill: Fill | None = None,
-    preset: str = "was",
+    preset: str | Preset = "was",
     soft: SoftBorder | None = None,
     seed: int = 0,
     batch_size: int = 8,

@@ -32,7 +32,8 @@ class Batches:
     """Samples in some order cut into batches, each from one bucket; `batches[i]` are the rows of batch i.
 
     A batch stands where its last sample stood in the order. What is left of each bucket, fewer than `batch_size`, makes
-    a batch of its own at the end, in the order of the buckets' numbers.
+    a batch of its own at the end, these in the same order: so it is chance, another one every epoch, which of them is
+    the odd one that several ranks leave out, and no small bucket is left out for ever.
 
     Args:
         order: rows of the dataset.
@@ -50,6 +51,7 @@ class Batches:
             whole += [(int(group[-1]), group) for group in places[:count].reshape(-1, batch_size)]
             tails += [places[count:]] if count < len(places) else []
         whole.sort(key=lambda batch: batch[0])
+        tails.sort(key=lambda places: int(places[-1]))
         self._order, self._places = order, [*(places for _, places in whole), *tails]
 
     def __len__(self) -> int:

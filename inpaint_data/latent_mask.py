@@ -40,10 +40,12 @@ def latent_mask(mask: Tensor, factor: int, how: LatentMask | None) -> Tensor:
         every `how` where the mask is soft.
 
     Raises:
-        UsageError: an unknown `how`, sides that F does not divide, or a soft mask for "kandinsky".
+        UsageError: another shape, an unknown `how`, sides that F does not divide, or a soft mask for "kandinsky".
     """
     if how is None:
         return mask
+    if mask.ndim != 4:
+        raise UsageError(f"mask must be (B, 1, H, W), not {tuple(mask.shape)}")
     height, width = mask.shape[-2:]
     if how == "kandinsky" and mask.dtype != torch.bool:
         raise UsageError("latent_mask: Kandinsky's masks are hard; give it mask >= 0.5")

@@ -4,14 +4,14 @@ Four independent axes: how it grows, what counts as masked, what the hole holds,
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from inpaint_data import morphology
 from inpaint_data.errors import UsageError
-from inpaint_data.fills import Fill
+from inpaint_data.fills import FILLS, Fill
 from inpaint_data.latent_mask import LatentMask
 
 Growth = Literal["square", "comfy", "none"]
@@ -20,9 +20,9 @@ Threshold = Literal["exclusive", "inclusive"]
 
 @dataclass(frozen=True)
 class Preset:
-    """What one tool does.
+    """What one tool does, or what you want of several.
 
-    Attributes:
+    Args:
         growth: "square": `offset_mask`, 2k + 1 wide, before the hole is filled. "comfy": `grow_comfy`, k wide, of the
             noise mask alone: **the hole is filled under the mask as it was before growing**, so the latents of the ring
             between them are known to the model but repainted. "none": the mask stays.
@@ -31,13 +31,27 @@ class Preset:
         latent_mask: how the mask that the tool blends with comes to latent size, the `how` of `latent_mask`; None keeps
             the size of pixels.
         offset: how far the tool grows masks where nothing is said.
+
+    Raises:
+        UsageError: an unknown name.
     """
 
-    growth: Growth
-    threshold: Threshold
-    fill: Fill
-    latent_mask: LatentMask | None
+    growth: Growth = "square"
+    threshold: Threshold = "exclusive"
+    fill: Fill = "grey"
+    latent_mask: LatentMask | None = None
     offset: int = 6
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("growth", get_args(Growth)),
+            ("threshold", get_args(Threshold)),
+            ("fill", FILLS),
+            ("latent_mask", (None, *get_args(LatentMask))),
+        ):
+            if (value := getattr(self, name)) not in choices:
+                named = ", ".join(each for each in choices if each)
+                raise UsageError(f"preset: {name}: {value!r} is unknown; choose from {named}")
 
 
 PRESETS: dict[str, Preset] = {

@@ -43,9 +43,11 @@ class Progress:
         if self._bar is not None:
             return
         left = max(0.0, expected - self._images) if self._done < self._shards else 0.0
+        rate = self._rate()
+        to_go = f", {timedelta(seconds=round(left / rate))} to go" if rate else ""  # unknown while there is no image
         sys.stderr.write(
             f"shard {self._done}/{self._shards} {name}: {samples} cached, {quarantined} quarantined, "
-            f"{self._rate():.1f} images/s, {timedelta(seconds=round(left / max(self._rate(), 1e-9)))} to go\n"
+            f"{rate:.1f} images/s{to_go}\n"
         )
 
     def close(self) -> None:
@@ -65,6 +67,8 @@ class Summary:
     cached: int = 0
     quarantined: list[tuple[str, Quarantined]] = field(default_factory=list)
     filtered: list[tuple[str, Quarantined]] = field(default_factory=list)
+    masks: int = 0
+    empty_masks: int = 0
     decode_seconds: float = 0.0
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
@@ -82,6 +86,7 @@ class Summary:
             ("cached", f"{self.cached}"),
             ("quarantined", f"{len(self.quarantined)}"),
             *([("filtered", self._filtered())] if self.filtered else []),
+            *([("empty masks", self._empty())] if self.empty_masks else []),
             ("retried", f"{self.retried} in float32"),
             ("decoding", f"{self.decode_seconds:.1f} s, all threads together"),
             ("encoding", f"{self.encode_seconds:.1f} s"),
@@ -100,3 +105,6 @@ class Summary:
     def _filtered(self) -> str:
         counts = Counter(entry.reason.partition(":")[0] for _, entry in self.filtered)
         return f"{len(self.filtered)}: {', '.join(f'{count} by {name}' for name, count in sorted(counts.items()))}"
+
+    def _empty(self) -> str:
+        return f"{self.empty_masks} of {self.masks}, where nothing is to be repainted"

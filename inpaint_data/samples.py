@@ -18,7 +18,7 @@ from inpaint_data.object_masks import MEMBER, find_objects
 from inpaint_data.sample_settings import Carry, SampleSettings
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards import IMAGE_EXTENSIONS, Fault, Sample, image_member, shard_stem
-from inpaint_data.views import View
+from inpaint_data.views import View, Views
 
 T = TypeVar("T")
 TARGETS = tuple(f"target.{extension}" for extension in IMAGE_EXTENSIONS)
@@ -76,7 +76,8 @@ def prepare(
         views: numbers of the views; None for all that the picture gives.
 
     Returns:
-        An example of each view, or why there is none: of the whole sample, or of a view.
+        An example of each view, or why there is none: of the whole sample, or of a view. With `views` None, each view
+        is accounted for.
     """
     try:
         settings.views.check_key(sample.key)
@@ -86,6 +87,8 @@ def prepare(
     except SampleError as error:
         return [_fault(sample.shard, sample.key, error)]
     made: list[Example | Fault] = []
+    if views is None:
+        made += _too_small(sample, settings.views, parts.size, planned)
     for view in planned:
         if views is None or view.number in views:
             key = settings.views.key(sample.key, view.number)
@@ -94,6 +97,16 @@ def prepare(
             except SampleError as error:
                 made.append(_fault(sample.shard, key, error))
     return made
+
+
+def _too_small(sample: Sample, views: Views, size: Size, planned: Sequence[View]) -> list[Fault]:
+    """The views that a picture is too small for, though not for all, count as left out on purpose."""
+    missing = sorted(set(range(views.count)) - {view.number for view in planned})
+    what = f"resolution: image is {size[0]} high and {size[1]} wide, too small for"
+    return [
+        Fault(sample.shard, views.key(sample.key, number), f"{what} {views.resolution_of(number)}", None, None, True)
+        for number in missing
+    ]
 
 
 def prepare_again(
@@ -166,10 +179,12 @@ class _Parts:
         return example
 
     def around(self, key: str, seed: int) -> "_Parts":
-        """Of several objects the one that crop "mask" is around: then it alone is masked."""
+        """With the one object that crop "mask" is around, which alone is masked then; an empty one only if all are."""
         if not self.objects:
             return self
-        chosen = int(generator_for(seed, key, 0, "crop").integers(len(self.objects)))
+        for chosen in generator_for(seed, key, 0, "crop").permutation(len(self.objects)).tolist():
+            if self.objects[chosen]().any():
+                break
         return replace(self, objects=[self.objects[chosen]])
 
     def example(self, key: str, settings: SampleSettings, geometry: Geometry, variants: Sequence[int]) -> Example:
@@ -238,9 +253,10 @@ def _given_mask(sample: Sample, image_data: bytes, size: Size, masks: str) -> Bo
 
 def _mask_member(sample: Sample) -> npt.NDArray[np.bool_]:
     if "mask.png" not in sample.members:
+        objects = any(MEMBER.fullmatch(name) or name == "json" for name in sample.members)
         raise SampleError(
             f"no mask: the sample has {', '.join(sorted(sample.members))}; add {sample.key}.mask.png, "
-            "or draw masks with masks: mixture"
+            f"or {'take its objects with masks: object' if objects else 'draw masks with masks: mixture'}"
         )
     return _named("mask.png", decode_mask, sample.members["mask.png"])
 

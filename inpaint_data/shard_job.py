@@ -51,6 +51,9 @@ class Committer:
             except SampleError as error:
                 faults.append(Fault(shard, key, str(error), None, None))
         self._take(faults)
+        there = (batch["mask"] > 0).any(-1).any(-1)
+        self._summary.masks += there.numel()
+        self._summary.empty_masks += int((~there).sum())
         self._summary.write_seconds += time.perf_counter() - started
 
     def commit(self, end: ShardEnd) -> Sidecar:

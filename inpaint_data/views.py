@@ -54,6 +54,10 @@ class Views:
         """What the view of a sample is called: the sample's own key where there is but one."""
         return key if self.count == 1 else f"{key}_view{number}"
 
+    def resolution_of(self, number: int) -> int:
+        """That of a view, by its number."""
+        return self.resolutions[number // len(self.crops)]
+
     def sample_key(self, key: str) -> str:
         """The key of the sample that a view is of."""
         return key if self.count == 1 else _SUFFIX.sub("", key)

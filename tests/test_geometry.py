@@ -13,6 +13,8 @@ from conftest import Pooling, run, write_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_verify import forge
+from torch.utils.data import DataLoader
 
 from inpaint_data import (
     Autoencoder,
@@ -231,7 +233,7 @@ def test_a_mask_painted_into_picture_and_target_is_found_there_to_the_pixel(
     assert made
     for each in made:
         if isinstance(each, Fault):
-            assert "smaller than" in each.reason
+            assert ("too small for" if each.filtered else "smaller than") in each.reason
             assert not upscale
             continue
         assert each.image.shape[:2] == each.geometry.target_size
@@ -359,7 +361,10 @@ def test_a_picture_too_small_for_one_resolution_is_taken_at_the_others(tmp_path:
     write_shard(tmp_path / "a.tar", {key: painted(side, side, 1).members for key, side in (("big", 80), ("small", 40))})
     cache = tmp_path / "cache"
     options = {"resolution": [32, 64], "max_bad_fraction": 0}
-    cache_latents(str(tmp_path / "a.tar"), str(cache), Autoencoder(Pooling()), **options)
+    summary = cache_latents(str(tmp_path / "a.tar"), str(cache), Autoencoder(Pooling()), **options)
+    assert "filtered     1: 1 by resolution" in summary.table()
+    reason = "resolution: image is 40 high and 40 wide, too small for 64"
+    assert [(entry.key, entry.reason) for _, entry in summary.filtered] == [("small_view1", reason)]
     assert {key for _, key in LatentCache(cache).places()} == {"big_view0", "big_view1", "small_view0"}
     assert verify_cache(cache, against=str(tmp_path / "a.tar")).ok
     live = epochs(
@@ -377,6 +382,15 @@ def test_a_key_that_looks_like_a_view_is_quarantined(tmp_path: Path) -> None:
         ("cat_view1", "its key ends in _view1, as those of views do; rename it")
     ]
     assert verify_cache(tmp_path / "cache", against=str(tmp_path / "a.tar")).ok
+
+
+def test_a_view_that_is_missing_is_found_by_verify(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", {key: painted(40, 40, 1).members for key in ("cat", "dog")})
+    options = {"resolution": 32, "crop": ["center", "center+flip"]}
+    cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "cache"), Autoencoder(Pooling()), **options)
+    forge(tmp_path / "cache", "a", lambda samples: samples.pop("dog_view1") and None)
+    (problem,) = verify_cache(tmp_path / "cache", against=str(tmp_path / "a.tar")).problems
+    assert (problem.key, problem.problem) == ("dog", "not all of its views are cached or quarantined in a.json")
 
 
 @pytest.mark.parametrize("carry", ["original", "crop"])
@@ -404,6 +418,48 @@ def test_fresh_masks_of_views_are_those_of_live_training(carry: str, painted_sha
     for key, values in rows[0].items():
         for name in same:
             assert torch.equal(values[name], rows[1][key][name]), (key, name)
+
+
+def test_only_masked_cuts_around_an_object_that_there_is(tmp_path: Path) -> None:
+    empty, mask = np.zeros((60, 90), np.uint8), blots(60, 90, 3).astype(np.uint8) * 255
+    picture = png(np.full((60, 90, 3), 90, np.uint8))
+    objects = {f"mask.{number}.png": png(mask if number == 2 else empty) for number in range(4)}
+    samples = {f"s{i}": {"png": picture, **objects} for i in range(8)} | {
+        "none": {"png": picture, "mask.png": png(empty)}
+    }
+    write_shard(tmp_path / "a.tar", samples)
+    options = {"resolution": 32, "crop": "mask", "masks": "object", "max_bad_fraction": 1, "mask_offset": 0}
+    summary = cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "c"), Autoencoder(Pooling()), variants=2, **options)
+    assert summary.cached == 8
+    assert [entry.key for _, entry in summary.quarantined] == ["none"]
+    assert all(LatentCache(tmp_path / "c")[row]["mask"].any() for row in range(8))
+
+
+def test_empty_masks_are_counted(tmp_path: Path) -> None:
+    picture = png(np.full((32, 32, 3), 90, np.uint8))
+    masks = {"full": np.full((32, 32), 255, np.uint8), "empty": np.zeros((32, 32), np.uint8)}
+    write_shard(tmp_path / "a.tar", {key: {"png": picture, "mask.png": png(mask)} for key, mask in masks.items()})
+    options = {"resolution": 32, "mask_offset": 0, "variants": 2}
+    summary = cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "c"), Autoencoder(Pooling()), **options)
+    assert "empty masks  2 of 4, where nothing is to be repainted" in summary.table()
+
+
+def test_a_plain_dataloader_takes_batches_of_one_bucket(painted_shards: str, tmp_path: Path) -> None:
+    cache_latents(painted_shards, str(tmp_path / "c"), Autoencoder(Pooling()), **PATHS["views"])
+    cache, seen = LatentCache(tmp_path / "c"), []
+    for epoch in (0, 1):
+        cache.epoch = epoch
+        loader = DataLoader(cache, batch_sampler=cache.batches(5), collate_fn=LatentCache.collate)
+        batches = list(loader)
+        assert all(len({tuple(size) for size in batch["target_size"].tolist()}) == 1 for batch in batches)
+        seen.append([key for batch in batches for key in batch["__key__"]])
+        assert sorted(seen[-1]) == sorted(key for _, key in cache.places())
+        trained = [batch["__key__"] for batch in epochs(InpaintDataModule(str(tmp_path / "c"), batch_size=5), epoch)]
+        assert [batch["__key__"] for batch in batches] == trained
+    assert seen[0] != seen[1]
+    assert sorted(row for batch in cache.batches(4, shuffle=False) for row in batch) == list(range(len(cache)))
+    with pytest.raises(UsageError, match="batch_size: 0"):
+        cache.batches(0)
 
 
 # Filters

@@ -20,7 +20,7 @@ from torch import Tensor
 from inpaint_data import Autoencoder, InpaintDataModule, InpaintTransform, latent_mask
 from inpaint_data.errors import UsageError
 from inpaint_data.morphology import offset_mask
-from inpaint_data.presets import PRESETS, binarise, grow_comfy
+from inpaint_data.presets import PRESETS, Preset, binarise, grow_comfy
 from inpaint_data.transform import fill_hole
 
 
@@ -278,3 +278,16 @@ def test_soft_masks_stay_soft_at_latent_size_as_their_tools_blend() -> None:
     hard = soft > 0.5
     for how in ("nearest", "bilinear", "bicubic", "max"):
         assert latent_mask(hard, 8, how).dtype == torch.bool
+
+
+def test_a_mask_without_batch_and_channel_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"mask must be \(B, 1, H, W\), not \(16, 16\)"):
+        latent_mask(torch.zeros(16, 16, dtype=torch.bool), 8, "nearest")
+
+
+def test_a_preset_of_ones_own_takes_each_axis_by_itself_and_refuses_unknown_names() -> None:
+    mine = Preset(growth="comfy", fill="black")
+    assert (mine.threshold, mine.latent_mask, mine.offset) == ("exclusive", None, 6)
+    for name, value in (("growth", "comfi"), ("threshold", "half"), ("fill", "gray"), ("latent_mask", "mean")):
+        with pytest.raises(UsageError, match=f"preset: {name}: '{value}' is unknown; choose from "):
+            Preset(**{name: value})

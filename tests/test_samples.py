@@ -100,6 +100,11 @@ def test_caption_and_other_members_are_carried_and_the_picture_as_asked() -> Non
     [
         ({"jpg": b"\xff\xd8\xff\xe0 not a picture"}, {}, "jpg: image is damaged"),
         ({"png": png(np.zeros((32, 32, 3), np.uint8))}, {}, r"no mask: the sample has png; add dog\.mask\.png"),
+        (
+            {"png": png(np.zeros((32, 32, 3), np.uint8)), "mask.0.png": b""},
+            {},
+            r"add dog\.mask\.png, or take its objects with masks: object",
+        ),
         ({"png": png(np.zeros((32, 32, 3), np.uint8))}, {"masks": "alpha"}, "no alpha channel"),
         (
             {"png": png(np.zeros((32, 32, 3), np.uint8)), "mask.png": png(np.zeros((32, 31), np.uint8))},

@@ -138,10 +138,12 @@ def forge(cache: Path, stem: str, change: Callable[[dict[str, Members]], None]) 
     for row, key in enumerate(old.keys):
         places = {name: (each["offset"][row], each["size"][row]) for name, each in old.index.items()}
         samples[key] = {name: data[at : at + size] for name, (at, size) in places.items() if at >= 0}
+    sizes = zip(old.target_size["height"], old.target_size["width"], strict=True)
+    old_sizes = dict(zip(old.keys, sizes, strict=True))
     change(samples)
     writer = ShardWriter(cache, stem)
     for key, members in samples.items():
-        writer.add(key, members, [64, 64])
+        writer.add(key, members, old_sizes.get(key, old_sizes[old.keys[0]]))
     writer.commit(old.fingerprint, old.input, old.variants, old.quarantined)
     redo_totals(cache)
 

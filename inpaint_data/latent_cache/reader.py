@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from inpaint_data.epoch_order import Batches, permutation
 from inpaint_data.errors import CacheError, SampleError, ShardError, UsageError
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
@@ -50,7 +51,8 @@ class LatentCache(Dataset[Batch]):
     """Every committed sample of a cache, in the order of shards and samples. A job may still be writing to it.
 
     `cache[i]` is a batch of one; `cache.__getitems__([i, j, ...])`, which a DataLoader calls with
-    `collate_fn=LatentCache.collate`, is a batch of many: see `Batch` for keys, shapes and dtypes.
+    `collate_fn=LatentCache.collate`, is a batch of many: see `Batch` for keys, shapes and dtypes. Where samples have
+    several sizes, `batches` says which go together.
 
     Args:
         root: the cache's folder, or a URL that fsspec opens, whose shards are copied to `mirror` when first read.
@@ -100,7 +102,9 @@ class LatentCache(Dataset[Batch]):
         self.filtered = [(sidecar.shard, entry) for sidecar in sidecars for entry in sidecar.filtered]
         sidecars = [sidecar for sidecar in sidecars if sidecar.keys]
         if not sidecars:
-            raise CacheError(f"{root}: no sample is committed; run the cache command to its end")
+            bad, filtered = len(self.quarantined), len(self.filtered)
+            mend = "mend them or the filters" if bad or filtered else "run the cache command to its end"
+            raise CacheError(f"{root}: no sample is in it, {bad} are quarantined and {filtered} filtered; {mend}")
         if posterior not in POSTERIORS:
             raise UsageError(f"posterior: {posterior!r} is unknown; choose from {', '.join(POSTERIORS)}")
         self.variants: int = sidecars[0].variants
@@ -133,6 +137,22 @@ class LatentCache(Dataset[Batch]):
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def batches(self, batch_size: int, shuffle: bool = True) -> Sequence[list[int]]:
+        """The rows of each batch of the epoch that is set, every batch from one bucket: a DataLoader's `batch_sampler`.
+
+        Args:
+            batch_size: samples in a batch; what is left of each bucket makes smaller ones at the end.
+            shuffle: by (seed, epoch), as training does it, or in the order of the cache.
+
+        Raises:
+            UsageError: a batch_size below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"batch_size: {batch_size} is not a positive whole number; give 1 or more")
+        order = permutation(len(self), self.seed, self.epoch) if shuffle else np.arange(len(self))
+        made = Batches(order, self.buckets, batch_size)
+        return [made[number].tolist() for number in range(len(made))]
 
     def places(self) -> list[tuple[str, str]]:
         """(shard, key) of every sample, in order."""
