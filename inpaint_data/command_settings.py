@@ -3,6 +3,7 @@
 import re
 from ast import literal_eval
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -79,6 +80,9 @@ def with_objects(settings: dict[str, Any], arguments: Sequence[str] = ()) -> dic
     """
     for name, kind in OBJECTS.items():
         given = settings.get(name)
+        if isinstance(given, str) and given.startswith("{"):  # the parser takes a preset that cannot be for a name
+            with suppress(yaml.YAMLError):
+                given = yaml.safe_load(given)
         if not isinstance(given, dict):
             continue
         given.pop("__path__", None)  # where a file was named

@@ -261,6 +261,9 @@ REFUSED = [  # setting, its value in YAML, what the line says of it
     ("filters", "{min_sid: 3}", "there is no setting 'min_sid'"),
     ("filters", "{caption: 1}", "caption: 1 is neither true nor false"),
     ("filters", "[min_side]", "is not of the type it takes: Filters"),
+    ("preset", "{growht: square}", "there is no setting 'growht'"),
+    ("preset", "{growth: circle}", "growth: 'circle' is unknown; choose from square, comfy, none"),
+    ("preset", "{fill: [grey]}", "fill: ['grey'] is unknown"),
 ]
 
 
@@ -286,6 +289,8 @@ def test_a_field_that_cannot_be_is_one_line_that_names_its_file_setting_and_valu
         ("--mixture.weights", "{boxes: many}", "weights must be zero or more"),
         ("--mask_offset.windows", "octagon", "windows: 'octagon' is no list"),
         ("--soft.radius", "2.5", "soft: radius: 2.5 is not a whole number"),
+        ("--preset.growth", "circle", "preset: growth: 'circle' is unknown"),
+        ("--preset", "{growth", "preset: '{growth' is unknown; choose from was"),
         ("--filters.min_side", "400.5", "filters: min_side: 400.5 is no number of pixels"),
     ],
 )
@@ -337,7 +342,7 @@ BAD_LINES = [  # a line of a job's YAML, and what is named
     ("soft: true", "soft: 'True'"),
     ("filters: {min_hole: 0.9, max_hole: 0.1}", "filters: min_hole 0.9 and max_hole 0.1"),
     ("filters: 3", "filters: '3'"),
-    ("weights: 3", "mixture"),
+    ("min_hole: 2", "job.yaml: "),
     ("sead: 3", "sead"),
     ("parameters.outpaint.depth: 3", "parameters.outpaint.depth"),
     ("seed: [", "is no YAML"),
@@ -374,6 +379,33 @@ def test_a_setting_left_empty_in_a_yaml_is_the_default(shards: str, tmp_path: Pa
     main(["cache", *common, str(tmp_path / "empty"), "--config", str(config)])
     for name in ("cache.json", "000000.tar", "000001.tar"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "empty" / name).read_bytes()
+
+
+def test_a_preset_of_ones_own_is_given_by_flag_or_yaml(shards: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("preset: {growth: none, fill: black, offset: 0}\n")
+    given = {
+        "yaml": ["--config", str(tmp_path / "job.yaml")],
+        "flag": ["--preset", "{growth: none, fill: black, offset: 0}"],
+    }
+    for name, arguments in given.items():
+        main(
+            [
+                "cache",
+                "--shards",
+                shards,
+                "--masks",
+                "boxes",
+                "--resolution",
+                "64",
+                "--out",
+                str(tmp_path / name),
+                *arguments,
+            ]
+        )
+    by_yaml, by_flag = ((tmp_path / name / "cache.json").read_bytes() for name in given)
+    assert by_yaml == by_flag
+    settings = json.loads(by_yaml)["settings"]
+    assert (settings["growth"], settings["fill"], settings["mask_offset"]) == ("none", "black", 0)
 
 
 def test_a_required_setting_left_empty_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
