@@ -24,7 +24,7 @@ from inpaint_data.presets import Preset
 from inpaint_data.resume import Resume, ResumeElsewhere
 from inpaint_data.sample_settings import SampleSettings
 from inpaint_data.shards import expand_shards
-from inpaint_data.soft_border import SoftBorder
+from inpaint_data.soft_border import SoftBorder, check_soft
 from inpaint_data.tar import is_url
 from inpaint_data.text import Text, TextSettings
 from inpaint_data.transform import InpaintTransform, Posterior
@@ -128,12 +128,7 @@ class InpaintDataModule(LightningDataModule):
         for name, value in (("num_workers", num_workers), ("mirror_bytes", mirror_bytes)):
             if type(value) is not int or value < 0:
                 raise UsageError(f"{name}: {value!r} cannot be; give a whole number, 0 or more")
-        undrawn = (masks or "sample") in ("sample", "alpha") and not (masks is None and _any_cache(given))
-        if mixture not in (None, MaskMixture()) and undrawn:
-            raise UsageError(
-                f"mixture: one is given, but masks is {masks or 'sample'}, which does not draw from it; "
-                "set masks: mixture"
-            )
+        check_soft(soft)
         row = None if recipe is None else _row(recipe)
         self.recipe_name, self.vae, self.dtype, self.fresh_masks = recipe, vae, dtype, fresh_masks
         self.asked = {
@@ -144,6 +139,8 @@ class InpaintDataModule(LightningDataModule):
         }  # fmt: skip
         chosen: Any = {name: self.asked[name] for name in ("mixture", *OF_SAMPLES) if self.asked[name] is not None}
         self.settings = SampleSettings(**chosen, seed=seed, carry_image=carry_image)  # type: ignore[arg-type]
+        if mixture is not None and not (masks is None and _any_cache(given)):
+            _check_drawn(masks or "sample", mixture)
         self.batch_size, self.variants, self.num_workers = batch_size, variants or 1, num_workers
         if row and "masked" in row.parts and masked_latents is False:
             raise UsageError(f"masked_latents: false, but recipe {recipe} feeds them to the model; leave it out")
@@ -294,7 +291,11 @@ class InpaintDataModule(LightningDataModule):
         if not fresh:
             return cache
         masks: Any = self.asked["masks"] or cache.settings["samples"]["masks"]
-        mixture: Any = self.asked["mixture"] or MaskMixture(**cache.settings["samples"].get("mixture", {}))
+        mixture: Any = self.asked["mixture"]
+        if mixture is None:
+            mixture = MaskMixture(**cache.settings["samples"].get("mixture", {}))
+        else:
+            _check_drawn(masks, mixture)
         settings = SampleSettings(masks=masks, mixture=mixture, seed=self.settings.seed)
         return FreshMasks(cache, settings, self.num_workers)
 
@@ -339,6 +340,19 @@ def _row(recipe: str) -> Settings:
     if recipe not in RECIPES:
         raise UsageError(f"recipe: {recipe!r} is unknown; choose from {', '.join(RECIPES)}")
     return RECIPES[recipe]
+
+
+def _check_drawn(masks: str, mixture: MaskMixture) -> None:
+    """Raises UsageError where a mixture, or its weights, would have no say."""
+    if masks in ("sample", "alpha") and mixture != MaskMixture():
+        raise UsageError(
+            f"mixture: one is given, but masks is {masks}, which does not draw from it; set masks: mixture"
+        )
+    if masks != "mixture" and mixture.weights != MaskMixture().weights:
+        raise UsageError(
+            f"mixture: it has weights {dict(mixture.weights)}, but masks is {masks}, which draws nothing else; "
+            "set masks: mixture, or leave weights out"
+        )
 
 
 def _shards(name: str, spec: str | list[str]) -> list[str]:

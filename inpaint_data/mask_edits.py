@@ -8,11 +8,12 @@ masked where a mask would shrink, as in `offset_mask`.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from inpaint_data.mask_generators import BoolArray
+from inpaint_data.mask_generators import BoolArray, strokes
 
 OPENING = 8  # pixels: BrushNet's window
 SMOOTHING = 4  # pixels: a standard deviation as wide as the steps of a mask drawn at 128 pixels
@@ -127,3 +128,26 @@ def edit(mask: BoolArray, names: Sequence[str], level: int) -> tuple[BoolArray, 
         if edited.any():
             mask, label = edited, f"{label}+{word}"
     return at_precision(mask, level), label + f"+precision{level}" * (level > 0)
+
+
+class Way(NamedTuple):
+    """What is done with a mask after it was drawn."""
+
+    edits: tuple[str, ...]
+    level: int  # of precision
+    inverted: bool
+    stroked: bool
+
+    @property
+    def after(self) -> str:
+        """Its end of the label."""
+        return "+inverted" * self.inverted + "+stroke" * self.stroked
+
+
+def finish(mask: BoolArray, name: str, way: Way, rng: np.random.Generator) -> tuple[BoolArray, str]:
+    """The mask after all that is done with it, and its label."""
+    mask, done = edit(mask, way.edits, way.level)
+    mask = ~mask if way.inverted else mask
+    if way.stroked:
+        mask = mask | strokes(mask.shape[0], mask.shape[1], rng, count=(1, 1))
+    return mask, name + done + way.after

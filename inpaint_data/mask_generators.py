@@ -23,6 +23,7 @@ BoolArray = npt.NDArray[np.bool_]
 MaskGenerator = Callable[..., BoolArray]  # (height, width, rng, *, parameters)
 Span = tuple[float, float]  # both ends belong to it
 Count = tuple[int, int]
+THICKEST = 32767  # pixels; OpenCV refuses more
 TRIES = 1000  # a limit that one draw in fifty meets is missed once in 600 million times
 
 
@@ -50,7 +51,7 @@ def strokes(
     angles = mirrored * (0.01 + rng.integers(4, size=total))
     far, wide = rng.uniform(*length, total) * scale, rng.uniform(*thickness, total) * scale
     dx, dy = (far * np.sin(angles)).tolist(), (far * np.cos(angles)).tolist()
-    thick = np.maximum(1, np.rint(wide)).astype(np.int64).tolist()
+    thick = np.clip(np.rint(wide), 1, THICKEST).astype(np.int64).tolist()
     first = 0
     for (x, y), last in zip(starts.tolist(), np.cumsum(segments).tolist(), strict=True):
         for i in range(first, last):
@@ -317,7 +318,7 @@ def draw_within(low: float, high: float, draw: Callable[[], BoolArray], name: st
         if low <= ratios[-1] <= high:
             return mask
     raise UsageError(
-        f"masks: {TRIES} draws of {name} at {mask.shape[0]}x{mask.shape[1]} had hole ratios of {min(ratios):.3g} to "
+        f"mixture: {TRIES} draws of {name} at {mask.shape[0]}x{mask.shape[1]} had hole ratios of {min(ratios):.3g} to "
         f"{max(ratios):.3g}, none within {low:.3g} to {high:.3g}; widen the limits or choose another generator"
     )
 

@@ -4,23 +4,26 @@ The generators themselves are in `mask_generators.py`, what may be done with a m
 that come with a sample in `object_masks.py`.
 """
 
-import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.mask_edits import BOX, EDITS, edit
-from inpaint_data.mask_generators import GENERATORS, BoolArray, draw_within, hole_ratio, strokes
+from inpaint_data.mask_edits import BOX, EDITS, Way, finish
+from inpaint_data.mask_generators import GENERATORS, BoolArray, draw_within, hole_ratio
+from inpaint_data.mask_parameters import as_tuple, check_parameters, is_number
 from inpaint_data.morphology import WINDOWS, Window
 
 MAX_OFFSET = 128  # the node's range
 OBJECT = "object"  # in a mixture: one of the masks that the sample brings
 CONSTANT = ("full", "none")
 PROBABILITIES = (*EDITS, "invert", "add_stroke", "full")
+WAYS = 16  # how often an object mask is made again, so that a sample without any within the limits is soon given up
+DECISIONS = 100  # among which one that is taken once in ten times is missed once in 40,000 times
 Distribution = Literal["fixed", "uniform", "normal", "two-sided"]
 USED = {"fixed": ("value",), "uniform": ("low", "high"), "normal": ("mean", "deviation"), "two-sided": ("low", "high")}
 
@@ -32,7 +35,8 @@ class MaskMixture:
     What "full" and "none" draw stays as it is. Any other mask has its holes filled, is opened, smoothed, replaced by
     its hull, made less precise, turned over, gets a stroke and is held to the limits, in this order, each only where it
     is asked for. A mask outside the limits is drawn again by the same generator, so that the weights are those of the
-    masks that come out.
+    masks that come out. Objects cannot be drawn again: where none is within the limits as decided, what is done with
+    them is decided again, in up to 16 ways for each.
 
     Args:
         weights: generator name -> weight, zero or more, renormalised. The default is LaMa's medium preset
@@ -55,7 +59,8 @@ class MaskMixture:
 
     Raises:
         UsageError: an unknown name, a negative weight, no weight above zero, a probability or limits outside 0...1,
-            limits the wrong way round, a precision that is no level, or a parameter that its generator does not take.
+            weights without a finite sum, limits the wrong way round, a precision that is no level, or a parameter that
+            its generator does not take, see `check_parameters`.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: {"strokes": 1.0, "boxes": 0.3, "full": 0.145})
@@ -72,20 +77,25 @@ class MaskMixture:
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.weights) - set(GENERATORS) - {OBJECT})
+        for name, example in (("weights", "{boxes: 1}"), ("parameters", "{outpaint: {depth: [0.1, 0.4]}}")):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping):
+                raise UsageError(f"mixture: {name}: {value!r} names no generators; give a mapping such as {example}")
+        unknown = [name for name in self.weights if name not in GENERATORS and name != OBJECT]
         if unknown:
             known = ", ".join((*GENERATORS, OBJECT))
-            raise UsageError(f"masks: no generator is called {unknown[0]!r}; choose from {known}")
-        if not all(_number(weight) and weight >= 0 for weight in self.weights.values()) or not any(
-            self.weights.values()
-        ):
-            raise UsageError(f"masks: weights must be zero or more and not all zero, not {dict(self.weights)}")
+            raise UsageError(f"mixture: no generator is called {unknown[0]!r}; choose from {known}")
+        weights = self.weights.values()
+        if not all(is_number(weight) and weight >= 0 for weight in weights) or not any(weights):
+            raise UsageError(f"mixture: weights must be zero or more and not all zero, not {dict(self.weights)}")
+        if not is_number(sum(map(float, weights))):
+            raise UsageError(f"mixture: weights: the sum of {dict(self.weights)} is not finite; give smaller ones")
         for name in ("min_hole", "max_hole", *PROBABILITIES):
             value = getattr(self, name)
-            if not _number(value) or not 0 <= value <= 1:
-                raise UsageError(f"masks: {name}: {value!r} is not between 0 and 1")
+            if not is_number(value) or not 0 <= value <= 1:
+                raise UsageError(f"mixture: {name}: {value!r} is not between 0 and 1")
         if self.min_hole > self.max_hole:
-            raise UsageError(f"masks: min_hole {self.min_hole} is above max_hole {self.max_hole}; no mask has both")
+            raise UsageError(f"mixture: min_hole {self.min_hole} is above max_hole {self.max_hole}; no mask has both")
         levels = [self.precision] if isinstance(self.precision, int) else self.precision
         if (
             not isinstance(levels, list | tuple)
@@ -93,7 +103,9 @@ class MaskMixture:
             or not all(type(level) is int and 0 <= level <= BOX for level in levels)
             or levels[0] > levels[-1]
         ):
-            raise UsageError(f"masks: precision: {self.precision!r} is no level of 0 to {BOX} and no range [low, high]")
+            raise UsageError(
+                f"mixture: precision: {self.precision!r} is no level of 0 to {BOX} and no range [low, high]"
+            )
         if levels is self.precision:
             object.__setattr__(self, "precision", list(levels))  # as JSON has it
         for name, given in self.parameters.items():
@@ -119,12 +131,12 @@ class MaskMixture:
 
         Raises:
             UsageError: the limits cannot be met by a generator: 1000 draws were all outside. Or `objects` are missing.
-            SampleError: "object" was drawn, and none of `objects` shows in the crop and is within the limits. Empty
-                ones are passed over while there are others.
+            SampleError: "object" was drawn, and none of `objects` shows in the crop and is within the limits in any
+                way that was tried. Empty ones are passed over while there are others.
         """
         # What is decided here is drawn from streams of their own: none shifts the others.
         decisions, edits = rng.spawn(2)
-        whole, inverted, stroked = decisions.random(3) < (self.full, self.invert, self.add_stroke)
+        whole, way = self._decide(decisions, edits)
         names = sorted(self.weights)
         share = np.array([self.weights[name] for name in names], float)
         name = names[int(rng.choice(len(names), p=share / share.sum()))]
@@ -132,91 +144,86 @@ class MaskMixture:
             name = "full"
         if name in CONSTANT:
             return GENERATORS[name](height, width, rng), name
-
-        chosen, level = self._edits(edits)
-        then = "+inverted" * bool(inverted) + "+stroke" * bool(stroked)
+        if name == OBJECT:
+            return self._object(objects, rng, way, decisions, edits)
+        given = {each: as_tuple(value) for each, value in self.parameters.get(name, {}).items()}
         label = ""  # of the mask that was finished last, since an edit may be left out
 
-        def finished(mask: BoolArray) -> BoolArray:
-            nonlocal label
-            mask, done = edit(mask, chosen, level)
-            label = name + done + then
-            mask = ~mask if inverted else mask
-            return mask | strokes(height, width, decisions, count=(1, 1)) if stroked else mask
-
-        if name == OBJECT:
-            return self._object(objects, rng, finished), label
-        given = {each: _as_tuple(value) for each, value in self.parameters.get(name, {}).items()}
-
         def draw() -> BoolArray:
-            return finished(GENERATORS[name](height, width, rng, **given))
+            nonlocal label
+            mask, label = finish(GENERATORS[name](height, width, rng, **given), name, way, decisions)
+            return mask
 
         if (self.min_hole, self.max_hole) == (0, 1):
             return draw(), label
-        return draw_within(self.min_hole, self.max_hole, draw, name + then), label
+        return draw_within(self.min_hole, self.max_hole, draw, name + way.after), label
 
-    def _edits(self, rng: np.random.Generator) -> tuple[list[str], int]:
-        """Which edits one mask gets, and its level of precision; each has its own number, whatever the others are."""
-        *chances, chance = rng.random(len(EDITS) + 1).tolist()
-        chosen = [name for name, drawn in zip(EDITS, chances, strict=True) if drawn < getattr(self, name)]
+    def _decide(self, decisions: np.random.Generator, edits: np.random.Generator) -> tuple[bool, Way]:
+        """Whether it is the whole picture, and else the way of a mask; each has its own number, whatever the others."""
+        whole, inverted, stroked = (decisions.random(3) < (self.full, self.invert, self.add_stroke)).tolist()
+        *chances, chance = edits.random(len(EDITS) + 1).tolist()
+        chosen = tuple(name for name, drawn in zip(EDITS, chances, strict=True) if drawn < getattr(self, name))
         low, high = (self.precision,) * 2 if isinstance(self.precision, int) else self.precision
-        return chosen, low + int(chance * (high - low + 1))
+        return whole, Way(chosen, low + int(chance * (high - low + 1)), inverted, stroked)
+
+    def _other_ways(self, first: Way, decisions: np.random.Generator, edits: np.random.Generator) -> list[Way]:
+        """What is decided when it is decided anew: each way once, or three times if it has a stroke, always another."""
+        made = Counter([first])
+        ways: list[Way] = []
+        for _ in range(DECISIONS):
+            way = self._decide(decisions, edits)[1]
+            if len(ways) < WAYS and made[way] < (3 if way.stroked else 1):
+                made[way] += 1
+                ways.append(way)
+        return ways
 
     def _object(
         self,
         objects: Sequence[Callable[[], BoolArray]],
         rng: np.random.Generator,
-        finished: Callable[[BoolArray], BoolArray],
-    ) -> BoolArray:
+        way: Way,
+        decisions: np.random.Generator,
+        edits: np.random.Generator,
+    ) -> tuple[BoolArray, str]:
         if not objects:
             raise UsageError("MaskMixture.draw: the mixture has object masks, so give the sample's own as objects")
-        ratios = []
+        ratios: dict[str, list[float]] = {}  # by label
+        shown = []
         for index in rng.permutation(len(objects)):
             mask = objects[index]()
-            if not mask.any():
-                continue
-            mask = finished(mask)
-            ratios.append(hole_ratio(mask))
-            if self.min_hole <= ratios[-1] <= self.max_hole:
-                return mask
-        if not ratios:
-            raise SampleError("every object mask is empty where the picture is cut; give objects that show in the crop")
+            if mask.any():
+                shown.append(index)
+                made, label = finish(mask, OBJECT, way, decisions)
+                if self._within(made, ratios.setdefault(label, [])):
+                    return made, label
+        # An object cannot be drawn again; a small one that is turned over would never be within max_hole.
+        others = self._other_ways(way, decisions, edits)
+        for index in shown if others else []:
+            mask = objects[index]()
+            for other in others:
+                made, label = finish(mask, OBJECT, other, decisions)
+                if self._within(made, ratios.setdefault(label, [])):
+                    return made, label
+        if not shown:
+            raise SampleError(
+                "every object mask is empty, in itself or where the picture is cut; give objects that show in the crop"
+            )
+        made_as = [f"{_span(each)} as {label}" for label, each in ratios.items()]
+        more = f" and {len(made_as) - 4} other ways" if len(made_as) > 4 else ""
         raise SampleError(
-            f"its {len(ratios)} object masks have hole ratios of {min(ratios):.3g} to {max(ratios):.3g}, none within "
-            f"min_hole {self.min_hole:.3g} to max_hole {self.max_hole:.3g}; widen the limits or leave the sample out"
+            f"its {len(shown)} object masks have hole ratios of {', '.join(made_as[:4])}{more}, none within min_hole "
+            f"{self.min_hole:.3g} to max_hole {self.max_hole:.3g}; widen the limits or leave the sample out"
         )
 
+    def _within(self, mask: BoolArray, ratios: list[float]) -> bool:
+        """Whether the mask is within the limits; its hole ratio is noted."""
+        ratios.append(hole_ratio(mask))
+        return self.min_hole <= ratios[-1] <= self.max_hole
 
-def check_parameters(name: str, given: Mapping[str, Any]) -> None:
-    """See that a generator takes these parameters: of its defaults' kind, shares within 0...1, spans in order.
 
-    Raises:
-        UsageError: it does not.
-    """
-    if name not in GENERATORS:
-        raise UsageError(f"masks: parameters: no generator is called {name!r}; choose from {', '.join(GENERATORS)}")
-    signature = inspect.signature(GENERATORS[name]).parameters.values()
-    defaults = {each.name: each.default for each in signature if each.kind is each.KEYWORD_ONLY}
-    for parameter, value in given.items():
-        if parameter not in defaults:
-            known = f"it takes {', '.join(defaults)}" if defaults else "it takes none"
-            raise UsageError(f"masks: parameters: {name} has no parameter {parameter!r}; {known}")
-        default, value = defaults[parameter], _as_tuple(value)
-        ends, usual = (each if isinstance(each, tuple) else (each,) for each in (value, default))
-        annotation = GENERATORS[name].__annotations__[parameter]
-        whole = annotation is int or get_args(annotation) == (int, int)
-        # A default between 0 and 1 is a share or a probability. Of what is counted there must be one.
-        lowest, highest = 1 if whole else 0, 1 if not whole and 0 < max(usual) <= 1 else math.inf
-        if (
-            isinstance(value, tuple) != isinstance(default, tuple)
-            or len(ends) != len(usual)
-            or not all(_number(end) and lowest <= end <= highest and (not whole or type(end) is int) for end in ends)
-            or list(ends) != sorted(ends)
-        ):
-            kind = "a whole number" if whole else "a number"
-            kind = f"[low, high], each {kind}" if isinstance(default, tuple) else kind
-            above = "of 0 to 1" if highest == 1 else f"of {lowest} or more"
-            raise UsageError(f"masks: parameters: {name}: {parameter}: {given[parameter]!r} is not {kind} {above}")
+def _span(ratios: Sequence[float]) -> str:
+    low, high = f"{min(ratios):.3g}", f"{max(ratios):.3g}"
+    return low if low == high else f"{low} to {high}"
 
 
 @dataclass(frozen=True)
@@ -237,8 +244,8 @@ class RandomOffset:
 
     Raises:
         UsageError: an unknown distribution, a number it does not use, `low` above `high`, a negative size or
-            deviation, pixels that are not whole where a uniform distribution needs them, or beyond -128...128; no
-            window, or an unknown one.
+            deviation, pixels that are not whole where a uniform distribution needs them, anything beyond -128...128,
+            a `relative` that is no bool; no window, or an unknown one.
     """
 
     distribution: Distribution = "uniform"
@@ -252,17 +259,20 @@ class RandomOffset:
     windows: tuple[Window, ...] = ("square",)
 
     def __post_init__(self) -> None:
-        if self.distribution not in USED:
+        if self.distribution not in tuple(USED):  # a list cannot be looked up in a dict
             raise UsageError(f"mask_offset: {self.distribution!r} is unknown; choose from {', '.join(USED)}")
         used = USED[self.distribution]
+        if not isinstance(self.relative, bool):
+            raise UsageError(f"mask_offset: relative: {self.relative!r} is neither true nor false; give one of them")
         for name in ("value", "low", "high", "mean", "deviation", "zero"):
             number = getattr(self, name)
-            if not _number(number):
-                raise UsageError(f"mask_offset: {name}: {number!r} is not a number")
+            if not is_number(number):
+                raise UsageError(f"mask_offset: {name}: {number!r} is not a number; give one")
             if number and name not in (*used, "zero"):
                 raise UsageError(f"mask_offset: {self.distribution} takes {' and '.join(used)}, not {name}")
-            if not self.relative and abs(number) > MAX_OFFSET:
-                raise UsageError(f"mask_offset: {name} {number} is outside -{MAX_OFFSET}...{MAX_OFFSET} pixels")
+            if name != "zero" and abs(number) > MAX_OFFSET:
+                unit = "radii" if self.relative else "pixels"
+                raise UsageError(f"mask_offset: {name} {number} is outside -{MAX_OFFSET}...{MAX_OFFSET} {unit}")
             if not self.relative and name in ("value", "low", "high") and number != int(number):
                 raise UsageError(
                     f"mask_offset: {name} {number} is not a whole number of pixels; set relative for shares"
@@ -271,11 +281,14 @@ class RandomOffset:
             raise UsageError(f"mask_offset: zero: {self.zero} is not between 0 and 1")
         if self.low > self.high:
             raise UsageError(f"mask_offset: the range [{self.low}, {self.high}] is empty; give the lower number first")
-        if self.deviation < 0 or (self.distribution == "two-sided" and self.low < 0):
-            raise UsageError("mask_offset: deviation, and low of a two-sided offset, are sizes; give 0 or more")
+        for name in ("deviation", *(("low",) if self.distribution == "two-sided" else ())):
+            if getattr(self, name) < 0:
+                of = f"{name} of a {self.distribution} offset"
+                raise UsageError(f"mask_offset: {name}: {getattr(self, name)}, but {of} is a size; give 0 or more")
         given: Any = self.windows
         if not isinstance(given, list | tuple) or not given or not all(each in WINDOWS for each in given):
-            raise UsageError(f"mask_offset: windows: {given!r} is no list of some of {', '.join(WINDOWS)}")
+            known = ", ".join(WINDOWS)
+            raise UsageError(f"mask_offset: windows: {given!r} is no list of some of {known}; give, say, [octagon]")
         object.__setattr__(self, "windows", tuple(self.windows))  # YAML and JSON have lists
 
     @property
@@ -379,12 +392,3 @@ def draw_window(mask_offset: Offset, rng: np.random.Generator) -> Window:
     """The window of one mask, each alike often."""
     windows = windows_of(mask_offset)
     return windows[int(rng.integers(len(windows)))]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _as_tuple(value: Any) -> Any:
-    """YAML and JSON have lists where a span is a tuple."""
-    return tuple(value) if isinstance(value, list) else value

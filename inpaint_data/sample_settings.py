@@ -59,6 +59,8 @@ class SampleSettings:
         ):
             if value not in choices:
                 raise UsageError(f"{name}: {value!r} is unknown; choose from {', '.join(choices)}")
+        if not isinstance(self.mixture, MaskMixture):
+            raise UsageError(f"mixture: {self.mixture!r} is no mixture; give a MaskMixture")
         if type(self.mask_padding) is not int or self.mask_padding < 0:
             raise UsageError(f"mask_padding: {self.mask_padding!r} is no number of pixels; give 0 or more")
         if any(crop.startswith("mask") for crop in self.views.crops) and self.masks not in BROUGHT:

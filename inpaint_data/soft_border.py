@@ -6,7 +6,7 @@ Shapes: B batch, K mask variants, H W the picture.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,9 @@ class SoftBorder:
         if self.kind not in SOFT_KINDS:
             raise UsageError(f"soft: kind: {self.kind!r} is unknown; choose from {', '.join(SOFT_KINDS)}")
         if type(self.radius) is not int or not 1 <= self.radius <= MAX_RADIUS:
-            raise UsageError(f"soft: radius: {self.radius!r} is not a whole number of 1...{MAX_RADIUS} pixels")
+            raise UsageError(
+                f"soft: radius: {self.radius!r} is not a whole number of 1...{MAX_RADIUS} pixels; give one"
+            )
 
     def __call__(self, mask: Tensor) -> Tensor:
         """(B, K, H, W) bool -> float32 in [0, 1] on the same device, each value k / 255.
@@ -54,6 +56,16 @@ class SoftBorder:
         flat = mask.flatten(0, 1)[:, None]
         soften = _gaussian if self.kind == "gaussian" else _ramp
         return from_levels(soften(flat, self.radius).reshape(mask.shape) if mask.numel() else mask.to(torch.uint8))
+
+
+def check_soft(soft: Any) -> None:
+    """See that a setting `soft` is a border or None.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not isinstance(soft, SoftBorder | None):
+        raise UsageError(f"soft: {soft!r} is no border; give a SoftBorder, such as SoftBorder('gaussian', 4)")
 
 
 def from_levels(levels: Tensor) -> Tensor:

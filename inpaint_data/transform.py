@@ -18,7 +18,7 @@ from inpaint_data.masks import Offset, RandomOffset, check_offset, draw_offset, 
 from inpaint_data.morphology import Window, offset_mask
 from inpaint_data.presets import PRESETS, Preset, binarise, grow_comfy
 from inpaint_data.seeding import generator_for, noise_for
-from inpaint_data.soft_border import SoftBorder
+from inpaint_data.soft_border import SoftBorder, check_soft
 from inpaint_data.vae import Autoencoder
 from inpaint_data.vae_loading import load_vae
 
@@ -145,8 +145,8 @@ class InpaintTransform(nn.Module):
             the soft one is what a model blends with. None leaves masks bool.
 
     Raises:
-        UsageError: an unknown fill, posterior or preset, or an offset beyond the range or that the preset cannot grow,
-            or a window other than the square with a preset that grows otherwise.
+        UsageError: an unknown fill, posterior or preset, an offset beyond the range or that the preset cannot grow,
+            a window other than the square with a preset that grows otherwise, or a `soft` that is no SoftBorder.
         VaeError: the autoencoder cannot be loaded.
     """
 
@@ -172,15 +172,17 @@ class InpaintTransform(nn.Module):
         if mask_offset is None:
             mask_offset = 0 if self.preset.growth == "none" else self.preset.offset
         low, high = check_offset(mask_offset)
+        pixels = f"{low} pixels" if low == high else f"{low} to {high} pixels"
         if self.preset.growth == "none" and (low, high) != (0, 0):
-            raise UsageError(f"mask_offset: {mask_offset} with a preset that grows no masks; leave it out or set 0")
+            raise UsageError(f"mask_offset: {pixels} with a preset that grows no masks; leave it out or set 0")
         if self.preset.growth == "comfy" and low < 0:
-            raise UsageError(f"mask_offset: {mask_offset} shrinks masks, which ComfyUI's node cannot; give 0 or more")
+            raise UsageError(f"mask_offset: {pixels} shrink masks, which ComfyUI's node cannot; give 0 or more")
         if self.preset.growth != "square" and windows_of(mask_offset) != ("square",):
             named = ", ".join(windows_of(mask_offset))
             raise UsageError(
                 f"mask_offset: windows: {named} with a preset that grows masks its own way; leave them out"
             )
+        check_soft(soft)
         if isinstance(vae, str):
             vae = load_vae(vae)
         # An Autoencoder is no nn.Module, so this attribute adds nothing to the state_dict.

@@ -1,6 +1,7 @@
 """The DataModule feeds a real Lightning Trainer the same batch from pictures and from a cache."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,4 +172,17 @@ def test_a_mixture_that_nothing_draws_from_is_refused(shards: str) -> None:
     for given in ({}, {"masks": "sample"}, {"masks": "alpha"}):
         with pytest.raises(UsageError, match=r"mixture: one is given, but masks is (sample|alpha)"):
             InpaintDataModule(shards, mixture=mixture, **given)
-    InpaintDataModule(shards, mixture=mixture, masks="object")
+    for masks in ("object", "lama-thick"):
+        named = (
+            rf"mixture: it has weights {{'boxes': 1}}, but masks is {masks}, .* set masks: mixture, or leave weights"
+        )
+        with pytest.raises(UsageError, match=named):
+            InpaintDataModule(shards, mixture=mixture, masks=masks)
+        InpaintDataModule(shards, mixture=MaskMixture(invert=0.5, max_hole=0.9), masks=masks)
+    InpaintDataModule(shards, mixture=mixture, masks="mixture")
+
+
+@pytest.mark.parametrize("mixture", [{"weights": {"boxes": 1}}, 3, "boxes"])
+def test_what_is_no_mixture_is_refused(mixture: Any, shards: str) -> None:
+    with pytest.raises(UsageError, match=r"mixture: .* is no mixture; give a MaskMixture"):
+        InpaintDataModule(shards, masks="mixture", mixture=mixture)

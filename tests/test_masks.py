@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from PIL import Image
 
 from inpaint_data import MaskMixture, SampleError, SampleSettings, UsageError
 from inpaint_data.mask_generators import GENERATORS, draw_within, hole_ratio
+from inpaint_data.mask_parameters import parameters_of, range_of
 from inpaint_data.masks import (
     Offset,
     RandomOffset,
@@ -35,6 +37,7 @@ from inpaint_data.samples import prepare
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards import Sample
 
+DOCS = Path(__file__).parents[1] / "docs" / "masks.md"
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("masks_*.yaml"))
 DRAWN = sorted(set(GENERATORS) - {"none"})
 REJECTING = ("free-form", "lama-thin", "lama-medium", "lama-thick")  # a pixel or two cannot be half a hole
@@ -306,11 +309,14 @@ def test_rejection_draws_at_most_a_thousand_times() -> None:
         ({"strokes": float("nan")}, "zero or more"),
         ({"strokes": float("inf")}, "zero or more"),
         ({"strokes": "often"}, "zero or more"),
+        ({"boxes": 1e308, "strokes": 1e308}, "the sum of .* is not finite; give smaller ones"),
+        ({"boxes": 10**400}, "zero or more"),
         ({"scribbles": 1.0}, "no generator is called 'scribbles'; choose from strokes, boxes, full"),
+        ({"scribbles": 1.0, 3: 1.0}, "no generator is called 'scribbles'"),
     ],
 )
 def test_a_mixture_that_cannot_be_drawn_from_is_refused(weights: dict[str, float], named: str) -> None:
-    with pytest.raises(UsageError, match=named):
+    with pytest.raises(UsageError, match=rf"^mixture: .*{named}"):
         MaskMixture(weights)
 
 
@@ -337,13 +343,76 @@ def test_a_mixture_that_cannot_be_drawn_from_is_refused(weights: dict[str, float
         ({"parameters": {"outpaint": {"depth": [0.4, 0.3]}}}, r"depth: \[0.4, 0.3\] is not"),
         ({"parameters": {"outpaint": {"depth": [0.4, 30]}}}, r"of 0 to 1"),
         ({"parameters": {"boxes": {"count": [1, 2.5]}}}, r"\[1, 2.5\] is not \[low, high\], each a whole number of 1"),
-        ({"parameters": {"boxes": {"margin": [1, 2]}}}, r"margin: \[1, 2\] is not a number of 0 or more"),
-        ({"parameters": {"clouds": {"octaves": 0}}}, "octaves: 0 is not a whole number of 1 or more"),
+        ({"parameters": {"boxes": {"margin": [1, 2]}}}, r"margin: \[1, 2\] is not a number of 0 to 1024"),
+        ({"parameters": {"clouds": {"octaves": 0}}}, "octaves: 0 is not a whole number of 1 to 8"),
+        *(
+            ({"parameters": {name: {parameter: value}}}, rf"{name}: {parameter}: .* is not .*{may_be}")
+            for name, parameter, value, may_be in (
+                ("polygons", "corners", [1_000_000, 1_000_000], "of 3 to 256"),
+                ("polygons", "corners", [2, 5], "of 3 to 256"),
+                ("clouds", "octaves", 60, "of 1 to 8"),
+                ("boxes", "count", [1, 10**20], "of 1 to 256"),
+                ("boxes", "margin", -1, "of 0 to 1024"),
+                ("boxes", "side", [0, 9], "above 0, at most 1024"),
+                ("boxes", "side", [1, 10**400], "above 0, at most 1024"),
+                ("grid", "cell", [1, 1e30], "above 0, at most 1024"),
+                ("strokes", "thickness", [1e5, 1e6], "above 0, at most 1024"),
+                ("strokes", "length", [-1, 9], "above 0, at most 1024"),
+            )
+        ),
+        ({"parameters": None}, "parameters: None names no generators; give a mapping such as {outpaint"),
+        ({"parameters": {"boxes": 3}}, "parameters: boxes: 3 is not parameter: value; it takes count, side"),
+        ({"parameters": {"boxes": None}}, "parameters: boxes: None is not parameter: value"),
+        *(
+            ({"weights": wrong}, rf"weights: {re.escape(repr(wrong))} names no generators; give a mapping")
+            for wrong in (None, "boxes", ["a"])
+        ),
     ],
 )
 def test_settings_of_a_mixture_that_cannot_be_are_named(change: dict, named: str) -> None:
-    with pytest.raises(UsageError, match=named):
+    with pytest.raises(UsageError, match=rf"^mixture: .*{named}"):
         MaskMixture(**change)
+
+
+EXTREME = {  # what a parameter may be at least and at most, by how that is said
+    "a whole number of 1 to 256": (1, 256),
+    "a whole number of 3 to 256": (3, 256),
+    "a whole number of 1 to 8": (1, 8),
+    "a number of 0 to 1": (0, 1),
+    "a number of 0 to 1024": (0, 1024),
+    "a number above 0, at most 1024": (1e-300, 1024),
+}
+EXTREMES = [
+    (name, parameter, value)
+    for name in GENERATORS
+    for parameter in parameters_of(name)
+    for value in EXTREME[range_of(name, parameter).removeprefix("[low, high], each ")]
+]
+
+
+@pytest.mark.parametrize(("name", "parameter", "value"), EXTREMES)
+@pytest.mark.parametrize("side", [8, 512])
+def test_every_parameter_draws_at_both_ends_of_its_range(name: str, parameter: str, value: float, side: int) -> None:
+    given_value = [value, value] if isinstance(parameters_of(name)[parameter], tuple) else value
+    if (name, value) == ("free-form", 0):
+        given_value = [0, 0.1]  # no mask of it is empty, and none is everything
+    if (name, value) == ("free-form", 1):
+        given_value = [0.9, 1]
+    mixture = MaskMixture({name: 1}, parameters={name: {parameter: given_value}})
+    mask, _ = mixture.draw(side, side, generator_for(0, "a", 0, "mask"))
+    assert mask.shape == (side, side)
+    assert mask.any()
+
+
+def test_the_table_of_parameters_names_each_with_its_default_and_range() -> None:
+    """docs/masks.md, of which the last column is in words."""
+    row = r"^\| `(.+?)` \| `(.+?)` \| (.+?) \| (.+?) \| .+ \|$"
+    written = re.findall(row, DOCS.read_text(), re.MULTILINE)
+    assert [(name, each, yaml.safe_load(default), may_be) for name, each, default, may_be in written] == [
+        (name, each, list(default) if isinstance(default, tuple) else default, range_of(name, each))
+        for name in GENERATORS
+        for each, default in parameters_of(name).items()
+    ]
 
 
 def test_an_object_mask_is_drawn_among_those_that_show_and_are_within_the_limits() -> None:
@@ -362,15 +431,99 @@ def test_an_object_mask_is_drawn_among_those_that_show_and_are_within_the_limits
     inverted, name = MaskMixture({"object": 1.0}, invert=1).draw(10, 10, rng, objects[1:2])
     assert name == "object+inverted"
     assert inverted.mean() == 0.9
-    with pytest.raises(SampleError, match=r"2 object masks have hole ratios of 0.1 to 1, none within min_hole 0.2"):
+    with pytest.raises(SampleError, match=r"2 object masks have hole ratios of 0.1 to 1 as object, none within min_"):
         mixture.draw(10, 10, rng, [objects[0], objects[1], objects[4]])
-    with pytest.raises(SampleError, match="every object mask is empty where the picture is cut"):
+    with pytest.raises(SampleError, match="every object mask is empty, in itself or where the picture is cut"):
         mixture.draw(10, 10, rng, objects[:1])
     with pytest.raises(UsageError, match="give the sample's own as objects"):
         mixture.draw(10, 10, rng)
 
 
 EDITED = {"fill_holes": 0.5, "opening": 0.3, "smooth": 0.4, "convex_hull": 0.2, "precision": [0, 4]}
+
+
+def disc(radius: int, side: int = 96) -> Callable[[], np.ndarray]:
+    return lambda: cv2.circle(np.zeros((side, side), np.uint8), (40, 48), radius, 1, -1).astype(bool)
+
+
+def test_an_object_is_lost_only_where_no_way_is_within_the_limits() -> None:
+    """Turned over, these discs are more than the greatest hole; where they were not, they stay as they were."""
+    free = MaskMixture({"object": 1.0}, invert=0.5, add_stroke=0.2)
+    held = MaskMixture({"object": 1.0}, max_hole=0.8, invert=0.5, add_stroke=0.2)
+    labels: Counter[str] = Counter()
+    for i in range(400):
+        objects = [disc(8 + i % 5), disc(14)]
+        mask, label = held.draw(96, 96, generator_for(0, str(i), 0, "mask"), objects)
+        assert mask.mean() <= 0.8
+        assert "inverted" not in label
+        as_decided, first_label = free.draw(96, 96, generator_for(0, str(i), 0, "mask"), objects)
+        if as_decided.mean() <= 0.8:
+            assert np.array_equal(mask, as_decided)
+            assert label == first_label
+        labels[label] += 1
+    # The share of strokes stays, within what a stroke outside the limits takes away.
+    assert labels["object"] + labels["object+stroke"] == 400
+    assert 0 < labels["object+stroke"] <= 400 * 0.2 + 4 * (400 * 0.2 * 0.8) ** 0.5
+
+
+@pytest.mark.parametrize("invert", [0.01, 0.1, 0.9])
+def test_a_rare_way_is_found_if_it_is_the_only_one_within_the_limits(invert: float) -> None:
+    """Once in 100 times it takes a hundred decisions to come upon: 0.37 of those are lost, of one in ten 0.00003."""
+    found = 0
+    for i in range(200):
+        with suppress(SampleError):
+            mixture = MaskMixture({"object": 1.0}, min_hole=0.8, invert=invert)
+            mask, label = mixture.draw(96, 96, generator_for(0, str(i), 0, "mask"), [disc(10)])
+            assert label == "object+inverted"
+            assert np.array_equal(mask, ~disc(10)())
+            found += 1
+    assert found == 200 if invert >= 0.1 else within_binomial(found, 200, 1 - 0.99**101)
+
+
+def test_a_hopeless_sample_says_how_its_masks_were_made_and_makes_few_of_them() -> None:
+    calls = 0
+
+    def counted() -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        return disc(10)()
+
+    limits = {"min_hole": 0.4, "max_hole": 0.4}
+    rng = generator_for(0, "a", 0, "mask")
+    said = r"its 3 object masks have hole ratios of 0\.\d+ as object(\+inverted)?, 0\.\d+ as object(\+inverted)?, none "
+    with pytest.raises(SampleError, match=said):
+        MaskMixture({"object": 1.0}, **limits, invert=0.5).draw(96, 96, rng, [counted] * 3)
+    assert calls == 6
+    calls = 0
+    with pytest.raises(SampleError, match=r"as object\S* and \d+ other ways, none within min_hole 0.4 to max_hole 0.4"):
+        MaskMixture({"object": 1.0}, **limits, invert=0.5, add_stroke=0.01, **EDITED).draw(96, 96, rng, [counted] * 3)
+    assert calls == 6
+    calls = 0
+    with pytest.raises(SampleError, match=r"have hole ratios of 0\.\d+ as object\+precision4\+inverted, none within"):
+        MaskMixture({"object": 1.0}, **limits, invert=1, precision=4).draw(96, 96, rng, [counted] * 3)
+    assert calls == 3, "there is no other way"
+
+
+SOME = {"invert": 0.3, "add_stroke": 0.3, **EDITED}
+
+
+@pytest.mark.parametrize(
+    ("mixture", "expected"),
+    [
+        (MaskMixture(), "7f3fe8c3bc44"),
+        (MaskMixture({"object": 1.0}, **SOME), "3926d6ff813d"),
+        (MaskMixture({"object": 1.0}, 0.01, 0.98, **SOME), "81d479e774f4"),
+        (MaskMixture(dict.fromkeys([*GENERATORS, "object"], 1.0), 0.01, 0.99, full=0.1, **SOME), "fee2cb3e4f8f"),
+    ],
+    ids=["default", "objects", "objects within limits", "all"],
+)
+def test_a_mixture_draws_what_it_drew_elsewhere(mixture: MaskMixture, expected: str) -> None:
+    digest = hashlib.blake2b(digest_size=6)
+    for i in range(60):
+        objects = [disc(6 + (7 * i + 11 * k) % 30) for k in range(3)]
+        mask, label = mixture.draw(96, 96, generator_for(7, str(i), i, "mask"), objects)
+        digest.update(np.packbits(mask).tobytes() + label.encode())
+    assert digest.hexdigest() == expected
 
 
 def test_a_variant_has_the_same_mask_alone_and_among_others() -> None:
@@ -508,12 +661,28 @@ def test_an_offset_may_be_a_number_a_range_or_a_distribution() -> None:
         ({"low": 9, "high": 3}, "the range [9, 3] is empty"),
         ({"low": -200, "high": 3}, "low -200 is outside -128...128"),
         ({"low": 0.5, "high": 3}, "low 0.5 is not a whole number of pixels"),
-        ({"distribution": "normal", "deviation": -1}, "give 0 or more"),
-        ({"distribution": "two-sided", "low": -3, "high": 3}, "give 0 or more"),
+        (
+            {"distribution": "normal", "deviation": -1},
+            "deviation: -1, but deviation of a normal offset is a size; give 0 or more",
+        ),
+        (
+            {"distribution": "two-sided", "low": -3, "high": 3},
+            "low: -3, but low of a two-sided offset is a size; give 0 or more",
+        ),
+        ({"distribution": ["fixed"]}, "['fixed'] is unknown; choose from fixed"),
+        ({"relative": None}, "relative: None is neither true nor false"),
+        ({"relative": "yes"}, "relative: 'yes' is neither true nor false"),
+        ({"relative": True, "low": -1e308, "high": 1e308}, "low -1e+308 is outside -128...128 radii"),
+        ({"high": 10**400}, "is not a number; give one"),
+        ({"high": None}, "high: None is not a number; give one"),
         ({"zero": 1.5}, "zero: 1.5 is not between 0 and 1"),
         ({"high": float("nan")}, "high: nan is not a number"),
         ({"windows": ["disc"]}, "windows: ['disc'] is no list of some of square, octagon, cross"),
-        ({"windows": "octagon"}, "windows: 'octagon' is no list of some of"),
+        (
+            {"windows": "octagon"},
+            "windows: 'octagon' is no list of some of square, octagon, cross; give, say, [octagon]",
+        ),
+        ({"windows": None}, "windows: None is no list of some of"),
         ({"windows": []}, "windows: [] is no list of some of"),
         ({"windows": [["square"]]}, "windows: [['square']] is no list of some of"),
     ],

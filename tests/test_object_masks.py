@@ -177,8 +177,8 @@ SQUARE = [0, 0, 9, 0, 9, 9]
         ({"json": b"[" * 100_000}, "json: it cannot be read"),
         ({"mask.0.png": b"nonsense"}, r"mask\.0\.png: image is no JPEG"),
         ({"mask.0.png": png(band(0, 9)[:, :40])}, r"mask\.0\.png is 32 high and 40 wide, but image is 32 high and 48"),
-        ({"mask.png": png(band(0, 0))}, "every object mask is empty where the picture is cut"),
-        ({"mask.png": png(band(0, 8))}, "every object mask is empty where the picture is cut"),
+        ({"mask.png": png(band(0, 0))}, "every object mask is empty, in itself or where the picture is cut"),
+        ({"mask.png": png(band(0, 8))}, "every object mask is empty, in itself or where the picture is cut"),
         ({"json": json_of({"segmentation": {"size": [32, 48], "counts": [1536]}})}, "every object mask is empty"),
         (
             {"json": json_of({"segmentation": RLE | {"size": [48, 32]}})},

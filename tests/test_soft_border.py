@@ -147,13 +147,25 @@ def test_every_level_is_exactly_k_of_255() -> None:
     [
         ({"kind": "box"}, "soft: kind: 'box' is unknown; choose from gaussian, ramp"),
         ({"radius": 0}, r"soft: radius: 0 is not a whole number of 1\.\.\.64"),
-        ({"radius": 2.5}, "soft: radius: 2.5"),
+        ({"radius": 2.5}, "soft: radius: 2.5 is not a whole number of .* give one"),
+        ({"radius": None}, "soft: radius: None"),
+        ({"kind": ["ramp"]}, "soft: kind: .'ramp'. is unknown"),
         ({"radius": 65}, "soft: radius: 65"),
     ],
 )
 def test_a_border_that_cannot_be_is_refused(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         SoftBorder(**fields)
+
+
+@pytest.mark.parametrize("soft", ["ramp", {"kind": "ramp"}, 3])
+def test_what_is_no_border_is_refused_before_the_first_batch(soft: Any, tmp_path: Path) -> None:
+    for make in (
+        lambda: InpaintTransform(None, soft=soft),
+        lambda: InpaintDataModule(str(tmp_path), soft=soft),
+    ):
+        with pytest.raises(UsageError, match=r"soft: .* is no border; give a SoftBorder"):
+            make()
 
 
 def test_the_hole_is_filled_under_the_hard_mask(vae: Autoencoder) -> None:

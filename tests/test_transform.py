@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from inpaint_data import Autoencoder, InpaintTransform, RandomOffset, UsageError, encode_for_inpaint, offset_mask
+from inpaint_data.masks import Offset
 from inpaint_data.morphology import Window
 from inpaint_data.transform import fill_hole
 
@@ -142,6 +143,20 @@ def test_each_mask_grows_by_a_window_that_is_drawn_for_it_and_recorded() -> None
 def test_windows_are_refused_where_the_preset_grows_masks_its_own_way(preset: str, window: Window) -> None:
     with pytest.raises(UsageError, match=f"windows: {window} with a preset that grows masks its own way; leave them"):
         InpaintTransform(None, mask_offset=RandomOffset("fixed", windows=(window,)), preset=preset)
+
+
+@pytest.mark.parametrize(
+    ("preset", "offset", "named"),
+    [
+        ("diffusers", RandomOffset("two-sided", low=2, high=8), "-8 to 8 pixels with a preset that grows no masks"),
+        ("diffusers", 6, "6 pixels with a preset that grows no masks"),
+        ("comfy", RandomOffset("normal", deviation=2), "-128 to 128 pixels shrink masks, which ComfyUI's node cannot"),
+        ("comfy", (-2, 3), "-2 to 3 pixels shrink masks"),
+    ],
+)
+def test_an_offset_that_a_preset_cannot_use_is_told_in_pixels(preset: str, offset: Offset, named: str) -> None:
+    with pytest.raises(UsageError, match=f"mask_offset: {named}"):
+        InpaintTransform(None, mask_offset=offset, preset=preset)
 
 
 @settings(max_examples=50, deadline=None)
