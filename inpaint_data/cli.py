@@ -1,36 +1,29 @@
 """The command `inpaint-data`."""
 
 import logging
-import re
 import sys
 import warnings
 from argparse import SUPPRESS, ArgumentError
-from ast import literal_eval
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from inspect import signature
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 from PIL.Image import DecompressionBombWarning
 
 from inpaint_data.audit import verify_cache
 from inpaint_data.caching import cache_latents
+from inpaint_data.command_settings import OF_A_JOB, explain, with_checked_files, with_objects
 from inpaint_data.demo import run_demo
 from inpaint_data.errors import InpaintDataError, UsageError
-from inpaint_data.filters import Filters
 from inpaint_data.interrupts import Interrupted, interruptible
 from inpaint_data.latent_cache.indexing import index_cache
 from inpaint_data.latent_cache.repair import repair_cache
 from inpaint_data.mask_sheet import mask_sheet
-from inpaint_data.masks import MaskMixture, offset_from
 from inpaint_data.pack import pack
 from inpaint_data.progress import Summary
 from inpaint_data.report import contact_sheet
-from inpaint_data.soft_border import SoftBorder
 from inpaint_data.statistics import mask_statistics
 from inpaint_data.statistics_report import check_png, draw_statistics, statistics_table
 
@@ -110,7 +103,6 @@ POSITIONAL = {
     "index": ("root", "the folder with the tars"),
     "stats": ("source", "a cache's folder or URL; or image shards: a brace pattern, a glob, a folder, a URL"),
 }
-OF_A_JOB = ("stats", "masks")  # commands that take the settings of a caching job, to make the masks that it would make
 NO_MASK_DEPENDS_ON = {
     "shards", "out", "vae", "fill", "batch_size", "device", "dtype", "storage", "carry_image", "masked_latents",
     "num_workers", "on_bad", "max_bad_fraction", "dry_run",
@@ -180,16 +172,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     warnings.simplefilter("ignore", DecompressionBombWarning)  # our own limit is lower, and its error has the key
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    arguments = with_bare_mixtures(arguments)
     try:
+        arguments = with_checked_files(arguments)
         given = parser().parse_args(arguments)
+    except UsageError as error:
+        sys.stderr.write(f"inpaint-data: {error}\n")
+        sys.exit(error.exit_code)
     except ArgumentError as error:
         sys.stderr.write(f"inpaint-data: {explain(str(error), arguments)}; see --help\n")
         sys.exit(UsageError.exit_code)
     function, _ = COMMANDS[given.command]
     try:
-        settings = with_objects(given[given.command].as_dict())
-        settings.pop("config", None)
+        settings = with_objects(given[given.command].as_dict(), arguments)
+        settings = {name: value for name, value in settings.items() if value is not None and name != "config"}
         if given.command in OF_A_JOB:
             settings = of_the_masks(given.command, settings)
         with interruptible():
@@ -205,20 +200,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(interrupted.exit_code)
 
 
-def with_bare_mixtures(arguments: Sequence[str]) -> list[str]:
-    """`--config FILE`, where FILE holds a mixture alone, as the settings that it stands for."""
-    if not arguments or arguments[0] not in OF_A_JOB:
-        return list(arguments)
-    given = [part for each in arguments for part in (each.split("=", 1) if each.startswith("--config=") else [each])]
-    for place, (flag, file) in enumerate(pairwise(given)):
-        if flag == "--config":
-            with suppress(OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong with it
-                content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-                if isinstance(content, dict) and "weights" in content:
-                    given[place : place + 2] = ["--masks=mixture", f"--mixture={file}"]
-    return given
-
-
 def of_the_masks(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that were given, without those of a job that decide no mask."""
     job = signature(cache_latents).parameters
@@ -228,55 +209,6 @@ def of_the_masks(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         for each, value in settings.items()
         if each in own or each not in job or (each not in UNUSED[name] and value != job[each].default)
     }
-
-
-def with_objects(settings: dict[str, Any]) -> dict[str, Any]:
-    """Objects in place of their fields, as a YAML has them; our own errors say more than the parser's."""
-    for fields in settings.values():
-        if isinstance(fields, dict):
-            fields.pop("__path__", None)  # where a file was named
-    if isinstance(settings.get("mixture"), dict):
-        settings["mixture"] = MaskMixture(**settings["mixture"])
-    if isinstance(settings.get("soft"), dict):
-        settings["soft"] = SoftBorder(**settings["soft"])
-    if isinstance(settings.get("filters"), dict):
-        settings["filters"] = Filters(**settings["filters"])
-    if isinstance(settings.get("mask_offset"), dict):
-        settings["mask_offset"] = offset_from(settings["mask_offset"])
-    return settings
-
-
-def explain(complaint: str, arguments: Sequence[str]) -> str:
-    """The parser's complaint in one line, with the setting, the value and, where it stands there, the YAML file."""
-    text = " ".join(complaint.split())
-    key, value = re.match(r'Parser key "(.+?)"', text), re.match(r".*(?:Got|Given) value: (.*)$", text)
-    absent = re.search(r"Expected a path but (\S+\.(?:ya?ml|json)) either not accessible", text)
-    text = re.sub(r" - Expected a path but .*? either not accessible or invalid", "", text)
-    takes = re.search(r"Subtypes: \[(.*?)\] Errors|Expected an? (.*)\. Got value", text)
-    refused = re.search(r"Option '(.+?)' is not accepted", text)
-    if key and absent:
-        text = f"{key[1]}: no such file: {absent[1]}"
-    elif key and refused:
-        text = f"{key[1]}: there is no setting {refused[1]!r}"
-    elif key and value and (reason := refusal(key[1], value[1])):
-        text = reason
-    elif key and value and takes:
-        types = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", takes[1] or takes[2]).removeprefix("typing.")
-        text = f"{key[1]}: {value[1]!r} is not of the type it takes: {types}"
-    from_flag = key and any(argument.startswith(f"--{key[1]}") for argument in arguments)
-    config = next((after for flag, after in pairwise(arguments) if flag == "--config"), None)
-    return f"{config}: {text}" if config and not from_flag else text
-
-
-def refusal(setting: str, value: str) -> str | None:
-    """Why an object cannot be made of these fields; the parser only says that it cannot."""
-    try:
-        with_objects({setting: literal_eval(value)})
-    except UsageError as error:
-        return str(error)
-    except (ValueError, SyntaxError, TypeError):
-        pass
-    return None
 
 
 def show(result: object) -> None:

@@ -24,7 +24,7 @@ from inpaint_data.shards import Fault, expand_shards
 
 SIDES = ("top", "bottom", "left", "right")
 VANISHING: tuple[LatentMask, ...] = ("nearest", "bilinear")
-FEW = 0.01  # more masks than this that vanish deserve a warning
+FEW = 0.01  # more masks than this that vanish, or are empty, deserve a warning
 AHEAD = 16  # samples that are decoded at a time
 PER_SHARD = 32  # samples to take from a shard at least, before another one is opened
 
@@ -53,9 +53,13 @@ OFFSETS = Bands(
 )  # fmt: skip
 PIECES = Bands(("0", "1", "2", "3-4", "5-8", "9-16", "17 or more"), (0, 1, 2, 4, 8, 16, float("inf")))
 ASPECTS = Bands(
-    ("to 1:2", "to 2:3", "to 4:5", "to 5:4", "to 3:2", "to 2:1", "wider"),
+    ("1:2 or taller", "1:2 to 2:3", "2:3 to 4:5", "within 5:4", "5:4 to 3:2", "3:2 to 2:1", "over 2:1"),
     (1 / 2, 2 / 3, 4 / 5, 5 / 4, 3 / 2, 2, float("inf")),
 )
+RESOLUTIONS = Bands(
+    ("to 128", "to 256", "to 384", "to 512", "to 768", "to 1024", "to 1536", "to 2048", "over 2048"),
+    (128, 256, 384, 512, 768, 1024, 1536, 2048, float("inf")),
+)  # of the short side, in pixels
 
 
 @dataclass
@@ -150,11 +154,26 @@ class MaskStatistics:
         """Of the masks that are not empty at full resolution."""
         return self.vanished[how] / max(1, self.masks - self.empty)
 
+    @property
+    def empty_by_accident(self) -> Counter[str]:
+        """Label -> masks that are empty, without those of the generator "none", which are meant to be."""
+        return Counter({label: bands["empty"] for label, bands in self.holes.items() if label != "none"})
+
     def warnings(self) -> list[str]:
-        """One line for each way of bringing masks to latents in which more than 1 % of them vanish."""
-        return [
-            f"WARNING: {share:.1%} of the masks vanish at latent resolution ({how}, {self.factor}x smaller): the model "
-            "is then told to repaint nothing; raise min_hole, let mask_offset grow them, or use latent_mask: max"
+        """One line where more than 1 % of the masks are empty that should not be, and one for each way of bringing
+        masks to latents in which more than 1 % of the others vanish."""
+        lines = []
+        if (share := self.empty_by_accident.total() / max(1, self.masks)) > FEW:
+            label, count = self.empty_by_accident.most_common(1)[0]
+            lines.append(
+                f"WARNING: {share:.1%} of the masks are empty ({label}: {count} of {self.holes[label].total()}): the "
+                "model is then told to repaint nothing; let mask_offset shrink less, leave small masks out with "
+                "min_hole (of filters, or of the mixture), or keep precision and invert of the mixture apart"
+            )
+        return lines + [
+            f"WARNING: {share:.1%} of the masks that are not empty vanish at latent resolution ({how}, {self.factor}x "
+            "smaller): the model is then told to repaint nothing; raise min_hole, let mask_offset grow them, or train "
+            'with conditioning(..., latent_mask="max")'
             for how in VANISHING
             if (share := self.share_that_vanishes(how)) > FEW
         ]
@@ -252,9 +271,10 @@ def short_sides(sizes: Counter[tuple[int, int]]) -> Counter[int]:
 
 
 def _pictures(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
+    short = short_sides(sizes)
     common = [{"height": height, "width": width, "samples": n} for (height, width), n in sizes.most_common(20)]
     return {
-        "short_side": spread(short_sides(sizes)),
+        "short_side": spread(short) | {"bands": counted(banded(short, RESOLUTIONS), RESOLUTIONS)},
         "aspect": counted(aspects(sizes), ASPECTS),
         "sizes": len(sizes),
         "most_common": common,
@@ -278,7 +298,13 @@ def _of_cache(root: str, samples: int) -> MaskStatistics:
 
 def _of_shards(source: str | list[str], samples: int, factor: int, settings: dict[str, Any]) -> MaskStatistics:
     preview = MaskPreview(**settings)
-    shards = expand_shards(source)
+    try:
+        shards = expand_shards(source)
+    except UsageError as error:
+        if not isinstance(source, str):
+            raise
+        reason = str(error).removeprefix("shards: ")
+        raise UsageError(f"{source}: is no cache, and cannot be read as shards: {reason}") from None
     images, opened = _open(shards, preview, samples)
     name = source if isinstance(source, str) else ", ".join(source)
     found = MaskStatistics(name, factor, f"of {len(images)} in {opened} of {len(shards)} shards")
@@ -299,10 +325,14 @@ def _of_shards(source: str | list[str], samples: int, factor: int, settings: dic
                     found.add_mask(mask, label, offset)
                 found.add_picture(batch["original_size"][0].tolist(), batch["target_size"][0].tolist())
     found.bad += [(each.shard, each.key, each.reason) for each in faults.values() if not each.filtered]
-    found.filtered = sum(each.filtered for each in faults.values())
+    filtered = [(each.shard, each.key, f"filters: {each.reason}") for each in faults.values() if each.filtered]
+    found.filtered = len(filtered)
     if not found.samples:
-        first = "; ".join(f"{shard}, sample {key!r}: {reason}" for shard, key, reason in found.bad[:1])
-        raise ShardError(f"{name}: no sample gives a mask: {found.filtered} filtered, {len(found.bad)} bad; {first}")
+        shard, key, reason = (found.bad or filtered)[0]
+        raise ShardError(
+            f"{name}: no sample gives a mask: {found.filtered} filtered, {len(found.bad)} bad; the first, {shard}, "
+            f"sample {key!r}: {reason}{'' if found.bad else '; loosen that filter'}"
+        )
     return found
 
 

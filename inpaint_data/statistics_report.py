@@ -11,6 +11,7 @@ from inpaint_data.statistics import (
     HOLES,
     OFFSETS,
     PIECES,
+    RESOLUTIONS,
     SIDES,
     VANISHING,
     Bands,
@@ -49,14 +50,17 @@ def statistics_table(found: MaskStatistics) -> str:
         f"  {'border':<12} touched at {touching}",
         f"  {'components':<12} {pieces['min']} to {pieces['max']}, mean {pieces['mean']:.1f}: "
         + _shares(banded(found.pieces, PIECES), PIECES),
-        f"  {'vanishing':<12} {gone} at latent resolution, {found.factor}x smaller",
+        f"  {'vanishing':<12} {gone} of those not empty, at latent resolution, {found.factor}x smaller",
     ]
     for name, sizes in (("original", found.originals), ("target", found.targets)):
-        short = spread(short_sides(sizes))
+        sides = short_sides(sizes)
+        short = spread(sides)
         common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in sizes.most_common(3))
         more = f" and {len(sizes) - 3} more sizes" if len(sizes) > 3 else ""
         lines += [
-            f"  {name:<12} {common}{more}; short side {short['min']} to {short['max']} px, mean {short['mean']:.0f}",
+            f"  {name:<12} {common}{more}",
+            f"  {'':<12} short side {short['min']} to {short['max']} px, mean {short['mean']:.0f}: "
+            + _shares(banded(sides, RESOLUTIONS), RESOLUTIONS),
             f"  {'':<12} width to height {_shares(aspects(sizes), ASPECTS)}",
         ]
     return "\n".join(line.rstrip() for line in lines)
@@ -106,6 +110,8 @@ def draw_statistics(found: MaskStatistics, out: str) -> str:
         _panel("offset, pixels", OFFSETS, {"": banded(found.offsets, OFFSETS)}),
         _panel("connected components", PIECES, {"": banded(found.pieces, PIECES)}),
         _panel("touches the border", Bands((*SIDES, "any"), ()), {"": found.borders}, found.masks),
+        _panel("short side, original", RESOLUTIONS, {"": banded(short_sides(found.originals), RESOLUTIONS)}),
+        _panel("short side, target", RESOLUTIONS, {"": banded(short_sides(found.targets), RESOLUTIONS)}),
         _panel("width to height, original", ASPECTS, {"": aspects(found.originals)}),
         _panel("width to height, target", ASPECTS, {"": aspects(found.targets)}),
     ]
@@ -113,7 +119,9 @@ def draw_statistics(found: MaskStatistics, out: str) -> str:
     heights = [max(panel.height for panel in row) for row in rows]
     picture = Image.new("RGB", (2 * WIDTH, sum(heights) + LINE + MARGIN), PAPER)
     gone = ", ".join(f"{how} {found.share_that_vanishes(how):.1%}" for how in VANISHING)
-    title = f"{found.masks} masks of {found.samples} samples, {found.empty} empty; at latent size vanish: {gone}"
+    title = (
+        f"{found.masks} masks of {found.samples} samples, {found.empty} empty; of the others vanish in latents: {gone}"
+    )
     write(picture, (MARGIN, MARGIN), title)
     top = LINE + MARGIN
     for row, height in zip(rows, heights, strict=True):

@@ -1,6 +1,7 @@
 """The command: every setting by flag or by YAML, and one clear line for each thing that can be wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from conftest import PHOTOS, run, write_shard
 from PIL import Image
 
 from inpaint_data import LatentCache, verify_cache
+from inpaint_data.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -137,9 +139,20 @@ def test_bad_input_is_one_clear_line(
         (["--mask_offset", "a"], "mask_offset: 'a' is not of the type it takes: int, tuple[int, int]"),
         (["--mask_offset", "[1,2,3]"], "mask_offset: '[1, 2, 3]'"),
         (["--storage", "bf16"], "storage: 'bf16' is not of the type it takes: Literal['float16', 'float32']"),
-        (["--config", "none.yaml"], "none.yaml"),
+        (["--config", "none.yaml"], "config: no such file: none.yaml; correct the name"),
+        (["--config=none.yaml"], "config: no such file: none.yaml"),
+        (["--config", "."], "config: cannot read '.'"),
+        (["--config", "empty.yaml"], "empty.yaml: sets nothing; write a line `name: value` for each setting"),
+        (["--config", "nulls.yaml"], "nulls.yaml: sets nothing"),
+        (["--config", "list.yaml"], "list.yaml: sets nothing"),
+        (["--config", "latin.yaml"], "latin.yaml: is no YAML: 'utf-8' codec"),
+        (["--config", "nested.yaml"], "nested.yaml: there is no setting 'config'"),
+        (["--config", "number.yaml"], "number.yaml: there is no setting 3"),
+        (["--config", "mixture.yaml"], "mixture.yaml: is a mixture, not the settings of a job; give it as --mixture"),
+        (["--config", "type.yaml", "--config", "soft.yaml"], "type.yaml: resolution"),
+        (["--config", "named.yaml"], "mixture.yaml: mixture: there is no setting 'fulll'"),
         (["--config", "typo.yaml"], "typo.yaml: Subcommand 'cache' does not accept option 'resolutoin'"),
-        (["--config", "broken.yaml"], "broken.yaml: Problems parsing config"),
+        (["--config", "broken.yaml"], "broken.yaml: is no YAML: while parsing"),
         (["--config", "type.yaml"], "type.yaml: resolution: 'abc' is not of the type it takes: int"),
     ],
 )
@@ -154,6 +167,15 @@ def test_what_the_parser_refuses_is_one_line_too(
     (tmp_path / "typo.yaml").write_text("resolutoin: 64\n")
     (tmp_path / "broken.yaml").write_text("shards: [a\nx: }")
     (tmp_path / "type.yaml").write_text("resolution: abc\n")
+    (tmp_path / "soft.yaml").write_text("soft: {radius: 4}\n")
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    (tmp_path / "nulls.yaml").write_text("crop:\nseed:\n")
+    (tmp_path / "list.yaml").write_text("[seed, 3]\n")
+    (tmp_path / "latin.yaml").write_bytes(b"shards: caf\xe9\n")
+    (tmp_path / "nested.yaml").write_text("config: 3\n")
+    (tmp_path / "number.yaml").write_text("3: seed\n")
+    (tmp_path / "mixture.yaml").write_text("weights: {boxes: 1}\nfulll: 0.1\n")
+    (tmp_path / "named.yaml").write_text("masks: mixture\nmixture: mixture.yaml\n")
     code, _, err = run(capsys, "cache", "--shards", "a", "--out", "b", *arguments)
     assert code == 2
     assert len(err.splitlines()) == 1
@@ -213,27 +235,186 @@ def test_the_demo_vae_decodes_a_photograph_it_never_saw(photo_bytes: dict[str, b
     assert -10 * torch.log10(error) > 28
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("soft: {kind: blur}", "soft: kind: 'blur' is unknown; choose from gaussian, ramp"),
-        ("filters: {min_side: a}", "filters: min_side: 'a' is no number of pixels; give 0 or more"),
-        ("filters: {min_sid: 3}", "filters: there is no setting 'min_sid'"),
-        ("mask_offset: {distribution: unform}", "mask_offset: 'unform' is unknown; choose from fixed, uniform"),
-        ("mask_offset: {low: 1, high: 3, windows: [disc]}", "is no list of some of square, octagon, cross"),
-        (
-            "mixture: {weights: {boxes: a}}",
-            "mixture: weights must be zero or more and not all zero, not {'boxes': 'a'}",
-        ),
-    ],
-)
-def test_a_field_of_a_setting_that_cannot_be_is_named_with_its_file(
-    line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+REFUSED = [  # setting, its value in YAML, what the line says of it
+    ("mixture", "{precision: box}", "precision: 'box' is no level of 0 to 4 and no range"),
+    ("mixture", "{weights: {boxes: many}}", "weights must be zero or more and not all zero, not {'boxes': 'many'}"),
+    ("mixture", "{weights: }", "weights: None names no generators; give a mapping"),
+    ("mixture", "{weights: 3}", "weights: 3 names no generators; give a mapping"),
+    ("mixture", "{weights: [boxes]}", "weights: ['boxes'] names no generators; give a mapping"),
+    ("mixture", "{parameters: }", "parameters: None names no generators; give a mapping"),
+    ("mixture", "{parameters: {boxes: 3}}", "parameters: boxes"),
+    ("mixture", "{min_hole: 2}", "min_hole: 2.0 is not between 0 and 1"),
+    ("mixture", "{min_hole: }", "min_hole: None"),
+    ("mixture", "{min_hole: 0.9, max_hole: 0.1}", "min_hole 0.9 is above max_hole 0.1"),
+    ("mixture", "{weights: {lama: 1}}", "no generator is called 'lama'; choose from"),
+    ("mixture", "{fulll: 0.1}", "there is no setting 'fulll'"),
+    ("mixture", "{3: 1}", "there is no setting 3; it takes weights, min_hole"),
+    ("mixture", "boxes", "'boxes' is not of the type it takes: MaskMixture"),
+    ("mask_offset", "{distribution: gauss}", "'gauss' is unknown; choose from fixed, uniform, normal, two-sided"),
+    ("mask_offset", "{windows: [disc]}", "windows: ['disc'] is no list of some of square, octagon, cross"),
+    ("mask_offset", "{windows: octagon}", "windows: 'octagon' is no list of some of square, octagon, cross"),
+    ("mask_offset", "{low: 1, high: }", "high: None is not a number"),
+    ("mask_offset", "{low: 3, high: 1}", "the range [3.0, 1.0] is empty; give the lower number first"),
+    ("mask_offset", "{distribution: normal, value: 3}", "normal takes mean and deviation, not value"),
+    ("mask_offset", "[1, 2, 3]", "'[1, 2, 3]' is not of the type it takes: int, tuple[int, int], RandomOffset"),
+    ("mask_offset", "3.5", "'3.5' is not of the type it takes: int"),
+    ("soft", "{kind: box}", "kind: 'box' is unknown; choose from gaussian, ramp"),
+    ("soft", "{radius: 2.5}", "radius: 2.5 is not a whole number of 1...64 pixels"),
+    ("soft", "{radius: }", "radius: None is not a whole number"),
+    ("soft", "gaussian", "'gaussian' is not of the type it takes: SoftBorder"),
+    ("filters", "{min_side: 400.5}", "min_side: 400.5 is no number of pixels; give 0 or more"),
+    ("filters", "{min_sid: 3}", "there is no setting 'min_sid'"),
+    ("filters", "{caption: 1}", "caption: 1 is neither true nor false"),
+    ("filters", "[min_side]", "is not of the type it takes: Filters"),
+    ("preset", "{growht: square}", "there is no setting 'growht'"),
+    ("preset", "{growth: circle}", "growth: 'circle' is unknown; choose from square, comfy, none"),
+    ("preset", "{fill: [grey]}", "fill: ['grey'] is unknown"),
+]
+
+
+@pytest.mark.parametrize("command", ["cache", "stats", "masks"])
+def test_a_field_that_cannot_be_is_one_line_that_names_its_file_setting_and_value(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "job.yaml"
-    config.write_text(f"shards: none\nout: {tmp_path / 'cache'}\n{line}\n")
-    code, _, err = run(capsys, "cache", "--config", str(config))
-    assert code == 2
-    assert err.count("\n") == 1
-    assert f"{config}: " in err
+    own = {"cache": ["--shards", "none", "--out", "none"], "stats": ["none"], "masks": ["--out", "none.png"]}[command]
+    for setting, value, message in REFUSED:
+        config.write_text(f"variants: 1\n{setting}: {value}\n")
+        for arguments, start in ((["--config", str(config)], f"{config}: "), ([f"--{setting}", value], "")):
+            code, out, err = run(capsys, command, *own, *arguments)
+            assert (code, out, err.count("\n")) == (2, "", 1), err
+            assert re.match(rf"inpaint-data[ a-z]*: {re.escape(start)}[a-z]", err), err
+            assert message in err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--mixture.precision", "box", "precision: 'box' is no level"),
+        ("--mixture.weights", "{boxes: many}", "weights must be zero or more"),
+        ("--mask_offset.windows", "octagon", "windows: 'octagon' is no list"),
+        ("--soft.radius", "2.5", "soft: radius: 2.5 is not a whole number"),
+        ("--preset.growth", "circle", "preset: growth: 'circle' is unknown"),
+        ("--preset", "{growth", "preset: '{growth' is unknown; choose from was"),
+        ("--filters.min_side", "400.5", "filters: min_side: 400.5 is no number of pixels"),
+    ],
+)
+def test_a_field_given_by_its_own_flag_is_refused_alike(
+    flag: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "cache", "--shards", "none", "--out", "none", flag, value)
+    assert (code, err.count("\n")) == (2, 1)
     assert message in err
+
+
+BAD_LINES = [  # a line of a job's YAML, and what is named
+    ("crop: [a]", "crop: 'a' is unknown"),
+    ("crop: 3", "crop: '3'"),
+    ("crop: {center: 1}", "crop: "),
+    ("seed: one", "seed: 'one'"),
+    ("seed: 1.5", "seed: '1.5'"),
+    ("seed: true", "seed: 'True'"),
+    ("preset: wos", "preset: 'wos'"),
+    ("preset: 3", "preset: "),
+    ("preset: {growht: square}", "preset: "),
+    ("max_aspect: wide", "max_aspect: 'wide'"),
+    ("max_aspect: .nan", "max_aspect: nan"),
+    ("max_aspect: 0.5", "max_aspect: 0.5"),
+    ("bucket_step: 0", "bucket_step: 0"),
+    ("bucket_step: a", "bucket_step: 'a'"),
+    ("resolution: [a]", "resolution: "),
+    ("resolution: []", "resolution: "),
+    ("resolution: {a: 1}", "resolution: "),
+    ("resolution: true", "resolution: 'True'"),
+    ("variants: 0", "variants: 0"),
+    ("variants: [1]", "variants: '[1]'"),
+    ("masks: 3", "masks: '3'"),
+    ("masks: [boxes]", "masks: "),
+    ("masks: lama", "masks: 'lama' is unknown"),
+    ("upscale: perhaps", "upscale: 'perhaps'"),
+    ("target: 3", "target: '3'"),
+    ("mask_padding: -3", "mask_padding: -3"),
+    ("mask_padding: wide", "mask_padding: 'wide'"),
+    ("mask_offset: a", "mask_offset: 'a'"),
+    ("mask_offset: [3, 1]", "mask_offset: the range [3, 1] is empty"),
+    ("mask_offset: 200", "mask_offset: 200 is outside"),
+    ("mask_offset: true", "mask_offset: 'True'"),
+    ("mixture: {weights: {}}", "mixture: weights"),
+    ("mixture: {parameters: {boxes: {depth: 1}}}", "boxes has no parameter 'depth'"),
+    ("mixture: none.yaml", "none.yaml"),
+    ("masks: sample\nmixture: {full: 0.5}", "masks"),
+    ("masks: center\nmixture: {weights: {boxes: 1}}", "mixture: "),
+    ("soft: {radius: 99}", "soft: radius: 99"),
+    ("soft: true", "soft: 'True'"),
+    ("filters: {min_hole: 0.9, max_hole: 0.1}", "filters: min_hole 0.9 and max_hole 0.1"),
+    ("filters: 3", "filters: '3'"),
+    ("weights: 3", "job.yaml: "),
+    ("sead: 3", "sead"),
+    ("parameters.outpaint.depth: 3", "parameters.outpaint.depth"),
+    ("seed: [", "is no YAML"),
+    ("? [a, b]\n: 3", "is no YAML"),
+    ("null: 3", "there is no setting None"),
+    ("[]", "sets nothing"),
+]
+
+
+@pytest.mark.parametrize("command", ["cache", "stats", "masks"])
+def test_no_bad_line_of_a_yaml_gives_a_traceback(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], photo_bytes: dict[str, bytes]
+) -> None:
+    shard = str(write_shard(tmp_path / "a.tar", {"cat": {"jpg": photo_bytes["cat"]}}))
+    common = ["--masks", "mixture", "--resolution", "64"]
+    own = {"cache": ["--shards", shard, "--out", str(tmp_path / "out")], "stats": [shard],
+           "masks": ["--out", str(tmp_path / "sheet.png")]}[command]  # fmt: skip
+    config = tmp_path / "job.yaml"
+    for line, named in BAD_LINES:
+        if command == "masks" and line.startswith(("upscale", "target", "variants")):
+            continue  # a sheet of masks has no use for these
+        config.write_text(f"{line}\n")
+        code, out, err = run(capsys, command, *common, *own, "--config", str(config))
+        assert (code, out, err.count("\n")) == (2, "", 1), (line, err)
+        assert named in err, line
+
+
+def test_a_setting_left_empty_in_a_yaml_is_the_default(shards: str, tmp_path: Path) -> None:
+    config, common = tmp_path / "job.yaml", ["--shards", shards, "--masks", "boxes", "--out"]
+    empty = ["crop", "seed", "preset", "max_aspect", "bucket_step", "mixture", "soft", "filters", "fill", "variants",
+             "upscale", "storage", "dtype"]  # fmt: skip
+    config.write_text("resolution: 64\n" + "".join(f"{name}:\n" for name in empty))
+    main(["cache", *common, str(tmp_path / "plain"), "--resolution", "64"])
+    main(["cache", *common, str(tmp_path / "empty"), "--config", str(config)])
+    for name in ("cache.json", "000000.tar", "000001.tar"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "empty" / name).read_bytes()
+
+
+def test_a_preset_of_ones_own_is_given_by_flag_or_yaml(shards: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("preset: {growth: none, fill: black, offset: 0}\n")
+    given = {
+        "yaml": ["--config", str(tmp_path / "job.yaml")],
+        "flag": ["--preset", "{growth: none, fill: black, offset: 0}"],
+    }
+    for name, arguments in given.items():
+        main(
+            [
+                "cache",
+                "--shards",
+                shards,
+                "--masks",
+                "boxes",
+                "--resolution",
+                "64",
+                "--out",
+                str(tmp_path / name),
+                *arguments,
+            ]
+        )
+    by_yaml, by_flag = ((tmp_path / name / "cache.json").read_bytes() for name in given)
+    assert by_yaml == by_flag
+    settings = json.loads(by_yaml)["settings"]
+    assert (settings["growth"], settings["fill"], settings["mask_offset"]) == ("none", "black", 0)
+
+
+def test_a_required_setting_left_empty_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "job.yaml").write_text("shards:\nout: b\n")
+    code, _, err = run(capsys, "cache", "--config", str(tmp_path / "job.yaml"))
+    assert (code, err) == (2, "inpaint-data: shards: must be given; see --help\n")

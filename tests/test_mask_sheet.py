@@ -10,7 +10,8 @@ from conftest import run
 from PIL import Image
 
 from inpaint_data import mask_sheet
-from inpaint_data.cli import parser, with_bare_mixtures
+from inpaint_data.cli import parser
+from inpaint_data.command_settings import with_checked_files
 from inpaint_data.mask_generators import GENERATORS, hole_ratio
 from inpaint_data.mask_sheet import HOLE, MARGIN, SIDE, TILE
 from inpaint_data.seeding import generator_for
@@ -70,13 +71,14 @@ def test_a_seed_draws_the_same_sheet_and_another_seed_another(tmp_path: Path) ->
         (["--out", "sheet.gif"], "out: sheet.gif does not end in .png or .jpg"),
         (["--out", "a.png", "--masks", "sample"], "masks: sample are those of your own samples"),
         (["--out", "a.png", "--masks", "lama"], "masks: 'lama' is unknown; choose from"),
-        (["--out", "a.png", "--config", "none.yaml"], "none.yaml"),
+        (["--out", "a.png", "--config", "none.yaml"], "config: no such file: none.yaml"),
+        (["--out", "a.png", "--config", "empty.yaml"], "empty.yaml: sets nothing"),
         (
             ["--out", "a.png", "--config", "typo.yaml"],
             "typo.yaml: Subcommand 'masks' does not accept",
         ),
-        (["--out", "a.png", "--config", "mixture.yaml"], "mixture: there is no setting 'min_hola'"),
-        (["--out", "a.png", "--mixture", "none.yaml"], "mixture: no such file: none.yaml"),
+        (["--out", "a.png", "--config", "mixture.yaml"], "mixture.yaml: mixture: there is no setting 'min_hola'"),
+        (["--out", "a.png", "--mixture", "none.yaml"], "mixture: no such file, or no YAML in it: none.yaml"),
         (["--out", "a.png", "--masks", "object", "--mixture", "{min_hole: 0.99}"], "masks: no photograph gives a mask"),
         (["--out", "file/a.png"], "out: cannot write file/a.png"),
         ([], "out"),
@@ -92,6 +94,7 @@ def test_bad_input_is_one_clear_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "typo.yaml").write_text("resolutoin: 64\n")
     (tmp_path / "mixture.yaml").write_text("weights: {boxes: 1}\nmin_hola: 0.1\n")
+    (tmp_path / "empty.yaml").touch()
     (tmp_path / "file").touch()
     code, _, err = run(capsys, "masks", "--resolution", "64", *arguments)
     assert code == 2
@@ -108,10 +111,26 @@ def test_the_cache_command_takes_a_file_as_its_mixture(tmp_path: Path) -> None:
         assert (mixture.weights, mixture.min_hole) == ({"boxes": 1.0}, 0.1)
 
 
+@pytest.mark.parametrize("content", ["full: 1.0\n", "weights: {full: 1}\n", "{weights: {boxes: 1}, min_hole: 1}\n"])
+def test_a_file_of_nothing_but_a_mixture_s_fields_is_drawn(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mixture.yaml").write_text(content)
+    drawn = []
+    for arguments in (["--config", "{}"], ["--masks", "mixture", "--mixture", "{}"]):
+        given = [each.format(tmp_path / "mixture.yaml") for each in arguments]
+        out = str(tmp_path / "sheet.png")
+        assert run(capsys, "masks", "--resolution", "64", "--out", out, *given)[0] == (
+            2 if "min_hole" in content else 0
+        )
+        drawn.append(Path(out).read_bytes() if "min_hole" not in content else b"")
+    assert drawn[0] == drawn[1]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_docs_is_one_that_the_program_takes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    parser().parse_args(with_bare_mixtures(shlex.split(command)))
+    parser().parse_args(with_checked_files(shlex.split(command)))
     if "--out docs/" in command:
         out = command.rsplit(" ", 1)[1]
         assert (ROOT / out).stat().st_size < 180_000

@@ -24,7 +24,7 @@ from inpaint_data import (
     cache_latents,
     mask_statistics,
 )
-from inpaint_data.statistics import ASPECTS, HOLES, OFFSETS, PIECES
+from inpaint_data.statistics import ASPECTS, HOLES, OFFSETS, PIECES, RESOLUTIONS
 
 MIXTURE = MaskMixture({"boxes": 1, "strokes": 1, "full": 0.3}, invert=0.3)
 JOB = {"masks": "mixture", "mixture": MIXTURE, "mask_offset": (-8, 24), "resolution": 64, "variants": 3, "seed": 5}
@@ -77,7 +77,7 @@ def test_an_offset_is_in_the_band_that_is_named_after_it(offset: int) -> None:
     assert int(low) <= offset <= int(high or low)
 
 
-@pytest.mark.parametrize("bands", [HOLES, OFFSETS, PIECES, ASPECTS])
+@pytest.mark.parametrize("bands", [HOLES, OFFSETS, PIECES, ASPECTS, RESOLUTIONS])
 def test_bands_are_in_order_and_each_has_a_name(bands) -> None:  # type: ignore[no-untyped-def]
     assert list(bands.ends) == sorted(set(bands.ends))
     assert len(bands.ends) == len(bands.names) == len(set(bands.names))
@@ -216,15 +216,55 @@ def test_more_than_one_percent_of_vanishing_masks_is_a_warning(
     code, _, err = run(capsys, *arguments, "-4")
     assert code == 0
     assert "WARNING: " in err
-    assert "% of the masks vanish at latent resolution (nearest, 8x smaller)" in err
+    assert "% of the masks that are not empty vanish at latent resolution (nearest, 8x smaller)" in err
     assert "raise min_hole" in err
+    assert 'conditioning(..., latent_mask="max")' in err
     assert run(capsys, *arguments, "16")[2] == ""
+
+
+def test_more_than_one_percent_of_empty_masks_is_a_warning(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["stats", str(cached / "shards"), "--masks", "boxes", "--resolution", "64", "--mask_offset", "-128"]
+    code, out, err = run(capsys, *arguments)
+    assert code == 0
+    assert "12, 12 of them empty" in out
+    assert err.count("\n") == 1
+    assert "WARNING: 100.0% of the masks are empty (boxes: 12 of 12)" in err
+    assert "let mask_offset shrink less" in err
+
+
+@pytest.mark.parametrize(("label", "warned"), [("boxes", True), ("object+precision4+inverted", True), ("none", False)])
+def test_empty_masks_are_a_warning_unless_none_draws_them(label: str, warned: bool) -> None:
+    found = MaskStatistics("", 8)
+    for number in range(100):
+        found.add_mask(torch.full((16, 16), number > 1), label if number < 2 else "full", 0)
+    assert found.empty == 2
+    assert [f"2.0% of the masks are empty ({label}: 2 of 2)" in line for line in found.warnings()] == [True] * warned
+
+
+def test_the_share_that_vanishes_is_of_the_masks_that_are_not_empty() -> None:
+    found, dot = MaskStatistics("", 8), torch.zeros(16, 16, dtype=torch.bool)
+    for _ in range(98):
+        found.add_mask(dot, "boxes", 0)
+    found.add_mask(torch.ones_like(dot), "boxes", 0)
+    dot[3, 3] = True
+    found.add_mask(dot, "boxes", 0)
+    assert found.share_that_vanishes("nearest") == 0.5
+
+
+def test_resolutions_are_counted_by_the_short_side(cached: Path) -> None:
+    found = json.loads(mask_statistics(str(cached / "cache")).to_json())
+    sides = [min(Image.open(photo).size) for photo in PHOTOS.glob("*.jpg")]
+    bands = found["original"]["short_side"]["bands"]
+    assert bands["to 512"] == sum(384 < side <= 512 for side in sides)
+    assert sum(bands.values()) == len(sides)
+    assert found["target"]["short_side"]["bands"]["to 128"] == 12
+    assert found["target"]["aspect"]["within 5:4"] == 12
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (["nothing"], 2, "nothing"),
+        (["nothing"], 2, "nothing: is no cache, and cannot be read as shards: no such file"),
         (["empty"], 2, "empty"),
         (["cache", "--samples", "0"], 2, "samples: 0"),
         (["cache", "--seed", "3"], 2, "seed: cache is a cache, whose masks are made already"),
@@ -235,6 +275,16 @@ def test_more_than_one_percent_of_vanishing_masks_is_a_warning(
         (["shards", "--masks", "boxes", "--resolution", "100"], 2, "a 100 x 100 mask cannot be divided by 8"),
         (["shards", "--masks", "boxes", "--resolution", "64", "--factor", "0"], 2, "factor: 0"),
         (["shards", "--resolution", "64"], 1, "no sample gives a mask"),
+        (
+            ["shards", "--masks", "boxes", "--resolution", "64", "--filters", "{min_side: 9999}"],
+            1,
+            "no sample gives a mask: 12 filtered, 2 bad; the first, ",
+        ),
+        (
+            ["good.tar", "--masks", "boxes", "--resolution", "64", "--filters", "{min_hole: 0.99}"],
+            1,
+            "less than 0.99; loosen that filter",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(
@@ -245,15 +295,29 @@ def test_bad_input_is_one_clear_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    photo_bytes: dict[str, bytes],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("cache", "shards"):
         (tmp_path / name).symlink_to(cached / name)
+    write_shard(tmp_path / "good.tar", {"cat": {"jpg": photo_bytes["cat"]}})
     (tmp_path / "empty").mkdir()
     (tmp_path / "typo.yaml").write_text("resolutoin: 64\n")
     got, _, err = run(capsys, "stats", *arguments)
     assert (got, len(err.splitlines())) == (code, 1), err
     assert named in err
+
+
+def test_a_cache_of_which_filters_left_nothing_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], photo_bytes: dict[str, bytes]
+) -> None:
+    write_shard(tmp_path / "a.tar", {"cat": {"jpg": photo_bytes["cat"]}})
+    job = {"masks": "boxes", "resolution": 64, "filters": Filters(min_hole=0.99)}
+    cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "cache"), **job)  # type: ignore[arg-type]
+    capsys.readouterr()
+    code, out, err = run(capsys, "stats", str(tmp_path / "cache"))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert str(tmp_path / "cache") in err
 
 
 def test_shards_without_any_mask_say_why(cached: Path) -> None:
