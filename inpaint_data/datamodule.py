@@ -41,6 +41,7 @@ OF_MASKS = (
     "variants",
 )  # what fresh masks need not have from the cache
 SOURCES = {"fit": "source", "validate": "val_source", "test": "test_source", "predict": "predict_source"}
+MOST = 2**16  # samples of a batch, variants of a sample
 EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 
 
@@ -123,8 +124,8 @@ class InpaintDataModule(LightningDataModule):
         if not self.specs:
             raise UsageError("source: give InpaintDataModule image shards or a cache to train on")
         for name, value in (("batch_size", batch_size), ("variants", 1 if variants is None else variants)):
-            if type(value) is not int or value < 1:
-                raise UsageError(f"{name}: {value!r} is not a positive whole number; give 1 or more")
+            if type(value) is not int or not 1 <= value <= MOST:
+                raise UsageError(f"{name}: {value!r} is not a positive whole number up to {MOST}; give 1 or more")
         for name, value in (("num_workers", num_workers), ("mirror_bytes", mirror_bytes)):
             if type(value) is not int or value < 0:
                 raise UsageError(f"{name}: {value!r} cannot be; give a whole number, 0 or more")

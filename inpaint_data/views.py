@@ -14,6 +14,8 @@ from inpaint_data.geometry import Size
 
 CROPS = ("center", "random", "mask")
 FLIPPED = "+flip"
+LARGEST = 2**14  # pixels of a side: 16384² are three times what is decoded
+WIDEST = 16  # aspect of a bucket
 LEAST_AREA = 0.9  # of resolution²: with 64 pixels a step this gives SDXL's table of buckets, and no other
 _SUFFIX = re.compile(r"_view(\d+)\Z")
 
@@ -99,9 +101,9 @@ class Views:
 
     def check(self) -> None:
         """Raises UsageError where the settings cannot work."""
-        bad = [each for each in self.resolutions if type(each) is not int or each < 1]
+        bad = [each for each in self.resolutions if type(each) is not int or not 1 <= each <= LARGEST]
         if bad or not self.resolutions:
-            what = f"{bad[0]!r} is not a positive number of pixels" if bad else "none is given"
+            what = f"{bad[0]!r} is not a number of pixels from 1 to {LARGEST}" if bad else "none is given"
             raise UsageError(f"resolution: {what}; try 512")
         if list(self.resolutions) != sorted(set(self.resolutions)):
             raise UsageError(f"resolution: give {list(self.resolutions)} in ascending order, each once")
@@ -113,8 +115,10 @@ class Views:
         fixed = [crop for crop in self.crops if not crop.startswith("random")]
         if len(fixed) != len(set(fixed)):
             raise UsageError(f"crop: {', '.join(self.crops)} has the same view twice; name each once, but random")
-        if type(self.max_aspect) not in (int, float) or not 1 <= self.max_aspect < math.inf:
-            raise UsageError(f"max_aspect: {self.max_aspect!r} is no aspect; give 1 for squares, 2 for up to 2:1")
+        if type(self.max_aspect) not in (int, float) or not 1 <= self.max_aspect <= WIDEST:
+            raise UsageError(
+                f"max_aspect: {self.max_aspect!r} is no aspect of 1 to {WIDEST}; give 1 for squares, 2 for up to 2:1"
+            )
         if type(self.step) is not int or self.step < 1:
             raise UsageError(f"bucket_step: {self.step!r} is not a positive number of pixels; try 64")
         if self.max_aspect > 1 and (odd := [each for each in self.resolutions if each % self.step]):
