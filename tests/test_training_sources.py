@@ -557,7 +557,7 @@ def test_presets_differ_on_their_axes_alone(vae: Autoencoder) -> None:
     assert not torch.equal(masked("was", fill="black")[1], masked("was")[1])
     assert PRESETS.keys() >= {"was", "comfy", "diffusers"}
     for wrong in ({"preset": "diffusers", "mask_offset": 6}, {"preset": "comfy", "mask_offset": -1}, {"preset": "x"}):
-        with pytest.raises(UsageError, match=r"preset|shrinks"):
+        with pytest.raises(UsageError, match=r"preset|shrink masks"):
             InpaintTransform(vae, **wrong)
 
 
