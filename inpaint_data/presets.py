@@ -33,7 +33,7 @@ class Preset:
         offset: how far the tool grows masks where nothing is said.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, or an offset that is no whole number.
     """
 
     growth: Growth = "square"
@@ -52,6 +52,8 @@ class Preset:
             if (value := getattr(self, name)) not in choices:
                 named = ", ".join(each for each in choices if each)
                 raise UsageError(f"preset: {name}: {value!r} is unknown; choose from {named}")
+        if type(self.offset) is not int:
+            raise UsageError(f"preset: offset: {self.offset!r} is no whole number of pixels; give one, such as 6")
 
 
 PRESETS: dict[str, Preset] = {

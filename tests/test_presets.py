@@ -291,3 +291,5 @@ def test_a_preset_of_ones_own_takes_each_axis_by_itself_and_refuses_unknown_name
     for name, value in (("growth", "comfi"), ("threshold", "half"), ("fill", "gray"), ("latent_mask", "mean")):
         with pytest.raises(UsageError, match=f"preset: {name}: '{value}' is unknown; choose from "):
             Preset(**{name: value})
+    with pytest.raises(UsageError, match=r"preset: offset: 2\.5 is no whole number of pixels"):
+        Preset(offset=2.5)
