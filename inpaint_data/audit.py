@@ -167,7 +167,7 @@ def _encode_again(
     """Encode the first batch of some shards as the job did; the problems, and what was compared."""
     whole = [(shard, sidecar) for shard, sidecar in unchanged if sidecar.keys and sidecar.shard not in damaged]
     if not whole or CACHE_FILE in damaged:
-        return [], f"encoded again: nothing, since {CACHE_FILE} or every shard has problems"
+        return [], f"encoded again: nothing, since no shard has samples, or {CACHE_FILE} or all of them have problems"
     settings: dict[str, Any] = read_cache_file(root)["settings"]
     rng = generator_for(settings["samples"].get("seed", 0), "", 0, "verify")
     chosen = [whole[i] for i in sorted(rng.permutation(len(whole))[:ENCODED_AGAIN])]

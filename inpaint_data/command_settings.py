@@ -69,6 +69,14 @@ def read_settings(file: str) -> dict[str, Any]:
     for name in content:
         if not isinstance(name, str) or name == "config":
             raise UsageError(f"{file}: there is no setting {name!r}; take the line out")
+        # The parser passes over what is unknown and an empty mapping.
+        if content[name] == {}:
+            raise UsageError(f"{file}: {name}: is empty; take the line out")
+        known = [each.name for each in fields(OBJECTS[name])] if name in OBJECTS else []
+        if isinstance(content[name], dict) and known and (unknown := set(content[name]) - set(known)):
+            raise UsageError(
+                f"{file}: {name}: there is no setting {min(unknown, key=str)!r}; it takes {', '.join(known)}"
+            )
     return content
 
 

@@ -20,7 +20,7 @@ from inpaint_data.image_shards import ImageShards
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.loader import EpochLoader, Source
 from inpaint_data.masks import MaskMixture, Offset, offset_from
-from inpaint_data.presets import Preset
+from inpaint_data.presets import Preset, preset_of
 from inpaint_data.resume import Resume, ResumeElsewhere
 from inpaint_data.sample_settings import SampleSettings
 from inpaint_data.shards import expand_shards
@@ -130,6 +130,8 @@ class InpaintDataModule(LightningDataModule):
             if type(value) is not int or value < 0:
                 raise UsageError(f"{name}: {value!r} cannot be; give a whole number, 0 or more")
         check_soft(soft)
+        if preset is not None:
+            preset = preset_of(preset)
         row = None if recipe is None else _row(recipe)
         self.recipe_name, self.vae, self.dtype, self.fresh_masks = recipe, vae, dtype, fresh_masks
         self.asked = {

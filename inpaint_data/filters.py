@@ -57,6 +57,11 @@ class Filters:
         if self.caption and not caption:
             raise FilteredError("caption: the sample has none")
 
+    def check_box(self, mask: npt.NDArray[np.bool_]) -> None:
+        """The same for a mask that a view is to be cut around, which it cannot be where nothing is masked."""
+        if self.min_hole and not mask.any():
+            raise FilteredError(f"min_hole: nothing is masked, less than {self.min_hole:g} of any view")
+
     def check_masks(self, masks: npt.NDArray[np.bool_]) -> None:
         """The same for the masks (K, H, W) of a view."""
         for ratio in masks.mean((1, 2)).tolist():

@@ -43,6 +43,7 @@ class FreshMasks(Dataset[ImageBatch]):
             raise UsageError(
                 f"{cache.root}: {what}, but the cache was made with carry_image: {carry}; "
                 f"make it with carry_image: {'original' if own else 'crop'}"
+                + (", without soft, which is then given here" if own and cache.settings.get("soft") else "")
             )
         self.cache, self.settings, self.carry, self.epoch = cache, settings, carry, 0
         self.buckets = cache.buckets

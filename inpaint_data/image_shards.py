@@ -40,6 +40,7 @@ class ImageShards(Dataset[ImageBatch | None]):
     Attributes:
         epoch: set it before each epoch.
         faults: what the shards have that is no sample.
+        too_small: how many views there are not, since their picture is too small, though not for all.
         buckets: (N,) int64, the bucket of every sample.
 
     Raises:
@@ -61,6 +62,7 @@ class ImageShards(Dataset[ImageBatch | None]):
         self.faults: list[Fault] = []
         self._shards = list(shards)
         self._paths = [_local(shard, mirror, mirror_bytes) for shard in shards]
+        self.too_small = 0
         places: list[tuple[int, ...]] = []  # shard, extent, number of the view, size of the view
         for number, path in enumerate(self._paths):
             with path.open("rb") as file:
@@ -87,7 +89,9 @@ class ImageShards(Dataset[ImageBatch | None]):
                 file.seek(offset)
                 with suppress(SampleError):
                     size = image_size(file.read(length))
-                    return [(view.number, view.target) for view in self.settings.views.of(size)]
+                    views = self.settings.views.of(size)
+                    self.too_small += self.settings.views.count - len(views)
+                    return [(view.number, view.target) for view in views]
         return [(0, sizes[0])]  # why it cannot be used is said when it is read
 
     def __len__(self) -> int:

@@ -89,35 +89,37 @@ def _samples(settings: SampleSettings) -> Iterator[Sample]:
 
 
 def _tile(example: Example, mask: Tensor, label: str, grown: str) -> Image.Image:
-    """The photograph in pale grey, its hole in colour, and up to three lines of text."""
+    """The photograph in pale grey, its hole in colour, and what it is below."""
     photo = Image.fromarray(example.image).convert("L").point(lambda grey: 150 + grey * 2 // 5).convert("RGB")
     shown = Image.fromarray(np.asarray(mask.float().mul(220).round().byte()))
     photo.paste(Image.new("RGB", photo.size, HOLE), mask=shown)
     photo = ImageOps.contain(photo, (TILE, TILE), Image.Resampling.BOX)
-    tile = Image.new("RGB", (TILE, TILE + 3 * LETTERS), PAPER)
-    tile.paste(photo, ((TILE - photo.width) // 2, (TILE - photo.height) // 2))
     ratio = float((mask > 0.5).float().mean()) if mask.is_floating_point() else float(mask.float().mean())
-    for number, line in enumerate([*_wrapped(label), f"hole {ratio:.3f}, {grown}"]):
+    lines = [*_wrapped(label, "+"), *_wrapped(f"hole {ratio:.3f}, {grown}", " ")]
+    tile = Image.new("RGB", (TILE, TILE + max(3, len(lines)) * LETTERS), PAPER)
+    tile.paste(photo, ((TILE - photo.width) // 2, (TILE - photo.height) // 2))
+    for number, line in enumerate(lines):
         write(tile, (0, TILE + number * LETTERS), line, FONT)
     return tile
 
 
-def _wrapped(label: str) -> list[str]:
-    """The label in one line, or broken before a "+" into two."""
-    if text_width(label, FONT) <= TILE:
-        return [label]
-    parts = label.split("+")
-    first = parts.pop(0)
-    while parts and text_width(f"{first}+{parts[0]}", FONT) <= TILE:
-        first += f"+{parts.pop(0)}"
-    return [first, "".join(f"+{part}" for part in parts)]
+def _wrapped(text: str, before: str) -> list[str]:
+    """The text in as many lines as it needs, broken before a "+" or a space."""
+    first, *parts = text.split(before)
+    lines = [first]
+    for part in parts:
+        longer = f"{lines[-1]}{before}{part}"
+        if text_width(longer, FONT) <= TILE:
+            lines[-1] = longer
+        else:
+            lines.append(f"{before}{part}".lstrip())
+    return lines
 
 
 def _stacked(tiles: list[Image.Image]) -> Image.Image:
-    rows = -(-len(tiles) // SIDE)
-    height = rows * (TILE + 3 * LETTERS) + MARGIN
-    sheet = Image.new("RGB", (SIDE * (TILE + MARGIN) + MARGIN, height), PAPER)
+    rows, high = -(-len(tiles) // SIDE), max(tile.height for tile in tiles)
+    sheet = Image.new("RGB", (SIDE * (TILE + MARGIN) + MARGIN, rows * high + MARGIN), PAPER)
     for number, tile in enumerate(tiles):
         row, column = divmod(number, SIDE)
-        sheet.paste(tile, (MARGIN + column * (TILE + MARGIN), MARGIN + row * (TILE + 3 * LETTERS)))
+        sheet.paste(tile, (MARGIN + column * (TILE + MARGIN), MARGIN + row * high))
     return sheet

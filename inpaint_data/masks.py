@@ -87,7 +87,9 @@ class MaskMixture:
             raise UsageError(f"mixture: no generator is called {unknown[0]!r}; choose from {known}")
         weights = self.weights.values()
         if not all(is_number(weight) and weight >= 0 for weight in weights) or not any(weights):
-            raise UsageError(f"mixture: weights must be zero or more and not all zero, not {dict(self.weights)}")
+            raise UsageError(
+                f"mixture: weights must be finite numbers, zero or more and not all zero, not {dict(self.weights)}"
+            )
         if not is_number(sum(map(float, weights))):
             raise UsageError(f"mixture: weights: the sum of {dict(self.weights)} is not finite; give smaller ones")
         for name in ("min_hole", "max_hole", *PROBABILITIES):

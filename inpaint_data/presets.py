@@ -52,8 +52,10 @@ class Preset:
             if (value := getattr(self, name)) not in choices:
                 named = ", ".join(each for each in choices if each)
                 raise UsageError(f"preset: {name}: {value!r} is unknown; choose from {named}")
-        if type(self.offset) is not int:
-            raise UsageError(f"preset: offset: {self.offset!r} is no whole number of pixels; give one, such as 6")
+        if type(self.offset) is not int or not -128 <= self.offset <= 128:
+            raise UsageError(
+                f"preset: offset: {self.offset!r} is no whole number of pixels of -128 to 128; give one, such as 6"
+            )
 
 
 PRESETS: dict[str, Preset] = {
@@ -66,6 +68,19 @@ PRESETS: dict[str, Preset] = {
     # modules/core.py, encode_vae_inpaint: what its inpaint head is fed. Its "mask erode or dilate" is the offset.
     "fooocus": Preset("square", "exclusive", "grey", "max", 0),
 }
+
+
+def preset_of(preset: str | Preset) -> Preset:
+    """The preset of that name, or the one that it is.
+
+    Raises:
+        UsageError: an unknown name, or neither a name nor a Preset.
+    """
+    if isinstance(preset, Preset):
+        return preset
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise UsageError(f"preset: {preset!r} is unknown; choose from {', '.join(PRESETS)}, or give a Preset")
+    return PRESETS[preset]
 
 
 def binarise(mask: Tensor, threshold: Threshold) -> Tensor:

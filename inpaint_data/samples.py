@@ -170,6 +170,7 @@ class _Parts:
         if view.crop == "mask":
             parts = self.around(key, settings.seed)
             mask = parts.objects[0]() if parts.mask is None else parts.mask
+            settings.filters.check_box(mask)
             geometry = plan_around(mask, view.target, settings.mask_padding, view.flip, settings.upscale)
         else:
             parts, crop = self, cast(Literal["center", "random"], view.crop)

@@ -51,7 +51,7 @@ class Committer:
             except SampleError as error:
                 faults.append(Fault(shard, key, str(error), None, None))
         self._take(faults)
-        there = (batch["mask"] > 0).any(-1).any(-1)
+        there = (batch["mask"] > 0.5).any(-1).any(-1)  # what models are fed of a soft one
         self._summary.masks += there.numel()
         self._summary.empty_masks += int((~there).sum())
         self._summary.write_seconds += time.perf_counter() - started

@@ -326,7 +326,7 @@ def _of_shards(source: str | list[str], samples: int, factor: int, settings: dic
                 found.add_picture(batch["original_size"][0].tolist(), batch["target_size"][0].tolist())
     found.bad += [(each.shard, each.key, each.reason) for each in faults.values() if not each.filtered]
     filtered = [(each.shard, each.key, f"filters: {each.reason}") for each in faults.values() if each.filtered]
-    found.filtered = len(filtered)
+    found.filtered = len(filtered) + images.too_small
     if not found.samples:
         shard, key, reason = (found.bad or filtered)[0]
         raise ShardError(

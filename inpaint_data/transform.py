@@ -16,7 +16,7 @@ from inpaint_data.errors import UsageError
 from inpaint_data.fills import FILLS, Fill, fill_hole, hole_noise
 from inpaint_data.masks import Offset, RandomOffset, check_offset, draw_offset, draw_window, windows_of
 from inpaint_data.morphology import Window, offset_mask
-from inpaint_data.presets import PRESETS, Preset, binarise, grow_comfy
+from inpaint_data.presets import Preset, binarise, grow_comfy, preset_of
 from inpaint_data.seeding import generator_for, noise_for
 from inpaint_data.soft_border import SoftBorder, check_soft
 from inpaint_data.vae import Autoencoder
@@ -162,9 +162,7 @@ class InpaintTransform(nn.Module):
         soft: SoftBorder | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(preset, str) and preset not in PRESETS:
-            raise UsageError(f"preset: {preset!r} is unknown; choose from {', '.join(PRESETS)}")
-        self.preset = PRESETS[preset] if isinstance(preset, str) else preset
+        self.preset = preset_of(preset)
         fill = self.preset.fill if fill is None else fill
         for name, value, choices in (("fill", fill, FILLS), ("posterior", posterior, POSTERIORS)):
             if value not in choices:

@@ -237,7 +237,11 @@ def test_the_demo_vae_decodes_a_photograph_it_never_saw(photo_bytes: dict[str, b
 
 REFUSED = [  # setting, its value in YAML, what the line says of it
     ("mixture", "{precision: box}", "precision: 'box' is no level of 0 to 4 and no range"),
-    ("mixture", "{weights: {boxes: many}}", "weights must be zero or more and not all zero, not {'boxes': 'many'}"),
+    (
+        "mixture",
+        "{weights: {boxes: many}}",
+        "weights must be finite numbers, zero or more and not all zero, not {'boxes': 'many'}",
+    ),
     ("mixture", "{weights: }", "weights: None names no generators; give a mapping"),
     ("mixture", "{weights: 3}", "weights: 3 names no generators; give a mapping"),
     ("mixture", "{weights: [boxes]}", "weights: ['boxes'] names no generators; give a mapping"),
@@ -291,7 +295,7 @@ def test_a_field_that_cannot_be_is_one_line_that_names_its_file_setting_and_valu
     ("flag", "value", "message"),
     [
         ("--mixture.precision", "box", "precision: 'box' is no level"),
-        ("--mixture.weights", "{boxes: many}", "weights must be zero or more"),
+        ("--mixture.weights", "{boxes: many}", "weights must be finite numbers, zero or more"),
         ("--mask_offset.windows", "octagon", "windows: 'octagon' is no list"),
         ("--soft.radius", "2.5", "soft: radius: 2.5 is not a whole number"),
         ("--preset.growth", "circle", "preset: growth: 'circle' is unknown"),

@@ -24,6 +24,7 @@ from inpaint_data import (
     MaskMixture,
     SampleError,
     SampleSettings,
+    SoftBorder,
     UsageError,
     cache_latents,
     verify_cache,
@@ -442,6 +443,22 @@ def test_empty_masks_are_counted(tmp_path: Path) -> None:
     options = {"resolution": 32, "mask_offset": 0, "variants": 2}
     summary = cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "c"), Autoencoder(Pooling()), **options)
     assert "empty masks  2 of 4, where nothing is to be repainted" in summary.table()
+    kept = cache_latents(
+        str(tmp_path / "a.tar"), str(tmp_path / "d"), Autoencoder(Pooling()),
+        filters=Filters(min_hole=0.001), crop=["center", "mask"], **options,
+    )  # fmt: skip
+    assert "empty masks" not in kept.table()
+    assert "filtered     2: 2 by min_hole" in kept.table()
+
+
+def test_a_soft_mask_of_which_a_model_sees_nothing_counts_as_empty(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[30:33, 30:33] = 255
+    picture = png(np.full((64, 64, 3), 90, np.uint8))
+    write_shard(tmp_path / "a.tar", {"dot": {"png": picture, "mask.png": png(mask)}})
+    options = {"resolution": 64, "mask_offset": 0, "soft": SoftBorder("gaussian", 6)}
+    summary = cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "c"), Autoencoder(Pooling()), **options)
+    assert "empty masks  1 of 1" in summary.table()
 
 
 def test_a_plain_dataloader_takes_batches_of_one_bucket(painted_shards: str, tmp_path: Path) -> None:

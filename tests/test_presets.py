@@ -291,5 +291,11 @@ def test_a_preset_of_ones_own_takes_each_axis_by_itself_and_refuses_unknown_name
     for name, value in (("growth", "comfi"), ("threshold", "half"), ("fill", "gray"), ("latent_mask", "mean")):
         with pytest.raises(UsageError, match=f"preset: {name}: '{value}' is unknown; choose from "):
             Preset(**{name: value})
-    with pytest.raises(UsageError, match=r"preset: offset: 2\.5 is no whole number of pixels"):
-        Preset(offset=2.5)
+    for offset in (2.5, 1000, True):
+        with pytest.raises(UsageError, match=rf"preset: offset: {offset} is no whole number of pixels of -128 to 128"):
+            Preset(offset=offset)
+    for wrong in ({"growth": "comfy"}, 3):
+        with pytest.raises(UsageError, match="is unknown; choose from was, comfy"):
+            InpaintTransform(None, preset=wrong)
+        with pytest.raises(UsageError, match="is unknown; choose from was, comfy"):
+            InpaintDataModule("shards", preset=wrong)
