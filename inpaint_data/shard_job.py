@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,16 @@ class Committer:
         self._on_bad, self._summary = on_bad, summary
         self._shard: ShardWriter | None = None
         self._faults: list[Fault] = []
+        self._spoilt = False
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        """A step that fails spoils the shard: what waits behind it runs before anybody knows, and must not commit."""
+        if self._spoilt:
+            raise CacheError("an earlier step of this shard failed")
+        self._spoilt = True
+        yield
+        self._spoilt = False
 
     def _open(self, shard: str) -> ShardWriter:
         if self._shard is None:
@@ -43,6 +54,14 @@ class Committer:
         return self._shard
 
     def add(self, shard: str, batch: Batch, faults: list[Fault]) -> None:
+        with self._step():
+            self._add(shard, batch, faults)
+
+    def commit(self, end: ShardEnd) -> Sidecar:
+        with self._step():
+            return self._commit(end)
+
+    def _add(self, shard: str, batch: Batch, faults: list[Fault]) -> None:
         started = time.perf_counter()
         writer = self._open(shard)
         for row, key in enumerate(batch["__key__"]):
@@ -56,7 +75,7 @@ class Committer:
         self._summary.empty_masks += int((~there).sum())
         self._summary.write_seconds += time.perf_counter() - started
 
-    def commit(self, end: ShardEnd) -> Sidecar:
+    def _commit(self, end: ShardEnd) -> Sidecar:
         started = time.perf_counter()
         self._take(end.faults)
         quarantined, filtered = (

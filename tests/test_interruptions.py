@@ -17,9 +17,12 @@ from typing import Any
 import pytest
 from conftest import Figure, Pooling, small_samples, write_shard
 
-from inpaint_data import Autoencoder, CacheError, UsageError, cache_latents, verify_cache
+from inpaint_data import Autoencoder, CacheError, InpaintDataModule, Summary, UsageError, cache_latents, verify_cache
+from inpaint_data.caching import fabric_for
 from inpaint_data.latent_cache import writer
 from inpaint_data.latent_cache.lock import STALE, locked
+from inpaint_data.shard_job import Committer, encode
+from inpaint_data.shards import Fault
 
 SETTINGS: dict[str, Any] = {"resolution": 16, "masks": "mixture", "mask_offset": (-3, 5), "batch_size": 4}
 SHARDS = 24
@@ -181,6 +184,27 @@ def test_a_second_job_is_refused_while_the_first_lives(root: Path) -> None:
         run_here(root)
     run_here(root)
     assert not list((root / "cache").glob(".lock*"))
+
+
+def test_a_shard_of_which_a_batch_failed_is_not_committed_by_what_was_queued_behind_it(root: Path) -> None:
+    shard, cache = str(root / "shards" / "0000.tar"), root / "written"
+    cache.mkdir()
+    module = InpaintDataModule(predict_source=shard, vae=Autoencoder(Pooling()), posterior="moments", **SETTINGS)
+    module.setup("predict")
+    committer = Committer(cache, "f", module.variants, "float16", "raise", Summary())
+    *batches, end = module.image_batches([shard]).events()
+    assert len(batches) > 1
+    for number, batch in enumerate(batches):
+        encoded, _ = encode(module, fabric_for("cpu"), batch)
+        if number == 0:
+            committer.add(shard, encoded, [])
+            continue
+        with pytest.raises(CacheError, match="on_bad is raise" if number == 1 else "an earlier step"):
+            committer.add(shard, encoded, [Fault(shard, "bad", "damaged", None, None)] if number == 1 else [])
+    with pytest.raises(CacheError, match="an earlier step of this shard failed"):
+        committer.commit(end)
+    committer.drop()
+    assert not list(cache.iterdir())
 
 
 def run_here(root: Path) -> None:
