@@ -10,7 +10,6 @@ from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.format import differences
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.masks import offset_settings
-from inpaint_data.presets import PRESETS, Preset
 from inpaint_data.vae import Autoencoder
 
 OF_CUTS = ("resolution", "crop", "upscale", "target", "max_aspect", "bucket_step", "mask_padding", "filters")
@@ -28,7 +27,7 @@ def check_cache(
 
     Args:
         cache: the cache.
-        asked: settings by the names of InpaintDataModule; those that are None are not asked for.
+        asked: settings by the names of InpaintDataModule, a preset as a Preset; those that are None are not asked for.
         vae: the autoencoder that latents must be of; None where it is not named.
         recipe: what the batches are to feed.
         masked_latents: whether the training takes them from the cache.
@@ -65,7 +64,6 @@ def check_cache(
 def _pairs(settings: Mapping[str, Any], asked: Mapping[str, Any], vae: Autoencoder | None) -> dict[str, Any]:
     """Name -> what the cache has and what is asked for, of all that is asked for and that the cache knows."""
     offset, preset = asked.get("mask_offset"), asked.get("preset")
-    preset = PRESETS.get(preset, preset) if isinstance(preset, str) else preset
     has = {name: settings.get("samples", {}).get(name) for name in OF_SAMPLES}
     has |= {name: settings.get(name) for name in ("mask_offset", "fill", "variants", "growth", "threshold")}
     has["soft"] = settings.get("soft") or "none"
@@ -77,7 +75,7 @@ def _pairs(settings: Mapping[str, Any], asked: Mapping[str, Any], vae: Autoencod
         wants["soft"] = asdict(asked["soft"])
     if asked.get("mixture") is not None:
         has["mixture"], wants["mixture"] = settings["samples"].get("mixture"), asdict(asked["mixture"])
-    if isinstance(preset, Preset):
+    if preset is not None:
         wants |= {"growth": preset.growth, "threshold": preset.threshold}
     wants = json.loads(json.dumps(wants))  # lists in place of tuples, as the cache has them
     pairs = {name: (has[name], value) for name, value in wants.items() if value is not None and has[name] is not None}

@@ -4,7 +4,7 @@ Shapes: B batch, H W the picture. Pixels are float in [low, 1], low being -1, or
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from inpaint_data.errors import UsageError
 from inpaint_data.seeding import noise_for
 
 Fill = Literal["grey", "black", "white", "original", "mean", "blur", "telea", "navier-stokes", "noise"]
-FILLS = ("grey", "black", "white", "original", "mean", "blur", "telea", "navier-stokes", "noise")
+FILLS: tuple[Fill, ...] = get_args(Fill)
 Pixels = npt.NDArray[np.uint8]
 
 # Radius and how often it is laid over what is there already, from far to near (AUTOMATIC1111, modules/masking.py).

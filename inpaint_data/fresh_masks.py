@@ -10,7 +10,6 @@ from inpaint_data.errors import CacheError, SampleError, UsageError
 from inpaint_data.geometry import Geometry
 from inpaint_data.latent_cache.format import SIZES
 from inpaint_data.latent_cache.reader import LatentCache
-from inpaint_data.masks import OBJECT
 from inpaint_data.sample_settings import SampleSettings, settings_of
 from inpaint_data.samples import Example, ImageBatch, collate, prepare_again
 from inpaint_data.shards import Sample
@@ -36,8 +35,7 @@ class FreshMasks(Dataset[ImageBatch]):
 
     def __init__(self, cache: LatentCache, settings: SampleSettings, threads: int) -> None:
         carry = cache.settings["samples"]["carry_image"]
-        from_mixture = settings.masks == "mixture" and settings.mixture.weights.get(OBJECT)
-        own = settings.masks in ("sample", "alpha", OBJECT) or bool(from_mixture)
+        own = settings.drawn_from is None or settings.draws_objects
         if carry == "none" or (own and carry == "crop"):
             what = f"masks: {settings.masks} needs the original files" if own else "fresh masks need the pictures"
             raise UsageError(

@@ -63,6 +63,7 @@ class ImageShards(Dataset[ImageBatch | None]):
         self._shards = list(shards)
         self._paths = [_local(shard, mirror, mirror_bytes) for shard in shards]
         self.too_small = 0
+        self._sizes = settings.views.sizes()
         places: list[tuple[int, ...]] = []  # shard, extent, number of the view, size of the view
         for number, path in enumerate(self._paths):
             with path.open("rb") as file:
@@ -80,9 +81,8 @@ class ImageShards(Dataset[ImageBatch | None]):
 
     def _views(self, sample: Sample, file: BinaryIO) -> list[tuple[int, Size]]:
         """Number and size of each view of a sample, by the header of its picture, which it looks up in the shard."""
-        sizes = self.settings.views.sizes()
-        if self.settings.views.count == len(sizes) == 1:
-            return [(0, sizes[0])]
+        if self.settings.views.count == len(self._sizes) == 1:
+            return [(0, self._sizes[0])]
         with suppress(SampleError):
             offset, end = sample.offsets[image_member(sample)], sample.extent[1]
             for length in (min(HEADER, end - offset), end - offset):
@@ -92,7 +92,7 @@ class ImageShards(Dataset[ImageBatch | None]):
                     views = self.settings.views.of(size)
                     self.too_small += self.settings.views.count - len(views)
                     return [(view.number, view.target) for view in views]
-        return [(0, sizes[0])]  # why it cannot be used is said when it is read
+        return [(0, self._sizes[0])]  # why it cannot be used is said when it is read
 
     def __len__(self) -> int:
         return len(self._places)

@@ -13,7 +13,6 @@ from inpaint_data.demo import OBJECTS, PHOTOS
 from inpaint_data.drawing import MARGIN, PAPER, check_suffix, save, text_width, write
 from inpaint_data.errors import UsageError
 from inpaint_data.mask_preview import MaskPreview
-from inpaint_data.masks import OBJECT
 from inpaint_data.sample_settings import SampleSettings
 from inpaint_data.samples import Example, prepare
 from inpaint_data.shards import Fault, Sample
@@ -79,12 +78,11 @@ def _tiles(preview: MaskPreview) -> Iterator[Image.Image]:
 def _samples(settings: SampleSettings) -> Iterator[Sample]:
     """The photographs; only those with objects where the mixture may draw one."""
     objects: dict[str, Any] = json.loads(OBJECTS.read_bytes())
-    needed = settings.masks == OBJECT or (settings.masks == "mixture" and settings.mixture.weights.get(OBJECT))
     for path in sorted(PHOTOS.glob("*.jpg")):
         if path.stem in objects:
             members = {"jpg": path.read_bytes(), "json": json.dumps(objects[path.stem]).encode()}
             yield Sample("demo.tar", path.stem, members)
-        elif not needed:
+        elif not settings.draws_objects:
             yield Sample("demo.tar", path.stem, {"jpg": path.read_bytes()})
 
 

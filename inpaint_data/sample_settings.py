@@ -1,7 +1,8 @@
 """What decides the pixels of an example."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from inpaint_data.errors import UsageError
@@ -69,11 +70,23 @@ class SampleSettings:
                 f"choose masks from {', '.join(BROUGHT)}, or another crop"
             )
 
-    @property
+    @cached_property
     def views(self) -> Views:
         resolutions = tuple(self.resolution) if isinstance(self.resolution, Sequence) else (self.resolution,)
         crops = (self.crop,) if isinstance(self.crop, str) else tuple(self.crop)
         return Views(resolutions, crops, self.upscale, self.max_aspect, self.bucket_step)
+
+    @cached_property
+    def drawn_from(self) -> MaskMixture | None:
+        """What masks are drawn from; None where a sample brings its one mask."""
+        if self.masks in ("sample", "alpha"):
+            return None
+        return self.mixture if self.masks == "mixture" else replace(self.mixture, weights={self.masks: 1.0})
+
+    @property
+    def draws_objects(self) -> bool:
+        """Whether a mask may be one of the objects that a sample brings."""
+        return self.drawn_from is not None and bool(self.drawn_from.weights.get(OBJECT))
 
 
 def settings_of(recorded: Mapping[str, Any]) -> SampleSettings:

@@ -13,7 +13,6 @@ from inpaint_data.errors import FilteredError, SampleError
 from inpaint_data.geometry import Geometry, Size, plan, plan_around
 from inpaint_data.images import decode_alpha, decode_image, decode_mask, encode_png
 from inpaint_data.mask_generators import BoolArray
-from inpaint_data.masks import OBJECT
 from inpaint_data.object_masks import MEMBER, find_objects
 from inpaint_data.sample_settings import Carry, SampleSettings
 from inpaint_data.seeding import generator_for
@@ -153,11 +152,8 @@ class _Parts:
         data = sample.members[name]
         image = _named(name, decode_image, data)
         size = (image.shape[0], image.shape[1])
-        mask = _given_mask(sample, data, size, settings.masks) if settings.masks in ("sample", "alpha") else None
-        wants_objects = settings.masks == OBJECT or (
-            settings.masks == "mixture" and bool(settings.mixture.weights.get(OBJECT))
-        )
-        objects = find_objects(sample.members, size) if wants_objects else []
+        mask = _given_mask(sample, data, size, settings.masks) if settings.drawn_from is None else None
+        objects = find_objects(sample.members, size) if settings.draws_objects else []
         target_name = _target_member(sample) if settings.target else None
         target = None if target_name is None else _target(sample, target_name, size)
         return cls(sample, name, image, _caption(sample), mask, objects, target_name, target)
@@ -209,9 +205,8 @@ class _Parts:
         if self.mask is not None:
             mask = geometry.apply_to_mask(self.mask)
             return np.repeat(mask[None], len(variants), 0), (settings.masks,) * len(variants)
-        mixture = settings.mixture
-        if settings.masks != "mixture":
-            mixture = replace(mixture, weights={settings.masks: 1.0})
+        mixture = settings.drawn_from
+        assert mixture is not None
         height, width = geometry.target_size
         objects: Any = [lambda make=make: geometry.apply_to_mask(make()) for make in self.objects]
         drawn = [

@@ -138,7 +138,7 @@ def buckets(resolution: int, max_aspect: float, step: int) -> tuple[Size, ...]:
     return tuple(
         (height, width)
         for height in range(step, math.floor(resolution * max_aspect) + 1, step)
-        for width in range(step, area // height + 1, step)
+        for width in range(max(1, int(LEAST_AREA * area / height) // step) * step, area // height + 1, step)
         if height * width >= LEAST_AREA * area and max(height, width) <= max_aspect * min(height, width)
     )
 
