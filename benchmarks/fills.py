@@ -19,7 +19,7 @@ from PIL import Image
 
 import inpaint_data
 from inpaint_data import SoftBorder, offset_mask
-from inpaint_data.fills import FILLS, fill_hole, hole_noise
+from inpaint_data.encoding.fills import FILLS, fill_hole, hole_noise
 
 SIDE, BATCH, ROUNDS = 512, 4, 9
 PHOTO = Path(inpaint_data.__file__).parent / "demo" / "photos" / "rocket.jpg"

@@ -21,9 +21,9 @@ from PIL import Image
 
 import inpaint_data
 from inpaint_data import MaskMixture
-from inpaint_data.images import decode_image
-from inpaint_data.mask_edits import EDITS
-from inpaint_data.mask_generators import GENERATORS
+from inpaint_data.masks.edits import EDITS
+from inpaint_data.masks.generators import GENERATORS
+from inpaint_data.pictures.images import decode_image
 from inpaint_data.seeding import generator_for
 
 SIDE, KEYS, ROUNDS = 512, 50, 7

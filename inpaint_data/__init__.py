@@ -1,9 +1,15 @@
 """Latents and masks for training inpainting diffusion models: exact, cached, on the GPU."""
 
-from inpaint_data.audit import verify_cache
-from inpaint_data.caching import cache_latents
-from inpaint_data.conditioning import RECIPES, Recipe, conditioning, size_conditioning
-from inpaint_data.datamodule import InpaintDataModule
+from inpaint_data.commands.masks import mask_sheet
+from inpaint_data.commands.pack import pack
+from inpaint_data.commands.sheet import contact_sheet
+from inpaint_data.commands.statistics import MaskStatistics, mask_statistics
+from inpaint_data.encoding.presets import PRESETS, Preset
+from inpaint_data.encoding.recipes import RECIPES, Recipe, conditioning, size_conditioning
+from inpaint_data.encoding.text import Text, TextSettings
+from inpaint_data.encoding.transform import Batch, InpaintTransform, encode_for_inpaint
+from inpaint_data.encoding.vae import Autoencoder
+from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import (
     CacheError,
     EncodeError,
@@ -13,26 +19,21 @@ from inpaint_data.errors import (
     UsageError,
     VaeError,
 )
-from inpaint_data.filters import Filters
+from inpaint_data.job.audit import verify_cache
+from inpaint_data.job.caching import cache_latents
+from inpaint_data.job.progress import Summary
 from inpaint_data.latent_cache.indexing import index_cache
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.latent_cache.repair import repair_cache
 from inpaint_data.latent_cache.verify import Problem, Verification
-from inpaint_data.latent_mask import latent_mask
-from inpaint_data.mask_sheet import mask_sheet
-from inpaint_data.masks import MaskMixture, RandomOffset
-from inpaint_data.morphology import offset_mask
-from inpaint_data.pack import pack
-from inpaint_data.presets import PRESETS, Preset
-from inpaint_data.progress import Summary
-from inpaint_data.report import contact_sheet
-from inpaint_data.sample_settings import SampleSettings
-from inpaint_data.soft_border import SoftBorder
-from inpaint_data.statistics import MaskStatistics, mask_statistics
-from inpaint_data.text import Text, TextSettings
-from inpaint_data.transform import Batch, InpaintTransform, encode_for_inpaint
-from inpaint_data.vae import Autoencoder
-from inpaint_data.vae_loading import load_vae
+from inpaint_data.masks.latent_mask import latent_mask
+from inpaint_data.masks.mixture import MaskMixture
+from inpaint_data.masks.morphology import offset_mask
+from inpaint_data.masks.offsets import RandomOffset
+from inpaint_data.masks.soft_border import SoftBorder
+from inpaint_data.pictures.filters import Filters
+from inpaint_data.pictures.settings import SampleSettings
+from inpaint_data.training.datamodule import InpaintDataModule
 
 __all__ = [
     "PRESETS",

@@ -29,10 +29,10 @@ from diffusers import DiffusionPipeline
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from inpaint_data import InpaintDataError, ShardError, UsageError
-from inpaint_data.caching import fabric_for
+from inpaint_data.job.caching import fabric_for
 from inpaint_data.latent_cache.format import npy_bytes
 from inpaint_data.latent_cache.writer import commit_bytes, sync_folder
-from inpaint_data.shards import Sample, expand_shards, read_shard, shard_stem
+from inpaint_data.shards.reading import Sample, expand_shards, read_shard, shard_stem
 
 LIST = ".left_out.txt"
 CLIPS = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}

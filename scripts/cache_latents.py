@@ -2,7 +2,7 @@
 
 import sys
 
-from inpaint_data.cli import main
+from inpaint_data.commands.main import main
 
 if __name__ == "__main__":
     main(["cache", *sys.argv[1:]])

@@ -29,10 +29,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from inpaint_data import Autoencoder, Batch, InpaintDataError, InpaintDataModule, UsageError, load_vae
-from inpaint_data.cli import explain
-from inpaint_data.conditioning import Recipe, size_conditioning
+from inpaint_data.commands.main import explain
+from inpaint_data.encoding.recipes import Recipe, size_conditioning
+from inpaint_data.encoding.vae import cause
 from inpaint_data.seeding import generator_for
-from inpaint_data.vae import cause
 
 UNETS = {"UNet2DModel": UNet2DModel, "UNet2DConditionModel": UNet2DConditionModel}
 OBJECTIVES = ("epsilon", "sample", "v_prediction")

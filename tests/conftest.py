@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from inpaint_data import Autoencoder
-from inpaint_data.cli import main
+from inpaint_data.commands.main import main
 
 PHOTOS = Path(__file__).parents[1] / "inpaint_data" / "demo" / "photos"
 Figure = Callable[[str], None]

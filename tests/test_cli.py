@@ -13,7 +13,7 @@ from conftest import PHOTOS, run, write_shard
 from PIL import Image
 
 from inpaint_data import LatentCache, verify_cache
-from inpaint_data.cli import main
+from inpaint_data.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,7 +74,7 @@ def test_the_demo_packs_caches_verifies_and_draws(tmp_path: Path, capsys: pytest
 
 
 def test_a_fresh_process_prints_no_traceback_and_exits_2(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "inpaint_data.cli", "cache", "--shards", "none.tar", "--out", "cache"]
+    command = [sys.executable, "-m", "inpaint_data.commands.main", "cache", "--shards", "none.tar", "--out", "cache"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert done.stderr.strip().count("\n") == 0
@@ -226,7 +226,7 @@ def test_verify_exits_1_and_names_the_damaged_file(
 
 def test_the_demo_vae_decodes_a_photograph_it_never_saw(photo_bytes: dict[str, bytes]) -> None:
     from inpaint_data import load_vae
-    from inpaint_data.images import decode_image
+    from inpaint_data.pictures.images import decode_image
 
     vae = load_vae("demo")
     pixels = torch.from_numpy(decode_image(photo_bytes["coffee"])[:400, :600].copy())

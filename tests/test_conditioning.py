@@ -20,7 +20,7 @@ from diffusers.pipelines.kandinsky import pipeline_kandinsky_inpaint as kandinsk
 from PIL import Image
 from torch import Tensor, nn
 
-from inpaint_data.conditioning import (
+from inpaint_data.encoding.recipes import (
     RECIPES,
     Recipe,
     conditioning,
@@ -29,9 +29,9 @@ from inpaint_data.conditioning import (
     pack_latents,
     size_conditioning,
 )
+from inpaint_data.encoding.transform import InpaintTransform, fill_hole
+from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.errors import UsageError
-from inpaint_data.transform import InpaintTransform, fill_hole
-from inpaint_data.vae import Autoencoder
 
 BATCH, HEIGHT, WIDTH = 2, 64, 128
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"

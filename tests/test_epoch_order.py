@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inpaint_data.epoch_order import Batches, Consumed, left_over, permutation
+from inpaint_data.order import Batches, Consumed, left_over, permutation
 
 BUCKETS = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(lambda buckets: np.array(buckets, np.int64))
 

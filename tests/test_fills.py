@@ -14,8 +14,8 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
 from inpaint_data import Autoencoder, InpaintDataModule, InpaintTransform, LatentCache, UsageError, cache_latents
-from inpaint_data.fills import FILLS, fill_hole, hole_noise
-from inpaint_data.shards import expand_shards
+from inpaint_data.encoding.fills import FILLS, fill_hole, hole_noise
+from inpaint_data.shards.reading import expand_shards
 
 HIDING = [fill for fill in FILLS if fill != "original"]
 SIDE = 64

@@ -29,11 +29,11 @@ from inpaint_data import (
     cache_latents,
     verify_cache,
 )
-from inpaint_data.geometry import Geometry, plan, plan_around
-from inpaint_data.samples import Example, prepare
+from inpaint_data.pictures.examples import Example, prepare
+from inpaint_data.pictures.geometry import Geometry, plan, plan_around
+from inpaint_data.pictures.views import Views, buckets, nearest
 from inpaint_data.seeding import generator_for
-from inpaint_data.shards import Fault, Sample
-from inpaint_data.views import Views, buckets, nearest
+from inpaint_data.shards.reading import Fault, Sample
 
 # Height -> widths: the table of SDXL's multi-aspect training (appendix I of its report), as far as it is wide.
 SDXL = {

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from inpaint_data import images
 from inpaint_data.errors import SampleError
-from inpaint_data.images import decode_alpha, decode_image, decode_mask, encode_png, image_size
+from inpaint_data.pictures import images
+from inpaint_data.pictures.images import decode_alpha, decode_image, decode_mask, encode_png, image_size
 
 PHOTO = Path(images.__file__).parent / "demo" / "photos" / "coffee.jpg"
 

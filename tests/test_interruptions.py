@@ -18,11 +18,11 @@ import pytest
 from conftest import Figure, Pooling, small_samples, write_shard
 
 from inpaint_data import Autoencoder, CacheError, InpaintDataModule, Summary, UsageError, cache_latents, verify_cache
-from inpaint_data.caching import fabric_for
+from inpaint_data.job.caching import fabric_for
+from inpaint_data.job.shard_job import Committer, encode
 from inpaint_data.latent_cache import writer
 from inpaint_data.latent_cache.lock import STALE, locked
-from inpaint_data.shard_job import Committer, encode
-from inpaint_data.shards import Fault
+from inpaint_data.shards.reading import Fault
 
 SETTINGS: dict[str, Any] = {"resolution": 16, "masks": "mixture", "mask_offset": (-3, 5), "batch_size": 4}
 SHARDS = 24
@@ -133,7 +133,7 @@ def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         settings = ["--resolution", "64", "--masks", "boxes", "--upscale", "true", "--device", "cpu"]
         arguments = ["--shards", str(tmp_path / "shards"), "--out", str(tmp_path / "cache"), *settings]
         process = subprocess.Popen(
-            [sys.executable, "-m", "inpaint_data.cli", "cache", *arguments], text=True,
+            [sys.executable, "-m", "inpaint_data.commands.main", "cache", *arguments], text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)

@@ -26,8 +26,8 @@ from inpaint_data import (
     verify_cache,
 )
 from inpaint_data.latent_cache.format import pbm_bytes, read_pbm
-from inpaint_data.masks import Offset
-from inpaint_data.shards import expand_shards
+from inpaint_data.masks.offsets import Offset
+from inpaint_data.shards.reading import expand_shards
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 2}
 

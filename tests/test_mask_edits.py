@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inpaint_data import MaskMixture
-from inpaint_data.mask_edits import at_precision, convex_hull, edit, fill_holes, open_mask, smooth
-from inpaint_data.mask_generators import GENERATORS
+from inpaint_data.masks.edits import at_precision, convex_hull, edit, fill_holes, open_mask, smooth
+from inpaint_data.masks.generators import GENERATORS
 from inpaint_data.seeding import generator_for
 
 LEVELS = range(5)

@@ -10,10 +10,10 @@ from conftest import run
 from PIL import Image
 
 from inpaint_data import mask_sheet
-from inpaint_data.cli import parser
-from inpaint_data.command_settings import with_checked_files
-from inpaint_data.mask_generators import GENERATORS, hole_ratio
-from inpaint_data.mask_sheet import HOLE, MARGIN, SIDE, TILE
+from inpaint_data.commands.main import parser
+from inpaint_data.commands.masks import HOLE, MARGIN, SIDE, TILE
+from inpaint_data.commands.settings import with_checked_files
+from inpaint_data.masks.generators import GENERATORS, hole_ratio
 from inpaint_data.seeding import generator_for
 
 ROOT = Path(__file__).parents[1]

@@ -22,9 +22,8 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from inpaint_data import MaskMixture, SampleError, SampleSettings, UsageError
-from inpaint_data.mask_generators import GENERATORS, draw_within, hole_ratio
-from inpaint_data.mask_parameters import parameters_of, range_of
-from inpaint_data.masks import (
+from inpaint_data.masks.generators import GENERATORS, draw_within, hole_ratio
+from inpaint_data.masks.offsets import (
     Offset,
     RandomOffset,
     check_offset,
@@ -33,9 +32,10 @@ from inpaint_data.masks import (
     offset_from,
     offset_settings,
 )
-from inpaint_data.samples import prepare
+from inpaint_data.masks.parameters import parameters_of, range_of
+from inpaint_data.pictures.examples import prepare
 from inpaint_data.seeding import generator_for
-from inpaint_data.shards import Sample
+from inpaint_data.shards.reading import Sample
 
 DOCS = Path(__file__).parents[1] / "docs" / "masks.md"
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("masks_*.yaml"))

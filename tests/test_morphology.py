@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from inpaint_data import UsageError, offset_mask
-from inpaint_data.morphology import Window
+from inpaint_data.masks.morphology import Window
 
 
 def grow_by_convolution(mask: Tensor, radius: int) -> Tensor:

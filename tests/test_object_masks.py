@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from inpaint_data import MaskMixture, SampleError, SampleSettings, cache_latents
-from inpaint_data.object_masks import decode_rle, fill_polygon, find_objects
-from inpaint_data.samples import prepare
+from inpaint_data.pictures.examples import prepare
+from inpaint_data.pictures.object_masks import decode_rle, fill_polygon, find_objects
 from inpaint_data.seeding import generator_for
-from inpaint_data.shards import Fault, Sample
+from inpaint_data.shards.reading import Fault, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SIDES = st.integers(1, 60)

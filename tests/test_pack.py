@@ -10,9 +10,9 @@ import pytest
 import webdataset
 from PIL import Image
 
+from inpaint_data.commands.pack import pack
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.pack import pack
-from inpaint_data.shards import Sample, expand_shards, read_shard
+from inpaint_data.shards.reading import Sample, expand_shards, read_shard
 
 
 def picture(kind: str, shade: int = 90) -> bytes:

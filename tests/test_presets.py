@@ -18,10 +18,10 @@ from test_fills import Recording, as_automatic1111
 from torch import Tensor
 
 from inpaint_data import Autoencoder, InpaintDataModule, InpaintTransform, latent_mask
+from inpaint_data.encoding.presets import PRESETS, Preset, binarise, grow_comfy
+from inpaint_data.encoding.transform import fill_hole
 from inpaint_data.errors import UsageError
-from inpaint_data.morphology import offset_mask
-from inpaint_data.presets import PRESETS, Preset, binarise, grow_comfy
-from inpaint_data.transform import fill_hole
+from inpaint_data.masks.morphology import offset_mask
 
 
 def random_masks(seed: int, batch: int, height: int, width: int, share: float = 0.05) -> Tensor:

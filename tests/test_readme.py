@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inpaint_data.cli import main
+from inpaint_data.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from inpaint_data import SampleError, SampleSettings, UsageError
-from inpaint_data.samples import Example, prepare
-from inpaint_data.shards import Fault, Sample
+from inpaint_data.pictures.examples import Example, prepare
+from inpaint_data.shards.reading import Fault, Sample
 
 
 def png(pixels: np.ndarray) -> bytes:

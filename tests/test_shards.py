@@ -14,9 +14,9 @@ import webdataset
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from inpaint_data import shards
 from inpaint_data.errors import SampleError, ShardError, UsageError
-from inpaint_data.shards import (
+from inpaint_data.shards import reading as shards
+from inpaint_data.shards.reading import (
     Fault,
     Sample,
     expand_shards,

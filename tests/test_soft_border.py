@@ -31,8 +31,8 @@ from inpaint_data import (
     verify_cache,
 )
 from inpaint_data.latent_cache.format import png_bytes
-from inpaint_data.shards import expand_shards
-from inpaint_data.soft_border import from_levels, gaussian_weights, to_levels
+from inpaint_data.masks.soft_border import from_levels, gaussian_weights, to_levels
+from inpaint_data.shards.reading import expand_shards
 
 SETTINGS: dict[str, Any] = {
     "resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 2, "soft": SoftBorder("gaussian", 3)

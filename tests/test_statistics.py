@@ -24,7 +24,7 @@ from inpaint_data import (
     cache_latents,
     mask_statistics,
 )
-from inpaint_data.statistics import ASPECTS, HOLES, OFFSETS, PIECES, RESOLUTIONS
+from inpaint_data.commands.statistics import ASPECTS, HOLES, OFFSETS, PIECES, RESOLUTIONS
 
 MIXTURE = MaskMixture({"boxes": 1, "strokes": 1, "full": 0.3}, invert=0.3)
 JOB = {"masks": "mixture", "mixture": MIXTURE, "mask_offset": (-8, 24), "resolution": 64, "variants": 3, "seed": 5}

@@ -21,8 +21,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from inpaint_data import Autoencoder, CacheError, InpaintDataModule, LatentCache, UsageError, cache_latents
-from inpaint_data.shards import Sample, read_shard
-from inpaint_data.text import Text, TextSettings
+from inpaint_data.encoding.text import Text, TextSettings
+from inpaint_data.shards.reading import Sample, read_shard
 
 SCRIPT = str(Path(__file__).parents[1] / "scripts" / "add_text_embeddings.py")
 LENGTH = 16  # tokens of the tiny CLIP, a real one has 77

@@ -26,11 +26,11 @@ from inpaint_data import (
     TextSettings,
     UsageError,
     cache_latents,
-    conditioning,
     index_cache,
     verify_cache,
 )
-from inpaint_data.presets import PRESETS, Preset
+from inpaint_data.encoding import recipes as conditioning
+from inpaint_data.encoding.presets import PRESETS, Preset
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 4}
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -517,7 +517,7 @@ def test_a_cache_of_another_autoencoder_is_refused(plain: dict[str, str], vae: A
 
 
 def test_fewer_batches_than_ranks_are_refused(plain: dict[str, str]) -> None:
-    from inpaint_data.loader import EpochLoader
+    from inpaint_data.training.loader import EpochLoader
 
     with pytest.raises(UsageError, match="4 samples make 1 batches of 4, fewer than one for each of 2 ranks"):
         EpochLoader(LatentCache(plain["cache"]), 4, 0, True, lambda: 0, (0, 2))

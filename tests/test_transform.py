@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from inpaint_data import Autoencoder, InpaintTransform, RandomOffset, UsageError, encode_for_inpaint, offset_mask
-from inpaint_data.masks import Offset
-from inpaint_data.morphology import Window
-from inpaint_data.transform import fill_hole
+from inpaint_data.encoding.transform import fill_hole
+from inpaint_data.masks.morphology import Window
+from inpaint_data.masks.offsets import Offset
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "inpaint_encode.npz")
 CASES = sorted({name.split("/")[0] for name in GOLDEN.files})

@@ -27,9 +27,9 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from inpaint_data.encoding.vae import Autoencoder
+from inpaint_data.encoding.vae_loading import load_vae, parse_dtype
 from inpaint_data.errors import EncodeError, VaeError
-from inpaint_data.vae import Autoencoder
-from inpaint_data.vae_loading import load_vae, parse_dtype
 
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from inpaint_data.errors import CacheError, SampleError, UsageError
-from inpaint_data.images import decode_image, encode_png
-from inpaint_data.soft_border import to_levels
+from inpaint_data.masks.soft_border import to_levels
+from inpaint_data.pictures.images import decode_image, encode_png
 
 FORMAT = 1
 LATENTS = "latents.npy"

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from inpaint_data.encoding.vae import Autoencoder
+from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
@@ -31,9 +33,7 @@ from inpaint_data.latent_cache.format import (
 )
 from inpaint_data.latent_cache.sample_check import Expected, SampleCheck
 from inpaint_data.latent_cache.writer import commit_bytes, sha256_of, write_cache_file
-from inpaint_data.shards import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample
-from inpaint_data.vae import Autoencoder
-from inpaint_data.vae_loading import load_vae
+from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample
 
 
 def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[str]:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from inpaint_data.epoch_order import Batches, permutation
+from inpaint_data.encoding.transform import POSTERIORS, Batch, Posterior
+from inpaint_data.encoding.vae import sample_posterior
 from inpaint_data.errors import CacheError, SampleError, ShardError, UsageError
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
@@ -36,12 +37,11 @@ from inpaint_data.latent_cache.format import (
     read_png,
     tar_path,
 )
-from inpaint_data.mirror import Mirror, default_folder, read_range
+from inpaint_data.masks.soft_border import from_levels
+from inpaint_data.order import Batches, permutation
 from inpaint_data.seeding import generator_for, noise_for
-from inpaint_data.soft_border import from_levels
-from inpaint_data.tar import is_url, unreadable
-from inpaint_data.transform import POSTERIORS, Batch, Posterior
-from inpaint_data.vae import sample_posterior
+from inpaint_data.shards.mirror import Mirror, default_folder, read_range
+from inpaint_data.shards.tar import is_url, unreadable
 
 Decoder = Callable[[bytes], Any]
 MEND = "run `inpaint-data verify` to see what is wrong with the cache"

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from inpaint_data.errors import CacheError, SampleError, UsageError
-from inpaint_data.geometry import Size
 from inpaint_data.latent_cache.format import (
     LATENTS,
     MASK,
@@ -26,9 +25,10 @@ from inpaint_data.latent_cache.format import (
     read_pbm,
     read_png,
 )
-from inpaint_data.masks import check_offset, offset_from, windows_of
-from inpaint_data.morphology import Window
-from inpaint_data.sample_settings import settings_of
+from inpaint_data.masks.morphology import Window
+from inpaint_data.masks.offsets import check_offset, offset_from, windows_of
+from inpaint_data.pictures.geometry import Size
+from inpaint_data.pictures.settings import settings_of
 
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 FIELDS = {"caption", *SIZES, "flip", "variants"}

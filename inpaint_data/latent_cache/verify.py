@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from inpaint_data.errors import CacheError, ShardError, UsageError
-from inpaint_data.geometry import Size
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     RESERVED,
@@ -22,7 +21,8 @@ from inpaint_data.latent_cache.format import (
     totals,
 )
 from inpaint_data.latent_cache.sample_check import Expected, SampleCheck
-from inpaint_data.tar import Damage, Source, members_of_tar
+from inpaint_data.pictures.geometry import Size
+from inpaint_data.shards.tar import Damage, Source, members_of_tar
 
 
 @dataclass(frozen=True)

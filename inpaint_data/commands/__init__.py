@@ -1,0 +1,1 @@
+"""What a person runs and looks at: a file for each command, of its name."""

@@ -1,0 +1,55 @@
+"""The demonstration: a dozen photographs, a small VAE, and the whole way from one to a cache."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from inpaint_data.commands.pack import pack
+from inpaint_data.commands.sheet import contact_sheet
+from inpaint_data.demo import PHOTOS
+from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.job.audit import verify_cache
+from inpaint_data.job.caching import cache_latents
+
+
+def run_demo(out: str = "demo_out", device: str = "auto") -> str:
+    """Pack the photographs that come with the package, cache them, verify the cache and draw a contact sheet.
+
+    Args:
+        out: the folder to work in; what an earlier demo left there is replaced.
+        device: see the cache command.
+
+    Returns:
+        What was made and where.
+
+    Raises:
+        UsageError: `out` holds something that is not a demo.
+        CacheError: a sample is damaged or not accounted for.
+    """
+    root = Path(out)
+    shards, cache, sheet = root / "shards", root / "cache", root / "contact_sheet.png"
+    marker = root / ".inpaint_data_demo"
+    if root.is_dir() and any(root.iterdir()) and not marker.exists():
+        raise UsageError(f"out: {root} holds files that no demo made; choose another folder")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    except OSError as error:
+        raise UsageError(f"out: cannot write to {root} ({error.strerror}); choose a folder you may write to") from None
+    for folder in (shards, cache):
+        shutil.rmtree(folder, ignore_errors=True)
+
+    photos = sorted(PHOTOS.glob("*.jpg"))
+    packed = pack(str(PHOTOS), str(shards), shard_size=6)
+    summary = cache_latents(
+        str(shards), str(cache), resolution=256, masks="mixture", mask_offset=(-8, 24), variants=2,
+        seed=84, device=device,
+    )  # fmt: skip
+    sys.stdout.write(f"{len(photos)} photographs packed into {len(packed)} shards\n{summary.table()}\n")
+    found = verify_cache(cache, against=str(shards))
+    if not found.ok:
+        raise CacheError(f"{cache}: {'; '.join(map(str, found.problems))}")
+    if found.totals["samples"] + found.totals["quarantined"] != len(photos):
+        raise CacheError(f"{cache}: {found.table()} do not account for {len(photos)} photographs")
+    contact_sheet(str(cache), str(shards), str(sheet))
+    return f"verified: {found.totals['samples']} of {len(photos)} photographs are in {cache}\nlook at {sheet}"

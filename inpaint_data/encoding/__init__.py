@@ -1,0 +1,1 @@
+"""What happens on the device: offset, fill, encode; and what each model is fed."""

@@ -1,0 +1,124 @@
+"""What other tools do differently with a mask.
+
+Four independent axes: how it grows, what counts as masked, what the hole holds, and how it comes to latent size.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from inpaint_data.encoding.fills import FILLS, Fill
+from inpaint_data.errors import UsageError
+from inpaint_data.masks import morphology
+from inpaint_data.masks.latent_mask import LatentMask
+
+Growth = Literal["square", "comfy", "none"]
+Threshold = Literal["exclusive", "inclusive"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What one tool does, or what you want of several.
+
+    Args:
+        growth: "square": `offset_mask`, 2k + 1 wide, before the hole is filled. "comfy": `grow_comfy`, k wide, of the
+            noise mask alone: **the hole is filled under the mask as it was before growing**, so the latents of the ring
+            between them are known to the model but repainted. "none": the mask stays.
+        threshold: whether 0.5 is masked, see `binarise`.
+        fill: what the hole holds when it is encoded, see `fill_hole`.
+        latent_mask: how the mask that the tool blends with comes to latent size, the `how` of `latent_mask`; None keeps
+            the size of pixels.
+        offset: how far the tool grows masks where nothing is said.
+
+    Raises:
+        UsageError: an unknown name, or an offset that is no whole number.
+    """
+
+    growth: Growth = "square"
+    threshold: Threshold = "exclusive"
+    fill: Fill = "grey"
+    latent_mask: LatentMask | None = None
+    offset: int = 6
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("growth", get_args(Growth)),
+            ("threshold", get_args(Threshold)),
+            ("fill", FILLS),
+            ("latent_mask", (None, *get_args(LatentMask))),
+        ):
+            if (value := getattr(self, name)) not in choices:
+                named = ", ".join(each for each in choices if each)
+                raise UsageError(f"preset: {name}: {value!r} is unknown; choose from {named}")
+        if type(self.offset) is not int or not -128 <= self.offset <= 128:
+            raise UsageError(
+                f"preset: offset: {self.offset!r} is no whole number of pixels of -128 to 128; give one, such as 6"
+            )
+
+
+PRESETS: dict[str, Preset] = {
+    "was": Preset("square", "exclusive", "grey", None),
+    "comfy": Preset("comfy", "exclusive", "grey", "bilinear"),
+    "diffusers": Preset("none", "inclusive", "grey", "nearest", 0),
+    # modules/processing.py and masking.py, with "masked content: fill". Its inpainting models are fed grey whatever is
+    # chosen there, and the mask as "nearest": for those take fill="grey". Its mask blur is SoftBorder("gaussian", 4).
+    "a1111": Preset("none", "exclusive", "blur", "bicubic", 0),
+    # modules/core.py, encode_vae_inpaint: what its inpaint head is fed. Its "mask erode or dilate" is the offset.
+    "fooocus": Preset("square", "exclusive", "grey", "max", 0),
+}
+
+
+def preset_of(preset: str | Preset) -> Preset:
+    """The preset of that name, or the one that it is.
+
+    Raises:
+        UsageError: an unknown name, or neither a name nor a Preset.
+    """
+    if isinstance(preset, Preset):
+        return preset
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise UsageError(f"preset: {preset!r} is unknown; choose from {', '.join(PRESETS)}, or give a Preset")
+    return PRESETS[preset]
+
+
+def binarise(mask: Tensor, threshold: Threshold) -> Tensor:
+    """Bool of the same shape: floats above 0.5 ("exclusive": nodes, which round half to even) or from 0.5 on
+    ("inclusive": diffusers); integers where they are not zero. UsageError for another threshold."""
+    if threshold not in ("exclusive", "inclusive"):
+        raise UsageError(f"threshold {threshold!r} is unknown; choose from exclusive, inclusive")
+    if threshold == "inclusive" and mask.is_floating_point():
+        return mask >= 0.5
+    return morphology.binarise(mask)
+
+
+def grow_comfy(mask: Tensor, k: int | Tensor) -> Tensor:
+    """Grow each mask by a k x k square as ComfyUI's core VAEEncodeForInpaint does (its `grow_mask_by`).
+
+    The node pads by ceil((k - 1) / 2) and crops what is too much, so an even k grows one pixel more down and to the
+    right: k = 6 by 2 pixels up and left, 3 down and right.
+
+    Args:
+        mask: (B, 1, H, W), as for `offset_mask`.
+        k: one int >= 0 for all, or an integer tensor (B,); 0 and 1 leave the mask as it is.
+
+    Returns:
+        (B, 1, H, W) bool, a new tensor.
+
+    Raises:
+        UsageError: a negative or fractional k, or wrong shapes.
+    """
+    sides = torch.as_tensor(k)
+    if sides.is_floating_point() or sides.dtype == torch.bool or bool((sides < 0).any()):
+        raise UsageError(f"k must be whole numbers of pixels >= 0, not {k}")
+    grown = morphology.offset_mask(mask, (sides - 1).clamp(min=0) // 2)
+    # An even window is the odd one a pixel smaller, joined with itself moved down and right by one pixel.
+    even = ((sides % 2 == 0) & (sides > 0)).to(grown.device).reshape(-1, 1, 1, 1)
+    if even.any() and grown.numel():
+        for dimension in (2, 3):
+            length = grown.shape[dimension] - 1
+            moved = grown.narrow(dimension, 0, length) & even
+            grown = grown.clone()
+            grown.narrow(dimension, 1, length).logical_or_(moved)
+    return grown

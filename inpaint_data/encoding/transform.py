@@ -1,0 +1,339 @@
+"""From pictures and masks on the device to latents, masked latents and the masks as the model will see them.
+
+Latents here are raw: what the autoencoder gives, before `Autoencoder.normalise`.
+Shapes: B batch, K mask variants, C latent channels (2C for moments: mean, then log-variance), h w latent size.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, TypedDict, cast
+
+import torch
+import torch.nn.functional as F
+from diffusers import ModelMixin
+from torch import Tensor, nn
+
+from inpaint_data.encoding.fills import FILLS, Fill, fill_hole, hole_noise
+from inpaint_data.encoding.presets import Preset, binarise, grow_comfy, preset_of
+from inpaint_data.encoding.vae import Autoencoder
+from inpaint_data.encoding.vae_loading import load_vae
+from inpaint_data.errors import UsageError
+from inpaint_data.masks.morphology import Window, offset_mask
+from inpaint_data.masks.offsets import Offset, RandomOffset, check_offset, draw_offset, draw_window, windows_of
+from inpaint_data.masks.soft_border import SoftBorder, check_soft
+from inpaint_data.seeding import generator_for, noise_for
+
+Posterior = Literal["mode", "sample", "moments"]
+POSTERIORS = ("mode", "sample", "moments")
+
+
+class NodeVae(Protocol):
+    """A ComfyUI-style autoencoder: `encode` takes (N, H, W, C) float in [0, 1] and returns latents."""
+
+    def encode(self, pixels: Tensor) -> Tensor: ...
+
+
+class NodeLatents(TypedDict):
+    samples: Tensor
+    noise_mask: Tensor
+
+
+class Batch(TypedDict, total=False):
+    """What a training step gets, live or from a cache, key for key.
+
+    With one variant (K = 1) the K dimension of `masked_latents` and `offset` is left out.
+
+    latents: (B, C, h, w) float32, raw; 2C channels with posterior "moments".
+    masked_latents: (B, C, h, w) or (B, K, C, h, w), of the picture with the hole filled.
+    target_latents: (B, C, h, w), of the paired target picture, where samples have one.
+    mask: (B, K, H, W) at full resolution, after the offset: bool, True = repaint; or, where borders are soft, float32
+        in [0, 1], 1 = repaint, every value k / 255.
+    offset: (B,) or (B, K) int64, pixels. window: B tuples of K names, what each mask grew or shrank by.
+    variant: (B,) or (B, K) int64, the number that mask and offset were drawn with.
+    caption: B strings. original_size, resized_size, crop_top_left, target_size: (B, 2) int64. flip: (B,) bool.
+    """
+
+    latents: Tensor
+    masked_latents: Tensor
+    target_latents: Tensor
+    mask: Tensor
+    offset: Tensor
+    window: list[tuple[Window, ...]]
+    variant: Tensor
+    caption: list[str]
+    generator: list[tuple[str, ...]]
+    original_size: Tensor
+    resized_size: Tensor
+    crop_top_left: Tensor
+    target_size: Tensor
+    flip: Tensor
+    carried: list[dict[str, bytes]]
+    __key__: list[str]
+    __shard__: list[str]
+
+
+def encode_for_inpaint(
+    vae: Autoencoder | ModelMixin | NodeVae, pixels: Tensor, mask: Tensor, mask_offset: int = 6
+) -> NodeLatents:
+    """The ComfyUI node WAS_VAEEncodeForInpaint, bit for bit in what the autoencoder is given and in the noise mask.
+
+    Args:
+        vae: an `Autoencoder`, a diffusers autoencoder, or anything else with `encode`, which is then called as
+            ComfyUI does: (N, H', W', C) in [0, 1].
+        pixels: (N, H, W, C) float in [0, 1], C >= 3; channels after the third pass through untouched.
+        mask: (M, h, w) or (h, w) float, 1 = repaint, M = N or 1; resized bilinearly to the pixels' size.
+        mask_offset: pixels to grow (> 0) or shrink (< 0) the mask by, -128...128.
+
+    Returns:
+        `samples`: the posterior's mode, raw (not multiplied by the scaling factor), or what `encode` returned;
+        `noise_mask`: (M, 1, H', W') float, 0 or 1. H' and W' are H and W rounded down to the downscale factor.
+
+    Raises:
+        UsageError: an offset beyond the range, wrong shapes, or a picture smaller than the downscale factor.
+    """
+    check_offset(mask_offset)
+    if isinstance(vae, ModelMixin):
+        vae = Autoencoder(vae)
+    pixels, mask = _node_inputs(pixels, mask, getattr(vae, "factor", 8))
+    grown = offset_mask(mask, mask_offset)
+    colours = fill_hole(pixels[..., :3].permute(0, 3, 1, 2), grown, "grey", low=0.0)
+    encoded = torch.cat([colours.permute(0, 2, 3, 1), pixels[..., 3:]], -1)
+    if isinstance(vae, Autoencoder):
+        samples = vae.mode(vae.encode(encoded[..., :3].permute(0, 3, 1, 2) * 2 - 1))
+    else:
+        samples = vae.encode(encoded)
+    return {"samples": samples, "noise_mask": grown.to(mask.dtype)}
+
+
+def _node_inputs(pixels: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Bring the mask to the pixels' size, as (M, 1, H', W'), and crop both from the middle to the factor."""
+    if pixels.ndim != 4 or pixels.shape[-1] < 3 or not pixels.is_floating_point():
+        raise UsageError(
+            f"pixels must be (N, H, W, 3 or more) float in [0, 1], not {pixels.dtype} {tuple(pixels.shape)}"
+        )
+    if mask.ndim not in (2, 3) or not mask.is_floating_point():
+        raise UsageError(f"mask must be (M, h, w) or (h, w) float in [0, 1], not {mask.dtype} {tuple(mask.shape)}")
+    mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    count, height, width = pixels.shape[:3]
+    if mask.shape[0] not in (1, count):
+        raise UsageError(f"mask has {mask.shape[0]} pictures but pixels has {count}; give one mask, or one for each")
+    if height < factor or width < factor:
+        raise UsageError(f"pixels are {height}x{width}, smaller than the VAE's downscale factor {factor}; enlarge them")
+    mask = F.interpolate(mask, size=(height, width), mode="bilinear")
+    top, left = height % factor // 2, width % factor // 2
+    bottom, right = top + height // factor * factor, left + width // factor * factor
+    return pixels[:, top:bottom, left:right], mask[:, :, top:bottom, left:right]
+
+
+class InpaintTransform(nn.Module):
+    """Offsets the masks, fills the holes and encodes, all on the batch's device.
+
+    The autoencoder is held, not owned: it is in no `state_dict` and follows the batch's device by itself.
+
+    Args:
+        vae: an `Autoencoder`, a diffusers autoencoder, or a name for `load_vae`; None where nothing is to be encoded.
+        mask_offset: an int for all; an inclusive range (low, high) drawn for each sample and variant from
+            (seed, key, variant); or another `RandomOffset`, which may have windows other than the square; each within
+            -128...128. None is what the preset's tool does: 6 for "was" and "comfy", else 0.
+        fill: what the hole holds when it is encoded: "grey" (0.5; ComfyUI, SD, SDXL, Flux Fill), "black" (SD3 and
+            Qwen ControlNet, BrushNet), "original" (the picture as it is), or another of `FILLS`, see `fill_hole`. None
+            is the preset's.
+        posterior: "mode" (ComfyUI), "sample" (diffusers; noise from (seed, key, variant)), or "moments".
+        seed: of offsets and noise.
+        preset: a name in `PRESETS`, or a `Preset`: how masks grow, and whether 0.5 is masked.
+        masked_latents: whether to encode the picture with its hole; models that only blend do not need it.
+        soft: soften the border of the masks in the batch. The hole is filled under the hard mask, before softening, and
+            the soft one is what a model blends with. None leaves masks bool.
+
+    Raises:
+        UsageError: an unknown fill, posterior or preset, an offset beyond the range or that the preset cannot grow,
+            a window other than the square with a preset that grows otherwise, or a `soft` that is no SoftBorder.
+        VaeError: the autoencoder cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        vae: Autoencoder | nn.Module | str | None,
+        mask_offset: Offset | None = None,
+        fill: Fill | None = None,
+        posterior: Posterior = "mode",
+        seed: int = 0,
+        preset: str | Preset = "was",
+        masked_latents: bool = True,
+        soft: SoftBorder | None = None,
+    ) -> None:
+        super().__init__()
+        self.preset = preset_of(preset)
+        fill = self.preset.fill if fill is None else fill
+        for name, value, choices in (("fill", fill, FILLS), ("posterior", posterior, POSTERIORS)):
+            if value not in choices:
+                raise UsageError(f"{name}: {value!r} is unknown; choose from {', '.join(choices)}")
+        if mask_offset is None:
+            mask_offset = 0 if self.preset.growth == "none" else self.preset.offset
+        low, high = check_offset(mask_offset)
+        pixels = f"{low} pixels" if low == high else f"{low} to {high} pixels"
+        if self.preset.growth == "none" and (low, high) != (0, 0):
+            raise UsageError(f"mask_offset: {pixels} with a preset that grows no masks; leave it out or set 0")
+        if self.preset.growth == "comfy" and low < 0:
+            raise UsageError(f"mask_offset: {pixels} shrink masks, which ComfyUI's node cannot; give 0 or more")
+        if self.preset.growth != "square" and windows_of(mask_offset) != ("square",):
+            named = ", ".join(windows_of(mask_offset))
+            raise UsageError(
+                f"mask_offset: windows: {named} with a preset that grows masks its own way; leave them out"
+            )
+        check_soft(soft)
+        if isinstance(vae, str):
+            vae = load_vae(vae)
+        # An Autoencoder is no nn.Module, so this attribute adds nothing to the state_dict.
+        self._vae = vae if isinstance(vae, Autoencoder | None) else Autoencoder(vae)
+        self.mask_offset = mask_offset
+        self.fill: Fill = fill
+        self.posterior: Posterior = posterior
+        self.seed = seed
+        self.masked_latents = masked_latents
+        self.soft = soft
+
+    @property
+    def has_vae(self) -> bool:
+        return self._vae is not None
+
+    @property
+    def vae(self) -> Autoencoder:
+        """Raises UsageError where there is none."""
+        if self._vae is None:
+            raise UsageError("this transform was made without a VAE and cannot encode; give it one")
+        return self._vae
+
+    def extra_repr(self) -> str:
+        chosen = f"mask_offset={self.mask_offset}, fill={self.fill!r}, posterior={self.posterior!r}, seed={self.seed}"
+        return chosen if self.soft is None else f"{chosen}, soft={self.soft}"
+
+    def forward(self, batch: Mapping[str, Any]) -> Batch:
+        """Encode one batch.
+
+        Args:
+            batch: `image` (B, 3, H, W) uint8, or float in [0, 1]; `mask` (B, K, H, W) bool, integer or float,
+                1 = repaint; `__key__` B strings; `variants` K ints (default 0...K-1); `seed` in place of the own.
+                `target` is a picture like `image`, which is not needed where `latents` are there and nothing else is to
+                be encoded. Latents that are there already, from a cache, stay. Other entries pass through.
+
+        Returns:
+            A `Batch`: the entries that came in, without the pictures and with `variant` for `variants`.
+
+        Raises:
+            UsageError: wrong shapes or ranges.
+            VaeError: H or W is no multiple of the VAE's downscale factor.
+            EncodeError: NaN or infinity for a sample, in single precision too.
+        """
+        pixels, mask, keys, variants = self._checked(batch)
+        seed = batch.get("seed", self.seed)
+        drawn = binarise(mask, self.preset.threshold)
+        offsets = self._offsets(drawn, keys, variants, seed)
+        windows = [
+            tuple(draw_window(self.mask_offset, generator_for(seed, key, variant, "window")) for variant in variants)
+            for key in keys
+        ]
+        grown = self._grow(drawn, offsets, windows)
+        # ComfyUI's own node fills under the mask as it was drawn.
+        hidden = drawn if self.preset.growth == "comfy" else grown
+        count, number = mask.shape[:2]
+
+        result = {name: value for name, value in batch.items() if name not in ("image", "target", "variants", "seed")}
+        if "latents" not in batch:
+            result["latents"] = self._encoded(pixels["image"], keys, variants[0], seed, "latents")
+        if "target" in pixels:
+            result["target_latents"] = self._encoded(pixels["target"], keys, variants[0], seed, "target_latents")
+        if self.masked_latents:
+            # Each variant is encoded in a batch of B, so that its values do not depend on how many variants there are.
+            masked = [
+                self._encoded(
+                    self._filled(pixels["image"], hidden[:, k : k + 1], keys, variants[k], seed),
+                    keys,
+                    variants[k],
+                    seed,
+                    "masked_latents",
+                )
+                for k in range(number)
+            ]
+            result["masked_latents"] = masked[0] if number == 1 else torch.stack(masked, 1)
+        offsets = offsets.reshape(count, number).to(mask.device)
+        drawn_with = torch.tensor(variants, device=mask.device).expand(count, number)
+        result |= {
+            "mask": grown if self.soft is None else self.soft(grown),
+            "offset": offsets[:, 0] if number == 1 else offsets,
+            "window": windows,
+            "variant": drawn_with[:, 0] if number == 1 else drawn_with,
+        }
+        return cast(Batch, result)
+
+    def _grow(self, drawn: Tensor, offsets: Tensor, windows: Sequence[tuple[Window, ...]]) -> Tensor:
+        """(B, K, H, W) bool, each mask by its own offset and window."""
+        masks, each = drawn.flatten(0, 1)[:, None], offsets.flatten()
+        if self.preset.growth == "comfy":
+            return grow_comfy(masks, each).reshape(drawn.shape)
+        return offset_mask(masks, each, [name for row in windows for name in row]).reshape(drawn.shape)
+
+    def _offsets(self, drawn: Tensor, keys: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
+        """(B, K) int64 on the CPU, so that the window sizes are known without waiting for the device."""
+        areas = [[0.0] * len(variants)] * len(keys)
+        if isinstance(self.mask_offset, RandomOffset) and self.mask_offset.relative:
+            areas = drawn.sum((-2, -1)).tolist()
+        offsets = [
+            [
+                draw_offset(self.mask_offset, generator_for(seed, key, variant, "offset"), area)
+                for variant, area in zip(variants, row, strict=True)
+            ]
+            for key, row in zip(keys, areas, strict=True)
+        ]
+        return torch.tensor(offsets, dtype=torch.int64).reshape(len(keys), len(variants))
+
+    def _filled(self, pixels: Tensor, hidden: Tensor, keys: Sequence[str], variant: int, seed: int) -> Tensor:
+        """The pictures (B, 3, H, W) in [-1, 1] with their holes filled."""
+        noise = None
+        if self.fill == "noise":
+            noise = hole_noise(seed, keys, variant, *pixels.shape[-2:]).to(pixels.device)
+        return fill_hole(pixels, hidden, self.fill, -1.0, noise)
+
+    def _encoded(self, pixels: Tensor, keys: Sequence[str], variant: int, seed: int, purpose: str) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> latents as `posterior` says."""
+        raw = self.vae.encode(pixels, keys)
+        if self.posterior == "moments":
+            return raw
+        if self.posterior == "mode" or not self.vae.has_posterior or not keys:
+            return self.vae.mode(raw)
+        shape = (self.vae.latent_channels, *raw.shape[-2:])
+        noise = torch.stack([noise_for(seed, key, variant, purpose, shape) for key in keys])
+        return self.vae.sample(raw, noise.to(raw.device))
+
+    def _checked(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor, list[str], list[int]]:
+        """The pictures by name as (B, 3, H, W) float in [-1, 1], the masks, the keys and the variants."""
+        needed = ["image"] if self.masked_latents or "latents" not in batch else []
+        missing = [name for name in (*needed, "mask", "__key__") if name not in batch]
+        if missing:
+            raise UsageError(f"the batch has no {missing[0]!r}, only {', '.join(sorted(batch))}")
+        mask, keys = batch["mask"], list(batch["__key__"])
+        pictures = [name for name in ("image", "target") if name in batch and (name in needed or name == "target")]
+        if mask.ndim != 4 or not mask.shape[1]:
+            raise UsageError(f"mask must be (B, K, H, W), not {tuple(mask.shape)}")
+        pixels: dict[str, Tensor] = {name: _in_range(name, batch[name], mask) for name in pictures}
+        variants = list(batch.get("variants", range(mask.shape[1])))
+        if len(keys) != mask.shape[0] or len(variants) != mask.shape[1]:
+            raise UsageError(
+                f"{mask.shape[0]} samples with {mask.shape[1]} masks each need as many keys and variants, "
+                f"not {len(keys)} and {len(variants)}"
+            )
+        return pixels, mask, keys, variants
+
+
+def _in_range(name: str, image: Tensor, mask: Tensor) -> Tensor:
+    """A picture (B, 3, H, W), uint8 or float in [0, 1] -> float in [-1, 1]."""
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise UsageError(f"{name} must be (B, 3, H, W), not {tuple(image.shape)}")
+    if mask.shape[0] != image.shape[0] or mask.shape[-2:] != image.shape[-2:]:
+        raise UsageError(f"mask must be (B, K, H, W) for {name} {tuple(image.shape)}, not {tuple(mask.shape)}")
+    if image.dtype == torch.uint8:
+        return image.float() / 127.5 - 1
+    if not image.is_floating_point():
+        raise UsageError(f"{name} must be uint8, or float in [0, 1], not {image.dtype}")
+    if image.numel() and (image.amin() < 0 or image.amax() > 1):
+        raise UsageError(f"a float {name} must be in [0, 1]; map [-1, 1] back with ({name} + 1) / 2")
+    return image.float() * 2 - 1

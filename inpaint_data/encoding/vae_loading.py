@@ -1,0 +1,165 @@
+"""Where an autoencoder comes from: a name on the Hub, a folder or a file, and never a pickle."""
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import huggingface_hub
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from inpaint_data.demo import VAE
+from inpaint_data.encoding.vae import Autoencoder, cause
+from inpaint_data.errors import VaeError
+
+DTYPES = {
+    **{"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16},
+    **{"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16},
+}
+
+
+def load_vae(
+    name_or_path: str | os.PathLike[str],
+    dtype: torch.dtype | str | None = torch.float32,
+    channels_last: bool = True,
+    compile: bool = False,
+    device: torch.device | str = "cpu",
+) -> Autoencoder:
+    """The autoencoder of that name. Only safetensors are read, never pickles.
+
+    Args:
+        name_or_path: "demo", the small one in this package; a folder with config.json or vae/config.json; a
+            .safetensors file in diffusers' or the original format, best with its config.json beside it; or a name
+            on the Hugging Face Hub.
+        dtype: what it computes in, see `parse_dtype`; None for what diffusers loads it in.
+        channels_last, compile: see `Autoencoder`.
+        device: where it goes now; later it follows the pixels.
+
+    Raises:
+        VaeError: one line with the file or name, what went wrong and the mend.
+    """
+    precision = None if dtype is None else parse_dtype(dtype)
+    name = os.fspath(name_or_path)
+    if not name:
+        raise VaeError("vae: the name is empty; give a folder, a .safetensors file, a Hub name, or demo")
+    path = VAE if name == "demo" else Path(name).expanduser()
+    if path.suffix in {".ckpt", ".bin", ".pt", ".pth", ".pkl"}:
+        raise VaeError(f"{name}: pickles can run code and are never loaded; convert it to .safetensors")
+    if path.is_dir():
+        is_pipeline = (path / "vae" / "config.json").is_file()
+        module = _from_pretrained(str(path / "vae" if is_pipeline else path), (None,), offline=True)
+    elif path.is_file():
+        module = _from_file(path)
+    elif (
+        name == "demo"
+        or isinstance(name_or_path, os.PathLike)
+        or path.suffix == ".safetensors"
+        or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)
+    ):
+        raise VaeError(f"vae: there is no {name!r}; give a folder, a .safetensors file, a Hub name, or demo")
+    else:
+        # vae first: pipelines may have a config.json of their own at the root, autoencoders have no folder vae.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*local_dir_use_symlinks")  # a retired argument diffusers still passes
+            module = _from_pretrained(name, ("vae", None), offline=not _hub_answers())
+    return Autoencoder(module.to(device), name=name, dtype=precision, channels_last=channels_last, compile=compile)
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """float32, float16 or bfloat16 by name (also fp32, fp16, bf16) or as they are; anything else is a VaeError."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise VaeError(f"dtype '{name}': choose from {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _hub_answers() -> bool:
+    """One short request, since each download retries a dead network for half a minute."""
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+    except Exception:
+        return False
+    return True
+
+
+def _class_of(source: str, subfolder: str | None, offline: bool) -> Any:
+    """The diffusers class that config.json of a folder or a Hub name asks for."""
+    config = diffusers.AutoencoderKL.load_config(source, subfolder=subfolder, local_files_only=offline)
+    name = str(config.get("_class_name"))
+    found = getattr(diffusers, name, None)
+    if not isinstance(found, type) or not issubclass(found, nn.Module) or not hasattr(found, "encode"):
+        raise VaeError(
+            f"{source}: config.json has _class_name {name}, and diffusers {diffusers.__version__} has no such "
+            "autoencoder; correct it or upgrade diffusers"
+        )
+    return found
+
+
+def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: bool) -> nn.Module:
+    """The first of those subfolders of a folder or a Hub name that has a config.json; no weight stays at random."""
+    problem = ""
+    for subfolder in subfolders:
+        try:
+            found = _class_of(source, subfolder, offline)
+        except VaeError:
+            raise
+        except Exception as error:
+            problem = cause(error)
+            continue
+        options = {"subfolder": subfolder, "local_files_only": offline, "use_safetensors": True}
+        try:
+            # low_cpu_mem_usage=False: else every load warns when accelerate is not installed.
+            loaded = found.from_pretrained(source, low_cpu_mem_usage=False, output_loading_info=True, **options)
+        except Exception as error:
+            raise VaeError(f"{source}: {cause(error)}; download or save the safetensors weights again") from None
+        module: nn.Module = loaded[0]
+        if missing := sorted(loaded[1]["missing_keys"]):
+            raise VaeError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; save them again")
+        return module
+    tried = " or ".join("vae/config.json" if subfolder else "config.json" for subfolder in subfolders)
+    place = "" if len(subfolders) == 1 else " in the cache, and the Hub does not answer" if offline else " on the Hub"
+    raise VaeError(
+        f"{source}: no usable {tried}{place} ({problem}); check the name, or give a folder that save_pretrained wrote"
+    )
+
+
+def _from_file(file: Path) -> nn.Module:
+    """A single .safetensors file, its class and shape from the config.json beside it if there is one."""
+    has_config = (file.parent / "config.json").is_file()
+    if has_config and file.name == "diffusion_pytorch_model.safetensors":  # what save_pretrained wrote
+        return _from_pretrained(str(file.parent), (None,), offline=True)
+    try:
+        with safe_open(file, framework="pt") as weights:
+            names = list(weights.keys())
+            # The original format keeps the autoencoder beside a whole diffusion model.
+            names = [name for name in names if name.startswith(("first_stage_model.", "vae."))] or names
+            stored = sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+    except Exception as error:
+        raise VaeError(f"{file}: not a whole safetensors file ({cause(error)}); download it again") from None
+    try:
+        found = _class_of(str(file.parent), None, offline=True) if has_config else diffusers.AutoencoderKL
+        if not hasattr(found, "from_single_file"):
+            raise VaeError(
+                f"{file}: {found.__name__} has no single-file format; name it diffusion_pytorch_model.safetensors"
+            )
+        options = {"config": str(file.parent)} if has_config else {}
+        offline = has_config or not _hub_answers()
+        module: nn.Module = found.from_single_file(
+            str(file), low_cpu_mem_usage=False, local_files_only=offline, **options
+        )
+    except VaeError:
+        raise
+    except Exception as error:
+        mend = "check the config.json beside it" if has_config else "put the VAE's config.json beside it"
+        raise VaeError(f"{file}: cannot be loaded ({cause(error)}); {mend}") from None
+    # from_single_file leaves what it does not find at random; its conversions keep the number of values.
+    needed = sum(parameter.numel() for parameter in module.parameters())
+    if stored < needed:
+        raise VaeError(f"{file}: {stored} values, but config.json asks for {needed}; one of them is the wrong file")
+    return module

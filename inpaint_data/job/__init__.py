@@ -1,0 +1,1 @@
+"""The offline job: image shards in, a cache out."""

@@ -1,0 +1,107 @@
+"""Which shards a caching job has to do: those that are new, and those whose input is no longer what it was."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inpaint_data.errors import UsageError
+from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed
+from inpaint_data.latent_cache.writer import commit_bytes
+from inpaint_data.shards.reading import shard_identity, shard_size, shard_stamp, shard_stem
+
+STAMPS = ".stamps-"
+
+
+@dataclass
+class Plan:
+    """Input shards by what is to be done with them.
+
+    `new` and `stale` (its input has changed since) are to do, `done` is not; `removed` are cached shards, by name,
+    whose input is not among the inputs any more. They stay.
+    """
+
+    done: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    bytes_expected: int | None = None
+    seconds_expected: float | None = None
+
+    @property
+    def todo(self) -> list[str]:
+        return [*self.new, *self.stale]
+
+    def table(self) -> str:
+        rows = [
+            ("done", f"{len(self.done)} shards"),
+            ("to do", f"{len(self.new)} new shards, {len(self.stale)} whose input has changed"),
+            ("removed", f"{len(self.removed)} cached shards have no input any more"),
+        ]
+        if self.bytes_expected is not None and self.seconds_expected is not None:
+            rows.append(("expected", f"{self.bytes_expected / 1e6:.0f} MB in {self.seconds_expected:.0f} s"))
+        lines = [f"  {name:<12} {value}" for name, value in rows]
+        lines += [f"  stale        {shard}" for shard in self.stale]
+        lines += [f"  removed      {shard}" for shard in self.removed]
+        return "\n".join(lines)
+
+
+class Stamps:
+    """What the inputs looked like when they were last hashed, so that nothing is hashed again that did not change.
+
+    Kept beside the shards, one file for each process of a job; derived, and never needed.
+    """
+
+    def __init__(self, root: Path, rank: int) -> None:
+        self._path = root / f"{STAMPS}{rank}"
+        self._known: dict[str, list[str]] = {}
+        for path in sorted(root.glob(f"{STAMPS}[0-9]*")) if root.is_dir() else ():
+            with suppress(OSError, ValueError):
+                self._known |= json.loads(path.read_bytes())
+
+    def sha256(self, shard: str) -> str:
+        """The hash of a shard's bytes, computed only when its stamp is not the one it had."""
+        stamp = shard_stamp(shard)
+        known = self._known.get(shard_stem(shard))
+        if known is None or known[0] != stamp:
+            self._known[shard_stem(shard)] = known = [stamp, shard_identity(shard).sha256]
+        return known[1]
+
+    def save(self) -> None:
+        commit_bytes(self._path, json.dumps(self._known, sort_keys=True).encode())
+
+
+def plan_shards(inputs: Sequence[str], root: Path, stamps: Stamps) -> Plan:
+    """Compare the inputs with what is committed at `root`: by size, and by hash where the size is the same.
+
+    Raises:
+        UsageError: the sidecar of an input would be the cache's own file.
+        CacheError: a sidecar is damaged.
+    """
+    done = {sidecar.shard: sidecar for sidecar in map(Sidecar.read, committed(root))}
+    plan = Plan()
+    for shard in inputs:
+        name = f"{shard_stem(shard)}.tar"
+        if f"{shard_stem(shard)}.json" == CACHE_FILE:
+            raise UsageError(f"{shard}: its sidecar would be the cache's own {CACHE_FILE}; rename the shard")
+        sidecar = done.pop(name, None)
+        if sidecar is None or not _is_whole(root, sidecar):
+            plan.new.append(shard)
+        elif _is_same(shard, sidecar, stamps):
+            plan.done.append(shard)
+        else:
+            plan.stale.append(shard)
+    plan.removed = sorted(done)
+    return plan
+
+
+def _is_whole(root: Path, sidecar: Sidecar) -> bool:
+    """Whether the tar that a sidecar commits is there in its size; `verify` looks closer."""
+    with suppress(OSError):
+        return (root / sidecar.shard).stat().st_size == int(sidecar.output["size"])
+    return False
+
+
+def _is_same(shard: str, sidecar: Sidecar, stamps: Stamps) -> bool:
+    return bool(shard_size(shard) == sidecar.input["size"] and stamps.sha256(shard) == sidecar.input["sha256"])

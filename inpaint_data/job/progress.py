@@ -1,0 +1,110 @@
+"""What a person sees of a job: a bar or plain lines while it runs, a table at its end."""
+
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from tqdm import tqdm
+
+from inpaint_data.job.plan import Plan
+from inpaint_data.latent_cache.format import Quarantined
+
+
+class Progress:
+    """Counts images, on stderr. `expected` is how many there will be in all, as far as one can tell by now."""
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+        self._images = self._done = 0
+        self._started = time.perf_counter()
+        self._bar = None
+        if sys.stderr.isatty() and shards:
+            layout = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
+            self._bar = tqdm(total=1, bar_format=layout, desc=self._counts(), file=sys.stderr)
+
+    def _rate(self) -> float:
+        return self._images / max(time.perf_counter() - self._started, 1e-9)
+
+    def _counts(self) -> str:
+        shard = min(self._done + 1, self._shards)
+        return f"shard {shard}/{self._shards}, {self._images} images, {self._rate():.1f} images/s"
+
+    def images(self, count: int, expected: float) -> None:
+        self._images += count
+        if self._bar is not None:
+            self._bar.total, self._bar.n = max(expected, self._images), self._images
+            self._bar.set_description_str(self._counts(), refresh=True)
+
+    def shard(self, name: str, samples: int, quarantined: int, expected: float) -> None:
+        """One shard is committed."""
+        self._done += 1
+        if self._bar is not None:
+            return
+        left = max(0.0, expected - self._images) if self._done < self._shards else 0.0
+        rate = self._rate()
+        to_go = f", {timedelta(seconds=round(left / rate))} to go" if rate else ""  # unknown while there is no image
+        sys.stderr.write(
+            f"shard {self._done}/{self._shards} {name}: {samples} cached, {quarantined} quarantined, "
+            f"{rate:.1f} images/s{to_go}\n"
+        )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+@dataclass
+class Summary:
+    """What a run did. Seconds of stages overlap, so they add up to more than `seconds`."""
+
+    plan: Plan = field(default_factory=Plan)
+    dry_run: bool = False
+    shards: int = 0
+    retried: int = 0
+    samples_in: int = 0
+    cached: int = 0
+    quarantined: list[tuple[str, Quarantined]] = field(default_factory=list)
+    filtered: list[tuple[str, Quarantined]] = field(default_factory=list)
+    masks: int = 0
+    empty_masks: int = 0
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    write_seconds: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+    in_cache: dict[str, int] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """For a person to read; of a dry run, the plan."""
+        if self.dry_run:
+            return self.plan.table()
+        rows = [
+            ("shards", f"{self.shards} cached, {len(self.plan.done)} were already there"),
+            ("samples in", f"{self.samples_in}"),
+            ("cached", f"{self.cached}"),
+            ("quarantined", f"{len(self.quarantined)}"),
+            *([("filtered", self._filtered())] if self.filtered else []),
+            *([("empty masks", self._empty())] if self.empty_masks else []),
+            ("retried", f"{self.retried} in float32"),
+            ("decoding", f"{self.decode_seconds:.1f} s, all threads together"),
+            ("encoding", f"{self.encode_seconds:.1f} s"),
+            ("writing", f"{self.write_seconds:.1f} s"),
+            ("altogether", f"{self.seconds:.1f} s, {self.cached / max(self.seconds, 1e-9):.1f} images/s"),
+            ("written", f"{self.bytes / 1e6:.1f} MB"),
+            ("the cache", ", ".join(f"{count} {name}" for name, count in self.in_cache.items())),
+        ]
+        lines = [f"  {name:<12} {value}" for name, value in rows]
+        lines += [f"  quarantined  {shard}, {bad.key!r}: {bad.reason}" for shard, bad in self.quarantined[:10]]
+        if len(self.quarantined) > 10:
+            lines.append(f"  ... and {len(self.quarantined) - 10} more, in the sidecars")
+        lines += [f"  no input     {name} is not among the shards given; it stays" for name in self.plan.removed]
+        return "\n".join(lines)
+
+    def _filtered(self) -> str:
+        counts = Counter(entry.reason.partition(":")[0] for _, entry in self.filtered)
+        return f"{len(self.filtered)}: {', '.join(f'{count} by {name}' for name, count in sorted(counts.items()))}"
+
+    def _empty(self) -> str:
+        return f"{self.empty_masks} of {self.masks}, where nothing is to be repainted"

@@ -1,0 +1,219 @@
+"""Which mask is drawn: a generator by weight, and what is done with its mask."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.masks.edits import BOX, EDITS, Way, finish
+from inpaint_data.masks.generators import GENERATORS, BoolArray, draw_within, hole_ratio
+from inpaint_data.masks.parameters import as_tuple, check_parameters, is_number
+
+OBJECT = "object"  # in a mixture: one of the masks that the sample brings
+CONSTANT = ("full", "none")
+PROBABILITIES = (*EDITS, "invert", "add_stroke", "full")
+WAYS = 16  # how often an object mask is made again, so that a sample without any within the limits is soon given up
+DECISIONS = 100  # among which one that is taken once in ten times is missed once in 40,000 times
+
+
+@dataclass(frozen=True)
+class MaskMixture:
+    """Draws one generator by weight, then its mask, then what is done with it.
+
+    What "full" and "none" draw stays as it is. Any other mask has its holes filled, is opened, smoothed, replaced by
+    its hull, made less precise, turned over, gets a stroke and is held to the limits, in this order, each only where it
+    is asked for. A mask outside the limits is drawn again by the same generator, so that the weights are those of the
+    masks that come out. Objects cannot be drawn again: where none is within the limits as decided, what is done with
+    them is decided again, in up to 16 ways for each.
+
+    Args:
+        weights: generator name -> weight, zero or more, renormalised. The default is LaMa's medium preset
+            (strokes 1, boxes 0.3) with a tenth of full masks (OneTrainer's `unmasked_probability`). The name "object"
+            stands for the masks that come with a sample: see `pictures/object_masks.py`.
+        min_hole: least share of the picture that is masked, 0...1.
+        max_hole: greatest share of the picture that is masked, 0...1.
+        fill_holes: probability that what the mask encloses is masked too.
+        opening: probability that spikes and specks thinner than 8 pixels at 512 are taken away (BrushNet: 0.3). A mask
+            that has nothing else stays as it is.
+        smooth: probability that a jagged border is rounded off, as by a blur of 4 pixels at 512.
+        convex_hull: probability that the mask becomes its convex hull.
+        precision: 0 exact, 1 to 3 grown more and more within the mask's bounding box, 4 the box; or a range
+            [low, high] from which a level is drawn for each mask (SmartBrush: [0, 4]).
+        invert: probability that masked and unmasked change places (BrushNet: 0.5, for objects).
+        add_stroke: probability that a stroke of LaMa's medium preset is added.
+        full: probability that it is the whole picture instead, whatever the weights (SD's inpainting model: 0.25).
+        parameters: generator name -> parameter -> value, where it is not to be the published one:
+            {"outpaint": {"depth": [0.1, 0.4]}}. See the signatures in `generators.py`.
+
+    Raises:
+        UsageError: an unknown name, a negative weight, no weight above zero, a probability or limits outside 0...1,
+            weights without a finite sum, limits the wrong way round, a precision that is no level, or a parameter that
+            its generator does not take, see `check_parameters`.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=lambda: {"strokes": 1.0, "boxes": 0.3, "full": 0.145})
+    min_hole: float = 0.0
+    max_hole: float = 1.0
+    fill_holes: float = 0.0
+    opening: float = 0.0
+    smooth: float = 0.0
+    convex_hull: float = 0.0
+    precision: int | Sequence[int] = 0
+    invert: float = 0.0
+    add_stroke: float = 0.0
+    full: float = 0.0
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, example in (("weights", "{boxes: 1}"), ("parameters", "{outpaint: {depth: [0.1, 0.4]}}")):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping):
+                raise UsageError(f"mixture: {name}: {value!r} names no generators; give a mapping such as {example}")
+        unknown = [name for name in self.weights if name not in GENERATORS and name != OBJECT]
+        if unknown:
+            known = ", ".join((*GENERATORS, OBJECT))
+            raise UsageError(f"mixture: no generator is called {unknown[0]!r}; choose from {known}")
+        weights = self.weights.values()
+        if not all(is_number(weight) and weight >= 0 for weight in weights) or not any(weights):
+            raise UsageError(
+                f"mixture: weights must be finite numbers, zero or more and not all zero, not {dict(self.weights)}"
+            )
+        if not is_number(sum(map(float, weights))):
+            raise UsageError(f"mixture: weights: the sum of {dict(self.weights)} is not finite; give smaller ones")
+        for name in ("min_hole", "max_hole", *PROBABILITIES):
+            value = getattr(self, name)
+            if not is_number(value) or not 0 <= value <= 1:
+                raise UsageError(f"mixture: {name}: {value!r} is not between 0 and 1")
+        if self.min_hole > self.max_hole:
+            raise UsageError(f"mixture: min_hole {self.min_hole} is above max_hole {self.max_hole}; no mask has both")
+        levels = [self.precision] if isinstance(self.precision, int) else self.precision
+        if (
+            not isinstance(levels, list | tuple)
+            or len(levels) != 1 + (levels is self.precision)
+            or not all(type(level) is int and 0 <= level <= BOX for level in levels)
+            or levels[0] > levels[-1]
+        ):
+            raise UsageError(
+                f"mixture: precision: {self.precision!r} is no level of 0 to {BOX} and no range [low, high]"
+            )
+        if levels is self.precision:
+            object.__setattr__(self, "precision", list(levels))  # as JSON has it
+        for name, given in self.parameters.items():
+            check_parameters(name, given)
+
+    def draw(
+        self,
+        height: int,
+        width: int,
+        rng: np.random.Generator,
+        objects: Sequence[Callable[[], BoolArray]] = (),
+    ) -> tuple[BoolArray, str]:
+        """One mask and where it is from.
+
+        Args:
+            height, width: of the mask.
+            rng: the generator of this one choice, from `seeding.generator_for`.
+            objects: what makes each of the sample's own masks, (height, width); only needed for "object".
+
+        Returns:
+            The mask (height, width) bool, and the name of its generator with what was done behind it, of "+filled",
+            "+opened", "+smoothed", "+hull", "+precision1" to 4, "+inverted" and "+stroke".
+
+        Raises:
+            UsageError: the limits cannot be met by a generator: 1000 draws were all outside. Or `objects` are missing.
+            SampleError: "object" was drawn, and none of `objects` shows in the crop and is within the limits in any
+                way that was tried. Empty ones are passed over while there are others.
+        """
+        # What is decided here is drawn from streams of their own: none shifts the others.
+        decisions, edits = rng.spawn(2)
+        whole, way = self._decide(decisions, edits)
+        names = sorted(self.weights)
+        share = np.array([self.weights[name] for name in names], float)
+        name = names[int(rng.choice(len(names), p=share / share.sum()))]
+        if whole:
+            name = "full"
+        if name in CONSTANT:
+            return GENERATORS[name](height, width, rng), name
+        if name == OBJECT:
+            return self._object(objects, rng, way, decisions, edits)
+        given = {each: as_tuple(value) for each, value in self.parameters.get(name, {}).items()}
+        label = ""  # of the mask that was finished last, since an edit may be left out
+
+        def draw() -> BoolArray:
+            nonlocal label
+            mask, label = finish(GENERATORS[name](height, width, rng, **given), name, way, decisions)
+            return mask
+
+        if (self.min_hole, self.max_hole) == (0, 1):
+            return draw(), label
+        return draw_within(self.min_hole, self.max_hole, draw, name + way.after), label
+
+    def _decide(self, decisions: np.random.Generator, edits: np.random.Generator) -> tuple[bool, Way]:
+        """Whether it is the whole picture, and else the way of a mask; each has its own number, whatever the others."""
+        whole, inverted, stroked = (decisions.random(3) < (self.full, self.invert, self.add_stroke)).tolist()
+        *chances, chance = edits.random(len(EDITS) + 1).tolist()
+        chosen = tuple(name for name, drawn in zip(EDITS, chances, strict=True) if drawn < getattr(self, name))
+        low, high = (self.precision,) * 2 if isinstance(self.precision, int) else self.precision
+        return whole, Way(chosen, low + int(chance * (high - low + 1)), inverted, stroked)
+
+    def _other_ways(self, first: Way, decisions: np.random.Generator, edits: np.random.Generator) -> list[Way]:
+        """What is decided when it is decided anew: each way once, or three times if it has a stroke, always another."""
+        made = Counter([first])
+        ways: list[Way] = []
+        for _ in range(DECISIONS):
+            way = self._decide(decisions, edits)[1]
+            if len(ways) < WAYS and made[way] < (3 if way.stroked else 1):
+                made[way] += 1
+                ways.append(way)
+        return ways
+
+    def _object(
+        self,
+        objects: Sequence[Callable[[], BoolArray]],
+        rng: np.random.Generator,
+        way: Way,
+        decisions: np.random.Generator,
+        edits: np.random.Generator,
+    ) -> tuple[BoolArray, str]:
+        if not objects:
+            raise UsageError("MaskMixture.draw: the mixture has object masks, so give the sample's own as objects")
+        ratios: dict[str, list[float]] = {}  # by label
+        shown = []
+        for index in rng.permutation(len(objects)):
+            mask = objects[index]()
+            if mask.any():
+                shown.append(index)
+                made, label = finish(mask, OBJECT, way, decisions)
+                if self._within(made, ratios.setdefault(label, [])):
+                    return made, label
+        # An object cannot be drawn again; a small one that is turned over would never be within max_hole.
+        others = self._other_ways(way, decisions, edits)
+        for index in shown if others else []:
+            mask = objects[index]()
+            for other in others:
+                made, label = finish(mask, OBJECT, other, decisions)
+                if self._within(made, ratios.setdefault(label, [])):
+                    return made, label
+        if not shown:
+            raise SampleError(
+                "every object mask is empty, in itself or where the picture is cut; give objects that show in the crop"
+            )
+        made_as = [f"{_span(each)} as {label}" for label, each in ratios.items()]
+        more = f" and {len(made_as) - 4} other ways" if len(made_as) > 4 else ""
+        raise SampleError(
+            f"its {len(shown)} object masks have hole ratios of {', '.join(made_as[:4])}{more}, none within min_hole "
+            f"{self.min_hole:.3g} to max_hole {self.max_hole:.3g}; widen the limits or leave the sample out"
+        )
+
+    def _within(self, mask: BoolArray, ratios: list[float]) -> bool:
+        """Whether the mask is within the limits; its hole ratio is noted."""
+        ratios.append(hole_ratio(mask))
+        return self.min_hole <= ratios[-1] <= self.max_hole
+
+
+def _span(ratios: Sequence[float]) -> str:
+    low, high = f"{min(ratios):.3g}", f"{max(ratios):.3g}"
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,125 @@
+"""How the border of a mask is softened.
+
+Soft masks have 256 levels, k of which is exactly k / 255, so that one from a cache is the live one to the last bit.
+Shapes: B batch, K mask variants, H W the picture.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inpaint_data.errors import UsageError
+from inpaint_data.masks.morphology import offset_mask
+
+SOFT_KINDS = ("gaussian", "ramp")
+MAX_RADIUS = 64
+_LEVELS = torch.arange(256) / 255  # divided on the CPU: a GPU multiplies by 1 / 255, and is off by a bit in places
+
+
+@dataclass(frozen=True)
+class SoftBorder:
+    """A mask that passes from 0 to 1 over several pixels, for models that blend softly (DifferentialDiffusion,
+    ComfyUI's InpaintModelConditioning, A1111's soft inpainting).
+
+    Args:
+        kind: "gaussian": blurred with deviation `radius` as AUTOMATIC1111's mask blur does it: a window of
+            int(2.5 * radius + 0.5) pixels on each side, and the picture mirrored at its edges (its last row not
+            repeated). Details smaller than the radius become faint.
+            "ramp": a straight line over `radius` pixels on each side of the border: the mean of the mask grown and
+            shrunk by -radius...radius. The hard mask is where it is above 0.5, to the pixel.
+        radius: 1...64 pixels.
+
+    Raises:
+        UsageError: an unknown kind, or a radius that is no whole number of 1...64.
+    """
+
+    kind: Literal["gaussian", "ramp"] = "gaussian"
+    radius: int = 4
+
+    def __post_init__(self) -> None:
+        if self.kind not in SOFT_KINDS:
+            raise UsageError(f"soft: kind: {self.kind!r} is unknown; choose from {', '.join(SOFT_KINDS)}")
+        if type(self.radius) is not int or not 1 <= self.radius <= MAX_RADIUS:
+            raise UsageError(
+                f"soft: radius: {self.radius!r} is not a whole number of 1...{MAX_RADIUS} pixels; give one"
+            )
+
+    def __call__(self, mask: Tensor) -> Tensor:
+        """(B, K, H, W) bool -> float32 in [0, 1] on the same device, each value k / 255.
+
+        In whole numbers throughout: no device and no batch changes a bit. Within 1 / 255 of the unrounded blur.
+        """
+        flat = mask.flatten(0, 1)[:, None]
+        soften = _gaussian if self.kind == "gaussian" else _ramp
+        return from_levels(soften(flat, self.radius).reshape(mask.shape) if mask.numel() else mask.to(torch.uint8))
+
+
+def check_soft(soft: Any) -> None:
+    """See that a setting `soft` is a border or None.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not isinstance(soft, SoftBorder | None):
+        raise UsageError(f"soft: {soft!r} is no border; give a SoftBorder, such as SoftBorder('gaussian', 4)")
+
+
+def from_levels(levels: Tensor) -> Tensor:
+    """uint8 0...255 -> float32 in [0, 1]."""
+    return _LEVELS.to(levels.device)[levels.long()]
+
+
+def to_levels(mask: Tensor) -> Tensor:
+    """What `from_levels` was given."""
+    return (mask * 255).round().to(torch.uint8)
+
+
+def _ramp(mask: Tensor, radius: int) -> Tensor:
+    """(N, 1, H, W) bool -> uint8."""
+    total = mask.to(torch.int32)
+    for step in (1, -1):
+        moved = mask
+        for _ in range(radius):
+            moved = offset_mask(moved, step)
+            total += moved
+    return _rounded(total, 2 * radius + 1)
+
+
+def _gaussian(mask: Tensor, radius: int) -> Tensor:
+    """(N, 1, H, W) bool -> uint8."""
+    weights = gaussian_weights(radius)
+    total = mask.to(torch.int32)
+    for dimension in (3, 2):
+        total = _convolved(total, weights, dimension)
+    return _rounded(total, sum(weights) ** 2)
+
+
+def gaussian_weights(radius: int) -> list[int]:
+    """Whole numbers that add up to 2^15: twice that many bits still fit a sum of two passes into 32."""
+    reach = int(2.5 * radius + 0.5)
+    density = np.array([math.exp(-((x / radius) ** 2) / 2) for x in range(-reach, reach + 1)])
+    weights = [round(weight) for weight in (density / density.sum() * 2**15).tolist()]
+    weights[reach] += 2**15 - sum(weights)
+    return weights
+
+
+def _convolved(values: Tensor, weights: list[int], dimension: int) -> Tensor:
+    """int32, mirrored at both ends, which are not repeated."""
+    size, reach = values.shape[dimension], len(weights) // 2
+    places = torch.arange(-reach, size + reach) % max(1, 2 * (size - 1))
+    places = torch.minimum(places, 2 * (size - 1) - places) if size > 1 else places
+    padded = values.index_select(dimension, places.to(values.device))
+    total = padded.narrow(dimension, reach, size) * weights[reach]
+    for step in range(1, reach + 1):  # the window is symmetric
+        ends = padded.narrow(dimension, reach - step, size) + padded.narrow(dimension, reach + step, size)
+        total += ends * weights[reach + step]
+    return total
+
+
+def _rounded(total: Tensor, whole: int) -> Tensor:
+    """The levels of total / whole as uint8, half up."""
+    return ((total.long() * 510 + whole) // (2 * whole)).to(torch.uint8)

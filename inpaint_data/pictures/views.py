@@ -1,0 +1,154 @@
+"""Which views are cut from a picture, of which size, and what each is called.
+
+A view is an example of its own, with its own encode and key. Sizes are (height, width).
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.pictures.geometry import Size
+
+CROPS = ("center", "random", "mask")
+FLIPPED = "+flip"
+LARGEST = 2**14  # pixels of a side: 16384² are three times what is decoded
+WIDEST = 16  # aspect of a bucket
+LEAST_AREA = 0.9  # of resolution²: with 64 pixels a step this gives SDXL's table of buckets, and no other
+_SUFFIX = re.compile(r"_view(\d+)\Z")
+
+
+@dataclass(frozen=True)
+class View:
+    """One cut: its number, its size, where it is cut ("center", "random" or "mask"), and whether it is mirrored."""
+
+    number: int
+    target: Size
+    crop: str
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of every picture: each of `crops` at each of `resolutions`, in this order.
+
+    Args:
+        resolutions: a bucket has about this number of pixels squared; ascending.
+        crops: "center", "random" or "mask", each perhaps with "+flip".
+        upscale: enlarge pictures that are smaller than their bucket.
+        max_aspect: of buckets, long side to short side; 1 has the square alone.
+        step: of the sides of buckets that are not square, in pixels.
+    """
+
+    resolutions: tuple[int, ...]
+    crops: tuple[str, ...]
+    upscale: bool
+    max_aspect: float
+    step: int
+
+    @property
+    def count(self) -> int:
+        return len(self.resolutions) * len(self.crops)
+
+    def key(self, key: str, number: int) -> str:
+        """What the view of a sample is called: the sample's own key where there is but one."""
+        return key if self.count == 1 else f"{key}_view{number}"
+
+    def resolution_of(self, number: int) -> int:
+        """That of a view, by its number."""
+        return self.resolutions[number // len(self.crops)]
+
+    def sample_key(self, key: str) -> str:
+        """The key of the sample that a view is of."""
+        return key if self.count == 1 else _SUFFIX.sub("", key)
+
+    def crop_of(self, key: str) -> str:
+        """Where the view of that key was cut: "center", "random" or "mask"."""
+        found = _SUFFIX.search(key) if self.count > 1 else None
+        return self.crops[(int(found[1]) if found else 0) % len(self.crops)].removesuffix(FLIPPED)
+
+    def check_key(self, key: str) -> None:
+        """Raises SampleError where a sample's own key could be that of another one's view."""
+        if self.count > 1 and (found := _SUFFIX.search(key)):
+            raise SampleError(f"its key ends in {found[0]}, as those of views do; rename it")
+
+    def sizes(self) -> list[Size]:
+        """All sizes that a view may have, sorted."""
+        return sorted({size for each in self.resolutions for size in buckets(each, self.max_aspect, self.step)})
+
+    def of(self, size: Size) -> list[View]:
+        """The views of a picture of `size`: at each resolution it is large enough for, all with `upscale`.
+
+        Raises:
+            SampleError: it is too small for any.
+        """
+        made = []
+        for place, resolution in enumerate(self.resolutions):
+            target = nearest(size, buckets(resolution, self.max_aspect, self.step))
+            if not self.upscale and (size[0] < target[0] or size[1] < target[1]):
+                if place:
+                    continue
+                bucket = f"its bucket of {target[0]}x{target[1]}" if self.max_aspect > 1 else f"resolution {resolution}"
+                raise SampleError(
+                    f"image is {size[0]} high and {size[1]} wide, smaller than {bucket}; "
+                    "lower the resolution or set upscale: true"
+                )
+            for number, crop in enumerate(self.crops, place * len(self.crops)):
+                made.append(View(number, target, crop.removesuffix(FLIPPED), crop.endswith(FLIPPED)))
+        return made
+
+    def check(self) -> None:
+        """Raises UsageError where the settings cannot work."""
+        bad = [each for each in self.resolutions if type(each) is not int or not 1 <= each <= LARGEST]
+        if bad or not self.resolutions:
+            what = f"{bad[0]!r} is not a number of pixels from 1 to {LARGEST}" if bad else "none is given"
+            raise UsageError(f"resolution: {what}; try 512")
+        if list(self.resolutions) != sorted(set(self.resolutions)):
+            raise UsageError(f"resolution: give {list(self.resolutions)} in ascending order, each once")
+        for crop in self.crops or ("",):
+            if crop.removesuffix(FLIPPED) not in CROPS:
+                raise UsageError(
+                    f"crop: {crop!r} is unknown; choose from {', '.join(CROPS)}, each perhaps with {FLIPPED}"
+                )
+        fixed = [crop for crop in self.crops if not crop.startswith("random")]
+        if len(fixed) != len(set(fixed)):
+            raise UsageError(f"crop: {', '.join(self.crops)} has the same view twice; name each once, but random")
+        if type(self.max_aspect) not in (int, float) or not 1 <= self.max_aspect <= WIDEST:
+            raise UsageError(
+                f"max_aspect: {self.max_aspect!r} is no aspect of 1 to {WIDEST}; give 1 for squares, 2 for up to 2:1"
+            )
+        if type(self.step) is not int or self.step < 1:
+            raise UsageError(f"bucket_step: {self.step!r} is not a positive number of pixels; try 64")
+        if self.max_aspect > 1 and (odd := [each for each in self.resolutions if each % self.step]):
+            raise UsageError(f"bucket_step: {self.step} does not divide resolution {odd[0]}; choose another")
+
+
+@lru_cache(64)
+def buckets(resolution: int, max_aspect: float, step: int) -> tuple[Size, ...]:
+    """The sizes of about `resolution` squared pixels, never more and at least nine tenths of it, sorted.
+
+    Sides are multiples of `step`, and the long one is at most `max_aspect` times the short one. 1024, 4 and 64 give the
+    buckets of SDXL (appendix I of its report).
+    """
+    if max_aspect == 1:
+        return ((resolution, resolution),)
+    area = resolution * resolution
+    return tuple(
+        (height, width)
+        for height in range(step, math.floor(resolution * max_aspect) + 1, step)
+        for width in range(max(1, int(LEAST_AREA * area / height) // step) * step, area // height + 1, step)
+        if height * width >= LEAST_AREA * area and max(height, width) <= max_aspect * min(height, width)
+    )
+
+
+def nearest(size: Size, sizes: Sequence[Size]) -> Size:
+    """The bucket whose aspect is nearest to that of `size`, as a ratio; of equal ones the largest."""
+
+    def apart(bucket: Size) -> float:
+        # As a quotient of products, so that pictures on their side decide alike.
+        one, other = bucket[0] * size[1], bucket[1] * size[0]
+        return max(one, other) / min(one, other)
+
+    return min(sizes, key=lambda bucket: (apart(bucket), -bucket[0] * bucket[1], bucket))

@@ -1,0 +1,1 @@
+"""The way of a sample, stage by stage, for any `wds.DataPipeline`."""

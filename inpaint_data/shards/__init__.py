@@ -1,0 +1,1 @@
+"""Tar shards: strict reading, nothing executed, and local copies of remote ones."""

@@ -1,0 +1,1 @@
+"""Batches for Lightning and for any other training loop."""

@@ -1,0 +1,70 @@
+"""Where in an epoch a run stopped, and how Lightning goes on from there, on as many ranks as there are now."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from inpaint_data.errors import UsageError
+from inpaint_data.order import Consumed
+
+if TYPE_CHECKING:
+    from inpaint_data.training.datamodule import InpaintDataModule
+
+
+@dataclass(frozen=True)
+class Resume:
+    """What earlier runs took from one epoch; nothing from any other."""
+
+    epoch: int = 0
+    consumed: list[Consumed] = field(default_factory=list)
+
+    def of_epoch(self, epoch: int) -> Sequence[Consumed]:
+        return self.consumed if epoch == self.epoch else ()
+
+    def state(self, epoch: int, more: Consumed) -> dict[str, Any]:
+        """For a checkpoint: what was consumed of an epoch, `more` after what is known here."""
+        parts = [*self.of_epoch(epoch), *([more] if more.batches > 0 else [])]
+        return {"epoch": epoch, "consumed": [[part.batch_size, part.batches] for part in parts]}
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "Resume":
+        """Raises UsageError for a checkpoint that another version wrote."""
+        try:
+            return cls(int(state["epoch"]), [Consumed(int(size), int(count)) for size, count in state["consumed"]])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"the checkpoint's place in the epoch cannot be read ({error}); start from weights"
+            ) from None
+
+
+class ResumeElsewhere(Callback):
+    """Tells Lightning how far an epoch is in the steps of this run, whose ranks may be more or fewer than before.
+
+    Lightning counts batches of a rank. What is left of the epoch decides where in that count the run goes on, so that
+    the epoch ends with its last batch.
+    """
+
+    def __init__(self, module: "InpaintDataModule") -> None:
+        self.module = module
+
+    def on_load_checkpoint(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002 - Lightning's signature
+        checkpoint: dict[str, Any],
+    ) -> None:
+        state = checkpoint.get(type(self.module).__qualname__)
+        progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
+        if not state or not progress or not state["consumed"] or trainer.state.fn != "fit":
+            return
+        loader = self.module.train_dataloader()
+        resume = Resume.load(state)
+        step = len(loader)
+        if not progress["is_last_batch"]:
+            self.module.resume = resume
+            step -= loader.left(resume.epoch)
+        moved = step - progress["current"]["processed"]
+        for name in ("ready", "started", "processed", "completed"):
+            progress["current"][name] += moved
