@@ -20,8 +20,7 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 
 from inpaint_data import InpaintDataModule, cache_latents, load_vae
-
-PHOTOS = Path(__file__).parents[1] / "inpaint_data" / "demo" / "photos"
+from inpaint_data.demo import PHOTOS
 
 
 def main() -> None:

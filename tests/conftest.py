@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from inpaint_data import Autoencoder
 from inpaint_data.commands.main import main
+from inpaint_data.demo import PHOTOS
 
-PHOTOS = Path(__file__).parents[1] / "inpaint_data" / "demo" / "photos"
 Figure = Callable[[str], None]
 FIGURES = pytest.StashKey[list[str]]()
 

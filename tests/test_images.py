@@ -6,7 +6,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
+from inpaint_data.demo import PHOTOS
 from inpaint_data.errors import SampleError
-from inpaint_data.pictures import images
 from inpaint_data.pictures.images import decode_alpha, decode_image, decode_mask, encode_png, image_size
 
-PHOTO = Path(images.__file__).parent / "demo" / "photos" / "coffee.jpg"
+PHOTO = PHOTOS / "coffee.jpg"
 
 
 def photo(height: int = 37, width: int = 49) -> Image.Image:
