@@ -19,7 +19,8 @@ from PIL import Image
 
 import inpaint_data
 from inpaint_data import SoftBorder, offset_mask
-from inpaint_data.encoding.fills import FILLS, fill_hole, hole_noise
+from inpaint_data.encoding.fills import fill_hole, hole_noise
+from inpaint_data.masks.presets import FILLS
 
 SIDE, BATCH, ROUNDS = 512, 4, 9
 PHOTO = Path(inpaint_data.__file__).parent / "demo" / "photos" / "rocket.jpg"
@@ -35,7 +36,7 @@ def main() -> None:
     keys = list("abcd")
 
     def noise() -> torch.Tensor:
-        return fill_hole(pixels, mask, "noise", -1.0, hole_noise(0, keys, 0, SIDE, SIDE))
+        return fill_hole(pixels, mask, "noise", -1.0, hole_noise(0, keys, [0] * BATCH, SIDE, SIDE))
 
     fills: dict[str, Callable[[], object]] = {fill: partial(fill_hole, pixels, mask, fill, -1.0) for fill in FILLS}
     times = medians(fills | {"noise": noise}, ROUNDS)

@@ -81,9 +81,12 @@ def make_cache(root: Path, settings: Settings) -> Path:
     # Boxes, since strokes would hide half of a picture: too much to learn in so few steps.
     pack(str(root / "crops"), str(root / "shards"), shard_size=256)
     cache_latents(
-        str(root / "shards"), str(root / "cache"), resolution=side, masks="boxes", mask_offset=(0, 8),
-        variants=settings.variants, carry_image="crop", device="cpu",
-    )  # fmt: skip
+        str(root / "shards"),
+        str(root / "cache"),
+        pictures={"resolution": side, "carry_image": "crop"},
+        masks={"source": "boxes", "offset": (0, 8)},
+        job={"variants": settings.variants, "device": "cpu"},
+    )
     return root / "cache"
 
 

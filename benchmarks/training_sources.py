@@ -55,28 +55,29 @@ def prepared(folder: Path, options: argparse.Namespace) -> dict[str, Callable[[]
                 tar.write({"__key__": f"{number}_{index}", "jpg": data, "txt": b"a photo"})
     vae = load_vae(options.vae)
     shards, cache = str(folder / "shards"), str(folder / "cache")
-    made = {"resolution": options.resolution, "masks": "mixture", "mask_offset": (-8, 24)}
-    more = {"batch_size": options.batch_size, "device": options.device, "carry_image": "crop"}
-    cache_latents(shards, cache, vae, variants=2, **made, **more)
+    pictures = {"resolution": options.resolution}
+    masks = {"source": "mixture", "offset": (-8, 24)}
+    job = {"batch_size": options.batch_size, "device": options.device, "variants": 2}
+    cache_latents(shards, cache, pictures | {"carry_image": "crop"}, masks, {"vae": vae}, job)
 
     def way(source: str, **settings: object) -> Callable[[], Iterable[object]]:
         module = InpaintDataModule(source, batch_size=options.batch_size, **settings)
         module.setup("fit")
         return lambda: on_device(module, options.device)
 
-    fresh = {"masks": "mixture", "mask_offset": (-8, 24), "fresh_masks": True}
+    fresh = {"masks": masks, "loading": {"fresh_masks": True}}
     return {
         "cached": way(cache),
         "cached, read by webdataset, 2 workers": lambda: plain_reader(cache, options.batch_size),
-        "fresh masks, blend-only recipe": way(cache, masked_latents=False, **fresh),
-        "fresh masks": way(cache, vae=vae, **fresh),
-        "live": way(shards, vae=vae, **made),
+        "fresh masks, blend-only recipe": way(cache, encode={"masked_latents": False}, **fresh),
+        "fresh masks": way(cache, encode={"vae": vae}, **fresh),
+        "live": way(shards, pictures=pictures, masks=masks, encode={"vae": vae}),
     }
 
 
 def on_device(module: InpaintDataModule, device: str) -> Iterable[object]:
     for batch in module.train_dataloader():
-        moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+        moved = module.transfer_batch_to_device(batch, torch.device(device), 0)
         yield module.on_after_batch_transfer(moved, 0)
 
 

@@ -1,80 +1,108 @@
-"""Latents and masks for training inpainting diffusion models: exact, cached, on the GPU."""
+"""Latents and masks for training inpainting diffusion models: exact, cached, on the GPU.
 
-from inpaint_data.commands.masks import mask_sheet
-from inpaint_data.commands.pack import pack
-from inpaint_data.commands.sheet import contact_sheet
-from inpaint_data.commands.statistics import MaskStatistics, mask_statistics
-from inpaint_data.encoding.presets import PRESETS, Preset
-from inpaint_data.encoding.recipes import RECIPES, Recipe, conditioning, size_conditioning
-from inpaint_data.encoding.text import Text, TextSettings
-from inpaint_data.encoding.transform import Batch, InpaintTransform, encode_for_inpaint
-from inpaint_data.encoding.vae import Autoencoder
-from inpaint_data.encoding.vae_loading import load_vae
-from inpaint_data.errors import (
-    CacheError,
-    EncodeError,
-    InpaintDataError,
-    SampleError,
-    ShardError,
-    UsageError,
-    VaeError,
-)
-from inpaint_data.job.audit import verify_cache
-from inpaint_data.job.caching import cache_latents
-from inpaint_data.job.progress import Summary
-from inpaint_data.latent_cache.indexing import index_cache
-from inpaint_data.latent_cache.reader import LatentCache
-from inpaint_data.latent_cache.repair import repair_cache
-from inpaint_data.latent_cache.verify import Problem, Verification
-from inpaint_data.masks.latent_mask import latent_mask
-from inpaint_data.masks.mixture import MaskMixture
-from inpaint_data.masks.morphology import offset_mask
-from inpaint_data.masks.offsets import RandomOffset
-from inpaint_data.masks.soft_border import SoftBorder
-from inpaint_data.pictures.filters import Filters
-from inpaint_data.pictures.settings import SampleSettings
-from inpaint_data.training.datamodule import InpaintDataModule
+Every public name is loaded when it is first used, and with it no more than it needs.
+"""
 
-__all__ = [
-    "PRESETS",
-    "RECIPES",
-    "Autoencoder",
-    "Batch",
-    "CacheError",
-    "EncodeError",
-    "Filters",
-    "InpaintDataError",
-    "InpaintDataModule",
-    "InpaintTransform",
-    "LatentCache",
-    "MaskMixture",
-    "MaskStatistics",
-    "Preset",
-    "Problem",
-    "RandomOffset",
-    "Recipe",
-    "SampleError",
-    "SampleSettings",
-    "ShardError",
-    "SoftBorder",
-    "Summary",
-    "Text",
-    "TextSettings",
-    "UsageError",
-    "VaeError",
-    "Verification",
-    "cache_latents",
-    "conditioning",
-    "contact_sheet",
-    "encode_for_inpaint",
-    "index_cache",
-    "latent_mask",
-    "load_vae",
-    "mask_sheet",
-    "mask_statistics",
-    "offset_mask",
-    "pack",
-    "repair_cache",
-    "size_conditioning",
-    "verify_cache",
-]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inpaint_data.batch import Batch, ImageBatch
+    from inpaint_data.commands.contact_sheet import contact_sheet
+    from inpaint_data.commands.mask_sheet import mask_sheet
+    from inpaint_data.commands.mask_statistics import MaskStatistics, mask_statistics
+    from inpaint_data.commands.packing import pack
+    from inpaint_data.encoding.encoder import Encoder
+    from inpaint_data.encoding.recipes import RECIPES, Recipe, conditioning, size_conditioning
+    from inpaint_data.encoding.settings import EncodeSettings
+    from inpaint_data.encoding.text import Text, TextSettings
+    from inpaint_data.encoding.transform import InpaintTransform, encode_for_inpaint
+    from inpaint_data.encoding.vae import Autoencoder
+    from inpaint_data.encoding.vae_loading import load_vae
+    from inpaint_data.errors import (
+        CacheError,
+        EncodeError,
+        InpaintDataError,
+        SampleError,
+        ShardError,
+        UsageError,
+        VaeError,
+    )
+    from inpaint_data.job.audit import verify_cache
+    from inpaint_data.job.caching import cache_latents
+    from inpaint_data.job.progress import Summary
+    from inpaint_data.job.settings import JobSettings
+    from inpaint_data.latent_cache.indexing import index_cache
+    from inpaint_data.latent_cache.reader import LatentCache
+    from inpaint_data.latent_cache.repair import repair_cache
+    from inpaint_data.latent_cache.settings import CacheSettings
+    from inpaint_data.latent_cache.verify import Problem, Verification
+    from inpaint_data.masks.latent_mask import latent_mask
+    from inpaint_data.masks.mixture import MaskMixture
+    from inpaint_data.masks.morphology import offset_mask
+    from inpaint_data.masks.offsets import RandomOffset
+    from inpaint_data.masks.presets import PRESETS, Preset
+    from inpaint_data.masks.settings import MaskSettings
+    from inpaint_data.masks.soft_border import SoftBorder
+    from inpaint_data.pictures.filters import Filters
+    from inpaint_data.pictures.settings import PictureSettings
+    from inpaint_data.training.datamodule import InpaintDataModule
+    from inpaint_data.training.settings import LoadSettings
+
+_HOMES = {
+    "batch": ("Batch", "ImageBatch"),
+    "commands.contact_sheet": ("contact_sheet",),
+    "commands.mask_sheet": ("mask_sheet",),
+    "commands.mask_statistics": ("MaskStatistics", "mask_statistics"),
+    "commands.packing": ("pack",),
+    "encoding.encoder": ("Encoder",),
+    "encoding.recipes": ("RECIPES", "Recipe", "conditioning", "size_conditioning"),
+    "encoding.settings": ("EncodeSettings",),
+    "encoding.text": ("Text", "TextSettings"),
+    "encoding.transform": ("InpaintTransform", "encode_for_inpaint"),
+    "encoding.vae": ("Autoencoder",),
+    "encoding.vae_loading": ("load_vae",),
+    "errors": (
+        "CacheError",
+        "EncodeError",
+        "InpaintDataError",
+        "SampleError",
+        "ShardError",
+        "UsageError",
+        "VaeError",
+    ),
+    "job.audit": ("verify_cache",),
+    "job.caching": ("cache_latents",),
+    "job.progress": ("Summary",),
+    "job.settings": ("JobSettings",),
+    "latent_cache.indexing": ("index_cache",),
+    "latent_cache.reader": ("LatentCache",),
+    "latent_cache.repair": ("repair_cache",),
+    "latent_cache.settings": ("CacheSettings",),
+    "latent_cache.verify": ("Problem", "Verification"),
+    "masks.latent_mask": ("latent_mask",),
+    "masks.mixture": ("MaskMixture",),
+    "masks.morphology": ("offset_mask",),
+    "masks.offsets": ("RandomOffset",),
+    "masks.presets": ("PRESETS", "Preset"),
+    "masks.settings": ("MaskSettings",),
+    "masks.soft_border": ("SoftBorder",),
+    "pictures.filters": ("Filters",),
+    "pictures.settings": ("PictureSettings",),
+    "training.datamodule": ("InpaintDataModule",),
+    "training.settings": ("LoadSettings",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,6 @@
-"""What can go wrong, each under one base: the message names the file, the key and the mend."""
+"""What can go wrong, each under one base: the message names the file, the key and the fix."""
+
+from collections.abc import Sequence
 
 
 class InpaintDataError(Exception):
@@ -8,9 +10,16 @@ class InpaintDataError(Exception):
 
 
 class UsageError(InpaintDataError, ValueError):
-    """The settings or arguments cannot work, whatever the data."""
+    """The settings or arguments cannot work, whatever the data.
+
+    `place` is where the setting stands in the tree of settings: ("pictures", "resolution"). Nothing where it is none.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, place: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.place = tuple(place)
 
 
 class VaeError(UsageError):

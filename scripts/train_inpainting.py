@@ -13,24 +13,34 @@ LOG_DIR/unet when the training ends, as `from_pretrained` takes them.
 """
 
 import inspect
+import json
 import sys
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from jsonargparse import get_loader
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from yaml import YAMLError
 
-from inpaint_data import Autoencoder, Batch, InpaintDataError, InpaintDataModule, UsageError, load_vae
-from inpaint_data.commands.main import explain
-from inpaint_data.encoding.recipes import Recipe, size_conditioning
+from inpaint_data import (
+    Autoencoder,
+    Batch,
+    InpaintDataError,
+    InpaintDataModule,
+    Recipe,
+    UsageError,
+    size_conditioning,
+)
 from inpaint_data.encoding.vae import cause
 from inpaint_data.seeding import generator_for
 
@@ -74,7 +84,7 @@ class Inpainter(LightningModule):
     def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
         """Check the UNet against the recipe, before the first step."""
         self.recipe: Recipe = self.data.recipe
-        row, config = self.recipe.settings, self.unet.config
+        row, config = self.recipe.row, self.unet.config
         if row.layout != "plain" or row.model == "ControlNet":
             raise UsageError(f"{self.recipe.name}: feeds a {row.layout} {row.model}, and this script trains UNets")
         self.recipe.check_model(config)
@@ -94,7 +104,7 @@ class Inpainter(LightningModule):
         if batch is None:  # every sample of it was bad, which is in the log
             return None
         purpose = f"train {self.global_rank} {batch_idx}"
-        loss = self.loss(batch, self.generator(self.data.settings.seed, self.current_epoch, purpose))
+        loss = self.loss(batch, self.generator(self.data.loading.seed, self.current_epoch, purpose))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["__key__"]))
         return loss
 
@@ -130,7 +140,9 @@ class Inpainter(LightningModule):
         xl = self.unet.config.addition_embed_type == "text_time"
         for name in ("prompt_embeds", "pooled_prompt_embeds")[: 1 + xl]:
             if name not in batch:
-                raise UsageError(f"the UNet takes {name}, which batches lack; list {name}.npy in data.text.embeddings")
+                raise UsageError(
+                    f"the UNet takes {name}, which batches lack; list {name}.npy in data.loading.text.embeddings"
+                )
         embeds, width = batch["prompt_embeds"], self.unet.config.cross_attention_dim
         if isinstance(width, int) and embeds.shape[-1] != width:
             raise UsageError(f"prompt_embeds are {embeds.shape[-1]} wide, but the UNet takes {width}; add its own text")
@@ -151,7 +163,7 @@ class Inpainter(LightningModule):
         following = [*ddim.timesteps[1:], None]
         for t, after in zip(ddim.timesteps, following, strict=True):
             latents = ddim.step(self(latents, t, batch).float(), t, latents).prev_sample
-            if not recipe.settings.parts:  # this UNet is not told what is known; its pipeline blends it in
+            if not recipe.row.parts:  # this UNet is not told what is known; its pipeline blends it in
                 kept = known if after is None else ddim.add_noise(known, noise, after[None])
                 latents = (1 - mask) * kept + mask * latents
         return latents
@@ -165,7 +177,7 @@ class Inpainter(LightningModule):
 class SamplePictures(Callback):
     """At each validation, logs its first pictures: the original, what is masked, what the averaged weights paint.
 
-    The VAE is the data's (`data.vae`), held here so that no checkpoint has it.
+    The VAE is the data's (`data.encode.vae`), held here so that no checkpoint has it.
 
     Args:
         count: how many pictures; 0 for none, and then no VAE is needed.
@@ -180,14 +192,14 @@ class SamplePictures(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Inpainter, stage: str) -> None:  # type: ignore[override]  # noqa: ARG002
         data = pl_module.data
-        if self.count < 1 or self.vae is not None or "validate" not in data.specs:
+        if self.count < 1 or self.vae is not None or "validate" not in data.sources:
             return
-        if data.transform is not None and data.transform.has_vae:
-            self.vae = data.transform.vae
-        elif data.vae is None:
-            raise UsageError("sample pictures need the cache's VAE: name it in data.vae, or set pictures.count to 0")
-        else:
-            self.vae = load_vae(data.vae, data.dtype or "float32") if isinstance(data.vae, str) else data.vae
+        encoder = data.encoder
+        if (encoder is None or not encoder.transform.has_vae) and "vae" not in data.encode.given:
+            raise UsageError(
+                "sample pictures need the cache's VAE: name it in data.encode.vae, or set pictures.count to 0"
+            )
+        self.vae = data.autoencoder
 
     def on_validation_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: Inpainter, _: Any, batch: Batch | None, batch_idx: int, *__: Any
@@ -198,7 +210,7 @@ class SamplePictures(Callback):
         first: Any = {name: value[: self.count] for name, value in cast(dict[str, Any], batch).items()}
         with trainer.precision_plugin.forward_context():
             painted = pl_module.paint(first, self.steps)
-        if not pl_module.recipe.settings.raw:
+        if not pl_module.recipe.row.raw:
             painted = self.vae.denormalise(painted)
         original = self.vae.decode(first["latents"])
         columns = original, torch.where(first["mask"] >= 0.5, 0.0, original), self.vae.decode(painted)
@@ -259,6 +271,9 @@ class InpaintingCLI(LightningCLI):
         parser.add_lightning_class_args(SamplePictures, "pictures")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoints")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(with_whole_mappings(args))
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; what cannot work is one line and the exit code that `inpaint-data` would give."""
@@ -270,14 +285,102 @@ def main(arguments: Sequence[str] | None = None) -> None:
             InpaintDataModule,
             save_config_kwargs={"overwrite": True},  # a resumed run writes to the same folder
             parser_kwargs=strict | dict.fromkeys(("fit", "validate"), strict),
-            args=None if arguments is None else given,
+            args=given,
         )
     except ArgumentError as error:
-        sys.stderr.write(f"train_inpainting: {explain(str(error), given)}; see --help\n")
-        sys.exit(UsageError.exit_code)
+        refuse(f"{error}; see --help", UsageError.exit_code)
+    except UsageError as error:
+        refuse(f"{file_of(error.place, given)}{error}", error.exit_code)
     except (InpaintDataError, OSError) as error:
-        sys.stderr.write(f"train_inpainting: {' '.join(str(error).split())}\n")
-        sys.exit(getattr(error, "exit_code", 1))
+        refuse(str(error), getattr(error, "exit_code", 1))
+
+
+def refuse(why: str, exit_code: int) -> None:
+    sys.stderr.write(f"train_inpainting: {' '.join(why.split())}\n")
+    sys.exit(exit_code)
+
+
+def file_of(place: Sequence[str], arguments: Sequence[str]) -> str:
+    """The --config file that a setting of the data stands in, and a colon; nothing where a flag gave it.
+
+    Of a setting that was given several times the last one counts, and of one that was left out, what it belongs to.
+    """
+    for length in range(len(place), 0, -1):
+        files = [given.file for given in data_given(arguments) if given.says(tuple(place[:length]))]
+        if files:
+            return f"{files[-1]}: " if files[-1] else ""
+    return ""
+
+
+def with_whole_mappings(arguments: Sequence[str]) -> list[str]:
+    """The arguments with whole mappings in place of flags for their fields, such as --data.loading.text.dropout.
+
+    jsonargparse would let go of all other fields.
+    """
+    tree: dict[str, Any] = {}
+    whole: dict[tuple[str, ...], None] = {}
+    for place, value, _ in data_given(arguments):
+        inner = tree
+        for name in place[:-1]:
+            if not isinstance(inner.get(name), dict):
+                inner[name] = {}
+            inner = inner[name]
+        inner[place[-1]] = value
+        if len(place) > 2:
+            whole[place[:2]] = None
+    kept, rest = [], iter(arguments)
+    for argument in rest:
+        flag, equals, _ = argument.partition("=")
+        if not (flag.startswith("--data.") and flag.count(".") > 2):
+            kept.append(argument)
+        elif not equals:
+            next(rest, None)
+    there = [(group, name) for group, name in whole if isinstance(tree[group], dict) and name in tree[group]]
+    return kept + [f"--data.{group}.{name}={json.dumps(tree[group][name])}" for group, name in there]
+
+
+class Given(NamedTuple):
+    """One thing that was said of the data."""
+
+    place: tuple[str, ...]  # below data
+    value: Any
+    file: str  # nothing for a flag
+
+    def says(self, place: tuple[str, ...]) -> bool:
+        """Whether it gives what is at that place, or some of it."""
+        if self.place[: len(place)] == place:
+            return True
+        if place[: len(self.place)] != self.place:
+            return False
+        value = self.value
+        for name in place[len(self.place) :]:
+            if not isinstance(value, dict) or name not in value:
+                return False
+            value = value[name]
+        return True
+
+
+def data_given(arguments: Sequence[str]) -> Iterator[Given]:
+    """What --config files and flags say of the data, in their order."""
+    rest = iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if flag in ("-c", "--config"):
+            file = value if equals else next(rest, "")
+            with suppress(OSError, ValueError):  # jsonargparse says what is wrong with it
+                content = loaded(Path(file).read_text(encoding="utf-8"))
+                if isinstance(content, dict) and isinstance(content.get("data"), dict):
+                    yield from (Given((name,), each, file) for name, each in content["data"].items())
+        elif flag.startswith("--data."):
+            yield Given(tuple(flag.split(".")[1:]), loaded(value if equals else next(rest, "")), "")
+
+
+def loaded(text: str) -> Any:
+    """What a flag or a file says, read as jsonargparse does it."""
+    try:
+        return get_loader("yaml")(text)
+    except (ValueError, YAMLError):
+        return text
 
 
 if __name__ == "__main__":

@@ -247,7 +247,7 @@ ROWS = {
     "qwen-blend": Row(diffusers.QwenImageInpaintPipeline, qwen_vae, qwen, NO_TEXT, QWEN, BLEND),
     "z-image-blend": Row(diffusers.ZImageInpaintPipeline, flux_vae, z_image, NO_TEXT, Z_EMBEDS, BLEND),
 }
-BLENDING = [name for name, settings in RECIPES.items() if not settings.parts] + ["kandinsky-inpaint"]
+BLENDING = [name for name, row in RECIPES.items() if not row.parts] + ["kandinsky-inpaint"]
 
 
 class _Reached(Exception):
@@ -371,7 +371,7 @@ def batch_of_ours(
     images, _ = uint8_pictures()
     transform = InpaintTransform(vae, mask_offset=0, fill=recipe.fill or "grey", posterior="moments")
     batch: dict[str, Any] = dict(transform({"image": images, "mask": masks, "__key__": ["a", "b"]}))
-    shape = (BATCH, recipe.settings.latent_channels, HEIGHT // 8, WIDTH // 8)
+    shape = (BATCH, recipe.row.latent_channels, HEIGHT // 8, WIDTH // 8)
     noise = {}
     for draws, seed in ((row.draws, 2), (row.unseeded, 3)):
         generator = torch.Generator().manual_seed(seed)
@@ -399,7 +399,7 @@ def test_the_model_is_fed_what_the_pipeline_feeds_it(name: str) -> None:
     else:
         assert fed.condition is None
     told = recipe(batch) if row.controlnet else fed.model_input
-    assert told.shape[-1 if recipe.settings.layout == "packed" else 1] == recipe.channels
+    assert told.shape[-1 if recipe.row.layout == "packed" else 1] == recipe.channels
 
 
 @pytest.mark.parametrize("name", BLENDING)
@@ -410,7 +410,7 @@ def test_known_latents_and_blend_mask_are_what_the_pipeline_blends(name: str) ->
     recipe, batch = batch_of_ours(name, row, fed.vae, masks)
     assert 0 < recipe.blend_mask(batch).mean() < 1
     known, mask = recipe.latents(batch), recipe.blend_mask(batch)
-    if recipe.settings.layout == "packed":
+    if recipe.row.layout == "packed":
         known = pack_latents(known)
     if name == "kandinsky-inpaint":
         # This pipeline blends into every sample the first one's mask and latents.
@@ -619,7 +619,7 @@ def test_the_mask_can_come_to_latent_size_as_comfyui_does_it() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_soft_mask_is_fed_hard_as_the_mask_processor_makes_it_and_blends_softly(name: str) -> None:
     recipe = conditioning(name, {"scaling_factor": 1.0})
-    channels = recipe.settings.latent_channels
+    channels = recipe.row.latent_channels
     soft = torch.randint(0, 256, (1, 1, 32, 48), generator=torch.Generator().manual_seed(3)) / 255
     hard = VaeImageProcessor(do_normalize=False, do_binarize=True, do_convert_grayscale=True).preprocess(soft)
     batch = small_batch(channels) | {
@@ -636,7 +636,7 @@ def test_a_soft_mask_is_fed_hard_as_the_mask_processor_makes_it_and_blends_softl
         assert torch.equal(blend, recipe.blend_mask(batch | {"mask": hard.bool()}))
         return
     small = soft[..., ::8, ::8]
-    packed = recipe.settings.layout == "packed"
+    packed = recipe.row.layout == "packed"
     assert torch.equal(blend, pack_latents(small.expand(1, channels, -1, -1)) if packed else small)
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import Figure, Pooling, small_samples, write_shard
+from flat import cache_latents
 from PIL import Image
 from torch import Tensor, nn
 
-from inpaint_data import Autoencoder, CacheError, LatentCache, UsageError, cache_latents
+from inpaint_data import Autoencoder, CacheError, LatentCache, UsageError
 
 COPIES = 500
 SETTINGS = {"resolution": 16, "masks": "boxes", "max_bad_fraction": 1.0}
@@ -73,7 +74,7 @@ def test_five_hundred_damaged_shards_lose_nothing_in_silence(memory_path: Path, 
     for number in range(COPIES):
         (memory_path / "shards" / f"{number:04d}.tar").write_bytes(damage(whole, rng))
 
-    cache_latents(str(memory_path / "shards"), str(memory_path / "cache"), Autoencoder(Pooling()), **SETTINGS)
+    cache_latents(str(memory_path / "shards"), str(memory_path / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
 
     counts = {"cached": 0, "quarantined by key": 0, "in a reported extent": 0, "lost": 0}
     for number in range(COPIES):
@@ -147,7 +148,7 @@ def test_nothing_in_a_shard_is_executed_leaves_the_folder_or_explodes(tmp_path: 
         (named("/etc/absolute.jpg"), cat),
         (named("good.jpg"), cat),
     )
-    summary = cache_latents(shard, str(tmp_path / "cache"), Autoencoder(Pooling()), **SETTINGS)
+    summary = cache_latents(shard, str(tmp_path / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
     cache = LatentCache(tmp_path / "cache")
     for i in range(len(cache)):
         cache[i]
@@ -168,7 +169,7 @@ def test_an_array_of_objects_in_a_cache_is_refused_unread(tmp_path: Path, monkey
     trace = Path("executed")
     write_shard(tmp_path / "in" / "a.tar", small_samples(1))
     settings = SETTINGS | {"resolution": 64, "upscale": True, "storage": "float32"}
-    cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), Autoencoder(Pooling()), **settings)
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae=Autoencoder(Pooling()), **settings)
     data = io.BytesIO()
     np.save(data, np.array([Canary(trace)], dtype=object), allow_pickle=True)
     sidecar = json.loads((tmp_path / "cache" / "a.json").read_bytes())
@@ -188,7 +189,7 @@ def test_a_header_that_claims_a_gigabyte_takes_none(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.tar").write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + b"{}".ljust(512, b"\0"))
     before = peak_memory()
-    summary = cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), Autoencoder(Pooling()), **SETTINGS)
+    summary = cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
     assert [bad.key for _, bad in summary.quarantined] == ["big"]
     assert peak_memory() - before < 200 * 2**20
 
@@ -203,18 +204,19 @@ def peak_memory() -> int:
 def test_a_url_that_would_run_a_command_is_refused(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError):
-        cache_latents(url, "cache", Autoencoder(Pooling()), **SETTINGS)
+        cache_latents(url, "cache", vae=Autoencoder(Pooling()), **SETTINGS)
     assert not (tmp_path / "executed").exists()
 
 
 def test_raise_stops_at_the_first_bad_sample_and_keeps_what_was_committed(tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "a.tar", small_samples(3))
     write_shard(tmp_path / "in" / "b.tar", small_samples(1) | {"broken": {"txt": b"no picture"}})
-    arguments = (str(tmp_path / "in"), str(tmp_path / "cache"), Autoencoder(Pooling()))
+    arguments = (str(tmp_path / "in"), str(tmp_path / "cache"))
+    vae = Autoencoder(Pooling())
     with pytest.raises(CacheError, match=r"b\.tar, sample 'broken': no image"):
-        cache_latents(*arguments, on_bad="raise", **SETTINGS)
+        cache_latents(*arguments, vae=vae, on_bad="raise", **SETTINGS)
     assert {path.name for path in (tmp_path / "cache").glob("[ab].*")} == {"a.tar", "a.json"}
-    assert len(cache_latents(*arguments, **SETTINGS).plan.done) == 1
+    assert len(cache_latents(*arguments, vae=vae, **SETTINGS).plan.done) == 1
 
 
 def test_the_number_of_retries_in_float32_is_in_the_summary(tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ def test_the_number_of_retries_in_float32_is_in_the_summary(tmp_path: Path) -> N
         samples[name] = {"png": buffer.getvalue()}
     write_shard(tmp_path / "in" / "a.tar", samples)
     vae = Autoencoder(Overflows(), dtype=torch.float16)
-    summary = cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae, **SETTINGS)
+    summary = cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae=vae, **SETTINGS)
     assert summary.cached == 2
     assert summary.retried >= 1
     assert f"retried      {summary.retried} in float32" in summary.table()
@@ -247,11 +249,11 @@ def test_latents_too_large_for_half_precision_are_quarantined_with_the_mend(tmp_
             return nn.functional.avg_pool2d(pixels, 8) * 1e6
 
     write_shard(tmp_path / "in" / "a.tar", small_samples(2))
-    summary = cache_latents(str(tmp_path / "in"), str(tmp_path / "a"), Autoencoder(Large()), **SETTINGS)
+    summary = cache_latents(str(tmp_path / "in"), str(tmp_path / "a"), vae=Autoencoder(Large()), **SETTINGS)
     assert [bad.key for _, bad in summary.quarantined] == ["sample_0", "sample_1"]
     assert "set storage: float32" in summary.quarantined[0][1].reason
     again = cache_latents(
-        str(tmp_path / "in"), str(tmp_path / "b"), Autoencoder(Large()), storage="float32", **SETTINGS
+        str(tmp_path / "in"), str(tmp_path / "b"), vae=Autoencoder(Large()), storage="float32", **SETTINGS
     )
     assert again.cached == 2
 
@@ -260,10 +262,11 @@ def test_a_lost_shard_counts_as_many_samples_as_shards_usually_have(tmp_path: Pa
     for number in range(9):
         write_shard(tmp_path / "in" / f"{number}.tar", small_samples(8))
     (tmp_path / "in" / "empty.tar").write_bytes(b"")
-    arguments = (str(tmp_path / "in"), str(tmp_path / "cache"), Autoencoder(Pooling()))
+    arguments = (str(tmp_path / "in"), str(tmp_path / "cache"))
+    vae = Autoencoder(Pooling())
     with pytest.raises(CacheError, match=r"about 8 of 80 samples are quarantined, more than max_bad_fraction 0\.05"):
-        cache_latents(*arguments, **SETTINGS | {"max_bad_fraction": 0.05})
-    assert cache_latents(*arguments, **SETTINGS | {"max_bad_fraction": 0.1}).in_cache["samples"] == 72
+        cache_latents(*arguments, vae=vae, **SETTINGS | {"max_bad_fraction": 0.05})
+    assert cache_latents(*arguments, vae=vae, **SETTINGS | {"max_bad_fraction": 0.1}).in_cache["samples"] == 72
 
 
 def test_a_name_that_is_no_utf8_is_quarantined_under_a_name_that_json_can_hold(tmp_path: Path) -> None:
@@ -274,7 +277,7 @@ def test_a_name_that_is_no_utf8_is_quarantined_under_a_name_that_json_can_hold(t
         (tarfile.TarInfo("good.jpg"), cat),
     )
     for _ in range(2):
-        cache_latents(shard, str(tmp_path / "cache"), Autoencoder(Pooling()), **SETTINGS)
+        cache_latents(shard, str(tmp_path / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
     sidecar = json.loads((tmp_path / "cache" / "a.json").read_bytes())
     assert (sidecar["keys"], [bad["key"] for bad in sidecar["quarantined"]]) == (["good"], ["caf\udce9"])
 
@@ -282,7 +285,7 @@ def test_a_name_that_is_no_utf8_is_quarantined_under_a_name_that_json_can_hold(t
 @pytest.mark.parametrize("name", ["latents.npy", "mask.pbm", "inpaint.json"])
 def test_a_forged_member_is_a_cache_error_that_names_the_sample(name: str, tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "a.tar", small_samples(1))
-    cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), Autoencoder(Pooling()), **SETTINGS)
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
     sidecar = json.loads((tmp_path / "cache" / "a.json").read_bytes())
     start, size = (sidecar["index"][name][column][0] for column in ("offset", "size"))
     for forged in (b"", b"{}", b"[" * size, b"P4\n0 0\n"):

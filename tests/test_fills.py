@@ -7,14 +7,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import webdataset as wds
 from conftest import PHOTOS, Pooling
+from flat import cache_latents, data_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from inpaint_data import Autoencoder, InpaintDataModule, InpaintTransform, LatentCache, UsageError, cache_latents
-from inpaint_data.encoding.fills import FILLS, fill_hole, hole_noise
+from inpaint_data import Autoencoder, Batch, InpaintTransform, LatentCache, UsageError
+from inpaint_data.batch import is_batch
+from inpaint_data.encoding.fills import fill_hole, hole_noise
+from inpaint_data.masks.presets import FILLS
+from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.stages import image_stages
 from inpaint_data.shards.reading import expand_shards
 
 HIDING = [fill for fill in FILLS if fill != "original"]
@@ -41,7 +47,8 @@ def in_range(pictures: Tensor) -> Tensor:
 
 
 def noise_for_all(pixels: Tensor) -> Tensor:
-    return hole_noise(0, [str(i) for i in range(len(pixels))], 0, *pixels.shape[-2:])
+    count = len(pixels)
+    return hole_noise(0, [str(i) for i in range(count)], [0] * count, *pixels.shape[-2:])
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -159,7 +166,7 @@ def test_the_mean_is_that_of_the_known_pixels_in_eight_bits(height: int, width: 
 
 def test_noise_is_normal_around_grey_with_half_the_range_and_cut_at_the_ends() -> None:
     pixels = torch.zeros(1, 3, 256, 256)
-    noise = hole_noise(0, ["a"], 0, 256, 256)
+    noise = hole_noise(0, ["a"], [0], 256, 256)
     everything = torch.ones(1, 1, 256, 256, dtype=torch.bool)
     filled = fill_hole(pixels, everything, "noise", -1.0, noise)
     assert torch.equal(filled, (noise / 2).clamp(-1, 1))
@@ -182,7 +189,8 @@ class Recording(Pooling):
 def hidden_by(fill: Any, keys: list[str], variant: int = 0, seed: int = 0) -> Tensor:
     """(B, 3, H, W) in [-1, 1] as the autoencoder is given them."""
     recording = Recording()
-    batch = {"image": photos(len(keys)), "mask": holes(len(keys)), "__key__": keys, "variants": [variant], "seed": seed}
+    batch = {"image": photos(len(keys)), "mask": holes(len(keys)), "__key__": keys, "seed": seed}
+    batch["variant"] = [variant] * len(keys)
     InpaintTransform(Autoencoder(recording), mask_offset=0, fill=fill)(batch)
     return recording.given
 
@@ -190,7 +198,7 @@ def hidden_by(fill: Any, keys: list[str], variant: int = 0, seed: int = 0) -> Te
 @pytest.mark.parametrize("fill", FILLS)
 def test_the_transform_encodes_what_fill_hole_gives(fill: Any) -> None:
     pixels = in_range(photos(2))
-    noise = hole_noise(3, ["x", "y"], 5, SIDE, SIDE)
+    noise = hole_noise(3, ["x", "y"], [5, 5], SIDE, SIDE)
     given = hidden_by(fill, ["x", "y"], variant=5, seed=3)
     assert torch.equal(given, fill_hole(pixels, holes(2), fill, -1.0, noise))
 
@@ -202,18 +210,33 @@ def test_noise_differs_by_key_variant_and_seed_and_by_nothing_else() -> None:
         assert not torch.equal(one, other)
 
 
+def test_each_sample_of_a_batch_may_have_a_variant_of_its_own() -> None:
+    keys = ["a", "b", "a"]
+    together = hole_noise(0, keys, [0, 3, 1], 8, 16)
+    for i, (key, variant) in enumerate(zip(keys, [0, 3, 1], strict=True)):
+        assert torch.equal(together[i : i + 1], hole_noise(0, [key], [variant], 8, 16))
+    assert not torch.equal(together[0], together[2])
+
+
+def live_variants(shards: str, vae: Autoencoder, variants: int, **chosen: Any) -> list[list[Batch]]:
+    """The batches of a job, each encoded live in all its variants."""
+    module = data_module(predict_source=shards, vae=vae, posterior="moments", **chosen)
+    module.setup("predict")
+    settings = ExampleSettings(module.pictures, module.masks)
+    stages = image_stages(expand_shards(shards), settings, [], module.batch_size, range(variants), 1)
+    return [module.encoder.variants(each) for each in wds.DataPipeline(*stages) if is_batch(each)]
+
+
 @pytest.mark.parametrize("fill", ["noise", "blur", "telea"])
 def test_a_cached_fill_is_the_live_one_and_another_is_refused(
     fill: Any, shards: str, tmp_path: Path, vae: Autoencoder
 ) -> None:
-    chosen: dict[str, Any] = {"resolution": 64, "masks": "lama-thick", "batch_size": 4, "variants": 2, "fill": fill}
+    chosen: dict[str, Any] = {"resolution": 64, "masks": "lama-thick", "batch_size": 4, "fill": fill}
     out = str(tmp_path / "cache")
-    cache_latents(shards, out, vae, storage="float32", **chosen)
-    module = InpaintDataModule(predict_source=shards, vae=vae, posterior="moments", **chosen)
-    module.setup("predict")
-    live = [module.on_after_batch_transfer(batch, 0) for batch in module.image_batches(expand_shards(shards))]
+    cache_latents(shards, out, vae=vae, storage="float32", variants=2, **chosen)
+    live = live_variants(shards, vae, 2, **chosen)
     for k in (0, 1):
         cached = LatentCache(out, "moments", variant=k).__getitems__(range(12))
-        assert torch.equal(cached["masked_latents"], torch.cat([batch["masked_latents"][:, k] for batch in live]))
+        assert torch.equal(cached["masked_latents"], torch.cat([batches[k]["masked_latents"] for batches in live]))
     with pytest.raises(UsageError, match=f'fill: the cache has "{fill}", this run "mean"'):
-        cache_latents(shards, out, vae, storage="float32", **chosen | {"fill": "mean"})
+        cache_latents(shards, out, vae=vae, storage="float32", variants=2, **chosen | {"fill": "mean"})

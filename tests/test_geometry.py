@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Pooling, run, write_shard
+from flat import cache_latents, data_module, example_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,10 +24,8 @@ from inpaint_data import (
     LatentCache,
     MaskMixture,
     SampleError,
-    SampleSettings,
     SoftBorder,
     UsageError,
-    cache_latents,
     verify_cache,
 )
 from inpaint_data.pictures.examples import Example, prepare
@@ -227,20 +226,27 @@ def test_a_mirrored_view_is_the_cut_of_the_mirrored_picture(height: int, width: 
 def test_a_mask_painted_into_picture_and_target_is_found_there_to_the_pixel(
     height: int, width: int, seed: int, crop: str, aspect: float, upscale: bool
 ) -> None:
-    chosen = SampleSettings(
-        (16, 48), crop, upscale, seed=seed, target=True, max_aspect=aspect, bucket_step=8, mask_padding=3
+    chosen = example_settings(
+        resolution=(16, 48),
+        crop=crop,
+        upscale=upscale,
+        seed=seed,
+        target=True,
+        max_aspect=aspect,
+        bucket_step=8,
+        mask_padding=3,
     )
     made = prepare(painted(height, width, seed), chosen, [0])
     assert made
     for each in made:
         if isinstance(each, Fault):
-            assert ("too small for" if each.filtered else "smaller than") in each.reason
+            assert ("too small for" if each.on_purpose else "smaller than") in each.reason
             assert not upscale
             continue
         assert each.image.shape[:2] == each.geometry.target_size
-        assert each.geometry.target_size in chosen.views.sizes()
+        assert each.geometry.target_size in chosen.pictures.views.sizes()
         assert np.array_equal(each.masks[0], each.image[..., 0] > 127)
-        assert np.array_equal(each.target, each.image)
+        assert np.array_equal(each.paired["target"], each.image)
         assert each.geometry.flip is crop.endswith("+flip")
 
 
@@ -276,7 +282,7 @@ def epochs(module: InpaintDataModule, epoch: int = 0) -> list[dict]:
 def test_the_painted_mask_is_found_again_after_every_path(path: str, painted_shards: str, tmp_path: Path) -> None:
     options = PATHS[path] | {"mask_offset": 0, "target": True, "batch_size": 3}
     cache = str(tmp_path / "cache")
-    cache_latents(painted_shards, cache, Autoencoder(Pooling()), carry_image="crop", storage="float32", **options)
+    cache_latents(painted_shards, cache, vae=Autoencoder(Pooling()), carry_image="crop", storage="float32", **options)
     assert verify_cache(cache, deep=True, against=painted_shards, vae=Autoencoder(Pooling())).ok
     seen = set()
     for shard in sorted(Path(cache).glob("*.tar")):
@@ -291,16 +297,12 @@ def test_the_painted_mask_is_found_again_after_every_path(path: str, painted_sha
             pixels = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None] / 127.5 - 1
             assert torch.equal(entry["latents"], Pooling().encode(pixels))
             seen.add(key)
-    live = InpaintDataModule(painted_shards, vae=Autoencoder(Pooling()), **options)
+    live = data_module(painted_shards, vae=Autoencoder(Pooling()), **options)
     by_key = {}
     for batch in epochs(live):
         assert len({tuple(size) for size in batch["target_size"].tolist()}) == 1
         for row, key in enumerate(batch["__key__"]):
-            by_key[key] = {
-                name: value[row]
-                for name, value in batch.items()
-                if isinstance(value, torch.Tensor) and name != "variant"
-            }
+            by_key[key] = {name: value[row] for name, value in batch.items() if isinstance(value, torch.Tensor)}
     assert by_key.keys() == seen
     count = len(PATHS[path].get("crop", [0])) * (len(PATHS[path]["resolution"]) if path == "views" else 1)
     assert len(seen) == 14 * count
@@ -316,10 +318,10 @@ def test_the_painted_mask_is_found_again_after_every_path(path: str, painted_sha
 
 def test_batches_hold_one_bucket_and_an_epoch_has_every_view_once(painted_shards: str, tmp_path: Path) -> None:
     cache, options = str(tmp_path / "cache"), PATHS["views"] | {"mask_offset": 0}
-    cache_latents(painted_shards, cache, Autoencoder(Pooling()), batch_size=3, **options)
+    cache_latents(painted_shards, cache, vae=Autoencoder(Pooling()), batch_size=3, **options)
     orders = []
     for epoch in (0, 0, 1):
-        batches = epochs(InpaintDataModule(cache, batch_size=4), epoch)
+        batches = epochs(data_module(cache, batch_size=4), epoch)
         for batch in batches:
             assert len({tuple(size) for size in batch["target_size"].tolist()}) == 1
             assert batch["latents"].shape[-2:] == tuple(side // 8 for side in batch["target_size"][0].tolist())
@@ -338,14 +340,14 @@ def test_a_cache_of_several_buckets_is_the_same_bytes_every_time(painted_shards:
     made = []
     for threads in (1, 3):
         cache = tmp_path / f"cache{threads}"
-        cache_latents(painted_shards, str(cache), Autoencoder(Pooling()), num_workers=threads, **PATHS["views"])
+        cache_latents(painted_shards, str(cache), vae=Autoencoder(Pooling()), num_workers=threads, **PATHS["views"])
         made.append({path.name: path.read_bytes() for path in cache.iterdir() if not path.name.startswith(".")})
     assert made[0] == made[1]
 
 
 def test_views_have_keys_without_dots_and_say_how_they_were_cut(painted_shards: str, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    cache_latents(painted_shards, str(cache), Autoencoder(Pooling()), **PATHS["views"])
+    cache_latents(painted_shards, str(cache), vae=Autoencoder(Pooling()), **PATHS["views"])
     reader = LatentCache(cache)
     keys = [key for _, key in reader.places()]
     assert set(keys) == {f"s{n}_{i}_view{v}" for n, i, v in itertools.product(range(2), range(7), range(6))}
@@ -362,22 +364,20 @@ def test_a_picture_too_small_for_one_resolution_is_taken_at_the_others(tmp_path:
     write_shard(tmp_path / "a.tar", {key: painted(side, side, 1).members for key, side in (("big", 80), ("small", 40))})
     cache = tmp_path / "cache"
     options = {"resolution": [32, 64], "max_bad_fraction": 0}
-    summary = cache_latents(str(tmp_path / "a.tar"), str(cache), Autoencoder(Pooling()), **options)
+    summary = cache_latents(str(tmp_path / "a.tar"), str(cache), vae=Autoencoder(Pooling()), **options)
     assert "filtered     1: 1 by resolution" in summary.table()
     reason = "resolution: image is 40 high and 40 wide, too small for 64"
     assert [(entry.key, entry.reason) for _, entry in summary.filtered] == [("small_view1", reason)]
     assert {key for _, key in LatentCache(cache).places()} == {"big_view0", "big_view1", "small_view0"}
     assert verify_cache(cache, against=str(tmp_path / "a.tar")).ok
-    live = epochs(
-        InpaintDataModule(str(tmp_path / "a.tar"), vae=Autoencoder(Pooling()), resolution=[32, 64], batch_size=1)
-    )
+    live = epochs(data_module(str(tmp_path / "a.tar"), vae=Autoencoder(Pooling()), resolution=[32, 64], batch_size=1))
     assert {key for batch in live for key in batch["__key__"]} == {"big_view0", "big_view1", "small_view0"}
 
 
 def test_a_key_that_looks_like_a_view_is_quarantined(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", {key: painted(40, 40, 1).members for key in ("cat", "cat_view1")})
     options = {"resolution": 32, "crop": ["center", "center+flip"], "max_bad_fraction": 1}
-    summary = cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "cache"), Autoencoder(Pooling()), **options)
+    summary = cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "cache"), vae=Autoencoder(Pooling()), **options)
     assert summary.cached == 2
     assert [(entry.key, entry.reason) for _, entry in summary.quarantined] == [
         ("cat_view1", "its key ends in _view1, as those of views do; rename it")
@@ -388,7 +388,7 @@ def test_a_key_that_looks_like_a_view_is_quarantined(tmp_path: Path) -> None:
 def test_a_view_that_is_missing_is_found_by_verify(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", {key: painted(40, 40, 1).members for key in ("cat", "dog")})
     options = {"resolution": 32, "crop": ["center", "center+flip"]}
-    cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "cache"), Autoencoder(Pooling()), **options)
+    cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "cache"), vae=Autoencoder(Pooling()), **options)
     forge(tmp_path / "cache", "a", lambda samples: samples.pop("dog_view1") and None)
     (problem,) = verify_cache(tmp_path / "cache", against=str(tmp_path / "a.tar")).problems
     assert (problem.key, problem.problem) == ("dog", "not all of its views are cached or quarantined in a.json")
@@ -400,9 +400,9 @@ def test_fresh_masks_of_views_are_those_of_live_training(carry: str, painted_sha
     masks = {"masks": "lama-thick"} if carry == "crop" else {"masks": "object", "mixture": MaskMixture(invert=0.5)}
     crop = {"crop": ["center", "random+flip"] if carry == "crop" else ["mask+flip", "mask"]}
     options = PATHS["views"] | masks | crop | {"mask_offset": (-2, 3)}
-    cache_latents(painted_shards, cache, vae, carry_image=carry, storage="float32", **options)
-    fresh = InpaintDataModule(cache, fresh_masks=True, vae=vae, batch_size=2, seed=3, **masks)
-    live = InpaintDataModule(painted_shards, vae=vae, batch_size=2, seed=3, **options)
+    cache_latents(painted_shards, cache, vae=vae, carry_image=carry, storage="float32", **options)
+    fresh = data_module(cache, fresh_masks=True, vae=vae, batch_size=2, seed=3, **masks)
+    live = data_module(painted_shards, vae=vae, batch_size=2, seed=3, **options)
     rows = []
     for module in (fresh, live):
         rows.append(
@@ -430,7 +430,9 @@ def test_only_masked_cuts_around_an_object_that_there_is(tmp_path: Path) -> None
     }
     write_shard(tmp_path / "a.tar", samples)
     options = {"resolution": 32, "crop": "mask", "masks": "object", "max_bad_fraction": 1, "mask_offset": 0}
-    summary = cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "c"), Autoencoder(Pooling()), variants=2, **options)
+    summary = cache_latents(
+        str(tmp_path / "a.tar"), str(tmp_path / "c"), vae=Autoencoder(Pooling()), variants=2, **options
+    )
     assert summary.cached == 8
     assert [entry.key for _, entry in summary.quarantined] == ["none"]
     assert all(LatentCache(tmp_path / "c")[row]["mask"].any() for row in range(8))
@@ -441,10 +443,10 @@ def test_empty_masks_are_counted(tmp_path: Path) -> None:
     masks = {"full": np.full((32, 32), 255, np.uint8), "empty": np.zeros((32, 32), np.uint8)}
     write_shard(tmp_path / "a.tar", {key: {"png": picture, "mask.png": png(mask)} for key, mask in masks.items()})
     options = {"resolution": 32, "mask_offset": 0, "variants": 2}
-    summary = cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "c"), Autoencoder(Pooling()), **options)
+    summary = cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "c"), vae=Autoencoder(Pooling()), **options)
     assert "empty masks  2 of 4, where nothing is to be repainted" in summary.table()
     kept = cache_latents(
-        str(tmp_path / "a.tar"), str(tmp_path / "d"), Autoencoder(Pooling()),
+        str(tmp_path / "a.tar"), str(tmp_path / "d"), vae=Autoencoder(Pooling()),
         filters=Filters(min_hole=0.001), crop=["center", "mask"], **options,
     )  # fmt: skip
     assert "empty masks" not in kept.table()
@@ -457,12 +459,12 @@ def test_a_soft_mask_of_which_a_model_sees_nothing_counts_as_empty(tmp_path: Pat
     picture = png(np.full((64, 64, 3), 90, np.uint8))
     write_shard(tmp_path / "a.tar", {"dot": {"png": picture, "mask.png": png(mask)}})
     options = {"resolution": 64, "mask_offset": 0, "soft": SoftBorder("gaussian", 6)}
-    summary = cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "c"), Autoencoder(Pooling()), **options)
+    summary = cache_latents(str(tmp_path / "a.tar"), str(tmp_path / "c"), vae=Autoencoder(Pooling()), **options)
     assert "empty masks  1 of 1" in summary.table()
 
 
 def test_a_plain_dataloader_takes_batches_of_one_bucket(painted_shards: str, tmp_path: Path) -> None:
-    cache_latents(painted_shards, str(tmp_path / "c"), Autoencoder(Pooling()), **PATHS["views"])
+    cache_latents(painted_shards, str(tmp_path / "c"), vae=Autoencoder(Pooling()), **PATHS["views"])
     cache, seen = LatentCache(tmp_path / "c"), []
     for epoch in (0, 1):
         cache.epoch = epoch
@@ -471,7 +473,7 @@ def test_a_plain_dataloader_takes_batches_of_one_bucket(painted_shards: str, tmp
         assert all(len({tuple(size) for size in batch["target_size"].tolist()}) == 1 for batch in batches)
         seen.append([key for batch in batches for key in batch["__key__"]])
         assert sorted(seen[-1]) == sorted(key for _, key in cache.places())
-        trained = [batch["__key__"] for batch in epochs(InpaintDataModule(str(tmp_path / "c"), batch_size=5), epoch)]
+        trained = [batch["__key__"] for batch in epochs(data_module(str(tmp_path / "c"), batch_size=5), epoch)]
         assert [batch["__key__"] for batch in batches] == trained
     assert seen[0] != seen[1]
     assert sorted(row for batch in cache.batches(4, shuffle=False) for row in batch) == list(range(len(cache)))
@@ -500,8 +502,9 @@ def test_filters_count_and_list_what_they_leave_out(tmp_path: Path, capsys: pyte
     write_shard(tmp_path / "in" / "a.tar", samples)
     config = tmp_path / "cache.yaml"
     config.write_text(
-        "resolution: 64\nfilters: {min_side: 48, max_aspect: 3, min_hole: 0.01, max_hole: 0.9, caption: true}\n"
-        "mask_offset: 0\nmax_bad_fraction: 0.5\n"
+        "pictures:\n  resolution: 64\n"
+        "  filters: {min_side: 48, max_aspect: 3, min_hole: 0.01, max_hole: 0.9, caption: true}\n"
+        "masks: {offset: 0}\njob: {max_bad_fraction: 0.5}\n"
     )
     where = ["--shards", str(tmp_path / "in"), "--out", str(tmp_path / "cache")]
     code, out, _ = run(capsys, "cache", "--config", str(config), *where)
@@ -523,13 +526,13 @@ def test_filters_count_and_list_what_they_leave_out(tmp_path: Path, capsys: pyte
     chosen = Filters(min_side=48)
     write_shard(tmp_path / "b.tar", {key: samples[key] for key in ("good", "small")})
     options = {"resolution": 64, "filters": chosen, "on_bad": "raise", "max_bad_fraction": 0.0}
-    summary = cache_latents(str(tmp_path / "b.tar"), str(tmp_path / "b"), Autoencoder(Pooling()), **options)
+    summary = cache_latents(str(tmp_path / "b.tar"), str(tmp_path / "b"), vae=Autoencoder(Pooling()), **options)
     assert (summary.cached, len(summary.filtered), len(summary.quarantined)) == (1, 1, 0)
 
 
 def test_live_training_leaves_the_same_samples_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_shard(tmp_path / "a.tar", {key: painted(side, side, 1).members for key, side in (("big", 80), ("small", 70))})
-    module = InpaintDataModule(
+    module = data_module(
         str(tmp_path / "a.tar"), vae=Autoencoder(Pooling()), resolution=64, filters=Filters(min_side=75), batch_size=2
     )
     assert [batch["__key__"] for batch in epochs(module)] == [["big"]]
@@ -557,12 +560,12 @@ def test_live_training_leaves_the_same_samples_out(tmp_path: Path, caplog: pytes
         ({"max_aspect": 1e9}, "no aspect of 1 to 16"),
         ({"resolution": 10**6}, "resolution: 1000000 is not a number of pixels from 1 to 16384"),
         ({"bucket_step": 0}, "bucket_step: 0 is not a positive number"),
-        ({"mask_padding": -1}, "mask_padding: -1 is no number of pixels"),
+        ({"mask_padding": -1}, "mask_padding: -1 is too small; give 0 or more"),
     ],
 )
 def test_settings_that_cannot_work_are_named(change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        SampleSettings(**change)
+        example_settings(**change)
 
 
 @pytest.mark.parametrize(
@@ -584,13 +587,20 @@ def test_filters_that_cannot_work_are_named(change: dict, message: str) -> None:
 
 def test_a_step_that_the_autoencoder_cannot_divide_is_named_before_any_work(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", {"a": painted(80, 80, 1).members})
-    with pytest.raises(UsageError, match="bucket_step: 12 is no multiple of the VAE's downscale factor 8; use 8 or 16"):
+    with pytest.raises(
+        UsageError, match="bucket_step: 12 is not a multiple of the VAE's downscale factor 8; use 8 or 16"
+    ):
         cache_latents(
-            str(tmp_path / "a.tar"), str(tmp_path / "c"), Autoencoder(Pooling()), 48, max_aspect=2, bucket_step=12
+            str(tmp_path / "a.tar"),
+            str(tmp_path / "c"),
+            vae=Autoencoder(Pooling()),
+            resolution=48,
+            max_aspect=2,
+            bucket_step=12,
         )
 
 
 def test_one_view_is_what_it_was_before_there_were_several() -> None:
-    made = prepare(painted(80, 120, 1), SampleSettings(64, "random"), [0])
+    made = prepare(painted(80, 120, 1), example_settings(resolution=64, crop="random"), [0])
     assert isinstance(made[0], Example)
     assert (made[0].key, made[0].geometry.flip) == ("dog", False)

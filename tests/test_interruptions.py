@@ -11,18 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Figure, Pooling, small_samples, write_shard
+from flat import OF_JOBS, cache_latents, grouped
 
-from inpaint_data import Autoencoder, CacheError, InpaintDataModule, Summary, UsageError, cache_latents, verify_cache
-from inpaint_data.job.caching import fabric_for
+from inpaint_data import Autoencoder, CacheError, Summary, UsageError, verify_cache
+from inpaint_data.job.caching import work_of
 from inpaint_data.job.shard_job import Committer, encode
-from inpaint_data.latent_cache import writer
 from inpaint_data.latent_cache.lock import STALE, locked
-from inpaint_data.shards.reading import Fault
+from inpaint_data.settings import group_of
+from inpaint_data.shards.reading import Fault, ShardEnd
 
 SETTINGS: dict[str, Any] = {"resolution": 16, "masks": "mixture", "mask_offset": (-3, 5), "batch_size": 4}
 SHARDS = 24
@@ -33,14 +35,17 @@ def run(root: str, out: str, rank: int = 0, world: int = 1, **settings: Any) -> 
     if world > 1:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "one"}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    cache_latents(f"{root}/shards", f"{root}/{out}", Autoencoder(Pooling()), **SETTINGS | settings)
+    cache_latents(f"{root}/shards", f"{root}/{out}", vae=Autoencoder(Pooling()), **SETTINGS | settings)
 
 
 @pytest.fixture(scope="module")
 def server() -> Any:
-    """Processes that start with the package imported, from one that never used it."""
+    """Processes that start with the package and this module imported, from one that never used them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["inpaint_data", "conftest"])
+    context.set_forkserver_preload([__name__])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where it looks for this module
+        forkserver.ensure_running()
     return context
 
 
@@ -137,7 +142,7 @@ def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)
-        while process.poll() is None and not list((tmp_path / "cache").glob(".b.tar.tmp")):
+        while process.poll() is None and not list((tmp_path / "cache").glob(".b.tar.*.tmp")):
             time.sleep(0.02)
         return process
 
@@ -189,13 +194,14 @@ def test_a_second_job_is_refused_while_the_first_lives(root: Path) -> None:
 def test_a_shard_of_which_a_batch_failed_is_not_committed_by_what_was_queued_behind_it(root: Path) -> None:
     shard, cache = str(root / "shards" / "0000.tar"), root / "written"
     cache.mkdir()
-    module = InpaintDataModule(predict_source=shard, vae=Autoencoder(Pooling()), posterior="moments", **SETTINGS)
-    module.setup("predict")
-    committer = Committer(cache, "f", module.variants, "float16", "raise", Summary())
-    *batches, end = module.image_batches([shard]).events()
+    given = grouped(OF_JOBS, SETTINGS | {"vae": Autoencoder(Pooling()), "device": "cpu", "on_bad": "raise"})
+    work = work_of(*(group_of(kind, given[name]) for name, kind in OF_JOBS.items()), stages=[])
+    committer = Committer(cache, "f", work, Summary())
+    *batches, end = work.events([shard])
     assert len(batches) > 1
+    assert isinstance(end, ShardEnd)
     for number, batch in enumerate(batches):
-        encoded, _ = encode(module, fabric_for("cpu"), batch)
+        encoded, _ = encode(work, batch)
         if number == 0:
             committer.add(shard, encoded, [])
             continue
@@ -208,7 +214,7 @@ def test_a_shard_of_which_a_batch_failed_is_not_committed_by_what_was_queued_beh
 
 
 def run_here(root: Path) -> None:
-    cache_latents(str(root / "shards"), str(root / "cache"), Autoencoder(Pooling()), **SETTINGS)
+    cache_latents(str(root / "shards"), str(root / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
 
 
 def other_process_that_died() -> int:
@@ -241,6 +247,24 @@ def test_a_dead_holders_lock_is_taken_over_and_a_living_ones_is_not(
     else:
         run_here(root)
         assert not lock.exists()
+
+
+@pytest.mark.parametrize("process", ["dead", "living"])
+def test_what_a_dead_job_left_goes_though_another_process_may_have_its_number_now(process: str, root: Path) -> None:
+    number = other_process_that_died() if process == "dead" else os.getppid()
+    (root / "cache").mkdir()
+    leftover = root / "cache" / f".0003.tar.{number}.tmp"
+    leftover.write_bytes(b"half")
+    run_here(root)
+    assert not leftover.exists()
+
+
+def test_a_shard_that_is_named_like_a_sidecar_is_kept_as_any_other(root: Path) -> None:
+    for number in range(SHARDS):
+        (root / "shards" / f"{number:04d}.tar").rename(root / "shards" / f"{number:04d}.json.tar")
+    run_here(root)
+    arguments = (str(root / "shards"), str(root / "cache"))
+    assert len(cache_latents(*arguments, vae=Autoencoder(Pooling()), **SETTINGS).plan.done) == SHARDS
 
 
 def test_of_many_jobs_that_start_at_once_on_a_stale_lock_one_holds_it(memory_path: Path, server: Any) -> None:
@@ -283,15 +307,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_named_and_leaves_a_cache_that_verifies_and_goes_on(root: Path, small_disk: Path) -> None:
-    arguments = (str(root / "shards"), str(small_disk / "cache"), Autoencoder(Pooling()))
-    with pytest.raises(CacheError, match="No space left on device; mend that and run the same command again"):
-        cache_latents(*arguments, **SETTINGS)
+    arguments, vae = (str(root / "shards"), str(small_disk / "cache")), Autoencoder(Pooling())
+    with pytest.raises(CacheError, match="No space left on device; fix that and run the same command again"):
+        cache_latents(*arguments, vae=vae, **SETTINGS)
     assert not list((small_disk / "cache").glob("*.tmp"))
     found = verify_cache(small_disk / "cache")
     assert found.ok
     assert 0 < found.totals["shards"] < SHARDS
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    summary = cache_latents(*arguments, **SETTINGS)
+    summary = cache_latents(*arguments, vae=vae, **SETTINGS)
     assert len(summary.plan.done) == found.totals["shards"]
     run_here(root)
     assert contents(small_disk / "cache") == contents(root / "cache")
@@ -300,7 +324,7 @@ def test_a_full_disk_is_named_and_leaves_a_cache_that_verifies_and_goes_on(root:
 def test_a_disk_that_turns_read_only_is_named(root: Path, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(UsageError, match="Read-only file system"):
-        cache_latents(str(root / "shards"), str(small_disk / "cache"), Autoencoder(Pooling()), **SETTINGS)
+        cache_latents(str(root / "shards"), str(small_disk / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
 
 
 def test_a_folder_that_vanishes_during_the_job_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +335,7 @@ def test_a_folder_that_vanishes_during_the_job_is_named(root: Path, monkeypatch:
             os.rename(root / "cache", root / "moved")
         replace(source, target)
 
-    monkeypatch.setattr(writer.os, "replace", vanish)
+    monkeypatch.setattr(os, "replace", vanish)
     with pytest.raises(CacheError, match="No such file or directory"):
         run_here(root)
 
@@ -330,7 +354,7 @@ def test_files_that_vanish_during_the_job_are_missed_at_its_end(root: Path, monk
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer.os, "replace", vanish)
+        patch.setattr(os, "replace", vanish)
         with pytest.raises(CacheError, match=r"vanished while the job ran \(\d+ files did\); run the same command"):
             run_here(root)
     run_here(root)
@@ -345,7 +369,7 @@ def test_a_lost_cache_file_is_written_anew_by_the_same_command_and_no_other(
     whole = contents(root / "cache")
     damage(root / "cache" / "cache.json")
     with pytest.raises((CacheError, UsageError)):
-        cache_latents(str(root / "shards"), str(root / "cache"), Autoencoder(Pooling()), **SETTINGS | {"seed": 1})
+        cache_latents(str(root / "shards"), str(root / "cache"), vae=Autoencoder(Pooling()), **SETTINGS | {"seed": 1})
     run_here(root)
     assert contents(root / "cache") == whole
 
@@ -357,10 +381,8 @@ class Layer:
         self.calls: list[tuple[str, str]] = []
         self.fails_at = fails_at
         fsync, replace = os.fsync, os.replace
-        monkeypatch.setattr(
-            writer.os, "fsync", lambda fd: self.call("fsync", os.readlink(f"/proc/self/fd/{fd}"), fsync, fd)
-        )
-        monkeypatch.setattr(writer.os, "replace", lambda a, b: self.call("replace", str(b), replace, a, b))
+        monkeypatch.setattr(os, "fsync", lambda fd: self.call("fsync", os.readlink(f"/proc/self/fd/{fd}"), fsync, fd))
+        monkeypatch.setattr(os, "replace", lambda a, b: self.call("replace", str(b), replace, a, b))
 
     def call(self, name: str, path: str, real: Callable[..., None], *arguments: Any) -> None:
         self.calls.append((name, Path(path).name))
@@ -375,10 +397,10 @@ def test_data_is_durable_before_its_name_and_the_sidecar_comes_last(
 ) -> None:
     layer = Layer(monkeypatch)
     run_here(root)
-    sidecar = f".0005.json.{os.getpid()}.tmp"
-    of_one = [call for call in layer.calls if call[1] in (".0005.tar.tmp", "0005.tar", sidecar, "0005.json")]
+    tar, sidecar = (f".0005.{end}.{os.getpid()}.tmp" for end in ("tar", "json"))
+    of_one = [call for call in layer.calls if call[1] in (tar, "0005.tar", sidecar, "0005.json")]
     assert of_one == [
-        ("fsync", ".0005.tar.tmp"),
+        ("fsync", tar),
         ("replace", "0005.tar"),
         ("fsync", sidecar),
         ("replace", "0005.json"),
@@ -419,35 +441,36 @@ def test_new_changed_and_removed_inputs_are_added_redone_and_reported(root: Path
     (root / "shards" / "0003.tar").write_bytes(changed)
     (root / "shards" / "0007.tar").unlink()
     plan = cache_latents(
-        str(root / "shards"), str(root / "cache"), Autoencoder(Pooling()), dry_run=True, **SETTINGS
+        str(root / "shards"), str(root / "cache"), vae=Autoencoder(Pooling()), dry_run=True, **SETTINGS
     ).plan
     assert [Path(shard).name for shard in plan.new] == ["9999.tar"]
     assert [Path(shard).name for shard in plan.stale] == ["0003.tar"]
     assert plan.removed == ["0007.tar"]
     assert len(plan.done) == SHARDS - 2
-    summary = cache_latents(str(root / "shards"), str(root / "cache"), Autoencoder(Pooling()), **SETTINGS)
+    summary = cache_latents(str(root / "shards"), str(root / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
     assert (summary.shards, summary.cached) == (2, 11)
     assert "0007.tar is not among the shards given; it stays" in summary.table()
     assert verify_cache(root / "cache").totals["shards"] == SHARDS + 1
 
 
 def test_a_dry_run_writes_nothing_and_expects_about_what_comes(root: Path) -> None:
-    arguments = (str(root / "shards"), str(root / "cache"), Autoencoder(Pooling()))
-    plan = cache_latents(*arguments, dry_run=True, **SETTINGS).plan
+    arguments, vae = (str(root / "shards"), str(root / "cache")), Autoencoder(Pooling())
+    plan = cache_latents(*arguments, vae=vae, dry_run=True, **SETTINGS).plan
     assert not (root / "cache").exists()
     assert (len(plan.new), len(plan.done)) == (SHARDS, 0)
-    written = cache_latents(*arguments, **SETTINGS).bytes
+    written = cache_latents(*arguments, vae=vae, **SETTINGS).bytes
     assert plan.bytes_expected == pytest.approx(written, rel=0.5)
     assert plan.seconds_expected is not None
-    assert cache_latents(*arguments, dry_run=True, **SETTINGS).plan.bytes_expected == 0
+    assert cache_latents(*arguments, vae=vae, dry_run=True, **SETTINGS).plan.bytes_expected == 0
 
 
 MEMORY = """
 import sys
 sys.path.insert(0, {tests!r})
 from conftest import Pooling
-from inpaint_data import Autoencoder, cache_latents
-cache_latents({shards!r}, {out!r}, Autoencoder(Pooling()), resolution=16, masks="boxes", device="cpu")
+from flat import cache_latents
+from inpaint_data import Autoencoder
+cache_latents({shards!r}, {out!r}, vae=Autoencoder(Pooling()), resolution=16, masks="boxes", device="cpu")
 # Not getrusage: its peak is that of the parent process where that was larger.
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

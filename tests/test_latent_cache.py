@@ -11,29 +11,25 @@ import pytest
 import torch
 import webdataset as wds
 from conftest import write_shard
+from flat import cache_latents, data_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inpaint_data import (
-    Autoencoder,
-    CacheError,
-    InpaintDataModule,
-    LatentCache,
-    RandomOffset,
-    UsageError,
-    cache_latents,
-    verify_cache,
-)
-from inpaint_data.latent_cache.format import pbm_bytes, read_pbm
+from inpaint_data import Autoencoder, CacheError, LatentCache, RandomOffset, UsageError, verify_cache
+from inpaint_data.batch import SIZES, Batch
+from inpaint_data.latent_cache.encodings import pbm_bytes, read_pbm
 from inpaint_data.masks.offsets import Offset
-from inpaint_data.shards.reading import expand_shards
+from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.stages import image_stages
+from inpaint_data.shards.reading import Fault, ShardEnd, expand_shards
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 2}
+NO_PROCESS = 2**30  # more than Linux gives numbers to
 
 
 def test_five_lines_without_this_package_open_the_cache(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, variants=3, **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, variants=3, **SETTINGS)
     # README: begin plain reader
     for sample in wds.WebDataset(str(tmp_path / "cache" / "000000.tar"), shardshuffle=False):
         mean, log_variance = np.split(np.load(io.BytesIO(sample["latents.npy"])), 2)
@@ -50,7 +46,7 @@ def test_five_lines_without_this_package_open_the_cache(shards: str, tmp_path: P
 
 
 def test_any_reader_sees_white_where_the_batch_says_repaint(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, variants=2, **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, variants=2, **SETTINGS)
     caches = [LatentCache(tmp_path / "cache", variant=k) for k in (0, 1)]
     stored = {}
     for path in sorted((tmp_path / "cache").glob("*.tar")):
@@ -73,11 +69,19 @@ def test_masks_come_back_from_one_bit_a_pixel(count: int, height: int, width: in
     assert np.array_equal(np.array(Image.open(io.BytesIO(data))).reshape(masks.shape), masks)
 
 
-def live_batches(shards: str, vae: Autoencoder, **settings: object) -> list[dict]:
-    """Encoded live in the batches that a job makes, which end with their shard."""
-    module = InpaintDataModule(predict_source=shards, vae=vae, posterior="moments", **SETTINGS | settings)
+def live_batches(shards: str, vae: Autoencoder, variants: int = 1, **settings: object) -> list[list[Batch]]:
+    """Encoded live in the batches that a job makes, which end with their shard: of each the K variants."""
+    module = data_module(predict_source=shards, vae=vae, posterior="moments", **SETTINGS | settings)
     module.setup("predict")
-    return [module.on_after_batch_transfer(batch, 0) for batch in module.image_batches(expand_shards(shards))]
+    settings_of_examples = ExampleSettings(module.pictures, module.masks, module.loading.seed)
+    stages = image_stages(
+        expand_shards(shards), settings_of_examples, (), module.batch_size, variants=range(variants), threads=2
+    )
+    items = [item for item in wds.DataPipeline(*stages) if not isinstance(item, ShardEnd)]
+    assert not any(isinstance(item, Fault) for item in items)
+    if variants == 1:
+        return [[module.on_after_batch_transfer(batch, 0)] for batch in items]
+    return [module.encoder.variants(module.encoder.to_device(batch)) for batch in items]
 
 
 @pytest.mark.parametrize("mask_offset", [(-4, 9), RandomOffset(low=-4, high=9, windows=("octagon", "cross"))])
@@ -85,39 +89,34 @@ def test_a_cached_batch_equals_the_live_batch_of_the_same_samples(
     mask_offset: Offset, shards: str, tmp_path: Path, vae: Autoencoder
 ) -> None:
     given = SETTINGS | {"mask_offset": mask_offset, "variants": 2}
-    cache_latents(shards, str(tmp_path / "cache"), vae, **given)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, **given)
     caches = [LatentCache(tmp_path / "cache", "moments", variant=k) for k in (0, 1)]
     start = 0
-    for live in live_batches(shards, vae, **given):
-        rows = list(range(start, start + len(live["__key__"])))
-        for k, cache in enumerate(caches):
+    for batches in live_batches(shards, vae, **given):
+        rows = list(range(start, start + len(batches[0]["__key__"])))
+        for cache, live in zip(caches, batches, strict=True):
             cached = cache.__getitems__(rows)
             assert cached.keys() == live.keys()
-            assert cached["__key__"] == live["__key__"]
-            assert cached["caption"] == live["caption"]
-            assert torch.equal(cached["latents"].half(), live["latents"].half())
-            assert torch.equal(cached["masked_latents"].half(), live["masked_latents"][:, k].half())
-            assert torch.equal(cached["mask"], live["mask"][:, k : k + 1])
-            assert torch.equal(cached["offset"], live["offset"][:, k])
-            assert [cached["generator"], cached["window"]] == [
-                [(row[k],) for row in live[name]] for name in ("generator", "window")
-            ]
-            for name in ("original_size", "crop_top_left", "target_size"):
+            for name in ("latents", "masked_latents"):
+                assert torch.equal(cached[name].half(), live[name].half())
+            for name in ("mask", "offset", "variant", "flip", *SIZES):
                 assert torch.equal(cached[name], live[name])
+            for name in ("__key__", "__shard__", "caption", "carried", "generator", "edits", "window"):
+                assert cached[name] == live[name]
         start += len(rows)
     assert start == len(caches[0]) == 12
 
 
 def test_float32_storage_keeps_every_bit(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, storage="float32", **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, storage="float32", **SETTINGS)
     live = live_batches(shards, vae)
     cached = LatentCache(tmp_path / "cache", "moments").__getitems__(range(12))
-    assert torch.equal(cached["latents"], torch.cat([batch["latents"] for batch in live]))
-    assert torch.equal(cached["masked_latents"], torch.cat([batch["masked_latents"] for batch in live]))
+    assert torch.equal(cached["latents"], torch.cat([batch["latents"] for [batch] in live]))
+    assert torch.equal(cached["masked_latents"], torch.cat([batch["masked_latents"] for [batch] in live]))
 
 
 def test_variants_share_the_picture_but_not_the_mask(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, variants=4, **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, variants=4, **SETTINGS)
     batches = [LatentCache(tmp_path / "cache", variant=k).__getitems__(range(12)) for k in range(4)]
     assert all(torch.equal(batch["latents"], batches[0]["latents"]) for batch in batches)
     assert len({batch["mask"].numpy().tobytes() for batch in batches}) == 4
@@ -132,9 +131,9 @@ def test_variants_share_the_picture_but_not_the_mask(shards: str, tmp_path: Path
 
 def test_a_second_start_skips_what_is_done(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     out = str(tmp_path / "cache")
-    first = cache_latents(shards, out, vae, **SETTINGS)
+    first = cache_latents(shards, out, vae=vae, **SETTINGS)
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path(out).glob("0*")}
-    second = cache_latents(shards, out, vae, **SETTINGS)
+    second = cache_latents(shards, out, vae=vae, **SETTINGS)
     assert (first.shards, len(first.plan.done), first.cached) == (2, 0, 12)
     assert (second.shards, len(second.plan.done), second.cached) == (0, 2, 0)
     assert before == {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path(out).glob("0*")}
@@ -150,7 +149,7 @@ def test_equal_input_gives_equal_bytes_whatever_the_number_of_threads_and_wherev
 ) -> None:
     made = {}
     for threads in (1, 3):
-        cache_latents(shards, str(tmp_path / f"cache{threads}"), vae, num_workers=threads, **SETTINGS)
+        cache_latents(shards, str(tmp_path / f"cache{threads}"), vae=vae, num_workers=threads, **SETTINGS)
         made[threads] = contents(tmp_path / f"cache{threads}")
     assert made[1] == made[3]
 
@@ -158,8 +157,8 @@ def test_equal_input_gives_equal_bytes_whatever_the_number_of_threads_and_wherev
     dead = tmp_path / "cache3"
     (dead / "000001.json").unlink()
     (dead / "000001.tar").write_bytes(b"half")
-    (dead / ".000002.tar.tmp").write_bytes(b"half")
-    assert len(cache_latents(shards, str(dead), vae, **SETTINGS).plan.done) == 1
+    (dead / f".000002.tar.{NO_PROCESS}.tmp").write_bytes(b"half")
+    assert len(cache_latents(shards, str(dead), vae=vae, **SETTINGS).plan.done) == 1
     assert contents(dead) == made[1]
 
 
@@ -183,7 +182,7 @@ def test_every_input_sample_is_cached_or_quarantined_with_its_reason(
     write_shard(tmp_path / "shards" / "a.tar", samples)
     out = tmp_path / "cache"
     with pytest.raises(CacheError, match=r"5 of 7 samples are quarantined, more than max_bad_fraction 0\.01"):
-        cache_latents(str(tmp_path / "shards"), str(out), vae, resolution=64, batch_size=2)
+        cache_latents(str(tmp_path / "shards"), str(out), vae=vae, resolution=64, batch_size=2)
     sidecar = json.loads((out / "a.json").read_bytes())
     reasons = {entry["key"]: entry["reason"] for entry in sidecar["quarantined"]}
     assert sidecar["keys"] == ["good", "last"]
@@ -194,17 +193,19 @@ def test_every_input_sample_is_cached_or_quarantined_with_its_reason(
     assert "latents.npy" in reasons["reserved"]
     assert verify_cache(out).totals["samples"] == 2
 
-    again = cache_latents(str(tmp_path / "shards"), str(tmp_path / "b"), vae, resolution=64, max_bad_fraction=1.0)
+    again = cache_latents(str(tmp_path / "shards"), str(tmp_path / "b"), vae=vae, resolution=64, max_bad_fraction=1.0)
     assert (again.samples_in, again.cached, len(again.quarantined)) == (7, 2, 5)
 
 
 def test_a_shard_with_nothing_usable_is_committed_as_such(tmp_path: Path, vae: Autoencoder) -> None:
     write_shard(tmp_path / "shards" / "a.tar", {"x": {"txt": b"1"}, "y": {"txt": b"2"}})
-    summary = cache_latents(str(tmp_path / "shards"), str(tmp_path / "cache"), vae, max_bad_fraction=1.0, **SETTINGS)
+    summary = cache_latents(
+        str(tmp_path / "shards"), str(tmp_path / "cache"), vae=vae, max_bad_fraction=1.0, **SETTINGS
+    )
     assert (summary.shards, summary.cached, len(summary.quarantined)) == (1, 0, 2)
     found = verify_cache(tmp_path / "cache").totals
     assert found == {"shards": 1, "samples": 0, "quarantined": 2, "filtered": 0, "bytes": 10240}
-    with pytest.raises(CacheError, match="no sample is in it, 2 are quarantined and 0 filtered; mend them"):
+    with pytest.raises(CacheError, match="no sample is in it, 2 are quarantined and 0 filtered; fix them"):
         LatentCache(tmp_path / "cache")
 
 
@@ -222,7 +223,7 @@ def test_a_picture_that_turns_into_nan_is_quarantined_and_the_others_are_kept(
     cat = {"jpg": photo_bytes["cat"]}
     write_shard(tmp_path / "in" / "a.tar", {"one": cat, "white": {"png": white.getvalue()}, "two": cat})
     out = tmp_path / "cache"
-    cache_latents(str(tmp_path / "in"), str(out), Autoencoder(Picky()), max_bad_fraction=1.0, **SETTINGS)
+    cache_latents(str(tmp_path / "in"), str(out), vae=Autoencoder(Picky()), max_bad_fraction=1.0, **SETTINGS)
     sidecar = json.loads((out / "a.json").read_bytes())
     assert sidecar["keys"] == ["one", "two"]
     assert [entry["key"] for entry in sidecar["quarantined"]] == ["white"]
@@ -230,7 +231,7 @@ def test_a_picture_that_turns_into_nan_is_quarantined_and_the_others_are_kept(
 
 
 def test_carried_members_come_back_by_name(shards: str, tmp_path: Path, vae: Autoencoder, photo_bytes: dict) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, carry_image="original", **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, carry_image="original", **SETTINGS)
     cache = LatentCache(tmp_path / "cache")
     for i, key in enumerate(photo_bytes):
         entry = cache[i]
@@ -240,11 +241,11 @@ def test_carried_members_come_back_by_name(shards: str, tmp_path: Path, vae: Aut
 
 def test_other_settings_are_refused_and_each_difference_is_named(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     out = str(tmp_path / "cache")
-    cache_latents(shards, out, vae, **SETTINGS)
+    cache_latents(shards, out, vae=vae, **SETTINGS)
     with pytest.raises(UsageError) as caught:
-        cache_latents(shards, out, vae, **SETTINGS | {"mask_offset": 6, "resolution": 128})
-    assert "mask_offset: the cache has [-4, 9], this run 6" in str(caught.value)
-    assert "samples.resolution: the cache has 64, this run 128" in str(caught.value)
+        cache_latents(shards, out, vae=vae, **SETTINGS | {"mask_offset": 6, "resolution": 128})
+    assert "masks.offset: the cache has [-4, 9], this run 6" in str(caught.value)
+    assert "pictures.resolution: the cache has [64], this run [128]" in str(caught.value)
     assert "batch_size" not in str(caught.value)
 
 
@@ -252,16 +253,16 @@ def test_a_folder_that_is_no_cache_is_left_alone(shards: str, tmp_path: Path, va
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"precious")
     with pytest.raises(UsageError, match=r"holds 'holiday\.jpg' but no cache\.json"):
-        cache_latents(shards, str(tmp_path / "photos"), vae, **SETTINGS)
+        cache_latents(shards, str(tmp_path / "photos"), vae=vae, **SETTINGS)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="cannot write"):
-        cache_latents(shards, str(tmp_path / "file"), vae, **SETTINGS)
-    with pytest.raises(CacheError, match="no latent cache"):
+        cache_latents(shards, str(tmp_path / "file"), vae=vae, **SETTINGS)
+    with pytest.raises(CacheError, match="not a latent cache"):
         LatentCache(tmp_path / "photos")
 
 
 def test_the_cache_needs_no_pax_headers_and_carries_no_time(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, **SETTINGS)
     sidecar = json.loads((tmp_path / "cache" / "000000.json").read_bytes())
     with tarfile.open(tmp_path / "cache" / "000000.tar") as tar:
         for member in tar:
@@ -277,10 +278,10 @@ def test_changed_input_is_done_again(
     shards: str, tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder
 ) -> None:
     out = tmp_path / "cache"
-    cache_latents(shards, str(out), vae, **SETTINGS)
+    cache_latents(shards, str(out), vae=vae, **SETTINGS)
     shutil.copy(Path(shards) / "000000.tar", tmp_path / "kept.tar")
     write_shard(Path(shards) / "000000.tar", {"cat": {"jpg": photo_bytes["cat"]}})
-    summary = cache_latents(shards, str(out), vae, **SETTINGS)
+    summary = cache_latents(shards, str(out), vae=vae, **SETTINGS)
     assert (summary.shards, len(summary.plan.done), summary.cached) == (1, 1, 1)
     assert verify_cache(out, against=shards).ok
     assert verify_cache(out).totals["samples"] == 8

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inpaint_data import MaskMixture
-from inpaint_data.masks.edits import at_precision, convex_hull, edit, fill_holes, open_mask, smooth
+from inpaint_data.masks.edits import Origin, at_precision, convex_hull, edit, fill_holes, open_mask, smooth
 from inpaint_data.masks.generators import GENERATORS
 from inpaint_data.seeding import generator_for
 
@@ -199,43 +199,44 @@ def test_an_edit_that_would_leave_nothing_is_left_out_and_not_claimed() -> None:
     line = np.zeros((512, 512), bool)
     line[100:103, 50:400] = True
     for name in ("opening", "smooth"):
-        kept, label = edit(line, [name], 0)
-        assert label == ""
+        kept, done = edit(line, [name], 0)
+        assert done == ()
         assert np.array_equal(kept, line)
-    boxed, label = edit(line, ["fill_holes", "opening", "smooth"], 4)
-    assert label == "+filled+precision4"
+    boxed, done = edit(line, ["fill_holes", "opening", "smooth"], 4)
+    assert done == ("filled", "precision4")
     assert np.array_equal(boxed, line)
 
 
 # In a mixture
 
 
-def drawn(mixture: MaskMixture, count: int = 200, side: int = 64) -> list[tuple[np.ndarray, str]]:
+def drawn(mixture: MaskMixture, count: int = 200, side: int = 64) -> list[tuple[np.ndarray, Origin]]:
     return [mixture.draw(side, side, generator_for(0, str(i), 0, "mask")) for i in range(count)]
 
 
 def test_edits_come_with_their_probabilities_and_shift_nothing_else() -> None:
-    """The same masks as without them, edited where the label says so; with any one edit the others stay."""
+    """The same masks as without them, edited where the origin says so; with any one edit the others stay."""
     weights = {"strokes": 1.0, "boxes": 1.0, "full": 0.1}
     plain = drawn(MaskMixture(weights), 1000)
     shares = {"fill_holes": 0.5, "opening": 0.3, "smooth": 0.4, "convex_hull": 0.2}
     several = drawn(MaskMixture(weights, **shares, precision=[0, 4]), 1000)
     words = {"fill_holes": "filled", "opening": "opened", "smooth": "smoothed", "convex_hull": "hull"}
     found: Counter[str] = Counter()
-    for (mask, name), (edited, label) in zip(plain, several, strict=True):
-        assert label.split("+")[0] == name
-        found.update(set(label.split("+")[1:]))
-        chosen = [edit for edit, word in words.items() if f"+{word}" in label]
-        level = int(label[-1]) if "+precision" in label else 0
+    for (mask, (name, none)), (edited, (its_name, edits)) in zip(plain, several, strict=True):
+        assert none == ()
+        assert its_name == name
+        found.update(set(edits))
+        chosen = [edit for edit, word in words.items() if word in edits]
+        level = int(edits[-1][-1]) if edits and edits[-1].startswith("precision") else 0
         assert np.array_equal(edited, edit(mask, chosen, level)[0])
-        assert name != "full" or label == "full"
-    edited_ones = sum(name != "full" for _, name in plain)
+        assert name != "full" or edits == ()
+    edited_ones = sum(name != "full" for _, (name, _) in plain)
     expected = {words[name]: share for name, share in shares.items()} | {f"precision{i}": 0.2 for i in range(1, 5)}
     assert set(found) == set(expected)
     for word, share in expected.items():
         assert abs(found[word] - edited_ones * share) <= 4 * (edited_ones * share * (1 - share)) ** 0.5, word
     only = drawn(MaskMixture(weights, convex_hull=0.2), 1000)
-    assert ["+hull" in label for _, label in only] == ["+hull" in label for _, label in several]
+    assert ["hull" in origin.edits for _, origin in only] == ["hull" in origin.edits for _, origin in several]
 
 
 def test_edits_come_before_inversion_stroke_and_limits() -> None:
@@ -243,8 +244,10 @@ def test_edits_come_before_inversion_stroke_and_limits() -> None:
     inverted = drawn(MaskMixture({"boxes": 1.0}, precision=4, invert=1.0))
     stroked = drawn(MaskMixture({"boxes": 1.0}, precision=4, invert=1.0, add_stroke=1.0))
     within_box = 0
-    for (shape, _), (turned, label), (with_stroke, its_label) in zip(shapes, inverted, stroked, strict=True):
-        assert (label, its_label) == ("boxes+precision4+inverted", "boxes+precision4+inverted+stroke")
+    for (shape, _), (turned, origin), (with_stroke, its_origin) in zip(shapes, inverted, stroked, strict=True):
+        assert origin == Origin("boxes", ("precision4", "inverted"))
+        assert its_origin == Origin("boxes", ("precision4", "inverted", "stroke"))
+        assert [str(origin), str(its_origin)] == ["boxes+precision4+inverted", "boxes+precision4+inverted+stroke"]
         assert np.array_equal(turned, ~at_precision(shape, 4))
         assert (with_stroke >= turned).all()
         within_box += bool((with_stroke & ~turned).any() and not with_stroke.all())
@@ -253,15 +256,15 @@ def test_edits_come_before_inversion_stroke_and_limits() -> None:
         assert 0.1 <= mask.mean() <= 0.3
 
 
-def test_an_object_is_edited_and_its_label_is_that_of_the_object_that_was_taken() -> None:
+def test_an_object_is_edited_and_its_origin_is_that_of_the_object_that_was_taken() -> None:
     """The thin one cannot be opened; the limits decide which of them is taken."""
     thin, wide = np.zeros((512, 512), bool), np.zeros((512, 512), bool)
     thin[:, 100:104] = True
     wide[100:300, 100:400] = True
     objects = [lambda: thin, lambda: wide]
-    for limits, expected, label in (((0.0, 0.05), thin, "object"), ((0.05, 1.0), wide, "object+opened")):
+    for limits, expected, edits in (((0.0, 0.05), thin, ()), ((0.05, 1.0), wide, ("opened",))):
         mixture = MaskMixture({"object": 1.0}, *limits, opening=1.0)
         for i in range(8):
-            mask, name = mixture.draw(512, 512, generator_for(0, str(i), 0, "mask"), objects)
-            assert name == label
+            mask, origin = mixture.draw(512, 512, generator_for(0, str(i), 0, "mask"), objects)
+            assert origin == Origin("object", edits)
             assert np.array_equal(mask, expected)

@@ -3,16 +3,17 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import run
+from flat import OF_JOBS, grouped
 from PIL import Image
 
-from inpaint_data import mask_sheet
-from inpaint_data.commands.main import parser
-from inpaint_data.commands.masks import HOLE, MARGIN, SIDE, TILE
-from inpaint_data.commands.settings import with_checked_files
+from inpaint_data import mask_sheet as sheet_of_groups
+from inpaint_data.commands.main import reader_of
+from inpaint_data.commands.mask_sheet import HOLE, MARGIN, SIDE, TILE
 from inpaint_data.masks.generators import GENERATORS, hole_ratio
 from inpaint_data.seeding import generator_for
 
@@ -20,6 +21,10 @@ ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / "docs" / "masks.md").read_text()
 COMMANDS = re.findall(r"^`?\$ inpaint-data (.*?)`?$", DOCS, re.MULTILINE)
 CONFIGS = sorted([*(ROOT / "configs").glob("masks_*.yaml"), *(ROOT / "configs").glob("cache_*.yaml")])
+
+
+def mask_sheet(out: str, **flat: Any) -> str:
+    return sheet_of_groups(out, **grouped(OF_JOBS, flat))
 
 
 def first_tile(sheet: str | Path) -> np.ndarray:
@@ -73,12 +78,9 @@ def test_a_seed_draws_the_same_sheet_and_another_seed_another(tmp_path: Path) ->
         (["--out", "a.png", "--masks", "lama"], "masks: 'lama' is unknown; choose from"),
         (["--out", "a.png", "--config", "none.yaml"], "config: no such file: none.yaml"),
         (["--out", "a.png", "--config", "empty.yaml"], "empty.yaml: sets nothing"),
-        (
-            ["--out", "a.png", "--config", "typo.yaml"],
-            "typo.yaml: Subcommand 'masks' does not accept",
-        ),
+        (["--out", "a.png", "--config", "typo.yaml"], "typo.yaml: pictures: there is no setting 'resolutoin'"),
         (["--out", "a.png", "--config", "mixture.yaml"], "mixture.yaml: mixture: there is no setting 'min_hola'"),
-        (["--out", "a.png", "--mixture", "none.yaml"], "mixture: no such file, or no YAML in it: none.yaml"),
+        (["--out", "a.png", "--mixture", "none.yaml"], "mixture: no such file: none.yaml; correct the name"),
         (["--out", "a.png", "--masks", "object", "--mixture", "{min_hole: 0.99}"], "masks: no photograph gives a mask"),
         (["--out", "file/a.png"], "out: cannot write file/a.png"),
         ([], "out"),
@@ -92,7 +94,7 @@ def test_bad_input_is_one_clear_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "typo.yaml").write_text("resolutoin: 64\n")
+    (tmp_path / "typo.yaml").write_text("pictures: {resolutoin: 64}\n")
     (tmp_path / "mixture.yaml").write_text("weights: {boxes: 1}\nmin_hola: 0.1\n")
     (tmp_path / "empty.yaml").touch()
     (tmp_path / "file").touch()
@@ -104,10 +106,10 @@ def test_bad_input_is_one_clear_line(
 
 def test_the_cache_command_takes_a_file_as_its_mixture(tmp_path: Path) -> None:
     (tmp_path / "mixture.yaml").write_text("weights: {boxes: 1}\nmin_hole: 0.1\n")
-    (tmp_path / "job.yaml").write_text("shards: a\nout: b\nmasks: mixture\nmixture: mixture.yaml\n")
-    by_flag = ["--shards", "a", "--out", "b", "--mixture", str(tmp_path / "mixture.yaml")]
+    (tmp_path / "job.yaml").write_text("shards: a\nout: b\nmasks: {source: mixture, mixture: mixture.yaml}\n")
+    by_flag = ["--shards", "a", "--out", "b", "--masks", "mixture", "--mixture", str(tmp_path / "mixture.yaml")]
     for arguments in (by_flag, ["--config", str(tmp_path / "job.yaml")]):
-        mixture = parser().parse_args(["cache", *arguments]).cache.mixture
+        mixture = reader_of("cache").read(arguments)["masks"].mixture
         assert (mixture.weights, mixture.min_hole) == ({"boxes": 1.0}, 0.1)
 
 
@@ -130,7 +132,8 @@ def test_a_file_of_nothing_but_a_mixture_s_fields_is_drawn(
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_docs_is_one_that_the_program_takes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    parser().parse_args(with_checked_files(shlex.split(command)))
+    name, *arguments = shlex.split(command)
+    reader_of(name).read(arguments)
     if "--out docs/" in command:
         out = command.rsplit(" ", 1)[1]
         assert (ROOT / out).stat().st_size < 180_000

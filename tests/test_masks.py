@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from flat import example_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from inpaint_data import MaskMixture, SampleError, SampleSettings, UsageError
+from inpaint_data import MaskMixture, SampleError, UsageError
+from inpaint_data.masks.edits import Origin
 from inpaint_data.masks.generators import GENERATORS, draw_within, hole_ratio
 from inpaint_data.masks.offsets import (
     Offset,
@@ -190,7 +192,8 @@ def test_a_seed_a_key_and_a_variant_draw_the_offset_that_they_drew_elsewhere() -
 
 
 def drawn(mixture: MaskMixture, count: int = 2000, side: int = 16) -> list[tuple[np.ndarray, str]]:
-    return [mixture.draw(side, side, generator_for(0, str(i), 0, "mask")) for i in range(count)]
+    made = [mixture.draw(side, side, generator_for(0, str(i), 0, "mask")) for i in range(count)]
+    return [(mask, str(origin)) for mask, origin in made]
 
 
 def within_binomial(found: int, count: int, probability: float) -> bool:
@@ -428,8 +431,8 @@ def test_an_object_mask_is_drawn_among_those_that_show_and_are_within_the_limits
     assert within_binomial(found[0.4], 400, 0.5)
 
     rng = generator_for(0, "key", 0, "mask")
-    inverted, name = MaskMixture({"object": 1.0}, invert=1).draw(10, 10, rng, objects[1:2])
-    assert name == "object+inverted"
+    inverted, origin = MaskMixture({"object": 1.0}, invert=1).draw(10, 10, rng, objects[1:2])
+    assert origin == Origin("object", ("inverted",))
     assert inverted.mean() == 0.9
     with pytest.raises(SampleError, match=r"2 object masks have hole ratios of 0.1 to 1 as object, none within min_"):
         mixture.draw(10, 10, rng, [objects[0], objects[1], objects[4]])
@@ -453,14 +456,14 @@ def test_an_object_is_lost_only_where_no_way_is_within_the_limits() -> None:
     labels: Counter[str] = Counter()
     for i in range(400):
         objects = [disc(8 + i % 5), disc(14)]
-        mask, label = held.draw(96, 96, generator_for(0, str(i), 0, "mask"), objects)
+        mask, origin = held.draw(96, 96, generator_for(0, str(i), 0, "mask"), objects)
         assert mask.mean() <= 0.8
-        assert "inverted" not in label
-        as_decided, first_label = free.draw(96, 96, generator_for(0, str(i), 0, "mask"), objects)
+        assert "inverted" not in origin.edits
+        as_decided, first_origin = free.draw(96, 96, generator_for(0, str(i), 0, "mask"), objects)
         if as_decided.mean() <= 0.8:
             assert np.array_equal(mask, as_decided)
-            assert label == first_label
-        labels[label] += 1
+            assert origin == first_origin
+        labels[str(origin)] += 1
     # The share of strokes stays, within what a stroke outside the limits takes away.
     assert labels["object"] + labels["object+stroke"] == 400
     assert 0 < labels["object+stroke"] <= 400 * 0.2 + 4 * (400 * 0.2 * 0.8) ** 0.5
@@ -473,8 +476,8 @@ def test_a_rare_way_is_found_if_it_is_the_only_one_within_the_limits(invert: flo
     for i in range(200):
         with suppress(SampleError):
             mixture = MaskMixture({"object": 1.0}, min_hole=0.8, invert=invert)
-            mask, label = mixture.draw(96, 96, generator_for(0, str(i), 0, "mask"), [disc(10)])
-            assert label == "object+inverted"
+            mask, origin = mixture.draw(96, 96, generator_for(0, str(i), 0, "mask"), [disc(10)])
+            assert origin == Origin("object", ("inverted",))
             assert np.array_equal(mask, ~disc(10)())
             found += 1
     assert found == 200 if invert >= 0.1 else within_binomial(found, 200, 1 - 0.99**101)
@@ -521,8 +524,8 @@ def test_a_mixture_draws_what_it_drew_elsewhere(mixture: MaskMixture, expected: 
     digest = hashlib.blake2b(digest_size=6)
     for i in range(60):
         objects = [disc(6 + (7 * i + 11 * k) % 30) for k in range(3)]
-        mask, label = mixture.draw(96, 96, generator_for(7, str(i), i, "mask"), objects)
-        digest.update(np.packbits(mask).tobytes() + label.encode())
+        mask, origin = mixture.draw(96, 96, generator_for(7, str(i), i, "mask"), objects)
+        digest.update(np.packbits(mask).tobytes() + str(origin).encode())
     assert digest.hexdigest() == expected
 
 
@@ -531,17 +534,18 @@ def test_a_variant_has_the_same_mask_alone_and_among_others() -> None:
     pixels = io.BytesIO()
     Image.fromarray(np.full((64, 80, 3), 90, np.uint8)).save(pixels, "PNG")
     mixture = MaskMixture(dict.fromkeys(DRAWN, 1.0), 0.01, 0.99, invert=0.3, add_stroke=0.3, **EDITED)
-    chosen = SampleSettings(resolution=64, masks="mixture", mixture=mixture, seed=3)
+    chosen = example_settings(resolution=64, masks="mixture", mixture=mixture, seed=3)
     for key in ("a", "b", "ü", "a/b"):
         sample = Sample("shards/0.tar", key, {"png": pixels.getvalue()})
         (together,) = prepare(sample, chosen, range(8))
         for k in range(8):
             (alone,) = prepare(sample, chosen, [k])
             assert np.array_equal(alone.masks[0], together.masks[k])
-            assert alone.generators == together.generators[k : k + 1]
-            expected, label = mixture.draw(64, 64, generator_for(3, key, k, "mask"))
+            assert alone.origins == together.origins[k : k + 1]
+            assert (alone.variants, together.variants) == ((k,), tuple(range(8)))
+            expected, origin = mixture.draw(64, 64, generator_for(3, key, k, "mask"))
             assert np.array_equal(expected, alone.masks[0])
-            assert label == alone.generators[0]
+            assert origin == alone.origins[0]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

@@ -11,11 +11,13 @@ import numpy as np
 import pycocotools.mask as coco
 import pytest
 from conftest import write_shard
+from flat import cache_latents, example_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inpaint_data import MaskMixture, SampleError, SampleSettings, cache_latents
+from inpaint_data import MaskMixture, SampleError
+from inpaint_data.masks.edits import Origin
 from inpaint_data.pictures.examples import prepare
 from inpaint_data.pictures.object_masks import decode_rle, fill_polygon, find_objects
 from inpaint_data.seeding import generator_for
@@ -49,7 +51,7 @@ def made(members: dict[str, bytes], size: tuple[int, int] = (32, 48)) -> list[np
 
 
 def prepared(members: dict[str, bytes], key: str = "dog", **change: Any) -> Any:
-    chosen = SampleSettings(**{"resolution": 32, "masks": "object"} | change)
+    chosen = example_settings(**{"resolution": 32, "masks": "object"} | change)
     (made,) = prepare(Sample("shards/0.tar", key, {"png": PICTURE} | members), chosen, [0, 1, 2])
     if isinstance(made, Fault):
         raise SampleError(made.reason)
@@ -137,7 +139,7 @@ def test_each_variant_draws_one_of_the_samples_objects_and_records_it() -> None:
     found: Counter[int] = Counter()
     for i in range(100):
         example = prepared(members, str(i))
-        assert example.generators == ("object",) * 3
+        assert example.origins == (Origin("object"),) * 3
         assert all(mask.sum() == 4 * 32 for mask in example.masks)
         found.update(int(mask[0].argmax()) for mask in example.masks)
         assert np.array_equal(example.masks, prepared(members, str(i)).masks)
@@ -156,7 +158,7 @@ def test_a_mixture_draws_objects_beside_generators() -> None:
     names: Counter[str] = Counter()
     for i in range(200):
         example = prepared({"mask.png": png(band(16, 32))}, str(i), masks="mixture", mixture=mixture)
-        names.update(example.generators)
+        names.update(map(str, example.origins))
     assert set(names) == {"object", "object+inverted", "boxes", "boxes+inverted"}
     assert all(abs(count - 150) < 4 * (600 * 0.25 * 0.75) ** 0.5 for count in names.values())
 

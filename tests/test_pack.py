@@ -10,9 +10,9 @@ import pytest
 import webdataset
 from PIL import Image
 
-from inpaint_data.commands.pack import pack
+from inpaint_data.commands.packing import pack
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.shards.reading import Sample, expand_shards, read_shard
+from inpaint_data.shards.reading import Sample, ShardEnd, expand_shards, read_shard
 
 
 def picture(kind: str, shade: int = 90) -> bytes:
@@ -64,9 +64,16 @@ EXPECTED = {
 }
 
 
+def samples_of(shard: str) -> list[Sample]:
+    *samples, end = read_shard(shard)
+    assert all(isinstance(item, Sample) for item in samples)
+    assert isinstance(end, ShardEnd)
+    assert (end.shard, end.keys) == (shard, len(samples))
+    return samples
+
+
 def read_back(shards: list[str]) -> dict[str, dict[str, bytes]]:
-    items = [item for shard in shards for item in read_shard(shard)]
-    assert all(isinstance(item, Sample) for item in items)
+    items = [item for shard in shards for item in samples_of(shard)]
     assert len({item.key for item in items}) == len(items)
     return {item.key: item.members for item in items}
 
@@ -86,7 +93,7 @@ def test_shards_hold_at_most_their_size_and_all_samples_in_the_order_of_keys(pho
     assert [Path(shard).name for shard in shards] == ["000000.tar", "000001.tar"]
     assert sorted(os.listdir(tmp_path / "out")) == ["000000.tar", "000001.tar"]
     assert list(read_back(shards)) == sorted(EXPECTED)
-    assert [len(list(read_shard(shard))) for shard in shards] == [4, 2]
+    assert [len(samples_of(shard)) for shard in shards] == [4, 2]
 
 
 def test_the_same_folder_gives_the_same_bytes_whenever_it_is_packed(photos: Path, tmp_path: Path) -> None:

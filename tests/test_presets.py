@@ -1,6 +1,7 @@
 """Each tool's way with a mask equals a slow reference written from its description, one axis at a time."""
 
 import math
+import re
 from dataclasses import asdict
 from itertools import combinations
 from typing import Any
@@ -11,17 +12,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import PHOTOS
+from flat import data_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_fills import Recording, as_automatic1111
 from torch import Tensor
 
-from inpaint_data import Autoencoder, InpaintDataModule, InpaintTransform, latent_mask
-from inpaint_data.encoding.presets import PRESETS, Preset, binarise, grow_comfy
-from inpaint_data.encoding.transform import fill_hole
+from inpaint_data import Autoencoder, InpaintTransform, latent_mask
+from inpaint_data.encoding.fills import fill_hole
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.morphology import offset_mask
+from inpaint_data.masks.presets import PRESETS, Preset, binarise, grow_comfy
 
 
 def random_masks(seed: int, batch: int, height: int, width: int, share: float = 0.05) -> Tensor:
@@ -244,10 +246,9 @@ def test_a_preset_gives_what_its_tool_gives_from_the_soft_mask_to_latent_size(
 def test_a_recipe_keeps_its_own_fill_beside_a_presets(vae: Autoencoder) -> None:
     """A1111's inpainting models are fed grey, whatever "masked content" is there."""
     for recipe, fill in ((None, "blur"), ("sd15-inpaint", "grey")):
-        module = InpaintDataModule(predict_source=str(PHOTOS), vae=vae, preset="a1111", recipe=recipe)
+        module = data_module(predict_source=str(PHOTOS), vae=vae, preset="a1111", recipe=recipe)
         module.setup("predict")
-        assert module.transform is not None
-        assert (module.transform.fill, module.transform.mask_offset) == (fill, 0)
+        assert (module.encoder.transform.fill, module.encoder.transform.mask_offset) == (fill, 0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64), (64, 64), (8, 16), (24, 8), (256, 136)])
@@ -297,5 +298,16 @@ def test_a_preset_of_ones_own_takes_each_axis_by_itself_and_refuses_unknown_name
     for wrong in ({"growth": "comfy"}, 3):
         with pytest.raises(UsageError, match="is unknown; choose from was, comfy"):
             InpaintTransform(None, preset=wrong)
-        with pytest.raises(UsageError, match="is unknown; choose from was, comfy"):
-            InpaintDataModule("shards", preset=wrong)
+    for wrong in (3, "comfi", ["comfy"]):
+        with pytest.raises(UsageError, match=rf"preset: {re.escape(repr(wrong))} is unknown; choose from was, comfy"):
+            data_module("shards", preset=wrong)
+
+
+def test_settings_take_a_preset_of_ones_own_as_a_mapping() -> None:
+    assert data_module("shards", preset={"growth": "comfy", "fill": "black"}).masks.preset == Preset(
+        "comfy", fill="black"
+    )
+    with pytest.raises(UsageError, match="preset: growth: 'comfi' is unknown; choose from square, comfy, none"):
+        data_module("shards", preset={"growth": "comfi"})
+    with pytest.raises(UsageError, match="preset: there is no setting 'growing'; it takes growth, threshold, fill"):
+        data_module("shards", preset={"growing": "comfy"})

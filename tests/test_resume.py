@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import write_shard
+from flat import cache_latents, data_module
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from inpaint_data import Autoencoder, InpaintDataModule, cache_latents
+from inpaint_data import Autoencoder, InpaintDataModule
 
 SAMPLES, BATCH, EPOCHS = 22, 2, 3  # 11 batches an epoch
 SETTINGS = {"resolution": 32, "masks": "mixture", "mask_offset": (-4, 9)}
@@ -62,13 +63,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory, photo_bytes: dict[str, byt
     for number in range(2):
         part = dict(list(samples.items())[number * 11 : number * 11 + 11])
         write_shard(folder / "shards" / f"{number}.tar", part)
-    cache_latents(str(folder / "shards"), str(folder / "cache"), vae, variants=3, **SETTINGS)
+    cache_latents(str(folder / "shards"), str(folder / "cache"), vae=vae, variants=3, **SETTINGS)
     return {"cache": str(folder / "cache"), "shards": str(folder / "shards")}
 
 
 def module_of(sources: dict, source: str, vae: Autoencoder, **more: object) -> InpaintDataModule:
     live = {"vae": vae, **SETTINGS} if source == "shards" else {}
-    return InpaintDataModule(sources[source], batch_size=BATCH, **live, **more)
+    return data_module(sources[source], batch_size=BATCH, **live, **more)
 
 
 def fit(
@@ -114,10 +115,10 @@ def test_a_run_over_buckets_and_views_goes_on_with_the_very_next_batch(
     where, more = sources["shards"], {"vae": vae, **SETTINGS | cuts}
     if source == "cache":
         where, more = str(tmp_path / "cache"), {}
-        cache_latents(sources["shards"], where, vae, **SETTINGS | cuts)
+        cache_latents(sources["shards"], where, vae=vae, **SETTINGS | cuts)
 
     def made() -> InpaintDataModule:
-        return InpaintDataModule(where, batch_size=3, **more)
+        return data_module(where, batch_size=3, **more)
 
     saves = ModelCheckpoint(tmp_path / "all", every_n_train_steps=7, save_top_k=-1)
     unbroken = fit(made(), tmp_path, callbacks=(saves,), max_epochs=2)
@@ -151,7 +152,7 @@ def test_another_batch_size_takes_what_is_left_of_the_epoch(sources: dict, tmp_p
     hand = SaveInMidEpoch(tmp_path / "hand.ckpt")
     unbroken = fit(module_of(sources, "cache", vae), tmp_path, callbacks=(hand,))
     before = Counter(key for step in unbroken[11:14] for key in step[1])
-    data = InpaintDataModule(sources["cache"], batch_size=5)
+    data = data_module(sources["cache"], batch_size=5)
     after = fit(data, tmp_path, tmp_path / "hand.ckpt")
     assert [len(step[1]) for step in after if step[0] == 1] == [5, 5, 5, 1]
     assert before + Counter(key for step in after if step[0] == 1 for key in step[1]) == Counter(
@@ -167,10 +168,10 @@ import torch
 from test_resume import Recorder
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from inpaint_data import InpaintDataModule
+from flat import data_module
 
 cache, folder, devices, resume, workers = sys.argv[1:]
-data = InpaintDataModule(cache, batch_size=2, num_workers=int(workers))
+data = data_module(cache, batch_size=2, num_workers=int(workers))
 model = Recorder()
 saves = ModelCheckpoint(folder + "/all", every_n_train_steps=2, save_top_k=-1)
 trainer = Trainer(

@@ -5,12 +5,15 @@ import io
 import numpy as np
 import pytest
 from conftest import PHOTOS
+from flat import example_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inpaint_data import SampleError, SampleSettings, UsageError
+from inpaint_data import SampleError, UsageError
+from inpaint_data.masks.edits import Origin
 from inpaint_data.pictures.examples import Example, prepare
+from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.shards.reading import Fault, Sample
 
 
@@ -20,7 +23,7 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def example_of(given_sample: Sample, settings: SampleSettings, variants: list[int]) -> Example:
+def example_of(given_sample: Sample, settings: ExampleSettings, variants: list[int]) -> Example:
     """The one view of a sample; what is wrong with it as the error it was."""
     (made,) = prepare(given_sample, settings, variants)
     if isinstance(made, Fault):
@@ -47,14 +50,14 @@ def test_a_mask_painted_into_the_picture_is_found_there_to_the_pixel(
     mask = np.kron(mask[::4, ::4], np.ones((4, 4), bool))[:height, :width]
     picture = np.repeat((mask * 255).astype(np.uint8)[..., None], 3, 2)
     given_sample = sample({"png": png(picture), "mask.png": png((mask * 255).astype(np.uint8))})
-    example = example_of(given_sample, SampleSettings(resolution, crop, seed=seed), [0])
+    example = example_of(given_sample, example_settings(resolution=resolution, crop=crop, seed=seed), [0])
     assert example.image.shape == (resolution, resolution, 3)
     assert np.array_equal(example.masks[0], example.image[..., 0] > 127)
 
 
 def test_a_picture_of_the_right_size_comes_through_untouched() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    example = example_of(sample({"png": png(pixels)}), SampleSettings(32, masks="full"), [0])
+    example = example_of(sample({"png": png(pixels)}), example_settings(resolution=32, masks="full"), [0])
     assert np.array_equal(example.image, pixels)
     assert example.geometry.original_size == example.geometry.target_size == (32, 32)
 
@@ -63,8 +66,8 @@ def test_the_random_crop_depends_on_seed_and_key_alone() -> None:
     data = (PHOTOS / "rocket.jpg").read_bytes()
 
     def top_left(key: str, seed: int) -> tuple[int, int]:
-        made = example_of(sample({"jpg": data}, key), SampleSettings(64, "random", masks="full", seed=seed), [0, 1])
-        return made.geometry.crop_top_left
+        chosen = example_settings(resolution=64, crop="random", masks="full", seed=seed)
+        return example_of(sample({"jpg": data}, key), chosen, [0, 1]).geometry.crop_top_left
 
     assert top_left("a", 0) == top_left("a", 0)
     assert len({top_left(key, seed) for key in "abcd" for seed in (0, 1)}) > 4
@@ -75,12 +78,16 @@ def test_masks_come_from_the_member_from_alpha_or_from_a_generator() -> None:
     half[:, 8:] = 255
     colours = np.full((16, 16, 3), 90, np.uint8)
     cutout = np.dstack([colours, 255 - half])
-    by_member = example_of(sample({"png": png(colours), "mask.png": png(half)}), SampleSettings(16), [0, 1])
-    by_alpha = example_of(sample({"png": png(cutout)}), SampleSettings(16, masks="alpha"), [0])
-    drawn = example_of(sample({"png": png(colours)}), SampleSettings(16, masks="boxes"), [0, 1])
+    by_member = example_of(
+        sample({"png": png(colours), "mask.png": png(half)}), example_settings(resolution=16), [0, 1]
+    )
+    by_alpha = example_of(sample({"png": png(cutout)}), example_settings(resolution=16, masks="alpha"), [0])
+    drawn = example_of(sample({"png": png(colours)}), example_settings(resolution=16, masks="boxes"), [0, 1])
     assert np.array_equal(by_member.masks, np.stack([half > 0] * 2))
     assert np.array_equal(by_alpha.masks[0], half > 0)  # transparent = repaint
-    assert drawn.generators == ("boxes", "boxes")
+    assert by_member.origins == (Origin("sample"), Origin("sample"))
+    assert by_alpha.origins == (Origin("alpha"),)
+    assert drawn.origins == (Origin("boxes"), Origin("boxes"))
     assert not np.array_equal(drawn.masks[0], drawn.masks[1])
 
 
@@ -89,7 +96,7 @@ def test_caption_and_other_members_are_carried_and_the_picture_as_asked() -> Non
     masks = {"mask.png": picture, "mask.0.png": picture}
     members = {"png": picture, "txt": "ein Café\n".encode(), "json": b"{}", "clip.npy": b"123"} | masks
     for carry, extra in (("none", set()), ("original", {"png", *masks}), ("crop", {"crop.png"})):
-        example = example_of(sample(members), SampleSettings(16, masks="full", carry_image=carry), [0])
+        example = example_of(sample(members), example_settings(resolution=16, masks="full", carry_image=carry), [0])
         assert example.caption == "ein Café"
         assert set(example.carried) == {"txt", "json", "clip.npy"} | extra
     assert np.array_equal(np.array(Image.open(io.BytesIO(example.carried["crop.png"]))), example.image)
@@ -123,7 +130,7 @@ def test_caption_and_other_members_are_carried_and_the_picture_as_asked() -> Non
 )
 def test_a_sample_that_cannot_be_used_says_why(members: dict[str, bytes], change: dict, reason: str) -> None:
     with pytest.raises(SampleError, match=reason):
-        example_of(sample(members), SampleSettings(**{"resolution": 16} | change), [0])
+        example_of(sample(members), example_settings(**{"resolution": 16} | change), [0])
 
 
 @pytest.mark.parametrize(
@@ -137,4 +144,4 @@ def test_a_sample_that_cannot_be_used_says_why(members: dict[str, bytes], change
 )
 def test_unknown_settings_are_named(change: dict, named: str) -> None:
     with pytest.raises(UsageError, match=named):
-        SampleSettings(**change)
+        example_settings(**change)

@@ -19,6 +19,8 @@ from inpaint_data.shards import reading as shards
 from inpaint_data.shards.reading import (
     Fault,
     Sample,
+    ShardEnd,
+    ShardIdentity,
     expand_shards,
     image_member,
     read_shard,
@@ -96,11 +98,13 @@ class Shelf:
 
     def read(self, data: bytes) -> tuple[Samples, list[Fault]]:
         Path(self.path).write_bytes(data)
-        items = list(read_shard(self.path))
+        *items, end = read_shard(self.path)
         faults = [item for item in items if isinstance(item, Fault)]
         samples = {item.key: item.members for item in items if isinstance(item, Sample)}
         assert len(samples) + len(faults) == len(items)
         assert {item.shard for item in items} <= {self.path}
+        identity = ShardIdentity(len(data), hashlib.sha256(data).hexdigest())
+        assert end == ShardEnd(self.path, identity, len(samples) + sum(fault.key is not None for fault in faults))
         return samples, faults
 
     def nothing_is_lost(self, damaged: bytes, original: Samples, where: dict[str, tuple[int, int]]) -> None:
@@ -445,6 +449,13 @@ def test_every_key_with_dots_is_named(shelf: Shelf) -> None:
     assert all("cannot contain dots" in fault.reason and "rename it" in fault.reason for fault in faults)
 
 
+def test_a_sample_of_a_cache_may_have_members_with_dots_and_no_picture(shelf: Shelf) -> None:
+    names = ("crop.png", "depth.png", "inpaint.json", "soft_mask.png", "txt")
+    samples, faults = shelf.read(tar_of(*(entry(f"{key}.{name}", 5) for key in ("a", "b") for name in names)))
+    assert {key: set(members) for key, members in samples.items()} == {"a": set(names), "b": set(names)}
+    assert faults == []
+
+
 def test_a_sample_has_exactly_one_image() -> None:
     with pytest.raises(SampleError, match=r"several images.*keep one of jpg, png"):
         image_member(Sample("s", "k", {"jpg": b"", "png": b""}))
@@ -518,8 +529,10 @@ def test_urls_of_fsspec_are_expanded_and_read(memory: str, folder: Path) -> None
     assert expand_shards(memory) == both
     assert expand_shards(memory + "/*.tar") == both
     assert expand_shards(memory + "/{a,b}.tar") == [memory + "/a.tar", memory + "/b.tar"]
-    assert {item.key: item.members for item in read_shard(both[0])} == SAMPLES
+    *items, end = read_shard(both[0])
+    assert {item.key: item.members for item in items} == SAMPLES
     data = tar(SAMPLES)
+    assert end.identity == shard_identity(both[0])
     assert shard_size(both[0]) == shard_identity(both[0]).size == len(data)
     assert expand_shards(f"file://{folder}/shards/0000.tar") == [f"file://{folder}/shards/0000.tar"]
     assert expand_shards("simplecache::" + memory + "/a.tar") == ["simplecache::" + memory + "/a.tar"]

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import operator
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +14,26 @@ import pytest
 import torch
 import webdataset as wds
 from conftest import PHOTOS, run, write_shard
+from flat import cache_latents, data_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_fills import live_variants
 from test_verify import forge
 from torch import Tensor
 
 from inpaint_data import (
     Autoencoder,
-    InpaintDataModule,
     InpaintTransform,
     LatentCache,
     SoftBorder,
     UsageError,
-    cache_latents,
     contact_sheet,
     index_cache,
     verify_cache,
 )
-from inpaint_data.latent_cache.format import png_bytes
+from inpaint_data.latent_cache.encodings import png_bytes
 from inpaint_data.masks.soft_border import from_levels, gaussian_weights, to_levels
-from inpaint_data.shards.reading import expand_shards
 
 SETTINGS: dict[str, Any] = {
     "resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 2, "soft": SoftBorder("gaussian", 3)
@@ -158,28 +159,37 @@ def test_a_border_that_cannot_be_is_refused(fields: dict[str, Any], named: str) 
         SoftBorder(**fields)
 
 
-@pytest.mark.parametrize("soft", ["ramp", {"kind": "ramp"}, 3])
+@pytest.mark.parametrize("soft", ["ramp", ["ramp", 4], 3])
 def test_what_is_no_border_is_refused_before_the_first_batch(soft: Any, tmp_path: Path) -> None:
     for make in (
         lambda: InpaintTransform(None, soft=soft),
-        lambda: InpaintDataModule(str(tmp_path), soft=soft),
+        lambda: data_module(str(tmp_path), soft=soft),
     ):
-        with pytest.raises(UsageError, match=r"soft: .* is no border; give a SoftBorder"):
+        with pytest.raises(UsageError, match=rf"soft: {re.escape(repr(soft))} is .* border; give a SoftBorder"):
             make()
 
 
+def test_settings_take_a_border_as_a_mapping_and_the_transform_does_not(tmp_path: Path) -> None:
+    assert data_module(str(tmp_path), soft={"kind": "ramp"}).masks.soft == SoftBorder("ramp")
+    with pytest.raises(UsageError, match="soft: kind: 'box' is unknown; choose from gaussian, ramp"):
+        data_module(str(tmp_path), soft={"kind": "box"})
+    with pytest.raises(UsageError, match=r"soft: .*width"):
+        data_module(str(tmp_path), soft={"width": 3})
+    with pytest.raises(UsageError, match=r"soft: \{'kind': 'ramp'\} is .* border; give a SoftBorder"):
+        InpaintTransform(None, soft={"kind": "ramp"})
+
+
 def test_the_hole_is_filled_under_the_hard_mask(vae: Autoencoder) -> None:
-    batch = {
-        "image": torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8),
-        "mask": blobs(0, 2, 64, 64),
-        "__key__": ["a", "b"],
-    }
-    hard = InpaintTransform(vae, (-3, 5))(batch)
-    soft = InpaintTransform(vae, (-3, 5), soft=SoftBorder("ramp", 4))(batch)
-    assert torch.equal(soft["masked_latents"], hard["masked_latents"])
-    assert torch.equal(soft["mask"], SoftBorder("ramp", 4)(hard["mask"]))
-    assert torch.equal(soft["mask"] > 0.5, hard["mask"])
-    assert hard.keys() == soft.keys()
+    pictures = {"image": torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), "__key__": ["a", "b"]}
+    masks = blobs(0, 2, 64, 64)
+    for k in (0, 1):
+        batch = pictures | {"mask": masks[:, k : k + 1], "variant": [k, k]}
+        hard = InpaintTransform(vae, (-3, 5))(batch)
+        soft = InpaintTransform(vae, (-3, 5), soft=SoftBorder("ramp", 4))(batch)
+        assert torch.equal(soft["masked_latents"], hard["masked_latents"])
+        assert torch.equal(soft["mask"], SoftBorder("ramp", 4)(hard["mask"]))
+        assert torch.equal(soft["mask"] > 0.5, hard["mask"])
+        assert hard.keys() == soft.keys()
 
 
 @pytest.mark.parametrize(
@@ -190,36 +200,33 @@ def test_a_cached_soft_batch_equals_the_live_one(
     change: dict[str, Any], shards: str, tmp_path: Path, vae: Autoencoder
 ) -> None:
     chosen = SETTINGS | change
-    cache_latents(shards, str(tmp_path / "cache"), vae, variants=2, storage="float32", **chosen)
-    module = InpaintDataModule(predict_source=shards, vae=vae, posterior="moments", variants=2, **chosen)
-    module.setup("predict")
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, variants=2, storage="float32", **chosen)
     caches = [LatentCache(tmp_path / "cache", "moments", variant=k) for k in (0, 1)]
     places = {key: row for row, (_, key) in enumerate(caches[0].places())}
     seen = 0
-    for pictures in module.image_batches(expand_shards(shards)):
-        live = module.on_after_batch_transfer(pictures, 0)
-        rows = [places[key] for key in live["__key__"]]
+    for batches in live_variants(shards, vae, 2, **chosen):
+        rows = [places[key] for key in batches[0]["__key__"]]
         seen += len(rows)
-        for k, cache in enumerate(caches):
+        for cache, live in zip(caches, batches, strict=True):
             cached = cache.__getitems__(rows)
             assert cached.keys() == live.keys()
             assert cached["mask"].dtype == live["mask"].dtype == torch.float32
-            assert torch.equal(cached["mask"], live["mask"][:, k : k + 1])
-            assert torch.equal(cached["masked_latents"], live["masked_latents"][:, k])
-            assert cached["carried"] == live["carried"]
+            for name, value in live.items():
+                same = torch.equal if isinstance(value, Tensor) else operator.eq
+                assert same(cached[name], value), name
     assert seen == len(places) == (24 if change else 12)
     assert verify_cache(tmp_path / "cache", deep=True, against=shards, vae=vae).ok
 
 
 def test_a_plain_reader_opens_the_soft_masks(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, variants=2, **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, variants=2, **SETTINGS)
     caches = [LatentCache(tmp_path / "cache", variant=k) for k in (0, 1)]
     pictures = wds.WebDataset(str(tmp_path / "cache" / "000000.tar"), shardshuffle=False).decode("pil")
     grey = wds.WebDataset(str(tmp_path / "cache" / "000000.tar"), shardshuffle=False)
     for i, (sample, raw) in enumerate(zip(pictures, grey, strict=True)):
         assert "mask.pbm" not in sample
-        levels = np.array(sample["mask.png"].convert("L")).reshape(2, 64, 64)
-        assert Image.open(io.BytesIO(raw["mask.png"])).mode == "L"
+        levels = np.array(sample["soft_mask.png"].convert("L")).reshape(2, 64, 64)
+        assert Image.open(io.BytesIO(raw["soft_mask.png"])).mode == "L"
         for k, cache in enumerate(caches):
             assert torch.equal(cache[i]["mask"][0, 0], torch.from_numpy(levels[k]) / 255)
             coverage = json.loads(raw["inpaint.json"])["variants"][k]["coverage"]
@@ -231,14 +238,15 @@ def test_the_border_is_in_the_fingerprint_and_only_where_there_is_one(
 ) -> None:
     out = str(tmp_path / "cache")
     hard = {name: value for name, value in SETTINGS.items() if name != "soft"}
-    cache_latents(shards, out, vae, **SETTINGS)
+    cache_latents(shards, out, vae=vae, **SETTINGS)
     for other in (hard, SETTINGS | {"soft": SoftBorder("gaussian", 4)}, SETTINGS | {"soft": SoftBorder("ramp", 3)}):
         with pytest.raises(UsageError, match=r"soft(\.\w+)?: the cache has"):
-            cache_latents(shards, out, vae, **other)
+            cache_latents(shards, out, vae=vae, **other)
     with pytest.raises(UsageError, match=r"soft\.radius: the cache has 3"):
-        InpaintDataModule(out, vae=vae, soft=SoftBorder("gaussian", 5)).train_dataloader()
-    cache_latents(shards, str(tmp_path / "hard"), vae, **hard)
-    assert "soft" not in LatentCache(tmp_path / "hard").settings
+        data_module(out, vae=vae, soft=SoftBorder("gaussian", 5)).train_dataloader()
+    cache_latents(shards, str(tmp_path / "hard"), vae=vae, **hard)
+    assert LatentCache(tmp_path / "hard").settings.masks.soft is None
+    assert LatentCache(out).settings.masks.soft == SETTINGS["soft"]
 
 
 def mask_png(value: int = 255) -> bytes:
@@ -248,23 +256,34 @@ def mask_png(value: int = 255) -> bytes:
 
 
 def test_the_samples_own_mask_never_meets_the_caches(tmp_path: Path, vae: Autoencoder) -> None:
-    """It is not carried, or the settings are refused at once: no sample is quarantined for its name."""
+    """They have names of their own: no sample is quarantined for its mask, and where it is carried it is as it was."""
     samples = {"cat": {"jpg": (PHOTOS / "cat.jpg").read_bytes(), "mask.png": mask_png()}}
     write_shard(tmp_path / "in" / "a.tar", samples)
-    for carry in ("none", "crop"):
+    for carry in ("none", "crop", "original"):
         out = tmp_path / carry
-        cache_latents(str(tmp_path / "in"), str(out), vae, carry_image=carry, **SETTINGS | {"masks": "sample"})
-        assert "mask.png" not in LatentCache(out)[0]["carried"][0]
-        assert verify_cache(out).ok
-    with pytest.raises(UsageError, match=r"carry_image: original with soft: .*use carry_image: crop or none"):
-        cache_latents(str(tmp_path / "in"), str(tmp_path / "x"), vae, carry_image="original", **SETTINGS)
-    assert not (tmp_path / "x").exists()
+        cache_latents(str(tmp_path / "in"), str(out), vae=vae, carry_image=carry, **SETTINGS | {"masks": "sample"})
+        entry = LatentCache(out)[0]
+        assert entry["carried"][0].get("mask.png") == (mask_png() if carry == "original" else None)
+        assert "soft_mask.png" not in entry["carried"][0]
+        assert entry["mask"].dtype == torch.float32
+        assert verify_cache(out, deep=True, against=str(tmp_path / "in"), vae=vae).ok
+
+
+def test_a_member_that_is_called_like_the_caches_masks_is_quarantined_by_name(tmp_path: Path, vae: Autoencoder) -> None:
+    cat = {"jpg": (PHOTOS / "cat.jpg").read_bytes(), "mask.png": mask_png()}
+    write_shard(tmp_path / "in" / "a.tar", {"cat": cat, "dog": cat | {"soft_mask.png": mask_png()}})
+    for soft in (None, SoftBorder("ramp", 3)):
+        options = SETTINGS | {"soft": soft, "masks": "sample", "max_bad_fraction": 1}
+        summary = cache_latents(str(tmp_path / "in"), str(tmp_path / str(soft)), vae=vae, **options)
+        assert [(entry.key, entry.reason) for _, entry in summary.quarantined] == [
+            ("dog", "it carries a member called soft_mask.png, which the cache uses itself; rename it")
+        ]
 
 
 def test_a_hard_cache_still_carries_the_samples_mask(tmp_path: Path, vae: Autoencoder) -> None:
     samples = {"cat": {"jpg": (PHOTOS / "cat.jpg").read_bytes(), "mask.png": mask_png()}}
     write_shard(tmp_path / "in" / "a.tar", samples)
-    cache_latents(str(tmp_path / "in"), str(tmp_path / "out"), vae, resolution=64, carry_image="original")
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "out"), vae=vae, resolution=64, carry_image="original")
     entry = LatentCache(tmp_path / "out")[0]
     assert entry["carried"][0]["mask.png"] == mask_png()
     assert entry["mask"].dtype == torch.bool
@@ -273,35 +292,44 @@ def test_a_hard_cache_still_carries_the_samples_mask(tmp_path: Path, vae: Autoen
 
 def test_fresh_masks_are_softened_as_the_cache_says_or_as_asked(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     out = str(tmp_path / "cache")
-    cache_latents(shards, out, vae, carry_image="crop", **SETTINGS)
-    for asked, expected in ((None, SETTINGS["soft"]), (SoftBorder("ramp", 2), SoftBorder("ramp", 2))):
-        module = InpaintDataModule(out, vae=vae, fresh_masks=True, batch_size=3, soft=asked)
+    cache_latents(shards, out, vae=vae, carry_image="crop", **SETTINGS)
+    for asked, expected in (
+        ({}, SETTINGS["soft"]),
+        ({"soft": SoftBorder("ramp", 2)}, SoftBorder("ramp", 2)),
+        ({"soft": None}, lambda hard: hard),
+    ):
+        module = data_module(out, vae=vae, fresh_masks=True, batch_size=3, **asked)
         module.setup()
         batch = module.on_after_batch_transfer(next(iter(module.train_dataloader())), 0)
-        live = InpaintDataModule(shards, vae=vae, **SETTINGS | {"soft": None, "batch_size": 3})
+        live = data_module(shards, vae=vae, **SETTINGS | {"soft": None, "batch_size": 3})
         live.setup()
         hard = live.on_after_batch_transfer(next(iter(live.train_dataloader())), 0)
         assert batch["__key__"] == hard["__key__"]
         assert torch.equal(batch["mask"], expected(hard["mask"]))
+        assert batch["mask"].dtype == (torch.bool if asked == {"soft": None} else torch.float32)
 
 
-def test_fresh_masks_of_the_samples_own_are_softened_from_a_hard_cache_that_carries_them(
-    tmp_path: Path, vae: Autoencoder
+@pytest.mark.parametrize(
+    ("made", "asked"), [({}, {"soft": SoftBorder("ramp", 2)}), ({"soft": SoftBorder("ramp", 2)}, {})]
+)
+def test_fresh_masks_of_the_samples_own_are_softened_from_a_cache_that_carries_them(
+    made: dict[str, Any], asked: dict[str, Any], tmp_path: Path, vae: Autoencoder
 ) -> None:
     samples = {"cat": {"jpg": (PHOTOS / "cat.jpg").read_bytes(), "mask.png": mask_png()}}
     write_shard(tmp_path / "in" / "a.tar", samples)
     out = str(tmp_path / "out")
-    cache_latents(str(tmp_path / "in"), out, vae, resolution=64, mask_offset=0, carry_image="original")
-    module = InpaintDataModule(out, vae=vae, fresh_masks=True, batch_size=1, soft=SoftBorder("ramp", 2))
+    cache_latents(str(tmp_path / "in"), out, vae=vae, resolution=64, mask_offset=0, carry_image="original", **made)
+    module = data_module(out, vae=vae, fresh_masks=True, batch_size=1, **asked)
     module.setup()
     batch = module.on_after_batch_transfer(next(iter(module.train_dataloader())), 0)
     assert torch.equal(batch["mask"], torch.ones(1, 1, 64, 64))
     assert batch["carried"][0]["mask.png"] == mask_png()
 
 
-def test_tars_of_soft_masks_can_be_indexed(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+@pytest.mark.parametrize("carry", ["none", "crop", "original"])
+def test_tars_of_soft_masks_can_be_indexed(carry: str, shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     out = tmp_path / "cache"
-    cache_latents(shards, str(out), vae, variants=2, **SETTINGS)
+    cache_latents(shards, str(out), vae=vae, variants=2, carry_image=carry, **SETTINGS)
     before = LatentCache(out, variant=1).__getitems__(range(12))
     for path in out.iterdir():
         if path.suffix != ".tar":
@@ -323,22 +351,22 @@ LEVELS = np.full((2, 64, 64), 77, np.uint8)
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (corrupt, "mask.png: image is damaged"),
-        (lambda data: data[:-20], "mask.png: image is damaged"),
-        (lambda data: data + b"x", "mask.png: is not laid out"),
-        (lambda _: b"", "mask.png: not a grey PNG of 8 bits"),
-        (lambda _: b"P4\n64 128\n" + bytes(8 * 128), "mask.png: not a grey PNG of 8 bits"),
-        (lambda _: png_bytes(LEVELS[:, :32]), "mask.png: its masks have the shape"),
-        (lambda _: png_bytes(LEVELS[:, :, :32]), "mask.png: its masks have the shape"),
+        (corrupt, "soft_mask.png: image is damaged"),
+        (lambda data: data[:-20], "soft_mask.png: image is damaged"),
+        (lambda data: data + b"x", "soft_mask.png: is not laid out"),
+        (lambda _: b"", "soft_mask.png: not a grey PNG of 8 bits"),
+        (lambda _: b"P4\n64 128\n" + bytes(8 * 128), "soft_mask.png: not a grey PNG of 8 bits"),
+        (lambda _: png_bytes(LEVELS[:, :32]), "soft_mask.png: its masks have the shape"),
+        (lambda _: png_bytes(LEVELS[:, :, :32]), "soft_mask.png: its masks have the shape"),
         (lambda _: png_bytes(LEVELS), "says coverage"),
     ],
 )
 def test_a_damaged_soft_mask_is_named(change: Any, says: str, shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, variants=2, **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, variants=2, **SETTINGS)
     key = LatentCache(tmp_path / "cache").places()[1][1]
 
     def damage(samples: dict[str, dict[str, bytes]]) -> None:
-        samples[key]["mask.png"] = change(samples[key]["mask.png"])
+        samples[key]["soft_mask.png"] = change(samples[key]["soft_mask.png"])
 
     forge(tmp_path / "cache", "000000", damage)
     problems = verify_cache(tmp_path / "cache").problems
@@ -347,20 +375,24 @@ def test_a_damaged_soft_mask_is_named(change: Any, says: str, shards: str, tmp_p
 
 
 def test_a_soft_cache_without_its_masks_is_named(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, **SETTINGS)
     key = LatentCache(tmp_path / "cache").places()[1][1]
-    forge(tmp_path / "cache", "000000", lambda samples: samples[key].pop("mask.png") and None)
-    assert f"mask.png of sample '{key}'" in str(verify_cache(tmp_path / "cache").problems[0])
+    forge(tmp_path / "cache", "000000", lambda samples: samples[key].pop("soft_mask.png") and None)
+    assert f"soft_mask.png of sample '{key}'" in str(verify_cache(tmp_path / "cache").problems[0])
 
 
 def test_a_yaml_softens_and_the_sheet_shows_it(shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "cache.yaml").write_text("soft:\n  kind: ramp\n  radius: 6\nfill: noise\nmasks: lama-thick\n")
+    (tmp_path / "cache.yaml").write_text(
+        "masks:\n  soft:\n    kind: ramp\n    radius: 6\n  fill: noise\n  source: lama-thick\n"
+    )
     out = str(tmp_path / "cache")
     config = str(tmp_path / "cache.yaml")
     code, _, err = run(capsys, "cache", "--config", config, "--shards", shards, "--out", out, "--resolution", "64")
     assert code == 0, err
-    assert LatentCache(out).settings["soft"] == {"kind": "ramp", "radius": 6}
-    assert LatentCache(out).settings["fill"] == "noise"
+    assert LatentCache(out).settings.masks.soft == SoftBorder("ramp", 6)
+    assert LatentCache(out).settings.masks.fill == "noise"
+    written = json.loads((Path(out) / "cache.json").read_bytes())["settings"]["masks"]
+    assert (written["soft"], written["fill"]) == ({"kind": "ramp", "radius": 6}, "noise")
     sheet = contact_sheet(out, shards, str(tmp_path / "sheet.png"), count=2)
     assert Image.open(sheet).width > 6 * 192
     with_flag = (
@@ -378,7 +410,7 @@ def test_a_yaml_softens_and_the_sheet_shows_it(shards: str, tmp_path: Path, caps
     )
     code, said, _ = run(capsys, *with_flag, "--soft", "{kind: ramp, radius: 6}")
     assert (code, "2 were already there" in said) == (0, True)
-    (tmp_path / "cache.yaml").write_text("soft:\n  radius: 0\n")
+    (tmp_path / "cache.yaml").write_text("masks:\n  soft:\n    radius: 0\n")
     code, _, err = run(capsys, "cache", "--config", config, "--shards", shards, "--out", out + "2")
     assert code == 2
     assert "radius: 0" in err

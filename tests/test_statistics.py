@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import PHOTOS, run, write_shard
+from flat import OF_JOBS, cache_latents, grouped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -21,13 +23,17 @@ from inpaint_data import (
     ShardError,
     SoftBorder,
     UsageError,
-    cache_latents,
-    mask_statistics,
 )
-from inpaint_data.commands.statistics import ASPECTS, HOLES, OFFSETS, PIECES, RESOLUTIONS
+from inpaint_data import mask_statistics as statistics_of_groups
+from inpaint_data.commands.mask_statistics import ASPECTS, HOLES, OFFSETS, PIECES, RESOLUTIONS
+from inpaint_data.masks.edits import Origin
 
 MIXTURE = MaskMixture({"boxes": 1, "strokes": 1, "full": 0.3}, invert=0.3)
 JOB = {"masks": "mixture", "mixture": MIXTURE, "mask_offset": (-8, 24), "resolution": 64, "variants": 3, "seed": 5}
+
+
+def mask_statistics(source: str, **flat: Any) -> MaskStatistics:
+    return statistics_of_groups(source, **grouped(OF_JOBS, flat))
 
 
 def components(mask: np.ndarray) -> int:
@@ -48,10 +54,11 @@ def components(mask: np.ndarray) -> int:
 @given(arrays(bool, st.tuples(*[st.sampled_from([8, 16, 24])] * 2)), st.integers(-128, 128))
 def test_every_figure_of_a_mask_is_what_an_obvious_count_gives(array: np.ndarray, offset: int) -> None:
     found = MaskStatistics("", 8)
-    found.add_mask(torch.from_numpy(array), "boxes+stroke", offset)
+    origin = Origin("boxes", ("stroke",))
+    found.add_mask(torch.from_numpy(array), origin, offset)
     height, width = array.shape
     ratio = array.sum() / array.size
-    assert found.ratios["boxes+stroke"] == pytest.approx(ratio)
+    assert found.ratios[origin] == pytest.approx(ratio)
     assert found.empty == (ratio == 0)
     assert found.offsets == Counter([offset])
     assert found.pieces == Counter([components(array)])
@@ -86,16 +93,16 @@ def test_bands_are_in_order_and_each_has_a_name(bands) -> None:  # type: ignore[
 def test_a_soft_mask_counts_where_it_is_above_a_half() -> None:
     soft = torch.tensor([[0.5, 0.51], [0.0, 1.0]]).repeat_interleave(8, 0).repeat_interleave(8, 1)
     found = MaskStatistics("", 8)
-    found.add_mask(soft, "object", 0)
-    assert found.ratios["object"] == 0.5
+    found.add_mask(soft, Origin("object"), 0)
+    assert found.ratios[Origin("object")] == 0.5
 
 
 def test_generators_are_put_together_and_labels_told_apart() -> None:
     found = MaskStatistics("", 8)
-    for label, masked in (("boxes", 8), ("boxes+inverted", 16), ("full", 16)):
+    for origin, masked in ((Origin("boxes"), 8), (Origin("boxes", ("inverted",)), 16), (Origin("full"), 16)):
         mask = torch.zeros(16, 16, dtype=torch.bool)
         mask[:masked] = True
-        found.add_mask(mask, label, 0)
+        found.add_mask(mask, origin, 0)
     assert {name: (bands.total(), mean) for name, (bands, mean) in found.by_generator.items()} == {
         "boxes": (2, 0.75),
         "full": (1, 1.0),
@@ -197,8 +204,8 @@ def test_the_job_s_yaml_gives_what_its_flags_give(
     cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "job.yaml").write_text(
-        "shards: elsewhere\nout: nowhere\nvae: no/such\nbatch_size: 2\nmasks: boxes\nmask_offset: [-4, 8]\n"
-        "resolution: 64\nvariants: 2\n"
+        "shards: elsewhere\nout: nowhere\nencode: {vae: no/such}\njob: {batch_size: 2, variants: 2}\n"
+        "masks: {source: boxes, offset: [-4, 8]}\npictures: {resolution: 64}\n"
     )
     (tmp_path / "mixture.yaml").write_text("weights: {boxes: 1}\n")
     common = ["stats", str(cached / "shards"), "--json"]
@@ -207,6 +214,19 @@ def test_the_job_s_yaml_gives_what_its_flags_give(
     assert by_flag[0] == 0
     assert run(capsys, *common, "--config", str(tmp_path / "job.yaml")) == by_flag
     assert run(capsys, *common, *flags, "--config", str(tmp_path / "mixture.yaml")) == by_flag
+
+
+def test_what_no_mask_depends_on_may_be_given_for_a_cache(
+    cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "shards: elsewhere\nout: nowhere\nencode: {vae: no/such}\njob: {batch_size: 2}\n"
+        "masks: {fill: black}\npictures: {carry_image: crop}\n"
+    )
+    common = ["stats", str(cached / "cache"), "--json"]
+    plain = run(capsys, *common)
+    assert plain[0] == 0
+    assert run(capsys, *common, "--config", str(tmp_path / "job.yaml")) == plain
 
 
 def test_more_than_one_percent_of_vanishing_masks_is_a_warning(
@@ -232,11 +252,18 @@ def test_more_than_one_percent_of_empty_masks_is_a_warning(cached: Path, capsys:
     assert "let mask_offset shrink less" in err
 
 
-@pytest.mark.parametrize(("label", "warned"), [("boxes", True), ("object+precision4+inverted", True), ("none", False)])
-def test_empty_masks_are_a_warning_unless_none_draws_them(label: str, warned: bool) -> None:
+@pytest.mark.parametrize(
+    ("origin", "label", "warned"),
+    [
+        (Origin("boxes"), "boxes", True),
+        (Origin("object", ("precision4", "inverted")), "object+precision4+inverted", True),
+        (Origin("none"), "none", False),
+    ],
+)
+def test_empty_masks_are_a_warning_unless_none_draws_them(origin: Origin, label: str, warned: bool) -> None:
     found = MaskStatistics("", 8)
     for number in range(100):
-        found.add_mask(torch.full((16, 16), number > 1), label if number < 2 else "full", 0)
+        found.add_mask(torch.full((16, 16), number > 1), origin if number < 2 else Origin("full"), 0)
     assert found.empty == 2
     assert [f"2.0% of the masks are empty ({label}: 2 of 2)" in line for line in found.warnings()] == [True] * warned
 
@@ -244,10 +271,10 @@ def test_empty_masks_are_a_warning_unless_none_draws_them(label: str, warned: bo
 def test_the_share_that_vanishes_is_of_the_masks_that_are_not_empty() -> None:
     found, dot = MaskStatistics("", 8), torch.zeros(16, 16, dtype=torch.bool)
     for _ in range(98):
-        found.add_mask(dot, "boxes", 0)
-    found.add_mask(torch.ones_like(dot), "boxes", 0)
+        found.add_mask(dot, Origin("boxes"), 0)
+    found.add_mask(torch.ones_like(dot), Origin("boxes"), 0)
     dot[3, 3] = True
-    found.add_mask(dot, "boxes", 0)
+    found.add_mask(dot, Origin("boxes"), 0)
     assert found.share_that_vanishes("nearest") == 0.5
 
 
@@ -264,13 +291,16 @@ def test_resolutions_are_counted_by_the_short_side(cached: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (["nothing"], 2, "nothing: is no cache, and cannot be read as shards: no such file"),
+        (["nothing"], 2, "nothing: is not a cache, and cannot be read as shards: no such file"),
         (["empty"], 2, "empty"),
         (["cache", "--samples", "0"], 2, "samples: 0"),
         (["cache", "--seed", "3"], 2, "seed: cache is a cache, whose masks are made already"),
         (["cache", "--factor", "16"], 2, "factor: cache is a cache"),
         (["cache", "--png", "a.jpg"], 2, "png: a.jpg does not end in .png"),
-        (["cache", "--config", "typo.yaml"], 2, "typo.yaml: Subcommand 'stats' does not accept option 'resolutoin'"),
+        (["cache", "--config", "typo.yaml"], 2, "typo.yaml: pictures: there is no setting 'resolutoin'"),
+        (["cache", "--config", "seed.yaml"], 2, "seed.yaml: seed: cache is a cache, whose masks are made already"),
+        (["cache", "--config", "boxes.yaml"], 2, "boxes.yaml: masks: cache is a cache, whose masks are made already"),
+        (["cache", "--mask_offset", "3"], 2, "mask_offset: cache is a cache, whose masks are made already"),
         (["shards", "--masks", "lama"], 2, "masks: 'lama' is unknown"),
         (["shards", "--masks", "boxes", "--resolution", "100"], 2, "a 100 x 100 mask cannot be divided by 8"),
         (["shards", "--masks", "boxes", "--resolution", "64", "--factor", "0"], 2, "factor: 0"),
@@ -302,7 +332,9 @@ def test_bad_input_is_one_clear_line(
         (tmp_path / name).symlink_to(cached / name)
     write_shard(tmp_path / "good.tar", {"cat": {"jpg": photo_bytes["cat"]}})
     (tmp_path / "empty").mkdir()
-    (tmp_path / "typo.yaml").write_text("resolutoin: 64\n")
+    (tmp_path / "typo.yaml").write_text("pictures: {resolutoin: 64}\n")
+    (tmp_path / "seed.yaml").write_text("job: {seed: 3}\n")
+    (tmp_path / "boxes.yaml").write_text("masks: {source: boxes}\n")
     got, _, err = run(capsys, "stats", *arguments)
     assert (got, len(err.splitlines())) == (code, 1), err
     assert named in err

@@ -1,30 +1,35 @@
-"""Carried text embeddings become padded tensors, captions give way to the empty prompt, and the script makes both."""
+"""Carried text embeddings become padded tensors, captions give way to the empty prompt, and embed_text makes both."""
 
 import copy
 import io
 import json
 import os
 import re
-import runpy
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import small_samples, write_shard
+import webdataset as wds
+from conftest import run, small_samples, write_shard
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from flat import cache_latents, data_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from inpaint_data import Autoencoder, CacheError, InpaintDataModule, LatentCache, UsageError, cache_latents
+from inpaint_data import Autoencoder, CacheError, LatentCache, UsageError
+from inpaint_data.batch import is_batch
+from inpaint_data.commands.text_embedding import TextSummary, embed_text
 from inpaint_data.encoding.text import Text, TextSettings
-from inpaint_data.shards.reading import Sample, read_shard
+from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.stages import image_stages
+from inpaint_data.shards.reading import Sample, ShardEnd, read_shard
 
-SCRIPT = str(Path(__file__).parents[1] / "scripts" / "add_text_embeddings.py")
 LENGTH = 16  # tokens of the tiny CLIP, a real one has 77
 
 
@@ -218,7 +223,7 @@ def test_an_empty_prompt_of_another_encoder_or_nowhere_is_refused(tmp_path: Path
         Text(TextSettings(["f.npy"], 0.5, empty))
 
 
-# The script
+# embed_text
 
 
 def tokenizer_of(folder: Path, pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
@@ -259,24 +264,22 @@ def clip(tmp_path: Path) -> tuple[CLIPTokenizer, CLIPTextModel, Path]:
     return tokenizer, model, tmp_path / "clip"
 
 
-@pytest.fixture
-def add(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs the script as a command would: exit code, what it printed."""
+def add(shards: Any, out: Path, model: Path, **settings: Any) -> TextSummary:
+    return embed_text(str(shards), str(out), str(model), device="cpu", **settings)
 
-    def add(shards: Any, out: Path, model: Path, *more: str) -> tuple[int, str]:
-        arguments = ["--shards", str(shards), "--out", str(out), "--model", str(model), "--device", "cpu", *more]
-        monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(SCRIPT, run_name="__main__")
-        return int(end.value.code or 0), "".join(capsys.readouterr())
 
-    return add
+def refusal(shards: Any, out: Path, model: Path) -> str:
+    """The one line that a run ends with."""
+    with pytest.raises(UsageError) as error:
+        add(shards, out, model)
+    assert len(str(error.value).splitlines()) == 1
+    assert error.value.exit_code == 2
+    return str(error.value)
 
 
 def read_back(*shards: Path | str) -> dict[str, dict[str, bytes]]:
     items = [item for shard in shards for item in read_shard(str(shard))]
-    assert all(isinstance(item, Sample) for item in items)
+    assert all(isinstance(item, Sample | ShardEnd) for item in items)
     return {str(item.key): item.members for item in items if isinstance(item, Sample)}
 
 
@@ -290,13 +293,14 @@ def tars(folder: Path) -> dict[str, bytes]:
 
 @torch.inference_mode()
 def test_from_captions_to_tensors_of_a_batch(
-    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, add: Any, tmp_path: Path, vae: Autoencoder
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, tmp_path: Path, vae: Autoencoder
 ) -> None:
     tokenizer, model, folder = clip
     out = tmp_path / "out"
-    code, printed = add(shards, out, folder, "--batch_size", "5")
-    assert (code, printed.split()[:3]) == (0, ["shards", "2", "written,"]), printed
-    assert "12 written, 0 without caption, 3 with too long a one" in printed
+    summary = add(shards, out, folder, batch_size=5)
+    assert (summary.ok, summary.written) == (True, 2)
+    assert summary.table().split()[:3] == ["shards", "2", "written,"]
+    assert "12 written, 0 without caption, 3 with too long a one" in summary.table()
     assert sorted(os.listdir(out)) == ["000000.tar", "000001.tar", "empty_prompt", "text.json"]
 
     def encode(captions: list[str]) -> torch.Tensor:
@@ -328,10 +332,13 @@ def test_from_captions_to_tensors_of_a_batch(
     assert cached["prompt_embeds_mask"].all()
     assert cached["carried"] == [{"txt": before[key]["txt"]} for key in before]
 
-    module = InpaintDataModule(str(out), **common)
+    module = data_module(str(out), **common)
     module.setup()
-    assert module.transform is not None
-    live: list[Any] = [module.transform(text(batch, 7, 2)) for batch in module.image_batches(sorted(tars_of(out)))]
+    assert module.encoder is not None
+    examples = ExampleSettings(module.pictures, module.masks)
+    stages = image_stages(sorted(tars_of(out)), examples, (), module.batch_size, variants=[0], threads=2)
+    batches = filter(is_batch, wds.DataPipeline(*stages))
+    live: list[Any] = [module.encoder.encode(text(batch, 7, 2)) for batch in batches]
     assert torch.equal(torch.cat([batch["prompt_embeds"] for batch in live]), cached["prompt_embeds"])
     assert [caption for batch in live for caption in batch["caption"]] == cached["caption"]
 
@@ -341,7 +348,7 @@ def tars_of(folder: Path) -> list[str]:
 
 
 @torch.inference_mode()
-def test_embeddings_are_those_of_the_diffusers_pipelines(shards: str, add: Any, tmp_path: Path) -> None:
+def test_embeddings_are_those_of_the_diffusers_pipelines(shards: str, tmp_path: Path) -> None:
     one, two = tokenizer_of(tmp_path / "one"), tokenizer_of(tmp_path / "two", pad_token="!")
     parts = {"vae": None, "unet": None, "scheduler": None}
     first, second = text_model(CLIPTextModel, one, 0), text_model(CLIPTextModelWithProjection, two, 1, width=32)
@@ -353,8 +360,7 @@ def test_embeddings_are_those_of_the_diffusers_pipelines(shards: str, add: Any, 
     )
     for name, pipeline in {"plain": plain, "double": double}.items():
         pipeline.save_pretrained(tmp_path / name)
-        code, printed = add(shards, tmp_path / f"{name}_out", tmp_path / name)
-        assert code == 0, printed
+        assert add(shards, tmp_path / f"{name}_out", tmp_path / name).ok
         for shard in tars_of(tmp_path / f"{name}_out"):
             samples = read_back(shard)
             captions = [members["txt"].decode() for members in samples.values()]
@@ -382,10 +388,10 @@ def test_embeddings_are_those_of_the_diffusers_pipelines(shards: str, add: Any, 
 
 
 def test_a_killed_run_leaves_no_half_shard_and_goes_on_to_the_same_bytes(
-    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, add: Any, tmp_path: Path
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, tmp_path: Path
 ) -> None:
     _, _, folder = clip
-    assert add(shards, tmp_path / "whole", folder, "--batch_size", "3")[0] == 0
+    assert add(shards, tmp_path / "whole", folder, batch_size=3).ok
     calls, forward = [], CLIPTextModel.forward
 
     def killed(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -397,15 +403,19 @@ def test_a_killed_run_leaves_no_half_shard_and_goes_on_to_the_same_bytes(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CLIPTextModel, "forward", killed)
         with pytest.raises(KeyboardInterrupt):
-            add(shards, tmp_path / "out", folder, "--batch_size", "3")
+            add(shards, tmp_path / "out", folder, batch_size=3)
     assert list(tars(tmp_path / "out")) == ["000000.tar"]
-    code, printed = add(shards, tmp_path / "out", folder, "--batch_size", "3")
-    assert (code, "1 written, 1 were there" in printed) == (0, True), printed
+    # As kill -9 leaves one, by a process that no longer runs.
+    (tmp_path / "out" / ".000001.tar.99999999.tmp").write_bytes(b"half")
+    summary = add(shards, tmp_path / "out", folder, batch_size=3)
+    assert summary.ok
+    assert "1 written, 1 were there" in summary.table()
     assert tars(tmp_path / "out") == tars(tmp_path / "whole")
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(os.listdir(tmp_path / "whole"))
 
 
 def test_what_is_left_out_is_listed_and_remembered(
-    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], add: Any, tmp_path: Path
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], tmp_path: Path
 ) -> None:
     _, _, folder = clip
     samples = small_samples(4)
@@ -420,13 +430,16 @@ def test_what_is_left_out_is_listed_and_remembered(
     out = tmp_path / "out"
 
     for expected in ("2 written, 0 were there, 1 unreadable", "0 written, 2 were there, 1 unreadable"):
-        code, printed = add(tmp_path / "shards", out, folder)
-        assert code == 1
-        assert expected in printed
-        assert "c.tar" in printed
-        assert "Traceback" not in printed
+        summary = add(tmp_path / "shards", out, folder)
+        assert not summary.ok
+        assert expected in summary.table()
+        assert "left out  2 " in summary.table()
+        (unreadable,) = summary.unreadable
+        assert "c.tar: No such file or directory; see that" in unreadable
+        assert summary.table().splitlines()[3:] == [unreadable]
     lost = "".join(path.read_text() for path in sorted(out.glob("*.left_out.txt")))
     assert re.fullmatch("sample_1: txt: the caption is not UTF-8.*\nb3: the zero block .*\n", lost)
+    assert list(summary.left_out) == lost.splitlines()
     kept = read_back(*tars_of(out))
     assert sorted(kept) == ["b0", "b2", "sample_0", "sample_2", "sample_3"]
     empty = (out / "empty_prompt" / "prompt_embeds.npy").read_bytes()
@@ -434,12 +447,58 @@ def test_what_is_left_out_is_listed_and_remembered(
     assert difference.abs().max() < 0.01  # a sample without a caption has the empty one
 
 
-def test_the_script_refuses_what_would_mix_embeddings(
-    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, add: Any, tmp_path: Path
+def test_the_command_prints_the_summary_and_exits_by_it(
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, folder = clip
+    samples = small_samples(3)
+    write_shard(tmp_path / "good" / "a.tar", samples)
+    samples["sample_1"]["txt"] = b"caf\xe9"
+    write_shard(tmp_path / "bad" / "a.tar", samples)
+    for name, code, counts in (("good", 0, "samples   3 written"), ("bad", 1, "samples   2 written")):
+        arguments = ["--shards", str(tmp_path / name), "--out", str(tmp_path / f"{name}_out"), "--model", str(folder)]
+        got, out, _ = run(capsys, "embed-text", *arguments, "--device", "cpu", "--batch_size", "2")
+        assert got == code
+        assert out.splitlines()[0] == "shards    1 written, 0 were there, 0 unreadable"
+        assert counts in out
+    for flag, value, message in (
+        ("--model", str(tmp_path / "nowhere"), "cannot be loaded"),
+        ("--batch_size", "0", "batch_size: 0 "),
+        ("--batch_size", "two", "batch_size: 'two' is not a whole number"),
+        ("--device", "abacus", "device: 'abacus' cannot be used"),
+        ("--shards", "[]", "shards: "),
+    ):
+        code, out, err = run(capsys, "embed-text", *arguments, "--out", str(tmp_path / "new"), flag, value)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert err.startswith("inpaint-data embed-text: ")
+        assert message in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_names_that_webdataset_keeps_for_itself_do_not_lose_a_member(
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], tmp_path: Path
+) -> None:
+    _, _, folder = clip
+    shard = tmp_path / "shards" / "a.tar"
+    shard.parent.mkdir()
+    with tarfile.open(shard, "w") as tar:
+        for name in ("a.jpg", "a._notes", "b.jpg", "b.__key__"):
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b"x"))
+    summary = add(shard, tmp_path / "out", folder)
+    assert {key: sorted(members) for key, members in read_back(*tars_of(tmp_path / "out")).items()} == {
+        "a": ["_notes", "jpg", "prompt_embeds.npy"]
+    }
+    assert [line.split(": ")[0] for line in summary.left_out] == ["b"]
+
+
+def test_embed_text_refuses_what_would_mix_embeddings(
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, tmp_path: Path
 ) -> None:
     tokenizer, model, folder = clip
     out = tmp_path / "out"
-    assert add(shards, out, folder)[0] == 0
+    assert add(shards, out, folder).ok
     before = tars(out)
     tokenizer.save_pretrained(tmp_path / "other")
     model.save_pretrained(tmp_path / "other")
@@ -452,17 +511,29 @@ def test_the_script_refuses_what_would_mix_embeddings(
         (shards, tmp_path / "new", tmp_path / "nowhere"): "cannot be loaded",
     }
     for arguments, message in cases.items():
-        code, printed = add(*arguments)
-        assert code == 2, printed
-        assert message in printed
-        assert "Traceback" not in printed
+        assert message in refusal(*arguments)
     assert tars(out) == before
     assert not tars(tmp_path / "twice")
     assert not (tmp_path / "new").exists()
 
 
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, folder = clip
+    with pytest.raises(UsageError, match=r"^batch_size: 0 "):
+        add(shards, tmp_path / "out", folder, batch_size=0)
+    with pytest.raises(UsageError, match=r"^device: 'abacus' cannot be used"):
+        embed_text(shards, str(tmp_path / "out"), str(folder), device="abacus")
+    (tmp_path / "file").touch()
+    assert refusal(shards, tmp_path / "file" / "out", folder).startswith("out: cannot write to ")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert refusal(shards, tmp_path / "out", folder).endswith("needs transformers: pip install 'inpaint_data[text]'")
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_that_are_missing_are_not_drawn_at_random(
-    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, add: Any, tmp_path: Path
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], shards: str, tmp_path: Path
 ) -> None:
     tokenizer, model, _ = clip
     pipeline = StableDiffusionXLPipeline(
@@ -478,9 +549,7 @@ def test_weights_that_are_missing_are_not_drawn_at_random(
     index = json.loads((tmp_path / "xl" / "model_index.json").read_text())
     index["text_encoder"][1] = "CLIPTextModelWithProjection"
     (tmp_path / "xl" / "model_index.json").write_text(json.dumps(index))
-    code, printed = add(shards, tmp_path / "out", tmp_path / "xl")
-    assert (code, "it has no text_projection.weight" in printed) == (2, True), printed
+    assert "it has no text_projection.weight" in refusal(shards, tmp_path / "out", tmp_path / "xl")
     index["_class_name"] = "StableDiffusion3Pipeline"
     (tmp_path / "xl" / "model_index.json").write_text(json.dumps(index))
-    code, printed = add(shards, tmp_path / "out", tmp_path / "xl")
-    assert (code, "is a StableDiffusion3Pipeline; give" in printed) == (2, True), printed
+    assert "is a StableDiffusion3Pipeline; give" in refusal(shards, tmp_path / "out", tmp_path / "xl")

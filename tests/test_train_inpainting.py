@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import write_shard
 from diffusers import DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from flat import OF_TRAINING, cache_latents
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from inpaint_data import Autoencoder, CacheError, cache_latents
+from inpaint_data import Autoencoder, CacheError
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("train_*.yaml"))
@@ -51,7 +53,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, photo_bytes: dict[str, bytes
     """The demo's photographs at 64 pixels, encoded by the demo's VAE."""
     folder = tmp_path_factory.mktemp("demo")
     write_shard(folder / "shards" / "0.tar", {key: {"jpg": data} for key, data in photo_bytes.items()})
-    cache_latents(str(folder / "shards"), str(folder / "cache"), "demo", **CACHE)
+    cache_latents(str(folder / "shards"), str(folder / "cache"), vae="demo", **CACHE)
     return str(folder / "cache")
 
 
@@ -205,13 +207,17 @@ def test_a_killed_run_resumes_to_the_keys_and_the_weights_of_an_undisturbed_one(
         ({"model__scheduler": {"beta_schedule": "steep"}}, "steep is not implemented"),
         ({"model__scheduler": {"beta_shedule": "linear"}}, "DDPMScheduler has no beta_shedule"),
         ({"model__scheduler": {"prediction_type": "flow"}}, "prediction_type is none of epsilon, sample"),
-        ({"model__lr": "fast"}, "model.lr: 'fast' is not of the type it takes: float"),
-        ({"data__recipe": "sd15-inpaint"}, "sd15-inpaint: the VAE has 16 latent channels instead of 4"),
-        ({"data__recipe": "flux-fill"}, "flux-fill: feeds a packed transformer"),
-        ({"data__recipe": "z-image-controlnet-inpaint"}, "z-image-controlnet-inpaint: feeds a frame ControlNet"),
-        ({"data__recipe": "null"}, "recipe: none was given"),
-        ({"data__vae": "null"}, "name it in data.vae"),
-        ({"data__resolution": 512}, "resolution: the cache has 64, this run 512"),
+        ({"model__lr": "fast"}, "\"model.lr\": Expected a <class 'float'>. Got value: fast; see --help"),
+        ({"data__encode__recipe": "sd15-inpaint"}, "sd15-inpaint: the VAE has 16 latent channels instead of 4"),
+        ({"data__encode__recipe": "flux-fill"}, "flux-fill: feeds a packed transformer"),
+        (
+            {"data__encode__recipe": "z-image-controlnet-inpaint"},
+            "z-image-controlnet-inpaint: feeds a frame ControlNet",
+        ),
+        ({"data__encode__recipe": "null"}, "recipe: none was given"),
+        ({"data__encode": {"recipe": "sd3-inpaint"}}, "name it in data.encode.vae"),
+        ({"data__pictures__resolution": 512}, "resolution: the cache has 64, this run 512"),
+        ({"data__resolution": 512}, "--data.resolution=512; see --help"),
         ({"data__batch_size": 0}, "batch_size: 0"),
     ],
 )
@@ -227,8 +233,51 @@ def test_what_cannot_work_is_one_line_before_the_first_step(
     assert code == 2
 
 
+@pytest.mark.parametrize(
+    ("data", "flags", "named"),
+    [
+        ("{batch_size: 0}", (), "FILE: batch_size: 0 is not a positive whole number"),
+        ("{pictures: {resolution: 5x}}", (), "FILE: resolution: '5x' is not a number of pixels"),
+        ("{masks: {source: mixture, mixture: {invert: 2}}}", (), "FILE: mixture: "),
+        ("{loading: {text: {dropout: 2}}}", ("--data.loading.seed=1",), "FILE: text: dropout: 2 is "),
+        (
+            "{pictures: {crop: center}}",
+            ("--data.pictures.resolution=5x",),
+            "resolution: '5x' is not a number of pixels",
+        ),
+        ("{batch_size: 4}", ("--data.batch_size", "0"), "batch_size: 0 is not a positive whole number"),
+        ("{loading: {text: {dropout: 2}}}", ("--data.loading.text.dropout=3",), "text: dropout: 3 is "),
+    ],
+)
+def test_what_cannot_work_is_named_with_the_file_that_it_stands_in(
+    data: str, flags: tuple[str, ...], named: str, train: Train, cache: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "more.yaml"
+    file.write_text(f"data: {data}\n")
+    code, err = train("train_demo.yaml", "--config", str(file), *flags, **small(cache))
+    assert one_line(err).startswith(f"train_inpainting: {named.replace('FILE', str(file))}")
+    assert code == 2
+
+
+def test_a_flag_for_one_field_of_a_mapping_leaves_the_others(script: ModuleType) -> None:
+    flags = [
+        "--data.loading.text.dropout",
+        "2e-1",
+        "--data.masks.mixture.weights.boxes=1",
+        "--data.masks.mixture.invert=1",
+    ]
+    made = script.with_whole_mappings(["fit", "--config", str(ROOT / "configs" / "train_sd15.yaml"), *flags, "--x=1"])
+    text = {"embeddings": ["prompt_embeds.npy"], "dropout": 0.2, "empty_prompt": "shards_text/empty_prompt"}
+    assert made[3:4] == ["--x=1"]
+    assert [yaml.safe_load(each.partition("=")[2]) for each in made[4:]] == [
+        text,
+        {"weights": {"boxes": 1}, "invert": 1},
+    ]
+
+
 def test_pictures_are_encoded_live_too(train: Train, shards: str, tmp_path: Path) -> None:
-    live = {"data__vae": "demo", "data__resolution": 64, "data__masks": "mixture", "trainer__max_steps": 3}
+    live = {"data__encode__vae": "demo", "data__pictures__resolution": 64, "data__masks__source": "mixture"}
+    live["trainer__max_steps"] = 3
     assert train("train_demo.yaml", **small(shards) | live)[0] == 0
     assert len(events(tmp_path / "log").Images("original, masked, painted")) == 1
     assert not any("vae" in name for name in torch.load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"])
@@ -252,16 +301,16 @@ def text_run(tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder) ->
         samples = {key: {"jpg": data} | text for key, data in photo_bytes.items()}
         write_shard(tmp_path / "shards" / "0.tar", samples)
         vae.module.save_pretrained(tmp_path / "pipeline" / "vae")
-        cache_latents(str(tmp_path / "shards"), str(tmp_path / "cache"), str(tmp_path / "pipeline"), **CACHE)
+        cache_latents(str(tmp_path / "shards"), str(tmp_path / "cache"), vae=str(tmp_path / "pipeline"), **CACHE)
         UNet2DConditionModel(**unet).save_pretrained(tmp_path / "pipeline" / "unet")
         DDPMScheduler(beta_schedule="scaled_linear", steps_offset=1).save_pretrained(tmp_path / "pipeline/scheduler")
         return {
             "data__source": tmp_path / "cache",
             "data__val_source": tmp_path / "cache",
-            "data__vae": tmp_path / "pipeline",
+            "data__encode__vae": tmp_path / "pipeline",
             "data__batch_size": 4,
-            "data__recipe": recipe,
-            "data__text__empty_prompt": tmp_path / "empty",
+            "data__encode__recipe": recipe,
+            "data__loading__text__empty_prompt": tmp_path / "empty",
             "model__unet": tmp_path / "pipeline",
             "pictures": {"count": 1, "steps": 2},
             "trainer__max_steps": 2,
@@ -293,10 +342,13 @@ def test_text_that_is_missing_or_of_another_encoder_is_one_line(
     settings = text_run("sdxl-inpaint", TEXT | SDXL | {"cross_attention_dim": 24})
     code, err = train("train_sdxl.yaml", **settings)
     assert (code, "prompt_embeds are 16 wide, but the UNet takes 24" in one_line(err)) == (2, True)
-    code, err = train("train_sdxl.yaml", **settings | {"data__text__embeddings": "[prompt_embeds.npy]"})
+    code, err = train("train_sdxl.yaml", **settings | {"data__loading__text__embeddings": "[prompt_embeds.npy]"})
     assert (code, "the UNet takes pooled_prompt_embeds" in one_line(err)) == (2, True)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_parses(config: Path, train: Train) -> None:
     assert train(config.name, "--print_config") == (0, "")
+    data = yaml.safe_load(config.read_text())["data"]
+    for name, group in OF_TRAINING.items():
+        group(**data.get(name, {}))

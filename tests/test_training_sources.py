@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run, write_shard
+from flat import cache_latents, data_module
 from lightning.pytorch import Trainer
 from PIL import Image
 from test_datamodule import Painter
@@ -25,12 +27,11 @@ from inpaint_data import (
     RandomOffset,
     TextSettings,
     UsageError,
-    cache_latents,
     index_cache,
     verify_cache,
 )
-from inpaint_data.encoding import recipes as conditioning
-from inpaint_data.encoding.presets import PRESETS, Preset
+from inpaint_data.encoding.recipes import conditioning
+from inpaint_data.masks.presets import PRESETS, Preset
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 4}
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -53,11 +54,11 @@ def test_fresh_masks_are_those_of_live_training_and_only_they_are_encoded(
 ) -> None:
     cache = str(tmp_path / "cache")
     cache_latents(
-        shards, cache, vae, carry_image=carry, storage="float32", crop="random", **SETTINGS | {"batch_size": 1}
+        shards, cache, vae=vae, carry_image=carry, storage="float32", crop="random", **SETTINGS | {"batch_size": 1}
     )
     options = {"vae": vae, "posterior": posterior, **SETTINGS | {"batch_size": 1}}
-    fresh = InpaintDataModule(cache, fresh_masks=True, **options | {"crop": None})
-    live = InpaintDataModule(shards, crop="random", **options)
+    fresh = data_module(cache, fresh_masks=True, **options)
+    live = data_module(shards, crop="random", **options)
     seen = set()
     for epoch in (0, 3):
         for ours, theirs in zip(batches(fresh, epoch=epoch), batches(live, epoch=epoch), strict=True):
@@ -72,12 +73,12 @@ def test_fresh_masks_are_those_of_live_training_and_only_they_are_encoded(
 
 def test_blend_only_recipes_need_no_autoencoder_for_fresh_masks(shards: str, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
-    cache_latents(shards, cache, "demo", carry_image="crop", masked_latents=False, **SETTINGS)
+    cache_latents(shards, cache, vae="demo", carry_image="crop", masked_latents=False, **SETTINGS)
     assert verify_cache(cache).ok
-    module = InpaintDataModule(cache, fresh_masks=True, recipe="sd3-blend", batch_size=4)
+    module = data_module(cache, fresh_masks=True, recipe="sd3-blend", batch_size=4)
     first, later = batches(module)[0], batches(module, epoch=1)
     assert "masked_latents" not in first
-    assert not module.transform.has_vae
+    assert not module.encoder.transform.has_vae
     assert module.recipe.blend_mask(first).shape == (4, 1, 8, 8)
     row = [
         (i, j) for i, batch in enumerate(later) for j, key in enumerate(batch["__key__"]) if key == first["__key__"][0]
@@ -93,12 +94,12 @@ def test_given_masks_may_be_offset_afresh(tmp_path: Path, photo_bytes: dict[str,
     write_shard(tmp_path / "in" / "a.tar", {"cat": {"jpg": photo_bytes["cat"], "mask.png": mask.getvalue()}})
     settings = SETTINGS | {"masks": "sample"}
     for carry in ("original", "crop"):
-        cache_latents(str(tmp_path / "in"), str(tmp_path / carry), vae, carry_image=carry, **settings)
-    module = InpaintDataModule(str(tmp_path / "original"), fresh_masks=True, vae=vae, batch_size=1, mask_offset=(-4, 9))
+        cache_latents(str(tmp_path / "in"), str(tmp_path / carry), vae=vae, carry_image=carry, **settings)
+    module = data_module(str(tmp_path / "original"), fresh_masks=True, vae=vae, batch_size=1, mask_offset=(-4, 9))
     offsets = [int(batches(module, epoch=epoch)[0]["offset"]) for epoch in range(12)]
     assert len(set(offsets)) > 4
     with pytest.raises(UsageError, match="masks: sample needs the original files"):
-        batches(InpaintDataModule(str(tmp_path / "crop"), fresh_masks=True, vae=vae))
+        batches(data_module(str(tmp_path / "crop"), fresh_masks=True, vae=vae))
 
 
 # Validation
@@ -109,10 +110,10 @@ def test_validation_is_the_same_for_every_seed_and_epoch(
     source: str, shards: str, tmp_path: Path, vae: Autoencoder
 ) -> None:
     cache = str(tmp_path / "cache")
-    cache_latents(shards, cache, vae, variants=4, **SETTINGS)
+    cache_latents(shards, cache, vae=vae, variants=4, **SETTINGS)
     from_where, more = (cache, {"batch_size": 5}) if source == "cache" else (shards, {"vae": vae} | SETTINGS)
     made = [
-        batches(InpaintDataModule(from_where, from_where, seed=seed, posterior="sample", **more), "val", epoch)
+        batches(data_module(from_where, val_source=from_where, seed=seed, posterior="sample", **more), "val", epoch)
         for seed, epoch in ((0, 0), (7, 2))
     ]
     assert sum(len(batch["__key__"]) for batch in made[0]) == 12
@@ -127,9 +128,9 @@ def test_all_four_stages_run_from_a_cache_and_from_pictures(shards: str, tmp_pat
         test_step = predict_step = lambda self, batch: self.seen.append(batch)
 
     cache = str(tmp_path / "cache")
-    cache_latents(shards, cache, vae, **SETTINGS)
+    cache_latents(shards, cache, vae=vae, **SETTINGS)
     for where, more in ((cache, {"batch_size": 4}), (shards, {"vae": vae} | SETTINGS)):
-        data = InpaintDataModule(where, where, where, where, **more)
+        data = data_module(where, val_source=where, test_source=where, predict_source=where, **more)
         for stage in ("fit", "validate", "test", "predict"):
             model = All()
             trainer = Trainer(max_epochs=1, num_sanity_val_steps=0, enable_checkpointing=False, **QUIET)
@@ -157,11 +158,11 @@ def test_a_paired_target_is_cut_and_encoded_like_the_picture(
     write_shard(tmp_path / "in" / "a.tar", pairs)
     settings = SETTINGS | {"crop": "random", "target": True}
     if source == "cache":
-        cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae, **settings)
+        cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae=vae, **settings)
         assert verify_cache(tmp_path / "cache").ok
-        (batch,) = batches(InpaintDataModule(str(tmp_path / "cache"), target=True))
+        (batch,) = batches(data_module(str(tmp_path / "cache"), target=True))
     else:
-        (batch,) = batches(InpaintDataModule(str(tmp_path / "in"), vae=vae, **settings))
+        (batch,) = batches(data_module(str(tmp_path / "in"), vae=vae, **settings))
     same, other = batch["__key__"].index("same"), batch["__key__"].index("other")
     assert torch.equal(batch["target_latents"][same], batch["latents"][same])
     assert not torch.equal(batch["target_latents"][other], batch["latents"][other])
@@ -187,7 +188,7 @@ def test_a_folder_of_pairs_is_packed_with_its_targets(
         "boxes",
     ]
     assert run(capsys, "cache", *flags, "--target")[0] == 0
-    (batch,) = batches(InpaintDataModule(str(tmp_path / "cache"), target=True))
+    (batch,) = batches(data_module(str(tmp_path / "cache"), target=True))
     assert torch.equal(batch["target_latents"], batch["latents"])
     (tmp_path / "photos" / "cat_target.jpg").write_bytes(photo_bytes["coffee"])
     code, _, err = run(capsys, "pack", str(tmp_path / "photos"), "--out", str(tmp_path / "other"))
@@ -204,7 +205,7 @@ def test_samples_without_a_target_or_of_another_size_are_quarantined(
     samples["small"] = {"jpg": cat, "target.png": small.getvalue()}
     samples["two"] = {"jpg": cat, "target.jpg": cat, "target.png": small.getvalue()}
     write_shard(tmp_path / "in" / "a.tar", samples)
-    cache_latents(str(tmp_path / "in"), str(tmp_path / "c"), vae, target=True, max_bad_fraction=1.0, **SETTINGS)
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "c"), vae=vae, target=True, max_bad_fraction=1.0, **SETTINGS)
     sidecar = json.loads((tmp_path / "c" / "a.json").read_bytes())
     reasons = {entry["key"]: entry["reason"] for entry in sidecar["quarantined"]}
     assert sidecar["keys"] == ["good"]
@@ -235,9 +236,9 @@ def test_text_embeddings_arrive_as_tensors_and_captions_drop_out_in_training_onl
     text = TextSettings(["embeds.npy"], dropout=0.5, empty_prompt=str(tmp_path / "empty"))
     where, more = str(tmp_path / "in"), {"vae": vae} | SETTINGS
     if source == "cache":
-        cache_latents(where, str(tmp_path / "cache"), vae, **SETTINGS)
+        cache_latents(where, str(tmp_path / "cache"), vae=vae, **SETTINGS)
         where, more = str(tmp_path / "cache"), {}
-    module = InpaintDataModule(where, where, text=text, **more | {"batch_size": 12})
+    module = data_module(where, val_source=where, text=text, **more | {"batch_size": 12})
     (train,), (val,) = batches(module), batches(module, "val")
     for batch in (train, val):
         for row, key in enumerate(batch["__key__"]):
@@ -256,7 +257,7 @@ def test_text_embeddings_arrive_as_tensors_and_captions_drop_out_in_training_onl
 def test_members_are_read_by_name_and_decoded_by_the_callers_own_function(
     shards: str, tmp_path: Path, vae: Autoencoder
 ) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, carry_image="original", **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, carry_image="original", **SETTINGS)
     assert LatentCache(tmp_path / "cache", carried=[])[0]["carried"] == [{}]
     assert LatentCache(tmp_path / "cache", carried=["txt"])[0]["carried"][0].keys() == {"txt"}
     decoded = LatentCache(tmp_path / "cache", carried={"txt": lambda data: len(data)})[0]["carried"]
@@ -299,7 +300,7 @@ def put(folder: Path, url: str) -> str:
 def test_a_remote_cache_gives_the_same_batches_and_its_copies_stay_within_their_limit(
     room: int, s3: str, shards: str, tmp_path: Path, vae: Autoencoder
 ) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, carry_image="original", **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, carry_image="original", **SETTINGS)
     sizes = [path.stat().st_size for path in (tmp_path / "cache").glob("*.tar")]
     assert min(sizes) < 10**9
     room = max(sizes) if room == 200_000 else room
@@ -315,12 +316,12 @@ def test_a_remote_cache_gives_the_same_batches_and_its_copies_stay_within_their_
     copies = [path.stat().st_size for path in (tmp_path / "mirror").glob("*.copy")]
     assert sum(copies) <= room
     assert len(copies) == {0: 0, 10**9: 2}.get(room, 1)
-    module = InpaintDataModule(url, batch_size=6, mirror=str(tmp_path / "mirror"), mirror_bytes=room)
+    module = data_module(url, batch_size=6, mirror=str(tmp_path / "mirror"), mirror_bytes=room)
     assert sorted(key for batch in batches(module) for key in batch["__key__"]) == sorted(k for _, k in local.places())
 
 
 def test_a_full_mirror_makes_room_by_what_others_left(s3: str, shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, **SETTINGS)
     url, mirror = put(tmp_path / "cache", f"{s3}/{tmp_path.name}"), tmp_path / "mirror"
     mirror.mkdir()
     (mirror / "old.copy").write_bytes(b"0" * 10**6)
@@ -333,7 +334,7 @@ def test_a_full_mirror_makes_room_by_what_others_left(s3: str, shards: str, tmp_
 def test_a_remote_shard_that_is_not_what_its_sidecar_says_is_named(
     s3: str, shards: str, tmp_path: Path, vae: Autoencoder
 ) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, **SETTINGS)
     tar = tmp_path / "cache" / "000001.tar"
     tar.write_bytes(tar.read_bytes()[:-1] + b"x")
     url = put(tmp_path / "cache", f"{s3}/{tmp_path.name}")
@@ -348,11 +349,13 @@ def test_a_remote_shard_that_is_not_what_its_sidecar_says_is_named(
 def test_remote_pictures_are_trained_on_from_copies(s3: str, shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     url = put(Path(shards), f"{s3}/pictures-{tmp_path.name}")
     mirror = {"mirror": str(tmp_path / "mirror")}
-    remote = batches(InpaintDataModule(url, vae=vae, **SETTINGS, **mirror))
-    local = batches(InpaintDataModule(shards, vae=vae, **SETTINGS))
+    remote = batches(data_module(url, vae=vae, **SETTINGS, **mirror))
+    local = batches(data_module(shards, vae=vae, **SETTINGS))
     assert all(torch.equal(one["latents"], other["latents"]) for one, other in zip(remote, local, strict=True))
-    with pytest.raises(UsageError, match="mirror_bytes: no room"):
-        batches(InpaintDataModule(url, vae=vae, mirror=str(tmp_path / "small"), mirror_bytes=10, **SETTINGS))
+    assert len(list((tmp_path / "mirror").glob("*.copy"))) == 2
+    piecewise = batches(data_module(url, vae=vae, mirror=str(tmp_path / "small"), mirror_bytes=10, **SETTINGS))
+    assert all(torch.equal(one["latents"], other["latents"]) for one, other in zip(piecewise, local, strict=True))
+    assert not list((tmp_path / "small").glob("*.copy"))
 
 
 # A job that still runs, and tars without sidecars
@@ -360,19 +363,19 @@ def test_remote_pictures_are_trained_on_from_copies(s3: str, shards: str, tmp_pa
 
 def test_a_cache_is_read_while_its_job_runs(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     out = tmp_path / "cache"
-    cache_latents(f"{shards}/000000.tar", str(out), vae, **SETTINGS)
+    cache_latents(f"{shards}/000000.tar", str(out), vae=vae, **SETTINGS)
     assert len(LatentCache(out)) == 5
-    (out / ".000001.tar.tmp").write_bytes(b"half")  # what a job has in hand
+    (out / f".000001.tar.{os.getpid()}.tmp").write_bytes(b"half")  # what a job has in hand
     (out / "000001.tar").write_bytes(b"renamed, not yet committed")
     assert len(LatentCache(out)) == 5
-    cache_latents(shards, str(out), vae, **SETTINGS)
+    cache_latents(shards, str(out), vae=vae, **SETTINGS)
     assert len(LatentCache(out)) == 12
 
 
 def test_tars_without_sidecars_are_indexed_and_read_as_before(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     whole = tmp_path / "cache"
     offset = RandomOffset(low=-4, high=9, windows=("square", "octagon"))
-    cache_latents(shards, str(whole), vae, variants=2, carry_image="original", **SETTINGS | {"mask_offset": offset})
+    cache_latents(shards, str(whole), vae=vae, variants=2, carry_image="original", **SETTINGS | {"mask_offset": offset})
     bare = tmp_path / "bare"
     bare.mkdir()
     for tar in whole.glob("*.tar"):
@@ -388,12 +391,12 @@ def test_tars_without_sidecars_are_indexed_and_read_as_before(shards: str, tmp_p
     for name, value in theirs.items():
         same = torch.equal(ours[name], value) if isinstance(value, torch.Tensor) else ours[name] == value
         assert same, name
-    (batch, *_) = batches(InpaintDataModule(str(bare), fresh_masks=True, masks="mixture", vae=vae))
+    (batch, *_) = batches(data_module(str(bare), fresh_masks=True, masks="mixture", vae=vae))
     assert batch["masked_latents"].shape == (8, 4, 8, 8)
 
 
 def test_a_tar_from_before_windows_were_recorded_is_named(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, **SETTINGS)
     samples: dict[str, dict[str, bytes]] = {}
     with tarfile.open(tmp_path / "cache" / "000000.tar") as tar:
         for member in tar:
@@ -402,7 +405,7 @@ def test_a_tar_from_before_windows_were_recorded_is_named(shards: str, tmp_path:
     for members in samples.values():
         members["inpaint.json"] = re.sub(rb',"window":"square"', b"", members["inpaint.json"])
     write_shard(tmp_path / "old" / "000000.tar", samples)
-    with pytest.raises(CacheError, match=r"variant 0 has the fields coverage, generator, offset, not .*window"):
+    with pytest.raises(CacheError, match=r"variant 0 has the fields coverage, edits, generator, offset, not .*window"):
         index_cache(tmp_path / "old", vae)
 
 
@@ -410,7 +413,7 @@ def test_lost_sidecars_are_made_again_and_bad_samples_are_named(
     shards: str, tmp_path: Path, vae: Autoencoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "cache"
-    cache_latents(shards, str(out), vae, **SETTINGS)
+    cache_latents(shards, str(out), vae=vae, **SETTINGS)
     (out / "000001.json").unlink()
     code, text, _ = run(capsys, "index", str(out))
     assert (code, text.strip()) == (0, "indexed 000001.tar")
@@ -433,8 +436,8 @@ def test_lost_sidecars_are_made_again_and_bad_samples_are_named(
 def plain(tmp_path_factory: pytest.TempPathFactory, photo_bytes: dict[str, bytes]) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("plain")
     write_shard(folder / "in" / "a.tar", {k: {"jpg": data} for k, data in list(photo_bytes.items())[:4]})
-    cache_latents(str(folder / "in"), str(folder / "cache"), "demo", **SETTINGS)
-    cache_latents(str(folder / "in"), str(folder / "bare"), "demo", masked_latents=False, **SETTINGS)
+    cache_latents(str(folder / "in"), str(folder / "cache"), vae="demo", **SETTINGS)
+    cache_latents(str(folder / "in"), str(folder / "bare"), vae="demo", masked_latents=False, **SETTINGS)
     return {"cache": str(folder / "cache"), "bare": str(folder / "bare")}
 
 
@@ -442,7 +445,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory, photo_bytes: dict[str, bytes
     ("source", "asked", "named"),
     [
         ("cache", {"resolution": 128}, "resolution: the cache has 64, this run 128"),
-        ("cache", {"variants": 4}, "variants: the cache has 1, this run 4"),
         ("cache", {"mask_offset": 6}, r"mask_offset: the cache has \[-4, 9\], this run 6"),
         ("cache", {"fill": "black"}, 'fill: the cache has "grey", this run "black"'),
         ("cache", {"masks": "boxes"}, 'masks: the cache has "mixture", this run "boxes"'),
@@ -469,7 +471,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_the_first_step(
     model = Painter()
     trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
     with pytest.raises(UsageError, match=named):
-        trainer.fit(model, datamodule=InpaintDataModule(plain[source], **asked))
+        trainer.fit(model, datamodule=data_module(plain[source], **asked))
     assert model.seen == []
 
 
@@ -477,29 +479,27 @@ def test_a_cache_that_does_not_fit_is_refused_before_the_first_step(
     ("asked", "named"),
     [
         ({"recipe": "sd3-inpaint", "fill": "black"}, "fill: black, but recipe sd3-inpaint wants grey"),
-        ({"fresh_masks": True}, "is no cache; pictures have new masks every epoch anyway"),
+        ({"fresh_masks": True}, "is not a cache; pictures have new masks every epoch anyway"),
         ({"source": None, "val_source": "x"}, "source: none was given, and fit needs it"),
         ({"batch_size": "4"}, "batch_size: '4' is not a positive whole number"),
-        ({"mirror_bytes": -1}, "mirror_bytes: -1 cannot be"),
+        ({"mirror_bytes": -1}, "mirror_bytes: -1 is too small; give 0 or more"),
     ],
 )
 def test_settings_of_live_training_that_cannot_work_are_named(asked: dict, named: str, shards: str) -> None:
     with pytest.raises(UsageError, match=named):
-        batches(InpaintDataModule(**{"source": shards} | asked))
+        batches(data_module(**{"source": shards} | asked))
 
 
 def test_fresh_masks_have_the_offsets_of_the_cache_unless_asked_otherwise(
     shards: str, tmp_path: Path, vae: Autoencoder
 ) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, carry_image="crop", **SETTINGS | {"mask_offset": (20, 30)})
-    offsets = torch.cat(
-        [b["offset"] for b in batches(InpaintDataModule(str(tmp_path / "cache"), vae=vae, fresh_masks=True))]
-    )
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, carry_image="crop", **SETTINGS | {"mask_offset": (20, 30)})
+    offsets = torch.cat([b["offset"] for b in batches(data_module(str(tmp_path / "cache"), vae=vae, fresh_masks=True))])
     assert 20 <= offsets.min() < offsets.max() <= 30
 
 
 def test_members_that_no_sample_carries_are_named(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
-    cache_latents(shards, str(tmp_path / "cache"), vae, **SETTINGS)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, **SETTINGS)
     with pytest.raises(UsageError, match="carried: 'txt' is not a list of names among txt"):
         LatentCache(tmp_path / "cache", carried="txt")
     with pytest.raises(UsageError, match=r"carried: \['depth\.npy'\] is not a list of names among txt"):
@@ -511,9 +511,9 @@ def test_members_that_no_sample_carries_are_named(shards: str, tmp_path: Path, v
 
 
 def test_a_cache_of_another_autoencoder_is_refused(plain: dict[str, str], vae: Autoencoder) -> None:
-    assert batches(InpaintDataModule(plain["cache"], vae="demo"))
+    assert batches(data_module(plain["cache"], vae="demo"))
     with pytest.raises(UsageError, match=r"vae\.weights_sha256: the cache has"):
-        batches(InpaintDataModule(plain["cache"], vae=vae))
+        batches(data_module(plain["cache"], vae=vae))
 
 
 def test_fewer_batches_than_ranks_are_refused(plain: dict[str, str]) -> None:
@@ -524,7 +524,7 @@ def test_fewer_batches_than_ranks_are_refused(plain: dict[str, str]) -> None:
 
 
 def test_a_model_with_other_channels_is_refused(plain: dict[str, str]) -> None:
-    module = InpaintDataModule(plain["cache"], recipe="sd3-inpaint")
+    module = data_module(plain["cache"], recipe="sd3-inpaint")
     with pytest.raises(UsageError, match=r"in_channels=9; give a transformer with in_channels=33"):
         module.recipe.check_model({"in_channels": 9})
     module.recipe.check_model({"in_channels": 33})
@@ -562,10 +562,10 @@ def test_presets_differ_on_their_axes_alone(vae: Autoencoder) -> None:
 
 
 def test_the_whole_way_from_a_cache_to_a_models_input(plain: dict[str, str]) -> None:
-    module = InpaintDataModule(plain["cache"], recipe="sd3-inpaint", batch_size=4, posterior="mode")
+    module = data_module(plain["cache"], recipe="sd3-inpaint", batch_size=4, posterior="mode")
     (batch,) = batches(module)
     recipe = module.recipe
-    assert recipe == conditioning("sd3-inpaint", LatentCache(plain["cache"]).settings["vae"]["config"])
+    assert recipe == conditioning("sd3-inpaint", LatentCache(plain["cache"]).settings.vae.config)
     noisy = recipe.latents(batch) + 1
     fed = recipe.model_input(noisy, batch)
     assert fed.shape == (4, 33, 8, 8)

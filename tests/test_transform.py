@@ -1,6 +1,8 @@
 """The transform gives the node's values bit for bit, and the same sample the same values in every batch."""
 
+import operator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from inpaint_data import Autoencoder, InpaintTransform, RandomOffset, UsageError, encode_for_inpaint, offset_mask
-from inpaint_data.encoding.transform import fill_hole
+from inpaint_data import (
+    Autoencoder,
+    Encoder,
+    EncodeSettings,
+    ImageBatch,
+    InpaintTransform,
+    MaskSettings,
+    RandomOffset,
+    UsageError,
+    encode_for_inpaint,
+    offset_mask,
+)
+from inpaint_data.encoding.fills import fill_hole
 from inpaint_data.masks.morphology import Window
 from inpaint_data.masks.offsets import Offset
 
@@ -27,13 +40,35 @@ class Recorder:
         return torch.zeros(1)
 
 
-def image_batch(count: int, variants: int = 1, side: int = 64) -> dict[str, object]:
+def several_variants(count: int, variants: int, side: int = 64) -> ImageBatch:
     generator = torch.Generator().manual_seed(count)
     return {
         "image": torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8),
-        "mask": torch.rand((count, variants, side, side), generator=generator) > 0.99,
+        "masks": torch.rand((count, variants, side, side), generator=generator) > 0.99,
+        "variants": list(range(variants)),
+        "generator": [[f"generator_{k}" for k in range(variants)]] * count,
+        "edits": [[(f"edit_{k}",) for k in range(variants)]] * count,
         "__key__": [f"sample_{i}" for i in range(count)],
     }
+
+
+def image_batch(count: int, side: int = 64) -> dict[str, Any]:
+    """One variant, as the transform takes it."""
+    return variant_of(several_variants(count, 1, side), 0)
+
+
+def variant_of(batch: ImageBatch, k: int) -> dict[str, Any]:
+    """That one alone, as the transform takes it."""
+    return {
+        "image": batch["image"],
+        "mask": batch["masks"][:, k : k + 1],
+        "variant": [batch["variants"][k]] * len(batch["image"]),
+        "__key__": batch["__key__"],
+    }
+
+
+def encoder_of(vae: Autoencoder | None, offset: Offset | None = None, **settings: Any) -> Encoder:
+    return Encoder(MaskSettings(offset=offset), EncodeSettings(**settings), vae)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -100,15 +135,25 @@ def test_a_batch_gets_every_key_with_the_documented_shape_and_type(vae: Autoenco
     assert result["mask"].dtype == torch.bool
     assert result["offset"].shape == (3,)
     assert result["offset"].dtype == torch.int64
-    assert result["window"] == [("square",)] * 3
+    assert result["window"] == ["square"] * 3
+    assert result["variant"].tolist() == [0, 0, 0]
+    assert result["variant"].dtype == torch.int64
     assert result["caption"] == ["a", "b", "c"]
     assert "image" not in result
 
-    result = InpaintTransform(vae, posterior="moments")(image_batch(3, variants=2))
-    assert result["latents"].shape == (3, 8, 8, 8)
-    assert result["masked_latents"].shape == (3, 2, 8, 8, 8)
-    assert result["offset"].shape == (3, 2)
-    assert result["window"] == [("square", "square")] * 3
+    results = encoder_of(vae, posterior="moments").variants(several_variants(3, 2) | {"variants": [4, 9], "seed": 7})
+    assert len(results) == 2
+    assert results[0]["latents"] is results[1]["latents"]
+    for k, result in enumerate(results):
+        assert result["latents"].shape == result["masked_latents"].shape == (3, 8, 8, 8)
+        assert result["mask"].shape == (3, 1, 64, 64)
+        assert result["offset"].shape == (3,)
+        assert result["window"] == ["square"] * 3
+        assert result["variant"].tolist() == [[4, 9][k]] * 3
+        assert result["variant"].dtype == torch.int64
+        assert result["generator"] == [f"generator_{k}"] * 3
+        assert result["edits"] == [(f"edit_{k}",)] * 3
+        assert result.keys().isdisjoint({"image", "masks", "variants", "seed"})
 
 
 def test_the_mask_in_the_batch_is_grown_by_the_offset_in_the_batch(vae: Autoencoder) -> None:
@@ -120,23 +165,23 @@ def test_the_mask_in_the_batch_is_grown_by_the_offset_in_the_batch(vae: Autoenco
 
 def test_each_mask_grows_by_a_window_that_is_drawn_for_it_and_recorded() -> None:
     """And the offsets, which have a stream of their own, are those of squares alone."""
-    batch = image_batch(30, variants=2)
-    masks = [batch["mask"][:, k : k + 1] for k in range(2)]
+    batch = several_variants(30, 2)
     uniform = {"distribution": "uniform", "low": -8, "high": 24}
     several = RandomOffset(**uniform, windows=["square", "octagon", "cross"])
-    result, squares = (
-        InpaintTransform(None, mask_offset=each, masked_latents=False)(batch | {"latents": torch.zeros(30, 4, 8, 8)})
+    results, squares = (
+        encoder_of(None, each, masked_latents=False).variants(batch | {"latents": torch.zeros(30, 4, 8, 8)})
         for each in (several, RandomOffset(**uniform))
     )
-    assert {name for row in result["window"] for name in row} == {"square", "octagon", "cross"}
-    assert torch.equal(result["offset"], squares["offset"])
-    for k, mask in enumerate(masks):
-        windows = [row[k] for row in result["window"]]
-        assert torch.equal(result["mask"][:, k : k + 1], offset_mask(mask, result["offset"][:, k], windows))
+    assert {name for result in results for name in result["window"]} == {"square", "octagon", "cross"}
+    for k, (result, square) in enumerate(zip(results, squares, strict=True)):
+        one = variant_of(batch, k)
+        assert torch.equal(result["offset"], square["offset"])
+        assert square["window"] == ["square"] * 30
+        assert torch.equal(result["mask"], offset_mask(one["mask"], result["offset"], result["window"]))
         alone = InpaintTransform(None, mask_offset=several, masked_latents=False)(
-            batch | {"mask": mask, "variants": [k], "latents": torch.zeros(30, 4, 8, 8)}
+            one | {"latents": torch.zeros(30, 4, 8, 8)}
         )
-        assert alone["window"] == [(name,) for name in windows]
+        assert alone["window"] == result["window"]
 
 
 @pytest.mark.parametrize(("preset", "window"), [("comfy", "octagon"), ("diffusers", "cross")])
@@ -162,11 +207,13 @@ def test_an_offset_that_a_preset_cannot_use_is_told_in_pixels(preset: str, offse
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**40), st.text(max_size=12), st.integers(0, 99))
 def test_an_offset_depends_on_seed_key_and_variant_alone(seed: int, key: str, variant: int) -> None:
-    transform = InpaintTransform(Autoencoder(Pooling()), mask_offset=(-128, 128), seed=seed)
-    alone = image_batch(1, side=8) | {"__key__": [key], "variants": [variant]}
-    among = image_batch(3, variants=2, side=8) | {"__key__": ["a", key, "b"], "variants": [variant + 1, variant]}
-    offset = transform(alone)["offset"][0]
-    assert offset == transform(among)["offset"][1, 1]
+    encoder = Encoder(MaskSettings(offset=(-128, 128)), EncodeSettings(), Autoencoder(Pooling()), seed)
+    alone = image_batch(1, side=8) | {"__key__": [key], "variant": [variant]}
+    among = several_variants(3, 2, side=8) | {"__key__": ["a", key, "b"], "variants": [variant + 1, variant]}
+    mixed = image_batch(3, side=8) | {"__key__": ["a", key, "b"], "variant": [variant + 1, variant, variant + 2]}
+    offset = encoder.transform(alone)["offset"][0]
+    assert offset == encoder.variants(among)[1]["offset"][1]
+    assert offset == encoder.transform(mixed)["offset"][1]
     assert -128 <= offset <= 128
 
 
@@ -176,13 +223,32 @@ def test_offsets_cover_the_whole_range_and_nothing_else() -> None:
 
 
 def test_a_variant_has_the_same_values_alone_and_among_others(vae: Autoencoder) -> None:
-    transform = InpaintTransform(vae, mask_offset=(-3, 9), posterior="sample")
-    batch = image_batch(4, variants=3)
-    together = transform(batch)
+    encoder = encoder_of(vae, (-3, 9), posterior="sample")
+    batch = several_variants(4, 3)
+    together = encoder.variants(batch)
     for k in range(3):
-        alone = transform(batch | {"mask": batch["mask"][:, k : k + 1], "variants": [k]})
-        assert torch.equal(together["masked_latents"][:, k], alone["masked_latents"])
-        assert torch.equal(together["mask"][:, k : k + 1], alone["mask"])
+        alone = InpaintTransform(vae, mask_offset=(-3, 9), posterior="sample")(variant_of(batch, k))
+        for name in ("masked_latents", "mask", "offset", "variant"):
+            assert torch.equal(together[k][name], alone[name])
+
+
+def test_masks_are_the_same_without_an_autoencoder(vae: Autoencoder) -> None:
+    batch = several_variants(4, 3)
+    encoded = encoder_of(vae, (-3, 9)).variants(batch)
+    for full, masks in zip(encoded, encoder_of(None, (-3, 9)).masks(batch), strict=True):
+        assert full.keys() - masks.keys() == {"latents", "masked_latents"}
+        for name in masks:
+            same = torch.equal if isinstance(masks[name], Tensor) else operator.eq
+            assert same(masks[name], full[name]), name
+
+
+def test_several_variants_are_not_taken_for_one(vae: Autoencoder) -> None:
+    with pytest.raises(UsageError, match=r"the batch has 2 variants of masks; encode them with variants\(\)"):
+        encoder_of(vae).encode(several_variants(3, 2))
+    one = encoder_of(vae).encode(several_variants(3, 1))
+    assert torch.equal(one["masked_latents"], InpaintTransform(vae)(image_batch(3))["masked_latents"])
+    with pytest.raises(UsageError, match=r"mask must be \(B, 1, H, W\), not \(3, 2, 64, 64\); give every variant"):
+        InpaintTransform(vae)(image_batch(3) | {"mask": several_variants(3, 2)["masks"]})
 
 
 def test_sample_is_what_diffusers_makes_of_the_moments_and_differs_by_key_and_seed(vae: Autoencoder) -> None:
@@ -254,6 +320,7 @@ def test_the_node_names_what_is_wrong_with_its_inputs(pixels: Tensor, mask: Tens
         ({"image": torch.zeros(2, 3, 64, 64, dtype=torch.int32)}, "int32"),
         ({"mask": torch.zeros(2, 1, 32, 32)}, r"\(2, 1, 32, 32\)"),
         ({"__key__": ["only one"]}, "as many keys"),
+        ({"variant": [0]}, "2 samples need as many keys and variants, not 2 and 1"),
     ],
 )
 def test_a_wrong_batch_is_named(change: dict[str, object], named: str, vae: Autoencoder) -> None:

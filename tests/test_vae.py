@@ -356,7 +356,7 @@ def test_fingerprint_is_json_and_knows_neither_memory_format_nor_origin(tmp_path
     assert json.loads(json.dumps(one)) == one
     assert one.pop("channels_last") != two.pop("channels_last")
     assert one == two
-    assert one["class"] == "AutoencoderKL"
+    assert one["kind"] == "AutoencoderKL"
     assert not any(key.startswith("_") for key in one["config"])
 
 

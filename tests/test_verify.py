@@ -1,5 +1,6 @@
 """Whoever deletes, cuts, edits or forges any one file of a cache sees it named, and repair makes it good again."""
 
+import hashlib
 import io
 import json
 import os
@@ -9,22 +10,25 @@ import socket
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import PHOTOS, run, write_shard
+from flat import cache_latents
 
-from inpaint_data import Autoencoder, CacheError, Problem, UsageError, cache_latents, repair_cache, verify_cache
-from inpaint_data.latent_cache.format import Sidecar, committed, json_bytes, npy_bytes, read_cache_file, totals
+from inpaint_data import Autoencoder, CacheError, Problem, UsageError, repair_cache, verify_cache
+from inpaint_data.latent_cache.format import Sidecar, committed, read_cache_file, totals, write_cache_file
 from inpaint_data.latent_cache.lock import LOCK
-from inpaint_data.latent_cache.writer import ShardWriter, write_cache_file
+from inpaint_data.latent_cache.members import json_bytes, npy_bytes
+from inpaint_data.latent_cache.writer import ShardWriter
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 2, "variants": 2, "seed": 5}
 Members = dict[str, bytes]
 
 
 def make(shards: Path, out: Path, vae: Autoencoder) -> None:
-    cache_latents(str(shards), str(out), vae, max_bad_fraction=1.0, **SETTINGS)
+    cache_latents(str(shards), str(out), vae=vae, max_bad_fraction=1.0, **SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +119,18 @@ def test_a_shard_deleted_with_its_sidecar_is_noticed_after_a_finished_run(cache:
 
 
 def test_a_cache_that_is_being_written_is_incomplete_but_not_damaged(cache: Path) -> None:
-    write_cache_file(cache, read_cache_file(cache)["settings"], None)
+    write_cache_file(cache, read_cache_file(cache).settings_json, None)
     (cache / "a.json").unlink()
-    (cache / ".d.tar.tmp").write_bytes(b"half")
+    (cache / f".d.tar.{os.getpid()}.tmp").write_bytes(b"half")
     found = verify_cache(cache)
     assert found.ok
     assert "not finished" in found.table()
 
 
 def test_shards_of_other_settings_are_named(cache: Path) -> None:
-    settings = read_cache_file(cache)["settings"]
-    write_cache_file(cache, settings | {"fill": "black"}, read_cache_file(cache)["totals"])
+    file = read_cache_file(cache)
+    masks = file.settings_json["masks"] | {"fill": "black"}
+    write_cache_file(cache, file.settings_json | {"masks": masks}, file.totals)
     assert {"a.json", "b.c.json", "d.json"} <= named(verify_cache(cache).problems)
     with pytest.raises(CacheError, match="no shard was made with its settings"):
         repair_cache(cache)
@@ -136,10 +141,8 @@ def forge(cache: Path, stem: str, change: Callable[[dict[str, Members]], None]) 
     old, samples = Sidecar.read(cache / f"{stem}.json"), dict[str, Members]()
     data = (cache / f"{stem}.tar").read_bytes()
     for row, key in enumerate(old.keys):
-        places = {name: (each["offset"][row], each["size"][row]) for name, each in old.index.items()}
-        samples[key] = {name: data[at : at + size] for name, (at, size) in places.items() if at >= 0}
-    sizes = zip(old.target_size["height"], old.target_size["width"], strict=True)
-    old_sizes = dict(zip(old.keys, sizes, strict=True))
+        samples[key] = {name: data[start:end] for name, start, end in old.index.extents(row)}
+    old_sizes = dict(zip(old.keys, old.index.target_sizes.tolist(), strict=True))
     change(samples)
     writer = ShardWriter(cache, stem)
     for key, members in samples.items():
@@ -149,8 +152,16 @@ def forge(cache: Path, stem: str, change: Callable[[dict[str, Members]], None]) 
 
 
 def redo_totals(cache: Path) -> None:
-    settings = read_cache_file(cache)["settings"]
-    write_cache_file(cache, settings, totals([unchecked(path) for path in committed(cache)]))
+    sidecars = [SimpleNamespace(**json.loads(path.read_bytes())) for path in committed(cache)]  # however forged
+    write_cache_file(cache, read_cache_file(cache).settings_json, totals(sidecars))
+
+
+def sign_again(cache: Path) -> None:
+    """Let every sidecar have the fingerprint of the settings, and the totals fit."""
+    fingerprint = read_cache_file(cache).fingerprint
+    for path in committed(cache):
+        path.write_bytes(Sidecar(**Sidecar.read(path).__dict__ | {"fingerprint": fingerprint}).to_bytes())
+    redo_totals(cache)
 
 
 def array(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[bytes], bytes]:
@@ -202,6 +213,8 @@ FORGERIES: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("inpaint.json", variant(coverage=0.123), "says coverage 0.123"),
     ("inpaint.json", variant(coverage=float("nan")), "says coverage nan"),
     ("inpaint.json", variant(generator=""), "generator"),
+    ("inpaint.json", variant(edits="inverted"), "edits inverted, which is not a list of words"),
+    ("inpaint.json", variant(edits=[1]), r"edits \[1\], which is not a list of words"),
     ("inpaint.json", variant(window="octagon"), "window 'octagon', which is not among the cache's square"),
     ("inpaint.json", variant(note="hello"), "has the fields"),
     ("inpaint.json", record(variants=[]), "does not have the cache's 2 variants"),
@@ -209,8 +222,11 @@ FORGERIES: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("inpaint.json", record(crop_top_left=[-1, 0]), "crop_top_left"),
     ("inpaint.json", record(original_size=[1.5, 2]), "original_size"),
     ("inpaint.json", record(caption=None), "caption"),
+    ("inpaint.json", record(flip=0), "flip is 0, neither true nor false"),
+    ("inpaint.json", record(has_posterior=1), "has_posterior is 1, neither true nor false"),
+    ("inpaint.json", record(has_posterior=False), "has_posterior is False, the cache's True"),
     ("inpaint.json", record(note="hello"), "has the fields"),
-    ("inpaint.json", lambda _: b"[]\n", "no JSON object"),
+    ("inpaint.json", lambda _: b"[]\n", "not a JSON object"),
     ("inpaint.json", lambda _: b"[" * 100_000, "not JSON"),
     ("inpaint.json", lambda data: data[:-1], "not laid out"),
 ]
@@ -240,30 +256,26 @@ def test_a_member_that_a_sample_must_have_is_missed(cache: Path) -> None:
     assert "mask.pbm of sample 'a1'" in str(verify_cache(cache).problems[0])
 
 
-def unchecked(path: Path) -> Sidecar:
-    """A sidecar as it stands there, however forged."""
-    fields = json.loads(path.read_bytes())
-    return Sidecar(**{name: value for name, value in fields.items() if name not in ("samples", "sha256")})
-
-
 def rewritten(cache: Path, **changes: object) -> None:
     """Change fields of a sidecar and sign it anew."""
-    fields = Sidecar.read(cache / "a.json").__dict__ | changes
-    (cache / "a.json").write_bytes(Sidecar(**fields).to_bytes())
+    fields = json.loads((cache / "a.json").read_bytes()) | changes
+    content = {name: value for name, value in fields.items() if name != "sha256"} | {"samples": len(fields["keys"])}
+    signature = hashlib.sha256(json_bytes(content)).hexdigest()
+    (cache / "a.json").write_bytes(json_bytes(content | {"sha256": signature}))
     redo_totals(cache)
 
 
 def test_an_index_that_does_not_fit_the_tar_is_named(cache: Path) -> None:
-    sidecar = Sidecar.read(cache / "a.json")
-    columns = sidecar.index["latents.npy"]
+    index = json.loads((cache / "a.json").read_bytes())["index"]
+    columns = index["latents.npy"]
     moved = columns | {"offset": [columns["offset"][0], columns["offset"][1] + 512, columns["offset"][2]]}
-    rewritten(cache, index=sidecar.index | {"latents.npy": moved})
+    rewritten(cache, index=index | {"latents.npy": moved})
     assert [(p.file, p.key) for p in verify_cache(cache).problems] == [("a.tar", "a1")]
 
-    rewritten(cache, index={name: each for name, each in sidecar.index.items() if name != "txt"})
+    rewritten(cache, index={name: each for name, each in index.items() if name != "txt"})
     assert "'a0.txt'" in str(verify_cache(cache).problems[0])
 
-    rewritten(cache, index=sidecar.index | {"note": {"offset": [512, -1, -1], "size": [1, -1, -1]}})
+    rewritten(cache, index=index | {"note": {"offset": [512, -1, -1], "size": [1, -1, -1]}})
     assert str(verify_cache(cache).problems[0]) == "a.tar, sample 'a0': the tar lacks its note"
 
 
@@ -297,10 +309,48 @@ def test_a_quarantined_sample_without_a_reason_is_named(cache: Path) -> None:
     assert "has no reason" in str(verify_cache(cache).problems)
 
 
+FOUND = {"low": 0, "high": 0, "windows": ["square"], "soft": False, "paired": [], "carry_image": "none"}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("vae", {}),
+        ("vae.factor", 0),
+        ("vae.factor", 1000),
+        ("variants", 0),
+        ("storage", "bfloat16"),
+        ("pictures", None),
+        ("pictures.resolution", [0]),
+        ("pictures.filters.max_aspect", 10**400),
+        ("masks.offset", [9, -4]),
+        ("masks.mixture.weights", {"boxes": -1}),
+        ("indexed", FOUND | {"sizes": []}),
+        ("indexed", FOUND | {"sizes": [[64]]}),
+        ("indexed", FOUND | {"sizes": [[64, 0]]}),
+        ("note", "hello"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_though_their_fingerprint_fits(
+    place: str, value: object, cache: Path
+) -> None:
+    settings = json.loads((cache / "cache.json").read_bytes())["settings"]
+    *groups, name = place.split(".")
+    inner = settings
+    for group in groups:
+        inner = inner[group]
+    inner[name] = value
+    write_cache_file(cache, settings, None)
+    sign_again(cache)
+    problems = verify_cache(cache).problems
+    assert [(problem.file, problem.key) for problem in problems] == [("cache.json", None)]
+    assert "its settings are not those of a cache" in problems[0].problem
+
+
 def test_what_is_no_cache_is_a_usage_error(tmp_path: Path, made: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         verify_cache(tmp_path / "none")
-    with pytest.raises(UsageError, match="no latent cache"):
+    with pytest.raises(UsageError, match=r"neither cache\.json nor a sidecar is here"):
         verify_cache(made / "in")
     with pytest.raises(UsageError, match="against"):
         verify_cache(made / "cache", deep=True)
@@ -391,12 +441,8 @@ def test_plausible_latents_that_the_pictures_do_not_give_are_named(cache: Path, 
 
 def elsewhere(cache: Path) -> None:
     """Let the cache say that it was made with another number of threads."""
-    settings = read_cache_file(cache)["settings"] | {"threads": 999}
-    write_cache_file(cache, settings, None)
-    fingerprint = read_cache_file(cache)["fingerprint"]
-    for path in committed(cache):
-        path.write_bytes(Sidecar(**Sidecar.read(path).__dict__ | {"fingerprint": fingerprint}).to_bytes())
-    redo_totals(cache)
+    write_cache_file(cache, read_cache_file(cache).settings_json | {"threads": 999}, None)
+    sign_again(cache)
 
 
 def test_on_another_machine_rounding_is_allowed_and_said(cache: Path, made: Path, vae: Autoencoder) -> None:

@@ -1,18 +1,21 @@
 """The demonstration: a dozen photographs, a small VAE, and the whole way from one to a cache."""
 
 import shutil
-import sys
 from pathlib import Path
 
-from inpaint_data.commands.pack import pack
-from inpaint_data.commands.sheet import contact_sheet
+from inpaint_data.commands.contact_sheet import contact_sheet
+from inpaint_data.commands.outcome import Outcome
+from inpaint_data.commands.packing import pack
 from inpaint_data.demo import PHOTOS
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.job.audit import verify_cache
 from inpaint_data.job.caching import cache_latents
+from inpaint_data.job.settings import JobSettings
+from inpaint_data.masks.settings import MaskSettings
+from inpaint_data.pictures.settings import PictureSettings
 
 
-def run_demo(out: str = "demo_out", device: str = "auto") -> str:
+def run(out: str = "demo_out", device: str = "auto") -> Outcome:
     """Pack the photographs that come with the package, cache them, verify the cache and draw a contact sheet.
 
     Args:
@@ -42,14 +45,19 @@ def run_demo(out: str = "demo_out", device: str = "auto") -> str:
     photos = sorted(PHOTOS.glob("*.jpg"))
     packed = pack(str(PHOTOS), str(shards), shard_size=6)
     summary = cache_latents(
-        str(shards), str(cache), resolution=256, masks="mixture", mask_offset=(-8, 24), variants=2,
-        seed=84, device=device,
-    )  # fmt: skip
-    sys.stdout.write(f"{len(photos)} photographs packed into {len(packed)} shards\n{summary.table()}\n")
+        str(shards),
+        str(cache),
+        pictures=PictureSettings(resolution=256),
+        masks=MaskSettings(source="mixture", offset=(-8, 24)),
+        job=JobSettings(variants=2, seed=84, device=device),
+    )
     found = verify_cache(cache, against=str(shards))
     if not found.ok:
         raise CacheError(f"{cache}: {'; '.join(map(str, found.problems))}")
     if found.totals["samples"] + found.totals["quarantined"] != len(photos):
         raise CacheError(f"{cache}: {found.table()} do not account for {len(photos)} photographs")
     contact_sheet(str(cache), str(shards), str(sheet))
-    return f"verified: {found.totals['samples']} of {len(photos)} photographs are in {cache}\nlook at {sheet}"
+    return Outcome(
+        f"{len(photos)} photographs packed into {len(packed)} shards\n{summary.table()}\n"
+        f"verified: {found.totals['samples']} of {len(photos)} photographs are in {cache}\nlook at {sheet}"
+    )

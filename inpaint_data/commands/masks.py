@@ -1,123 +1,16 @@
-"""A sheet of masks over the demonstration's photographs, to look at before a job."""
+"""inpaint-data masks: 64 masks to look at before a job."""
 
-import json
-from collections.abc import Iterator
-from itertools import islice
-from typing import Any
-
-import numpy as np
-from PIL import Image, ImageOps
-from torch import Tensor
-
-from inpaint_data.commands.drawing import MARGIN, PAPER, check_suffix, save, text_width, write
-from inpaint_data.commands.mask_preview import MaskPreview
-from inpaint_data.demo import OBJECTS, PHOTOS
-from inpaint_data.errors import UsageError
-from inpaint_data.pictures.examples import Example, prepare
-from inpaint_data.pictures.settings import SampleSettings
-from inpaint_data.shards.reading import Fault, Sample
-
-SIDE = 8  # tiles in a row, and rows
-TILE, LETTERS, FONT = 112, 14, 11  # pixels: side of a tile, height of a line under it and of its letters
-HOLE = (225, 70, 40)
-SUFFIXES = (".png", ".jpg", ".jpeg")
+from inpaint_data.commands.mask_sheet import mask_sheet
+from inpaint_data.commands.outcome import Outcome
+from inpaint_data.job.settings import JobSettings
+from inpaint_data.masks.settings import MaskSettings
+from inpaint_data.pictures.settings import PictureSettings
 
 
-def mask_sheet(out: str, masks: str = "mixture", **settings: Any) -> str:
-    """Draw 64 masks, as a caching job would make them of the demonstration's photographs, after their offset.
-
-    Under each stand its label, its hole ratio and its offset. The photographs are enlarged where they are smaller than
-    the resolution. Object masks are drawn over those photographs that have objects marked by hand.
+def run(out: str, pictures: PictureSettings, masks: MaskSettings, job: JobSettings) -> Outcome:
+    """Draw 64 masks over the demonstration's photographs, as a job would make them.
 
     Args:
-        out: the .png or .jpg to write.
-        masks: a generator's name, "object" or "mixture".
-        settings: others of `cache_latents` that decide a mask: mixture, mask_offset, resolution, seed ...
-
-    Returns:
-        The path of the sheet.
-
-    Raises:
-        UsageError: settings that cannot work, masks that only your own samples have, or `out` cannot be written.
+        out: the .png or .jpg to write
     """
-    check_suffix("out", out, SUFFIXES)
-    if masks in ("sample", "alpha"):
-        raise UsageError(
-            f"masks: {masks} are those of your own samples, which the demonstration has not; name a generator or "
-            "mixture, or draw a cache with `inpaint-data sheet`"
-        )
-    unused = {"upscale": True, "target": False, "variants": 1}
-    preview = MaskPreview(masks=masks, **settings | unused)
-    tiles = list(islice(_tiles(preview), SIDE * SIDE))
-    return save(_stacked(tiles), "out", out)
-
-
-def _tiles(preview: MaskPreview) -> Iterator[Image.Image]:
-    """A tile for each variant of each view of each photograph that gives one, the photographs in turn.
-
-    Raises:
-        UsageError: the first variant of every photograph gives none.
-    """
-    samples, drawn = list(_samples(preview.settings)), 0
-    for variant in range(SIDE * SIDE):
-        reasons: list[str] = []
-        for sample in samples:
-            for example in prepare(sample, preview.settings, [variant]):
-                if isinstance(example, Fault):
-                    reasons.append(f"{example.key}: {example.reason}")
-                    continue
-                made = preview(example, [variant])
-                drawn += 1
-                offset, window = int(made["offset"][0]), made["window"][0][0]
-                grown = f"{offset:+d} px" if window == "square" or not offset else f"{offset:+d} {window}"
-                yield _tile(example, made["mask"][0, 0], made["generator"][0][0], grown)
-        if not drawn:
-            raise UsageError(f"masks: no photograph gives a mask; the first, {reasons[0]}")
-
-
-def _samples(settings: SampleSettings) -> Iterator[Sample]:
-    """The photographs; only those with objects where the mixture may draw one."""
-    objects: dict[str, Any] = json.loads(OBJECTS.read_bytes())
-    for path in sorted(PHOTOS.glob("*.jpg")):
-        if path.stem in objects:
-            members = {"jpg": path.read_bytes(), "json": json.dumps(objects[path.stem]).encode()}
-            yield Sample("demo.tar", path.stem, members)
-        elif not settings.draws_objects:
-            yield Sample("demo.tar", path.stem, {"jpg": path.read_bytes()})
-
-
-def _tile(example: Example, mask: Tensor, label: str, grown: str) -> Image.Image:
-    """The photograph in pale grey, its hole in colour, and what it is below."""
-    photo = Image.fromarray(example.image).convert("L").point(lambda grey: 150 + grey * 2 // 5).convert("RGB")
-    shown = Image.fromarray(np.asarray(mask.float().mul(220).round().byte()))
-    photo.paste(Image.new("RGB", photo.size, HOLE), mask=shown)
-    photo = ImageOps.contain(photo, (TILE, TILE), Image.Resampling.BOX)
-    ratio = float((mask > 0.5).float().mean()) if mask.is_floating_point() else float(mask.float().mean())
-    lines = [*_wrapped(label, "+"), *_wrapped(f"hole {ratio:.3f}, {grown}", " ")]
-    tile = Image.new("RGB", (TILE, TILE + max(3, len(lines)) * LETTERS), PAPER)
-    tile.paste(photo, ((TILE - photo.width) // 2, (TILE - photo.height) // 2))
-    for number, line in enumerate(lines):
-        write(tile, (0, TILE + number * LETTERS), line, FONT)
-    return tile
-
-
-def _wrapped(text: str, before: str) -> list[str]:
-    """The text in as many lines as it needs, broken before a "+" or a space."""
-    first, *parts = text.split(before)
-    lines = [first]
-    for part in parts:
-        longer = f"{lines[-1]}{before}{part}"
-        if text_width(longer, FONT) <= TILE:
-            lines[-1] = longer
-        else:
-            lines.append(f"{before}{part}".lstrip())
-    return lines
-
-
-def _stacked(tiles: list[Image.Image]) -> Image.Image:
-    rows, high = -(-len(tiles) // SIDE), max(tile.height for tile in tiles)
-    sheet = Image.new("RGB", (SIDE * (TILE + MARGIN) + MARGIN, rows * high + MARGIN), PAPER)
-    for number, tile in enumerate(tiles):
-        row, column = divmod(number, SIDE)
-        sheet.paste(tile, (MARGIN + column * (TILE + MARGIN), MARGIN + row * high))
-    return sheet
+    return Outcome(mask_sheet(out, pictures, masks, job))

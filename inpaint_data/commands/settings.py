@@ -1,165 +1,395 @@
-"""How a command's settings are read from flags and YAML files, and refused in one line."""
+"""How a command's settings are read from flags and YAML files, and refused in one line.
 
+All of it comes from the signature of the command's function: a parameter that is a group of `Settings` gives a flag for
+each setting in it, any other parameter a flag of its own. A YAML file has the same tree.
+"""
+
+import argparse
+import inspect
 import re
-from ast import literal_eval
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import fields
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
+from docstring_parser import parse as parse_docstring
+from pydantic import TypeAdapter, ValidationError
 
-from inpaint_data.encoding.presets import Preset
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.mixture import MaskMixture
-from inpaint_data.masks.offsets import RandomOffset
-from inpaint_data.masks.soft_border import SoftBorder
-from inpaint_data.pictures.filters import Filters
+from inpaint_data.settings import Flag, Settings, reason_of
 
-OF_A_JOB = ("stats", "masks")  # commands that take the settings of a caching job, to make the masks that it would make
-OBJECTS: dict[str, type] = {
-    "mixture": MaskMixture,
-    "soft": SoftBorder,
-    "filters": Filters,
-    "mask_offset": RandomOffset,
-    "preset": Preset,
-}
 FILES = (".yaml", ".yml", ".json")
+Place = tuple[str, ...]
+MIXTURE: Place = ("masks", "mixture")
+NOTHING = "sets nothing; write a line `name: value` for each setting"
 
 
-def with_checked_files(arguments: Sequence[str]) -> list[str]:
-    """The arguments with every `--config FILE` looked at, and one that holds a mixture alone put as `--mixture FILE`.
+@dataclass(frozen=True)
+class Setting:
+    """One thing that a command can be told."""
 
-    Raises:
-        UsageError: a file that is not there, is no YAML, sets nothing, or is a mixture where a job is asked for.
+    place: Place  # in the tree: ("pictures", "resolution"), or ("out",)
+    name: str  # of its flag
+    kind: Any  # the type it takes
+    text: str
+    default: Any
+    required: bool = False
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether a flag's value is taken as it stands, and not as YAML."""
+        return all(kind is Any or kind is str or _is_text_literal(kind) for kind in _alternatives(self.kind))
+
+    @property
+    def may_be_text(self) -> bool:
+        return str in _alternatives(self.kind)
+
+    @property
+    def is_switch(self) -> bool:
+        return self.kind is bool
+
+    @property
+    def fields(self) -> list[str]:
+        """Of the object that it is, if it is one; these may be given by flags of their own."""
+        return [each.name for kind in _alternatives(self.kind) if is_dataclass(kind) for each in fields(kind)]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a setting was given, and in which YAML file; nothing where it was a flag."""
+
+    value: Any
+    file: str = ""
+
+
+def settings_of(function: Callable[..., Any]) -> list[Setting]:
+    """Every setting of a command, in the order of its function's parameters."""
+    described = parse_docstring(inspect.getdoc(function) or "")
+    texts = {param.arg_name: " ".join((param.description or "").split()) for param in described.params}
+    found: list[Setting] = []
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        if _is_group(parameter.annotation):
+            found += settings_of_group(name, parameter.annotation)
+        else:
+            required = parameter.default is parameter.empty
+            default = None if required else parameter.default
+            found.append(Setting((name,), name, parameter.annotation, texts.get(name, ""), default, required))
+    return found
+
+
+def settings_of_group(name: str, kind: type[Settings]) -> list[Setting]:
+    """The settings of one group."""
+    found = []
+    for field, info in kind.model_fields.items():
+        flag = next((each.name for each in info.metadata if isinstance(each, Flag)), field)
+        text = " ".join((info.description or "").split())
+        found.append(Setting((name, field), flag, info.annotation, text, info.default))
+    return found
+
+
+class Reader:
+    """Reads the settings of one command.
+
+    Args:
+        command: its name.
+        function: what runs it.
+        text: what it does, in a line.
+        positional: the parameters that need no flag.
+        passed_over: settings of a job that its YAML may hold and that mean nothing to this command.
+        defaults: what is meant where nothing is said, if it is not the setting's own default.
     """
-    checked = [part for each in arguments for part in (each.split("=", 1) if each.startswith("--config=") else [each])]
-    for place, (flag, file) in enumerate(pairwise(checked)):
-        if flag != "--config":
-            continue
-        content = read_settings(file)
-        if "weights" not in content and not set(content) <= {each.name for each in fields(MaskMixture)}:
-            continue
-        if checked[0] in OF_A_JOB:
-            checked[place : place + 2] = ["--masks=mixture", f"--mixture={file}"]
-        elif checked[0] == "cache":
-            raise UsageError(
-                f"{file}: is a mixture, not the settings of a job; give it as --mixture {file}, with --masks mixture"
-            )
-    return checked
+
+    def __init__(
+        self,
+        command: str,
+        function: Callable[..., Any],
+        text: str,
+        positional: Sequence[str] = (),
+        passed_over: Sequence[str] = (),
+        defaults: Mapping[Place, Any] | None = None,
+    ) -> None:
+        self.command, self.function, self.positional = command, function, positional
+        self.values = {place: Value(value) for place, value in (defaults or {}).items()}
+        self.settings = [
+            replace(each, default=self.values[each.place].value) if each.place in self.values else each
+            for each in settings_of(function)
+        ]
+        self.by_place = {setting.place: setting for setting in self.settings}
+        self.by_name = {setting.name: setting for setting in self.settings}
+        self.groups = {
+            name: parameter.annotation
+            for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
+            if _is_group(parameter.annotation)
+        }
+        self.passed_over = set(passed_over)
+        self.text = text
+
+    def read(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """The arguments of the command's function.
+
+        Raises:
+            UsageError: a setting that there is not, or that cannot be; the line names the YAML file that it stands in.
+        """
+        try:
+            return self._read(arguments)
+        except UsageError as error:
+            raise self.named(error) from None
+
+    def _read(self, arguments: Sequence[str]) -> dict[str, Any]:
+        namespace = self._parser(arguments).parse_args(list(arguments))
+        for place, raw in namespace.given or []:
+            if place == ("config",):
+                self._take_file(raw)
+            else:
+                self._take_flag(place, raw)
+        result: dict[str, Any] = {}
+        for name, kind in self.groups.items():
+            given = {place[1]: each.value for place, each in self.values.items() if place[0] == name}
+            try:
+                result[name] = kind(**given)
+            except UsageError as error:
+                raise UsageError(str(error), (name, *error.place)) from None
+        for setting in self.settings:
+            if len(setting.place) == 1:
+                if setting.place in self.values:
+                    result[setting.name] = self._checked(setting, self.values[setting.place].value)
+                elif setting.required:
+                    raise UsageError(f"{setting.name}: must be given; see --help")
+        return result
+
+    def named(self, error: UsageError) -> UsageError:
+        """The error with the YAML file in front that its setting stands in."""
+        places = [error.place[:length] for length in range(len(error.place), 0, -1)]
+        first = self.by_name.get(str(error).partition(":")[0])  # what knows no place begins with the setting's name
+        if first is not None:
+            places.append(first.place)
+        file = next((self.values[place].file for place in places if place in self.values), "")
+        return UsageError(f"{file}: {error}" if file else str(error))
+
+    def _take_flag(self, place: Place, raw: str) -> None:
+        setting = self.by_place[place[:2] if place[:2] in self.by_place else place[:1]]
+        deeper = place[len(setting.place) :]
+        value = _loaded(raw) if deeper else _parsed(setting, raw)
+        if not deeper:
+            self._take(setting, value, "")
+            return
+        before = self.values.get(setting.place)
+        tree: dict[str, Any] = dict(before.value) if before and isinstance(before.value, Mapping) else {}
+        inner = tree
+        for name in deeper[:-1]:
+            inner[name] = dict(inner.get(name) or {})
+            inner = inner[name]
+        inner[deeper[-1]] = value
+        self.values[setting.place] = Value(tree, "")
+
+    def _take_file(self, file: str) -> None:
+        content = read_file(file)
+        if is_mixture(content):
+            if MIXTURE not in self.by_place or self.command == "cache":
+                raise UsageError(
+                    f"{file}: is a mixture, not the settings of a job; give it as --mixture {file}, with --masks "
+                    "mixture"
+                )
+            self.values[MIXTURE] = Value(content, file)
+            self.values["masks", "source"] = Value("mixture", file)
+            return
+        groups = [content[name] for name in content if name in self.groups]
+        if len(groups) == len(content) and not any(_sets_something(each) for each in groups):
+            raise UsageError(f"{file}: {NOTHING}")
+        for name, value in content.items():
+            if name in self.groups:
+                self._take_group(name, value, file)
+            elif (name,) in self.by_place and name not in self.positional:
+                self._take(self.by_place[name,], value, file)
+            elif name not in self.passed_over:
+                raise UsageError(f"{file}: there is no setting {name!r}; {self._where(name)}")
+
+    def _take_group(self, name: str, content: Any, file: str) -> None:
+        if content is None:
+            return
+        if not isinstance(content, Mapping):
+            how = self._where(name) if name in self.by_name else "write one below the other"
+            raise UsageError(f"{file}: {name}: {content!r} is not a mapping of settings; {how}")
+        for field, value in content.items():
+            if (name, field) not in self.by_place:
+                known = ", ".join(place[1] for place in self.by_place if place[0] == name)
+                raise UsageError(f"{file}: {name}: there is no setting {field!r}; it takes {known}")
+            self._take(self.by_place[name, field], value, file)
+
+    def _where(self, name: object) -> str:
+        """Where a setting belongs that stands at the top of a YAML, or what there is."""
+        setting = self.by_name.get(name) if isinstance(name, str) else None
+        if setting is not None and len(setting.place) == 2:
+            return f"write it as {setting.place[1]} below {setting.place[0]}:"
+        top = [*self.groups, *(each.name for each in self.settings if len(each.place) == 1)]
+        return f"it takes {', '.join(each for each in top if each not in self.positional)}"
+
+    def _take(self, setting: Setting, value: Any, file: str) -> None:
+        if value is None:  # left empty: the default, or what was given before
+            return
+        self.values[setting.place] = Value(value, file)
+        if value == {}:
+            raise UsageError(f"{setting.name}: {value!r} is empty; leave it out", setting.place)
+        if setting.fields and isinstance(value, str) and value.endswith(FILES):
+            named = str(Path(file).parent / value)  # from the file in which it is named
+            self.values[setting.place] = Value(read_file(named, setting.name), named)
+
+    def _checked(self, setting: Setting, value: Any) -> Any:
+        """The value of a parameter, of the type that it takes."""
+        try:
+            return TypeAdapter(setting.kind).validate_python(value, strict=True)
+        except ValidationError as error:
+            reason = reason_of(error.errors(include_url=False)[0])
+            lists = any(get_origin(kind) is list for kind in _alternatives(setting.kind))
+            message = f"{setting.name}: {value!r} {reason}{' or a list of them' if lists else ''}"
+            raise UsageError(message, setting.place) from None
+
+    def _parser(self, arguments: Sequence[str]) -> argparse.ArgumentParser:
+        parser = _Parser(
+            prog=f"inpaint-data {self.command}", description=self.text, formatter_class=_Help, allow_abbrev=False
+        )
+        parser.add_argument(
+            "--config",
+            action=_Note,
+            place=("config",),
+            metavar="FILE",
+            help="a YAML file with any of the settings below",
+        )
+        for setting in self.settings:
+            if len(setting.place) == 1:
+                self._add(parser, setting)
+        for name, kind in self.groups.items():
+            title = f"{name}: in YAML below `{name}:`"
+            group = parser.add_argument_group(title, (inspect.getdoc(kind) or "").splitlines()[0])
+            for setting in self.settings:
+                if setting.place[0] == name:
+                    self._add(group, setting)
+                    parser.add_argument(
+                        f"--{'.'.join(setting.place)}", action=_Note, place=setting.place, help=argparse.SUPPRESS
+                    )
+        for flag, place in self._deeper(arguments).items():
+            parser.add_argument(flag, action=_Note, place=place, help=argparse.SUPPRESS)
+        return parser
+
+    def _add(self, parser: Any, setting: Setting) -> None:
+        default = "" if setting.default in (None, False, "", ()) or not _is_plain(setting.default) else setting.default
+        text = setting.text + (f" (default: {default})" if default != "" else "")
+        options: dict[str, Any] = {"action": _Note, "place": setting.place, "help": text.replace("%", "%%")}
+        if setting.is_switch:
+            options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
+        else:
+            options |= {"metavar": setting.place[-1].upper()}
+        if setting.name in self.positional:
+            parser.add_argument(setting.name, **(options | {"metavar": setting.name}))
+        else:
+            parser.add_argument(f"--{setting.name}", **options)
+
+    def _deeper(self, arguments: Sequence[str]) -> dict[str, Place]:
+        """Flags of the fields of objects, such as `--mixture.precision`, that were used."""
+        used: dict[str, Place] = {}
+        for argument in arguments:
+            match = re.match(r"--([\w.-]+)", argument)
+            names = match[1].split(".") if match else []
+            setting = self.by_name.get(names[0]) if len(names) > 1 else None
+            if setting is not None and setting.fields:
+                used[f"--{'.'.join(names)}"] = (*setting.place, *names[1:])
+        return used
 
 
-def read_settings(file: str) -> dict[str, Any]:
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message}; see --help")
+
+
+class _Help(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=110)
+
+
+class _Note(argparse.Action):
+    """Notes what was given, in its order: later ones count."""
+
+    def __init__(self, place: Place, **options: Any) -> None:
+        super().__init__(**(options | {"dest": "given"}))
+        self.place = place
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ARG002
+        namespace.given = [*(namespace.given or []), (self.place, str(values))]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2, and a date is a text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_file(file: str, setting: str = "config") -> dict[Any, Any]:
     """What a YAML file of settings holds.
 
     Raises:
-        UsageError: it is not there, is no YAML, or sets nothing.
+        UsageError: it is not there, is not YAML, or sets nothing.
     """
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise UsageError(f"config: no such file: {file}; correct the name") from None
+        raise UsageError(f"{setting}: no such file: {file}; correct the name") from None
     except OSError as error:
-        raise UsageError(f"config: cannot read {file!r} ({error.strerror}); name a YAML file") from None
+        raise UsageError(f"{setting}: cannot read {file!r} ({error.strerror}); name a YAML file") from None
     except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{file}: is no YAML: {' '.join(str(error).split())}; correct it there") from None
+        raise UsageError(f"{file}: is not YAML: {' '.join(str(error).split())}; correct it there") from None
     if not isinstance(content, dict) or all(value is None for value in content.values()):
-        raise UsageError(f"{file}: sets nothing; write a line `name: value` for each setting")
-    for name in content:
-        if not isinstance(name, str) or name == "config":
-            raise UsageError(f"{file}: there is no setting {name!r}; take the line out")
-        # The parser passes over what is unknown and an empty mapping.
-        if content[name] == {}:
-            raise UsageError(f"{file}: {name}: is empty; take the line out")
-        known = [each.name for each in fields(OBJECTS[name])] if name in OBJECTS else []
-        if isinstance(content[name], dict) and known and (unknown := set(content[name]) - set(known)):
-            raise UsageError(
-                f"{file}: {name}: there is no setting {min(unknown, key=str)!r}; it takes {', '.join(known)}"
-            )
+        raise UsageError(f"{file}: {NOTHING}")
     return content
 
 
-def with_objects(settings: dict[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
-    """Objects in place of their fields, as a YAML has them; our own errors say more than the parser's.
-
-    Raises:
-        UsageError: an object cannot be made of its fields; the message begins with the file they stand in, if any.
-    """
-    for name, kind in OBJECTS.items():
-        given = settings.get(name)
-        if isinstance(given, str) and given.startswith("{"):  # the parser takes a preset that cannot be for a name
-            with suppress(yaml.YAMLError):
-                given = yaml.safe_load(given)
-        if not isinstance(given, dict):
-            continue
-        given.pop("__path__", None)  # where a file was named
-        known = [each.name for each in fields(kind)]
-        try:
-            if unknown := [each for each in given if each not in known]:
-                raise UsageError(f"{name}: there is no setting {unknown[0]!r}; it takes {', '.join(known)}")
-            settings[name] = kind(**given)
-        except UsageError as error:
-            raise UsageError(f"{origin(name, arguments)}{error}") from None
-    return settings
+def is_mixture(content: Mapping[Any, Any]) -> bool:
+    """Whether a YAML file holds a mixture alone, and not the settings of a job."""
+    return "weights" in content or set(content) <= {each.name for each in fields(MaskMixture)}
 
 
-def explain(complaint: str, arguments: Sequence[str]) -> str:
-    """The parser's complaint in one line, with the setting, the value and, where it stands there, the YAML file."""
-    text = " ".join(complaint.split())
-    key, value = re.match(r'Parser key "(.+?)"', text), re.match(r".*(?:Got|Given) value: ?(.*)$", text)
-    absent = re.search(r"Expected a path but (\S+\.(?:ya?ml|json)) either not accessible", text)
-    text = re.sub(r" - Expected a path but .*? either not accessible or invalid", "", text)
-    takes = re.search(r"Subtypes: \[(.*?)\] Errors|Expected an? (.*)\. Got value", text)
-    refused = re.search(r"Option '(.+?)' is not accepted", text)
-    stranger = re.search(r"does not accept option '(.+?)'", text)
-    missing = re.search(r"arguments are required: (?:\w+\.)?(\w+)", text)
-    if key and absent:
-        text = f"{key[1]}: no such file, or no YAML in it: {absent[1]}"
-    elif key and refused:
-        text = f"{key[1]}: there is no setting {refused[1]!r}"
-    elif key and value and (reason := refusal(key[1], value[1])):
-        text = reason
-    elif key and value and takes:
-        types = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", takes[1] or takes[2]).removeprefix("typing.")
-        text = f"{key[1]}: {value[1]!r} is not of the type it takes: {types.removesuffix(', NoneType')}"
-    elif missing:
-        text = f"{missing[1]}: must be given"
-    setting = key or stranger
-    return origin(setting[1].split(".")[0], arguments, not absent) + text if setting else text
+def _sets_something(group: Any) -> bool:
+    return any(value is not None for value in group.values()) if isinstance(group, Mapping) else group is not None
 
 
-def refusal(setting: str, value: str) -> str | None:
-    """Why an object cannot be made of these fields; the parser only says that it cannot."""
-    one = re.fullmatch(r"NestedArg\(key='(.+?)', val=(.*)\)", value)  # of `--mixture.precision box`
+def _parsed(setting: Setting, raw: str) -> Any:
+    """The value of a flag."""
+    if setting.takes_text or (setting.may_be_text and not raw.lstrip().startswith("[")):
+        return raw
+    return _loaded(raw)
+
+
+def _loaded(raw: str) -> Any:
     try:
-        given = literal_eval(one[2] if one else value)
-        if one:
-            given = {one[1]: yaml.safe_load(given) if isinstance(given, str) else given}
-        with_objects({setting: given})
-    except UsageError as error:
-        return str(error)
-    except (ValueError, SyntaxError, yaml.YAMLError):
-        pass
-    return None
+        return yaml.load(raw, _Loader)
+    except yaml.YAMLError:
+        return raw
 
 
-def origin(setting: str, arguments: Sequence[str], named: bool = True) -> str:
-    """The YAML file in which a setting stands, and a colon; nothing where it was given by its flag.
+def _is_group(annotation: Any) -> bool:
+    return inspect.isclass(annotation) and issubclass(annotation, Settings)
 
-    The last place counts, as for the parser. With `named` it is rather the file that the setting names as its value.
-    """
-    files = ""
-    for argument, following in pairwise((*arguments, "")):
-        flag, _, value = argument.partition("=")
-        given: Any = None
-        if flag.split(".")[0] == f"--{setting}":
-            files, given = "", value or following
-        elif flag == "--config":
-            content = {key.split(".")[0]: each for key, each in read_settings(following).items()}
-            if setting in content:
-                files, given = f"{following}: ", content[setting]
-        if named and isinstance(given, str) and given.endswith(FILES):
-            files = f"{given}: "
-    return files
+
+def _alternatives(kind: Any) -> list[Any]:
+    """The types of a union, without None."""
+    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return [member for member in members if member is not NoneType]
+
+
+def _is_text_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal and all(isinstance(choice, str) for choice in get_args(kind))
+
+
+def _is_plain(default: Any) -> bool:
+    return isinstance(default, str | int | float | bool)

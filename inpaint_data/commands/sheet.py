@@ -1,113 +1,18 @@
-"""A contact sheet: what went into a cache and what comes out of it, side by side."""
+"""inpaint-data sheet: what went into a cache and what comes out of it, side by side."""
 
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
-
-from inpaint_data.commands.drawing import LINE, MARGIN, PAPER, check_suffix, save, write
-from inpaint_data.encoding.fills import fill_hole, hole_noise
-from inpaint_data.encoding.vae import Autoencoder
-from inpaint_data.encoding.vae_loading import load_vae
-from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.latent_cache.reader import LatentCache
-from inpaint_data.pictures.examples import ImageBatch
-from inpaint_data.pictures.settings import settings_of
-from inpaint_data.pipeline.image_batches import ImageBatches
-from inpaint_data.shards.reading import expand_shards
-
-COLUMNS = ("photo", "mask, as drawn", "mask, offset", "masked photo", "decoded latents", "decoded masked_latents")
+from inpaint_data.commands.contact_sheet import contact_sheet
+from inpaint_data.commands.outcome import Outcome
 
 
-def contact_sheet(
-    cache: str, shards: str | list[str], out: str, vae: str = "demo", count: int = 6, tile: int = 192
-) -> str:
-    """Draw the first samples of a cache as a PNG, one row each.
+def run(cache: str, shards: str | list[str], out: str, vae: str = "demo", count: int = 6, tile: int = 192) -> Outcome:
+    """Draw a contact sheet of a cache.
 
     Args:
-        cache: the cache's folder.
-        shards: the image shards it was made from; photos and drawn masks are made again from them.
-        out: the PNG to write.
-        vae: the VAE that the cache was made with, for decoding.
-        count: rows.
-        tile: side of a picture on the sheet, in pixels.
-
-    Returns:
-        The path of the PNG.
-
-    Raises:
-        UsageError: nothing to draw, or `out` cannot be written.
-        CacheError: the cache is damaged, or the samples are not in it.
+        cache: the cache's folder
+        shards: the image shards it was made from
+        out: the PNG to write
+        vae: the autoencoder that the cache was made with, for decoding
+        count: rows
+        tile: side of a picture on the sheet, in pixels
     """
-    check_suffix("out", out, (".png",))
-    cached = LatentCache(cache, variant=0)
-    given = cached.settings["samples"]
-    if cached.settings.get("indexed") or not cached.has_masked_latents:
-        raise UsageError(
-            f"{cache}: has no masked latents, or does not say from what it was made; there is no sheet of it"
-        )
-    settings = settings_of(given)
-    decoder = load_vae(vae)
-    rows: list[Image.Image] = []
-    for batch in ImageBatches(expand_shards(shards), settings, count, threads=2, variants=[0]):
-        rows += _rows(batch, cached, decoder, cached.settings["fill"], tile)
-        if len(rows) >= count:
-            break
-    if not rows:
-        raise UsageError(f"count: {count} rows leave nothing to draw")
-    return save(_stacked(rows[:count], tile), "out", out)
-
-
-def _rows(batch: ImageBatch, cached: LatentCache, decoder: Autoencoder, fill: Any, tile: int) -> list[Image.Image]:
-    places = {place: index for index, place in enumerate(cached.places())}
-    rows = []
-    for i, key in enumerate(batch["__key__"]):
-        shard = batch["__shard__"][i]
-        if (shard, key) not in places:
-            raise CacheError(
-                f"{cached.root}: sample {key!r} of {shard} is not in this cache; name the shards it was made from"
-            )
-        entry = cached[places[shard, key]]
-        photo = batch["image"][i : i + 1].float() / 127.5 - 1
-        noise = hole_noise(cached.settings["samples"]["seed"], [key], 0, *photo.shape[-2:])
-        pictures = [
-            _pixels(photo),
-            _pixels(batch["mask"][i, :1].expand(1, 3, -1, -1) * 2.0 - 1),
-            _pixels(entry["mask"].expand(1, 3, -1, -1) * 2.0 - 1),
-            _pixels(fill_hole(photo, entry["mask"] >= 0.5, fill, -1.0, noise)),
-            _pixels(decoder.decode(entry["latents"])),
-            _pixels(decoder.decode(entry["masked_latents"])),
-        ]
-        title = f"{key}: {entry['generator'][0][0]}, offset {int(entry['offset'][0]):+d} px"
-        rows.append(_row(pictures, title, tile))
-    return rows
-
-
-def _pixels(image: Tensor) -> npt.NDArray[np.uint8]:
-    """(1, 3, H, W) in [-1, 1] -> (H, W, 3) uint8."""
-    scaled = (image[0].clamp(-1, 1) + 1) * 127.5
-    pixels: npt.NDArray[np.uint8] = scaled.round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return pixels
-
-
-def _row(pictures: list[npt.NDArray[np.uint8]], title: str, tile: int) -> Image.Image:
-    row = Image.new("RGB", (len(pictures) * (tile + MARGIN) + MARGIN, tile + LINE + MARGIN), PAPER)
-    write(row, (MARGIN, 2), title)
-    for column, picture in enumerate(pictures):
-        image = ImageOps.contain(Image.fromarray(picture), (tile, tile), Image.Resampling.LANCZOS)
-        row.paste(image, (MARGIN + column * (tile + MARGIN) + (tile - image.width) // 2, LINE))
-    return row
-
-
-def _stacked(rows: list[Image.Image], tile: int) -> Image.Image:
-    sheet = Image.new("RGB", (rows[0].width, LINE + MARGIN + sum(row.height for row in rows)), PAPER)
-    for column, name in enumerate(COLUMNS):
-        write(sheet, (MARGIN + column * (tile + MARGIN), MARGIN), name, 15)
-    top = LINE + MARGIN
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    return sheet
+    return Outcome(contact_sheet(cache, shards, out, vae, count, tile))

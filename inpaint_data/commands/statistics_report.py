@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from inpaint_data.commands.drawing import INK, LINE, MARGIN, PAPER, check_suffix, save, text_width, write
-from inpaint_data.commands.statistics import (
+from inpaint_data.commands.mask_statistics import (
     ASPECTS,
     HOLES,
     OFFSETS,
@@ -71,9 +71,10 @@ def _hole_table(found: MaskStatistics) -> list[str]:
     rows: list[tuple[str, Counter[str], float]] = [("all", *found.of_all)]
     for name, group in found.by_generator.items():
         rows.append((name, *group))
-        labels = {label: each for label, each in found.by_label.items() if label.split("+")[0] == name}
-        if list(labels) != [name]:
-            rows += [("  " + label.replace(f"{name}+", "+"), *each) for label, each in labels.items()]
+        origins = found.origins_of(name)
+        if [each.edits for each in origins] != [()]:
+            labels = ["".join(f"+{edit}" for edit in each.edits) or name for each in origins]
+            rows += [(f"  {label}", *found.of_origin(each)) for label, each in zip(labels, origins, strict=True)]
     width = max(12, *(len(name) for name, _, _ in rows))
     head = f"  {'hole ratio':<{width}} {'masks':>7} {'mean':>6} " + "".join(f"{name:>8}" for name in HOLES.names)
     return [head] + [

@@ -4,7 +4,6 @@ Shapes: B batch, H W the picture. Pixels are float in [low, 1], low being -1, or
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -14,10 +13,9 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from inpaint_data.errors import UsageError
+from inpaint_data.masks.presets import Fill
 from inpaint_data.seeding import noise_for
 
-Fill = Literal["grey", "black", "white", "original", "mean", "blur", "telea", "navier-stokes", "noise"]
-FILLS: tuple[Fill, ...] = get_args(Fill)
 Pixels = npt.NDArray[np.uint8]
 
 # Radius and how often it is laid over what is there already, from far to near (AUTOMATIC1111, modules/masking.py).
@@ -75,13 +73,13 @@ def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float, noise: Tenso
     return torch.where(mask, filled.to(pixels.dtype) / scale + low, pixels)
 
 
-def hole_noise(seed: int, keys: Sequence[str], variant: int, height: int, width: int) -> Tensor:
+def hole_noise(seed: int, keys: Sequence[str], variants: Sequence[int], height: int, width: int) -> Tensor:
     """What fill "noise" takes, from (seed, key, variant): (B, 3, H, W) standard normal float32 on the CPU.
 
     The fill is its half of half the range around the middle, cut at the ends: in [-1, 1] normal with deviation 0.5.
     """
     noise = torch.empty(len(keys), 3, height, width)
-    for row, key in zip(noise, keys, strict=True):
+    for row, key, variant in zip(noise, keys, variants, strict=True):
         row.copy_(noise_for(seed, key, variant, "fill", (3, height, width)))
     return noise
 

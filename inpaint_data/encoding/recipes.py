@@ -25,7 +25,7 @@ Part = Literal["mask", "keep", "masked", "kept", "control", "picture"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class RecipeRow:
     """One row of `RECIPES`.
 
     Attributes:
@@ -55,35 +55,35 @@ class Settings:
     channel_fields: tuple[str, ...] = ("in_channels",)
 
 
-_INPAINT_UNET = Settings(("mask", "masked"), 9, 4, "UNet", "grey")
-_BLENDED_UNET = Settings((), 4, 4, "UNet")
-_BLENDED_PACKED = Settings((), 64, 16, "transformer", layout="packed")
+_INPAINT_UNET = RecipeRow(("mask", "masked"), 9, 4, "UNet", "grey")
+_BLENDED_UNET = RecipeRow((), 4, 4, "UNet")
+_BLENDED_PACKED = RecipeRow((), 64, 16, "transformer", layout="packed")
 _SD3_FIELDS = ("in_channels", "extra_conditioning_channels")
 _QWEN_FIELDS = ("in_channels", "extra_condition_channels")
 
-RECIPES: dict[str, Settings] = {
+RECIPES: dict[str, RecipeRow] = {
     "sd15-inpaint": _INPAINT_UNET,
     "sd2-inpaint": _INPAINT_UNET,
     "sdxl-inpaint": _INPAINT_UNET,
-    "sd3-inpaint": Settings(("mask", "masked"), 33, 16, "transformer", "grey"),
-    "flux-fill": Settings(("masked", "mask"), 384, 16, "transformer", "grey", "sample", "packed", "unshuffle"),
-    "kandinsky-inpaint": Settings(("kept", "keep"), 9, 4, "UNet", None, "mode", "plain", "kandinsky", raw=True),
-    "sd3-controlnet-inpaint": Settings(("masked", "keep"), 17, 16, "ControlNet", "black", channel_fields=_SD3_FIELDS),
-    "qwen-controlnet-inpaint": Settings(
+    "sd3-inpaint": RecipeRow(("mask", "masked"), 33, 16, "transformer", "grey"),
+    "flux-fill": RecipeRow(("masked", "mask"), 384, 16, "transformer", "grey", "sample", "packed", "unshuffle"),
+    "kandinsky-inpaint": RecipeRow(("kept", "keep"), 9, 4, "UNet", None, "mode", "plain", "kandinsky", raw=True),
+    "sd3-controlnet-inpaint": RecipeRow(("masked", "keep"), 17, 16, "ControlNet", "black", channel_fields=_SD3_FIELDS),
+    "qwen-controlnet-inpaint": RecipeRow(
         ("masked", "keep"), 68, 16, "ControlNet", "black", layout="packed", channel_fields=_QWEN_FIELDS
     ),
-    "z-image-controlnet-inpaint": Settings(
+    "z-image-controlnet-inpaint": RecipeRow(
         ("control", "keep", "masked"), 33, 16, "ControlNet", "grey", "mode", "frame", channel_fields=("control_in_dim",)
     ),
-    "sd15-controlnet-inpaint": Settings(("picture",), 3, 4, "ControlNet", channel_fields=("conditioning_channels",)),
+    "sd15-controlnet-inpaint": RecipeRow(("picture",), 3, 4, "ControlNet", channel_fields=("conditioning_channels",)),
     "sd15-blend": _BLENDED_UNET,
     "sd2-blend": _BLENDED_UNET,
     "sdxl-blend": _BLENDED_UNET,
-    "sd3-blend": Settings((), 16, 16, "transformer"),
+    "sd3-blend": RecipeRow((), 16, 16, "transformer"),
     "flux-blend": _BLENDED_PACKED,
     "chroma-blend": _BLENDED_PACKED,
     "qwen-blend": _BLENDED_PACKED,
-    "z-image-blend": Settings((), 16, 16, "transformer", layout="frame"),
+    "z-image-blend": RecipeRow((), 16, 16, "transformer", layout="frame"),
 }
 
 
@@ -101,35 +101,35 @@ class Recipe:
     """
 
     name: str
-    settings: Settings
+    row: RecipeRow
     vae_config: Mapping[str, Any]
     latent_mask: LatentMask
 
     @property
     def channels(self) -> int:
         """What `check_model` expects."""
-        return self.settings.channels
+        return self.row.channels
 
     @property
     def needs_masked_latents(self) -> bool:
-        return "masked" in self.settings.parts
+        return "masked" in self.row.parts
 
     @property
     def fill(self) -> Literal["grey", "black"] | None:
         """What masked_latents must have been made with; None where they are not used."""
-        return self.settings.fill
+        return self.row.fill
 
     @property
     def posterior(self) -> Literal["sample", "mode"]:
         """How the pipeline takes latents from the autoencoder."""
-        return self.settings.posterior
+        return self.row.posterior
 
     def __call__(self, batch: Mapping[str, object], like: Tensor | None = None) -> Tensor:
         """What the model takes besides the noisy latents, in its layout; for a ControlNet its whole condition.
 
         Nothing (zero channels) for the "-blend" recipes. Dtype and device are those of `like`, else of the batch.
         """
-        pieces = [self._part(part, batch, like) for part in self.settings.parts]
+        pieces = [self._part(part, batch, like) for part in self.row.parts]
         if not pieces:
             nothing = self.latents(batch)[:, :0]
             pieces = [nothing if like is None else nothing.to(like)]
@@ -146,10 +146,10 @@ class Recipe:
             (B, channels, h, w); packed (B, h/2 * w/2, channels); or for Z-Image (B, C, 1, h, w), which its transformer
             takes as `list(x.unbind(0))`.
         """
-        if noisy.ndim != 4 or noisy.shape[1] != self.settings.latent_channels:
-            raise self._error(f"noisy must be (B, {self.settings.latent_channels}, h, w), not {tuple(noisy.shape)}")
+        if noisy.ndim != 4 or noisy.shape[1] != self.row.latent_channels:
+            raise self._error(f"noisy must be (B, {self.row.latent_channels}, h, w), not {tuple(noisy.shape)}")
         laid_out = self._laid_out(noisy)
-        if not self.settings.parts or self.settings.model == "ControlNet":
+        if not self.row.parts or self.row.model == "ControlNet":
             return laid_out
         return self._joined([laid_out, self(batch, noisy)])
 
@@ -168,7 +168,7 @@ class Recipe:
         latents = self._raw(batch, "latents")
         how: LatentMask = "nearest" if self.latent_mask == "unshuffle" else self.latent_mask
         mask = self._mask(batch, latents, how, soft=how != "kandinsky").to(latents)
-        packed = self.settings.layout == "packed"
+        packed = self.row.layout == "packed"
         return self._laid_out(mask.expand_as(latents)) if packed else mask
 
     def check_model(self, model_config: Mapping[str, Any]) -> None:
@@ -177,15 +177,16 @@ class Recipe:
         Raises:
             UsageError: the sum of the recipe's `channel_fields` is not `channels`.
         """
-        settings, names = self.settings, " + ".join(self.settings.channel_fields)
-        found = sum(model_config.get(field) or 0 for field in settings.channel_fields)
-        if found == settings.channels:
+        row, names = self.row, " + ".join(self.row.channel_fields)
+        total = sum(model_config.get(field) or 0 for field in row.channel_fields)
+        if total == row.channels:
             return
-        taken = (settings.model, settings.latent_channels, found)
-        fitting = [name for name, row in RECIPES.items() if (row.model, row.latent_channels, row.channels) == taken]
+        taken = (row.model, row.latent_channels, total)
+        fitting = [name for name, each in RECIPES.items() if (each.model, each.latent_channels, each.channels) == taken]
         choice = f", or choose recipe {' or '.join(fitting)}" if fitting else ""
-        model = settings.model
-        raise self._error(f"the {model} has {names}={found}; give a {model} with {names}={settings.channels}{choice}")
+        raise self._error(
+            f"the {row.model} has {names}={total}; give a {row.model} with {names}={row.channels}{choice}"
+        )
 
     def _part(self, part: Part, batch: Mapping[str, object], like: Tensor | None) -> Tensor:
         """One part in the plain layout: (B, its channels, h, w), or (B, 3, H, W) for "picture"."""
@@ -214,7 +215,7 @@ class Recipe:
 
     def _raw(self, batch: Mapping[str, object], key: str) -> Tensor:
         """(B, C, h, w) raw latents."""
-        latents, channels = self._tensor(batch, key), self.settings.latent_channels
+        latents, channels = self._tensor(batch, key), self.row.latent_channels
         if latents.ndim == 5:
             raise self._error(f"{key} holds {latents.shape[1]} variants; choose one with batch[{key!r}][:, k]")
         if latents.ndim == 4 and latents.shape[1] == 2 * channels:
@@ -245,19 +246,19 @@ class Recipe:
         raise self._error(f"the batch has no {key!r}{made_with}, only {', '.join(sorted(batch))}; add it")
 
     def _normalised(self, latents: Tensor) -> Tensor:
-        return latents if self.settings.raw else normalise(latents, self.vae_config)
+        return latents if self.row.raw else normalise(latents, self.vae_config)
 
     def _laid_out(self, latents: Tensor) -> Tensor:
-        if self.settings.layout == "frame":
+        if self.row.layout == "frame":
             return latents[:, :, None]
-        if self.settings.layout == "plain":
+        if self.row.layout == "plain":
             return latents
         if latents.shape[-2] % 2 or latents.shape[-1] % 2:
             raise self._error(f"latents of {tuple(latents.shape[-2:])} cannot be packed; both sides must be even")
         return pack_latents(latents)
 
     def _joined(self, pieces: list[Tensor]) -> Tensor:
-        return torch.cat(pieces, dim=-1 if self.settings.layout == "packed" else 1)
+        return torch.cat(pieces, dim=-1 if self.row.layout == "packed" else 1)
 
     def _error(self, message: str) -> UsageError:
         return UsageError(f"{self.name}: {message}")
@@ -279,18 +280,18 @@ def conditioning(name: str, vae_config: Mapping[str, Any], latent_mask: LatentMa
     """
     if name not in RECIPES:
         raise UsageError(f"recipe {name!r} is unknown; choose from {', '.join(RECIPES)}")
-    settings = RECIPES[name]
-    if not settings.raw and vae_config.get("scaling_factor") is None and vae_config.get("latents_std") is None:
+    row = RECIPES[name]
+    if not row.raw and vae_config.get("scaling_factor") is None and vae_config.get("latents_std") is None:
         raise UsageError(f"{name}: the VAE's config has neither scaling_factor nor latents_std; pass vae.config itself")
-    channels = vae_config.get("latent_channels", vae_config.get("z_dim", settings.latent_channels))
-    if channels != settings.latent_channels:
-        raise UsageError(f"{name}: the VAE has {channels} latent channels instead of {settings.latent_channels}")
+    channels = vae_config.get("latent_channels", vae_config.get("z_dim", row.latent_channels))
+    if channels != row.latent_channels:
+        raise UsageError(f"{name}: the VAE has {channels} latent channels instead of {row.latent_channels}")
     if latent_mask is not None:
-        if "mask" not in settings.parts or settings.latent_mask != "nearest":
+        if "mask" not in row.parts or row.latent_mask != "nearest":
             raise UsageError(f"{name}: latent_mask={latent_mask!r} cannot be chosen here; leave it out")
         if latent_mask not in CHOICES:
             raise UsageError(f"{name}: latent_mask={latent_mask!r} is not one of {', '.join(CHOICES)}")
-    return Recipe(name, settings, vae_config, latent_mask or settings.latent_mask)
+    return Recipe(name, row, vae_config, latent_mask or row.latent_mask)
 
 
 def pack_latents(latents: Tensor) -> Tensor:

@@ -7,20 +7,17 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inpaint_data.encoding.transform import Batch
+from inpaint_data.batch import KEYS, AnyBatch
 from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.pictures.examples import ImageBatch
 from inpaint_data.seeding import generator_for
 
-AnyBatch = TypeVar("AnyBatch", Batch, ImageBatch)
-_BATCH_KEYS = Batch.__annotations__.keys() | ImageBatch.__annotations__.keys()
-_SCRIPT = "scripts/add_text_embeddings.py"
+_COMMAND = "inpaint-data embed-text"
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class TextSettings:
         embeddings: names of the carried members that hold them, such as `prompt_embeds.npy`.
         dropout: share of the captions that are replaced by the empty prompt, drawn from (seed, key, epoch).
         empty_prompt: folder with the empty prompt's embeddings, a file for each name in `embeddings`, as
-            `scripts/add_text_embeddings.py` writes it. Read only where `dropout` needs it.
+            `inpaint-data embed-text` writes it. Read only where `dropout` needs it.
 
     Raises:
         UsageError: a dropout outside of 0...1, a name that cannot be a key of the batch, or no `empty_prompt`.
@@ -44,7 +41,7 @@ class TextSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout <= 1:
             raise UsageError(f"dropout: {self.dropout} is no share of the captions; give 0 to 1, such as 0.1")
-        keys = set(_BATCH_KEYS)
+        keys = set(KEYS)
         for name in self.embeddings:
             if not name.endswith(".npy") or name == ".npy" or "/" in name or name != name.lower():
                 named = "such as [prompt_embeds.npy], in lower case and without the sample's key"
@@ -56,7 +53,7 @@ class TextSettings:
             keys |= own
         if self.embeddings and self.dropout and not self.empty_prompt:
             needed = f"dropout {self.dropout} needs the empty prompt's {', '.join(self.embeddings)}"
-            raise UsageError(f"empty_prompt: {needed}; name the folder that has them, {_SCRIPT} writes it")
+            raise UsageError(f"empty_prompt: {needed}; name the folder that has them, `{_COMMAND}` writes it")
 
 
 class Text:
@@ -78,7 +75,7 @@ class Text:
                 self.empty[_stem(name)] = _embedding(path.read_bytes())
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
-                raise UsageError(f"empty_prompt: {path}: {reason}; make it with {_SCRIPT}") from None
+                raise UsageError(f"empty_prompt: {path}: {reason}; make it with `{_COMMAND}`") from None
 
     def __call__(self, batch: AnyBatch, seed: int, epoch: int) -> AnyBatch:
         """The batch with its text as tensors; what is given stays as it is.
@@ -119,9 +116,11 @@ class Text:
             try:
                 row = _embedding(members[name])
             except KeyError:
-                raise CacheError(f"{place} is missing; add it with {_SCRIPT}, or take it out of embeddings") from None
+                raise CacheError(
+                    f"{place} is missing; add it with `{_COMMAND}`, or take it out of embeddings"
+                ) from None
             except ValueError as error:
-                raise CacheError(f"{place} {error}; make it again with {_SCRIPT}") from None
+                raise CacheError(f"{place} {error}; make it again with `{_COMMAND}`") from None
             if model is None:
                 model, whose = row, f"sample {key!r}'s"
             if row.ndim != model.ndim or row.shape[-1] != model.shape[-1]:

@@ -1,29 +1,27 @@
 """From pictures and masks on the device to latents, masked latents and the masks as the model will see them.
 
 Latents here are raw: what the autoencoder gives, before `Autoencoder.normalise`.
-Shapes: B batch, K mask variants, C latent channels (2C for moments: mean, then log-variance), h w latent size.
+Shapes: B batch, C latent channels (2C for moments: mean, then log-variance), H W the picture, h w latents.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, TypedDict, cast
+from typing import Any, NamedTuple, Protocol, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
 from torch import Tensor, nn
 
-from inpaint_data.encoding.fills import FILLS, Fill, fill_hole, hole_noise
-from inpaint_data.encoding.presets import Preset, binarise, grow_comfy, preset_of
+from inpaint_data.batch import PAIRED, POSTERIORS, Batch, Posterior
+from inpaint_data.encoding.fills import fill_hole, hole_noise
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.morphology import Window, offset_mask
 from inpaint_data.masks.offsets import Offset, RandomOffset, check_offset, draw_offset, draw_window, windows_of
+from inpaint_data.masks.presets import FILLS, Fill, Preset, binarise, grow_comfy, preset_of
 from inpaint_data.masks.soft_border import SoftBorder, check_soft
 from inpaint_data.seeding import generator_for, noise_for
-
-Posterior = Literal["mode", "sample", "moments"]
-POSTERIORS = ("mode", "sample", "moments")
 
 
 class NodeVae(Protocol):
@@ -35,40 +33,6 @@ class NodeVae(Protocol):
 class NodeLatents(TypedDict):
     samples: Tensor
     noise_mask: Tensor
-
-
-class Batch(TypedDict, total=False):
-    """What a training step gets, live or from a cache, key for key.
-
-    With one variant (K = 1) the K dimension of `masked_latents` and `offset` is left out.
-
-    latents: (B, C, h, w) float32, raw; 2C channels with posterior "moments".
-    masked_latents: (B, C, h, w) or (B, K, C, h, w), of the picture with the hole filled.
-    target_latents: (B, C, h, w), of the paired target picture, where samples have one.
-    mask: (B, K, H, W) at full resolution, after the offset: bool, True = repaint; or, where borders are soft, float32
-        in [0, 1], 1 = repaint, every value k / 255.
-    offset: (B,) or (B, K) int64, pixels. window: B tuples of K names, what each mask grew or shrank by.
-    variant: (B,) or (B, K) int64, the number that mask and offset were drawn with.
-    caption: B strings. original_size, resized_size, crop_top_left, target_size: (B, 2) int64. flip: (B,) bool.
-    """
-
-    latents: Tensor
-    masked_latents: Tensor
-    target_latents: Tensor
-    mask: Tensor
-    offset: Tensor
-    window: list[tuple[Window, ...]]
-    variant: Tensor
-    caption: list[str]
-    generator: list[tuple[str, ...]]
-    original_size: Tensor
-    resized_size: Tensor
-    crop_top_left: Tensor
-    target_size: Tensor
-    flip: Tensor
-    carried: list[dict[str, bytes]]
-    __key__: list[str]
-    __shard__: list[str]
 
 
 def encode_for_inpaint(
@@ -211,117 +175,118 @@ class InpaintTransform(nn.Module):
         """Encode one batch.
 
         Args:
-            batch: `image` (B, 3, H, W) uint8, or float in [0, 1]; `mask` (B, K, H, W) bool, integer or float,
-                1 = repaint; `__key__` B strings; `variants` K ints (default 0...K-1); `seed` in place of the own.
-                `target` is a picture like `image`, which is not needed where `latents` are there and nothing else is to
-                be encoded. Latents that are there already, from a cache, stay. Other entries pass through.
+            batch: `image` (B, 3, H, W) uint8, or float in [0, 1]; `mask` (B, 1, H, W) bool, integer or float,
+                1 = repaint; `__key__` B strings; `variant` B ints (default 0), with key and seed what offsets and noise
+                are drawn from; `seed` in place of the own. Paired pictures, such as `target`, are like `image`, which
+                is not needed where `latents` are there and nothing else is to be encoded. Latents that are there
+                already, from a cache, stay. Other entries pass through.
 
         Returns:
-            A `Batch`: the entries that came in, without the pictures and with `variant` for `variants`.
+            A `Batch`: the entries that came in, without the pictures.
 
         Raises:
             UsageError: wrong shapes or ranges.
-            VaeError: H or W is no multiple of the VAE's downscale factor.
+            VaeError: a side that the VAE's downscale factor does not divide.
             EncodeError: NaN or infinity for a sample, in single precision too.
         """
-        pixels, mask, keys, variants = self._checked(batch)
+        unmasked = {"image": "latents"} | {name: key for name, key in PAIRED.items() if name in batch}
+        needed = [name for name, key in unmasked.items() if key not in batch]
+        if self.masked_latents and "image" not in needed:
+            needed.append("image")
+        masks = self._masks(batch, needed)
+        pixels = {name: _in_range(name, batch[name], batch["mask"]) for name in needed}
+        encoded = {key: self._encoded(pixels[name], masks, key) for name, key in unmasked.items() if key not in batch}
+        if self.masked_latents:
+            encoded["masked_latents"] = self._encoded(self._filled(pixels["image"], masks), masks, "masked_latents")
+        return cast(Batch, self._with_masks(batch, masks) | encoded)
+
+    def masks(self, batch: Mapping[str, Any]) -> Batch:
+        """The same without any latents: nothing is encoded, and no picture is needed."""
+        return cast(Batch, self._with_masks(batch, self._masks(batch, [])))
+
+    def _with_masks(self, batch: Mapping[str, Any], masks: "_Masks") -> dict[str, Any]:
+        """The entries that stay, and those that say how each mask was made."""
+        result = {name: value for name, value in batch.items() if name not in ("image", *PAIRED, "seed")}
+        return result | {
+            "mask": masks.grown if self.soft is None else self.soft(masks.grown),
+            "offset": masks.offsets.to(masks.grown.device),
+            "window": masks.windows,
+            "variant": torch.tensor(masks.variants, device=masks.grown.device),
+        }
+
+    def _masks(self, batch: Mapping[str, Any], needed: Sequence[str]) -> "_Masks":
+        """Check what came in, and grow the masks.
+
+        Raises:
+            UsageError: an entry in `needed`, the masks or the keys are missing or of the wrong shape.
+        """
+        absent = [name for name in (*needed, "mask", "__key__") if name not in batch]
+        if absent:
+            raise UsageError(f"the batch has no {absent[0]!r}, only {', '.join(sorted(batch))}")
+        mask, keys = batch["mask"], list(batch["__key__"])
+        if mask.ndim != 4 or mask.shape[1] != 1:
+            raise UsageError(
+                f"mask must be (B, 1, H, W), not {tuple(mask.shape)}; give every variant of masks a batch of its own"
+            )
+        variants = [int(variant) for variant in batch.get("variant", [0] * len(keys))]
+        if len(keys) != len(mask) or len(variants) != len(mask):
+            raise UsageError(f"{len(mask)} samples need as many keys and variants, not {len(keys)} and {len(variants)}")
         seed = batch.get("seed", self.seed)
         drawn = binarise(mask, self.preset.threshold)
         offsets = self._offsets(drawn, keys, variants, seed)
         windows = [
-            tuple(draw_window(self.mask_offset, generator_for(seed, key, variant, "window")) for variant in variants)
-            for key in keys
+            draw_window(self.mask_offset, generator_for(seed, key, variant, "window"))
+            for key, variant in zip(keys, variants, strict=True)
         ]
-        grown = self._grow(drawn, offsets, windows)
+        comfy = self.preset.growth == "comfy"
+        grown = grow_comfy(drawn, offsets) if comfy else offset_mask(drawn, offsets, windows)
         # ComfyUI's own node fills under the mask as it was drawn.
-        hidden = drawn if self.preset.growth == "comfy" else grown
-        count, number = mask.shape[:2]
-
-        result = {name: value for name, value in batch.items() if name not in ("image", "target", "variants", "seed")}
-        if "latents" not in batch:
-            result["latents"] = self._encoded(pixels["image"], keys, variants[0], seed, "latents")
-        if "target" in pixels:
-            result["target_latents"] = self._encoded(pixels["target"], keys, variants[0], seed, "target_latents")
-        if self.masked_latents:
-            # Each variant is encoded in a batch of B, so that its values do not depend on how many variants there are.
-            masked = [
-                self._encoded(
-                    self._filled(pixels["image"], hidden[:, k : k + 1], keys, variants[k], seed),
-                    keys,
-                    variants[k],
-                    seed,
-                    "masked_latents",
-                )
-                for k in range(number)
-            ]
-            result["masked_latents"] = masked[0] if number == 1 else torch.stack(masked, 1)
-        offsets = offsets.reshape(count, number).to(mask.device)
-        drawn_with = torch.tensor(variants, device=mask.device).expand(count, number)
-        result |= {
-            "mask": grown if self.soft is None else self.soft(grown),
-            "offset": offsets[:, 0] if number == 1 else offsets,
-            "window": windows,
-            "variant": drawn_with[:, 0] if number == 1 else drawn_with,
-        }
-        return cast(Batch, result)
-
-    def _grow(self, drawn: Tensor, offsets: Tensor, windows: Sequence[tuple[Window, ...]]) -> Tensor:
-        """(B, K, H, W) bool, each mask by its own offset and window."""
-        masks, each = drawn.flatten(0, 1)[:, None], offsets.flatten()
-        if self.preset.growth == "comfy":
-            return grow_comfy(masks, each).reshape(drawn.shape)
-        return offset_mask(masks, each, [name for row in windows for name in row]).reshape(drawn.shape)
+        return _Masks(keys, variants, seed, offsets, windows, grown, drawn if comfy else grown)
 
     def _offsets(self, drawn: Tensor, keys: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
-        """(B, K) int64 on the CPU, so that the window sizes are known without waiting for the device."""
-        areas = [[0.0] * len(variants)] * len(keys)
-        if isinstance(self.mask_offset, RandomOffset) and self.mask_offset.relative:
-            areas = drawn.sum((-2, -1)).tolist()
+        """(B,) int64 on the CPU, so that the window sizes are known without waiting for the device."""
+        relative = isinstance(self.mask_offset, RandomOffset) and self.mask_offset.relative
+        areas = drawn.sum((-3, -2, -1)).tolist() if relative else [0.0] * len(keys)
         offsets = [
-            [
-                draw_offset(self.mask_offset, generator_for(seed, key, variant, "offset"), area)
-                for variant, area in zip(variants, row, strict=True)
-            ]
-            for key, row in zip(keys, areas, strict=True)
+            draw_offset(self.mask_offset, generator_for(seed, key, variant, "offset"), area)
+            for key, variant, area in zip(keys, variants, areas, strict=True)
         ]
-        return torch.tensor(offsets, dtype=torch.int64).reshape(len(keys), len(variants))
+        return torch.tensor(offsets, dtype=torch.int64)
 
-    def _filled(self, pixels: Tensor, hidden: Tensor, keys: Sequence[str], variant: int, seed: int) -> Tensor:
+    def _filled(self, pixels: Tensor, masks: "_Masks") -> Tensor:
         """The pictures (B, 3, H, W) in [-1, 1] with their holes filled."""
         noise = None
         if self.fill == "noise":
-            noise = hole_noise(seed, keys, variant, *pixels.shape[-2:]).to(pixels.device)
-        return fill_hole(pixels, hidden, self.fill, -1.0, noise)
+            noise = hole_noise(masks.seed, masks.keys, masks.variants, *pixels.shape[-2:]).to(pixels.device)
+        return fill_hole(pixels, masks.hidden, self.fill, -1.0, noise)
 
-    def _encoded(self, pixels: Tensor, keys: Sequence[str], variant: int, seed: int, purpose: str) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> latents as `posterior` says."""
-        raw = self.vae.encode(pixels, keys)
+    def _encoded(self, pixels: Tensor, masks: "_Masks", purpose: str) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> latents as `posterior` says; `purpose` tells their noise from that of others."""
+        raw = self.vae.encode(pixels, masks.keys)
         if self.posterior == "moments":
             return raw
-        if self.posterior == "mode" or not self.vae.has_posterior or not keys:
+        if self.posterior == "mode" or not self.vae.has_posterior or not masks.keys:
             return self.vae.mode(raw)
         shape = (self.vae.latent_channels, *raw.shape[-2:])
-        noise = torch.stack([noise_for(seed, key, variant, purpose, shape) for key in keys])
+        noise = torch.stack(
+            [
+                noise_for(masks.seed, key, variant, purpose, shape)
+                for key, variant in zip(masks.keys, masks.variants, strict=True)
+            ]
+        )
         return self.vae.sample(raw, noise.to(raw.device))
 
-    def _checked(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor, list[str], list[int]]:
-        """The pictures by name as (B, 3, H, W) float in [-1, 1], the masks, the keys and the variants."""
-        needed = ["image"] if self.masked_latents or "latents" not in batch else []
-        missing = [name for name in (*needed, "mask", "__key__") if name not in batch]
-        if missing:
-            raise UsageError(f"the batch has no {missing[0]!r}, only {', '.join(sorted(batch))}")
-        mask, keys = batch["mask"], list(batch["__key__"])
-        pictures = [name for name in ("image", "target") if name in batch and (name in needed or name == "target")]
-        if mask.ndim != 4 or not mask.shape[1]:
-            raise UsageError(f"mask must be (B, K, H, W), not {tuple(mask.shape)}")
-        pixels: dict[str, Tensor] = {name: _in_range(name, batch[name], mask) for name in pictures}
-        variants = list(batch.get("variants", range(mask.shape[1])))
-        if len(keys) != mask.shape[0] or len(variants) != mask.shape[1]:
-            raise UsageError(
-                f"{mask.shape[0]} samples with {mask.shape[1]} masks each need as many keys and variants, "
-                f"not {len(keys)} and {len(variants)}"
-            )
-        return pixels, mask, keys, variants
+
+class _Masks(NamedTuple):
+    """The masks of a batch after their offset, and what they were made from."""
+
+    keys: list[str]
+    variants: list[int]
+    seed: int
+    offsets: Tensor  # (B,) int64, on the CPU
+    windows: list[Window]
+    grown: Tensor  # (B, 1, H, W) bool, what is to be repainted
+    hidden: Tensor  # (B, 1, H, W) bool, where the hole is filled
 
 
 def _in_range(name: str, image: Tensor, mask: Tensor) -> Tensor:
@@ -329,7 +294,7 @@ def _in_range(name: str, image: Tensor, mask: Tensor) -> Tensor:
     if image.ndim != 4 or image.shape[1] != 3:
         raise UsageError(f"{name} must be (B, 3, H, W), not {tuple(image.shape)}")
     if mask.shape[0] != image.shape[0] or mask.shape[-2:] != image.shape[-2:]:
-        raise UsageError(f"mask must be (B, K, H, W) for {name} {tuple(image.shape)}, not {tuple(mask.shape)}")
+        raise UsageError(f"mask must be (B, 1, H, W) for {name} {tuple(image.shape)}, not {tuple(mask.shape)}")
     if image.dtype == torch.uint8:
         return image.float() / 127.5 - 1
     if not image.is_floating_point():

@@ -71,6 +71,7 @@ class Autoencoder:
             dict(config) if isinstance(config := getattr(module, "config", None), Mapping) else {}
         )
         self.factor, self.latent_channels, self.has_posterior = self._probe()
+        self.compiled = compile
         self._encode = torch.compile(encode) if compile else encode
 
     @property
@@ -163,18 +164,21 @@ class Autoencoder:
         pixels: Tensor = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
         return (pixels[:, :, 0] if self.is_5d else pixels).float().clamp(-1, 1)
 
-    def fingerprint(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, Any]:
         """What decides the latents, for JSON; the same wherever the weights are and however they lie in memory.
 
         The weights are hashed once: changing them later does not change the answer.
         """
         config = {key: value for key, value in self._config.items() if not key.startswith("_")}
         return {
-            "class": type(self.module).__name__,
+            "kind": type(self.module).__name__,
             "config": json.loads(json.dumps(config, default=str)),
             "weights_sha256": self._weights_sha256,
             "dtype": str(self.dtype).removeprefix("torch."),
             "channels_last": self.channels_last,
+            "compiled": self.compiled,
+            "has_posterior": self.has_posterior,
+            "factor": self.factor,
         }
 
     @cached_property

@@ -1,49 +1,43 @@
 """The offline job: image shards in, a cache of latents and masks out."""
 
-import json
 import os
-import platform
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
-import diffusers
-import numpy as np
-import PIL
-import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-
-from inpaint_data.encoding.fills import Fill
-from inpaint_data.encoding.presets import Preset
-from inpaint_data.encoding.vae import Autoencoder
+from inpaint_data.encoding.device import choose_device
+from inpaint_data.encoding.encoder import Encoder, autoencoder_of, check_resolution
+from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.job.plan import Plan, Stamps, plan_shards
 from inpaint_data.job.progress import Summary
-from inpaint_data.job.shard_job import Committer, OnBad, Storage, cache_shards, encode
+from inpaint_data.job.settings import JobSettings
+from inpaint_data.job.shard_job import Committer, Work, cache_shards
+from inpaint_data.job.shard_job import encode as encode_batch
 from inpaint_data.latent_cache.format import (
-    FORMAT,
     Sidecar,
     committed,
     fingerprint,
-    members_of,
+    has_sidecars,
+    is_cache,
     read_cache_file,
     totals,
+    write_cache_file,
 )
 from inpaint_data.latent_cache.lock import locked
-from inpaint_data.latent_cache.writer import check_folder, check_settings, clean, write_cache_file
-from inpaint_data.masks.mixture import MaskMixture
-from inpaint_data.masks.offsets import Offset, offset_settings
-from inpaint_data.masks.soft_border import SoftBorder
-from inpaint_data.pictures.filters import Filters
-from inpaint_data.pipeline.image_batches import ShardEnd
-from inpaint_data.shards.reading import expand_shards, shard_size, shard_stem
+from inpaint_data.latent_cache.members import members_of
+from inpaint_data.latent_cache.settings import CacheSettings
+from inpaint_data.latent_cache.writer import check_folder, check_settings, clean
+from inpaint_data.masks.settings import MaskSettings
+from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
+from inpaint_data.pipeline.own_stages import check_stages, names_of
+from inpaint_data.pipeline.stage import Stage
+from inpaint_data.pipeline.stages import Tally
+from inpaint_data.settings import group_of
+from inpaint_data.shards.reading import Fault, ShardEnd, expand_shards, shard_size, shard_stem
 from inpaint_data.shards.tar import stored_size
-from inpaint_data.training.datamodule import InpaintDataModule
 
 PROBE_BATCHES = 3  # of a dry run; the first one warms up
 
@@ -51,33 +45,11 @@ PROBE_BATCHES = 3  # of a dry run; the first one warms up
 def cache_latents(
     shards: str | list[str],
     out: str,
-    vae: str | Autoencoder = "demo",
-    resolution: int | list[int] = 512,
-    masks: str = "sample",
-    mixture: MaskMixture | None = None,
-    mask_offset: Offset | None = None,
-    variants: int = 1,
-    fill: Fill | None = None,
-    preset: str | Preset = "was",
-    soft: SoftBorder | None = None,
-    seed: int = 0,
-    batch_size: int = 8,
-    device: str = "auto",
-    dtype: str = "float32",
-    storage: Storage = "float16",
-    crop: str | list[str] = "center",
-    upscale: bool = False,
-    max_aspect: float = 1.0,
-    bucket_step: int = 64,
-    mask_padding: int = 32,
-    filters: Filters | None = None,
-    carry_image: str = "none",
-    target: bool = False,
-    masked_latents: bool = True,
-    num_workers: int = 2,
-    on_bad: OnBad = "quarantine",
-    max_bad_fraction: float = 0.01,
-    dry_run: bool = False,
+    pictures: PictureSettings | Mapping[str, Any] | None = None,
+    masks: MaskSettings | Mapping[str, Any] | None = None,
+    encode: EncodeSettings | Mapping[str, Any] | None = None,
+    job: JobSettings | Mapping[str, Any] | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Summary:
     """Encode image shards into a cache of latents and masks, and go on where an earlier run stopped.
 
@@ -87,41 +59,13 @@ def cache_latents(
     Args:
         shards: a brace pattern, a glob, a folder or a list of tar shards; local paths or fsspec URLs.
         out: the cache's folder; empty, new, or a cache made with the same settings.
-        vae: a hub name, a folder, a .safetensors file, or "demo".
-        resolution: side of the square pictures, a multiple of the VAE's downscale factor; several make a view of each
-            picture at each that it is large enough for.
-        masks: "sample" (mask.png), "alpha", "object" (mask.0.png, or COCO annotations in json), a generator's name, or
-            "mixture".
-        mixture: weights, hole limits, inversion and more, see MaskMixture; best written in a YAML file.
-        mask_offset: pixels to grow (> 0) or shrink (< 0) masks by; [low, high] draws one for each mask. Left out, it
-            is 6, or 0 where the preset grows nothing.
-        variants: masks and offsets for each picture; they share one encode of the full picture.
-        fill: what the hole holds when it is encoded: "grey", "black", "white", "original", "mean", "blur", "telea",
-            "navier-stokes" or "noise", see fill_hole; left out, the preset's.
-        preset: whose way with masks: "was" (they grow alike on all sides), "comfy" (ComfyUI's own node), "diffusers"
-            (they do not grow), "a1111" or "fooocus"; see PRESETS.
-        soft: soften the masks' border, see SoftBorder: {kind: gaussian, radius: 4} in a YAML file. The cache then has
-            mask.png of 8 bits in place of mask.pbm, and batches float masks.
-        seed: of every random choice.
-        batch_size: samples encoded at a time.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        dtype: of the VAE while it encodes: "float32", "bfloat16" or "float16".
-        storage: of the latents in the cache: "float16" or "float32".
-        crop: "center", "random" or "mask" (around the sample's mask), each with "+flip" to be mirrored; several make a
-            view of each picture each, whose keys end in _view0, _view1 ...
-        upscale: enlarge pictures smaller than the resolution instead of quarantining them.
-        max_aspect: above 1, pictures keep their aspect as far as buckets of up to this aspect do (SDXL: 2 to 4).
-        bucket_step: sides of buckets are multiples of it.
-        mask_padding: pixels of the original that crop "mask" leaves on each side.
-        filters: what is left out on purpose, see Filters: min_side, max_aspect, min_hole, max_hole, caption.
-        carry_image: also store the picture: "none", "original" (its bytes) or "crop" (lossless PNG).
-        target: each sample has a second picture, target.jpg, to be encoded beside the first one.
-        masked_latents: encode the pictures with their holes too; not needed to train models that only blend, or with
-            fresh masks.
-        num_workers: threads that decode.
-        on_bad: "quarantine" bad samples and go on, or "raise" at the first one.
-        max_bad_fraction: share of quarantined samples in the cache above which the run counts as failed.
-        dry_run: only look: what is to do, and how long it would take by a short probe. Writes nothing.
+        pictures: how pictures are cut, and which are left out.
+        masks: which masks they get, how far these grow, and what the hole holds.
+        encode: which autoencoder encodes. Posterior is always "moments" in a cache.
+        job: variants, seed, batch size, device, faults.
+        stages: functions of your own between reading and examples, each from an iterator of sample dicts to an
+            iterator of sample dicts, such as `wds.select(keep)`. A sample goes through them alone; what they leave out
+            is counted as filtered. The cache records their names.
 
     Returns:
         What was done, or with `dry_run` the plan of what is to do.
@@ -133,43 +77,74 @@ def cache_latents(
     """
     started = time.perf_counter()
     if not out or "://" in out:
-        raise UsageError(f"out: {out!r} is no local folder; write the cache to one and copy it from there")
-    if storage not in ("float16", "float32"):
-        raise UsageError(f"storage: {storage!r} is unknown; choose from float16, float32")
-    if not 0 <= max_bad_fraction <= 1:
-        raise UsageError(f"max_bad_fraction: {max_bad_fraction} is not between 0 and 1")
-    module = InpaintDataModule(
-        predict_source=shards, vae=vae, batch_size=batch_size, resolution=resolution, crop=crop, upscale=upscale,
-        max_aspect=max_aspect, bucket_step=bucket_step, mask_padding=mask_padding, filters=filters,
-        masks=masks, mixture=mixture, mask_offset=mask_offset, fill=fill, preset=preset, soft=soft, posterior="moments",
-        variants=variants, seed=seed, carry_image=carry_image, target=target, masked_latents=masked_latents,
-        dtype=dtype, num_workers=num_workers,
-    )  # fmt: skip
-    fabric = fabric_for(device)
-    module.setup("predict")
-    settings, root = cache_settings(module, storage, fabric.device), Path(out)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    inputs = expand_shards(shards)
-    if dry_run:
-        return Summary(_look(module, fabric, inputs, root, settings, storage), dry_run=True)
+        raise UsageError(f"out: {out!r} is not a local folder; write the cache to one and copy it from there", ("out",))
+    work = work_of(
+        group_of(PictureSettings, pictures),
+        group_of(MaskSettings, masks),
+        group_of(EncodeSettings, encode),
+        group_of(JobSettings, job),
+        stages,
+    )
+    inputs, root = inputs_of(shards), Path(out).expanduser()
+    settings = settings_of(work).to_json()
+    if work.job.dry_run:
+        return Summary(_look(work, inputs, root, settings), dry_run=True)
     check_folder(root)
     check_settings(root, settings)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     with locked(root, rank, os.environ.get("TORCHELASTIC_RUN_ID", "")):
-        summary, sidecars = _run(module, fabric, inputs, (rank, world), root, settings, storage, on_bad)
+        summary, sidecars = _run(work, inputs, (rank, world), root, settings)
     summary.seconds = time.perf_counter() - started
-    _check_budget(summary, sidecars, max_bad_fraction, root)
+    _check_budget(summary, sidecars, work.job.max_bad_fraction, root)
     return summary
 
 
+def work_of(
+    pictures: PictureSettings, masks: MaskSettings, encode: EncodeSettings, job: JobSettings, stages: Sequence[Stage]
+) -> Work:
+    """What a job with these settings does with each shard, checked, its autoencoder loaded.
+
+    Raises:
+        UsageError: settings that cannot work.
+    """
+    if encode.posterior not in (None, "moments"):
+        raise UsageError(
+            f"posterior: {encode.posterior}, but a cache has moments, from which training takes it; leave it out",
+            place=("encode", "posterior"),
+        )
+    examples, own = ExampleSettings(pictures, masks, job.seed), check_stages(stages)
+    device, autoencoder = choose_device(job.device), autoencoder_of(encode)
+    check_resolution(pictures, autoencoder)
+    encoder = Encoder(masks, encode.but(posterior=None), autoencoder, job.seed, posterior="moments")
+    return Work(examples, own, encoder, device, job)
+
+
+def settings_of(work: Work) -> CacheSettings:
+    """What the cache of this work is made with: what its fingerprint covers."""
+    job = work.job
+    return CacheSettings.of(
+        work.examples, work.encoder, job.variants, job.batch_size, job.storage, work.device, names_of(work.own)
+    )
+
+
+def inputs_of(shards: str | list[str]) -> list[str]:
+    """The image shards that are named.
+
+    Raises:
+        UsageError: see `expand_shards`; or one lies in a latent cache.
+    """
+    inputs = expand_shards(shards)
+    for folder in sorted({shard.rpartition("/")[0] or "." for shard in inputs}):
+        if is_cache(folder) or has_sidecars(folder):
+            raise UsageError(
+                f"shards: {folder} is a latent cache and not image shards; name the shards that it was made from",
+                ("shards",),
+            )
+    return inputs
+
+
 def _run(
-    module: InpaintDataModule,
-    fabric: Fabric,
-    inputs: list[str],
-    part: tuple[int, int],
-    root: Path,
-    settings: dict[str, Any],
-    storage: Storage,
-    on_bad: OnBad,
+    work: Work, inputs: list[str], part: tuple[int, int], root: Path, settings: Mapping[str, Any]
 ) -> tuple[Summary, list[Sidecar]]:
     """Do this process's part of the inputs, and read what is in the cache then; the caller holds the lock."""
     rank, world = part
@@ -184,8 +159,8 @@ def _run(
         summary = Summary(plan)
         if rank == 0 and (plan.todo or not _has_cache_file(root)):
             write_cache_file(root, settings, None)
-        committer = Committer(root, fingerprint(settings), module.variants, storage, on_bad, summary)
-        cache_shards(module, fabric, plan.todo, committer, summary)
+        committer = Committer(root, fingerprint(settings), work, summary)
+        cache_shards(work, plan.todo, committer, summary)
         stamps.save()
         _check_all_there(root, mine, settings)
         sidecars = [Sidecar.read(path) for path in committed(root)]
@@ -194,7 +169,7 @@ def _run(
             write_cache_file(root, settings, summary.in_cache)
     except OSError as error:
         raise CacheError(
-            f"{error.filename or root}: {error.strerror or error}; mend that and run the same command again, "
+            f"{error.filename or root}: {error.strerror or error}; fix that and run the same command again, "
             "finished shards are kept"
         ) from None
     return summary, sidecars
@@ -208,7 +183,7 @@ def _has_cache_file(root: Path) -> bool:
     return True
 
 
-def _check_all_there(root: Path, shards: list[str], settings: dict[str, Any]) -> None:
+def _check_all_there(root: Path, shards: list[str], settings: Mapping[str, Any]) -> None:
     """See that nobody took away what this run committed, and leave a cache that the next run can go on with."""
     files = [root / f"{shard_stem(shard)}{suffix}" for shard in shards for suffix in (".tar", ".json")]
     missing = [path for path in files if not path.is_file()]
@@ -220,85 +195,30 @@ def _check_all_there(root: Path, shards: list[str], settings: dict[str, Any]) ->
         )
 
 
-def _look(
-    module: InpaintDataModule,
-    fabric: Fabric,
-    inputs: list[str],
-    root: Path,
-    settings: dict[str, Any],
-    storage: Storage,
-) -> Plan:
+def _look(work: Work, inputs: list[str], root: Path, settings: Mapping[str, Any]) -> Plan:
     """What a run would do, and what it would cost by the pace of its first batches."""
     check_settings(root, settings)
     plan = plan_shards(inputs, root, Stamps(root, 0))
-    batches = module.image_batches(plan.todo)
+    tally = Tally()
     paces: list[tuple[int, int, float]] = []  # samples, bytes and seconds of each batch
     last = time.perf_counter()
-    with closing(batches.events()) as events:
+    with closing(work.events(plan.todo, tally)) as events:
         for event in events if plan.todo else ():
-            if isinstance(event, ShardEnd):
+            if isinstance(event, ShardEnd | Fault):
                 continue
-            batch, _ = encode(module, fabric, event)
-            rows = range(len(batch["__key__"]))
-            size = sum(stored_size(members_of(batch, row, storage).values()) for row in rows)
+            batches, _ = encode_batch(work, event)
+            rows = range(len(batches[0]["__key__"]))
+            size = sum(stored_size(members_of(batches, row, work.storing).values()) for row in rows)
             now = time.perf_counter()
             paces.append((len(rows), size, now - last))
             last = now
             if len(paces) == PROBE_BATCHES:
                 break
     samples, size, seconds = (sum(column) for column in zip(*(paces[1:] or paces or [(0, 0, 0.0)]), strict=True))
-    expected = batches.expected_samples(sum(map(shard_size, plan.todo)))
+    expected = tally.expected(sum(map(shard_size, plan.todo)))
     plan.bytes_expected = round(expected * size / max(1, samples))
     plan.seconds_expected = expected * seconds / max(1, samples)
     return plan
-
-
-def fabric_for(device: str) -> Fabric:
-    kind, _, index = device.removesuffix(":0" if device.startswith("cpu") else "").partition(":")
-    try:
-        local = os.environ.get("LOCAL_RANK")
-        devices: Any = [int(index)] if index else [int(local)] if local and kind in ("cuda", "gpu") else 1
-        # Its own environment, not torchrun's: the processes share nothing but the folder.
-        return Fabric(accelerator=kind, devices=devices, plugins=[LightningEnvironment()])
-    except Exception as error:
-        raise UsageError(f"device: {device!r} cannot be used ({str(error).splitlines()[0]}); try auto or cpu") from None
-
-
-def cache_settings(module: InpaintDataModule, storage: Storage, device: torch.device) -> dict[str, Any]:
-    """Everything that decides the values in a cache: what its fingerprint covers."""
-    transform = module.transform
-    assert transform is not None
-    vae, pixels = transform.vae, asdict(module.settings)
-    settings = {
-        "format": FORMAT,
-        "vae": vae.fingerprint() | {"has_posterior": vae.has_posterior, "factor": vae.factor},
-        "samples": pixels,
-        "mask_offset": offset_settings(transform.mask_offset),
-        "fill": transform.fill,
-        "growth": transform.preset.growth,
-        "threshold": transform.preset.threshold,
-        # Only where there is one: caches of hard masks keep their fingerprint.
-        **({} if transform.soft is None else {"soft": asdict(transform.soft)}),
-        "masked_latents": transform.masked_latents,
-        "variants": module.variants,
-        "batch_size": module.batch_size,
-        "storage": storage,
-        # Kernels differ between kinds of device, and on a CPU they split their sums by thread.
-        "device": device.type,
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "machine": platform.machine(),
-        "versions": {
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-            "opencv": cv2.__version__,
-            "simplejpeg": version("simplejpeg"),
-        },
-    }
-    # As it will be read again: with lists in place of tuples.
-    read: dict[str, Any] = json.loads(json.dumps(settings))
-    return read
 
 
 def _check_budget(summary: Summary, sidecars: list[Sidecar], max_bad_fraction: float, root: Path) -> None:
@@ -319,7 +239,7 @@ def _check_budget(summary: Summary, sidecars: list[Sidecar], max_bad_fraction: f
     about = "about " if lost != len(bad) else ""
     error = CacheError(
         f"{root}: {about}{lost} of {given} samples are quarantined, more than max_bad_fraction {max_bad_fraction}; "
-        f"mend them or allow more; the sidecars list them all, the first: {shard}, sample {first.key!r}: {first.reason}"
+        f"fix them or allow more; the sidecars list them all, the first: {shard}, sample {first.key!r}: {first.reason}"
     )
     error.summary = summary  # type: ignore[attr-defined]
     raise error

@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inpaint_data.durable import write_file
 from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed
-from inpaint_data.latent_cache.writer import commit_bytes
 from inpaint_data.shards.reading import shard_identity, shard_size, shard_stamp, shard_stem
 
 STAMPS = ".stamps-"
@@ -69,7 +69,7 @@ class Stamps:
         return known[1]
 
     def save(self) -> None:
-        commit_bytes(self._path, json.dumps(self._known, sort_keys=True).encode())
+        write_file(self._path, json.dumps(self._known, sort_keys=True).encode())
 
 
 def plan_shards(inputs: Sequence[str], root: Path, stamps: Stamps) -> Plan:

@@ -2,39 +2,62 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning.fabric import Fabric
+import webdataset as wds
 
-from inpaint_data.encoding.transform import Batch
+from inpaint_data.ahead import ahead
+from inpaint_data.batch import Batch, ImageBatch, select, to_device
+from inpaint_data.encoding.encoder import Encoder
 from inpaint_data.errors import CacheError, EncodeError, SampleError
 from inpaint_data.job.progress import Progress, Summary
-from inpaint_data.latent_cache.format import Quarantined, Sidecar, members_of
+from inpaint_data.job.settings import JobSettings
+from inpaint_data.latent_cache.format import Quarantined, Sidecar
+from inpaint_data.latent_cache.members import Storing, members_of
 from inpaint_data.latent_cache.writer import ShardWriter
-from inpaint_data.pictures.examples import ImageBatch, select
-from inpaint_data.pipeline.image_batches import ShardEnd
-from inpaint_data.shards.reading import Fault, shard_size, shard_stem
-from inpaint_data.training.datamodule import InpaintDataModule
+from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.stage import Stage
+from inpaint_data.pipeline.stages import Tally, image_stages, in_pinned_memory
+from inpaint_data.shards.reading import Fault, ShardEnd, shard_size, shard_stem
 
-Storage = Literal["float16", "float32"]
-OnBad = Literal["quarantine", "raise"]
 WRITES_AHEAD = 4  # batches that may wait for the disk
+BATCHES_AHEAD = 2  # decoded ones that may wait for the device
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job does with each shard, whichever it is."""
+
+    examples: ExampleSettings
+    own: Sequence[Stage]
+    encoder: Encoder
+    device: torch.device
+    job: JobSettings
+
+    @property
+    def storing(self) -> Storing:
+        return Storing(self.job.storage, self.encoder.autoencoder.has_posterior)
+
+    def events(self, shards: Sequence[str], tally: Tally | None = None) -> Generator[Any, None, None]:
+        """The pictures of some shards in batches, read and decoded ahead, with Faults and ShardEnds among them."""
+        variants = range(self.job.variants)
+        stages = image_stages(
+            shards, self.examples, self.own, self.job.batch_size, variants, max(1, self.job.num_workers), tally
+        )
+        return ahead(iter(wds.DataPipeline(*stages, in_pinned_memory())), BATCHES_AHEAD)
 
 
 class Committer:
     """Writes encoded batches to the shard in hand; runs in the writing thread alone."""
 
-    def __init__(
-        self, root: Path, cache_fingerprint: str, variants: int, storage: str, on_bad: OnBad, summary: Summary
-    ) -> None:
-        self._root, self._fingerprint, self._variants, self._storage = root, cache_fingerprint, variants, storage
-        self._on_bad, self._summary = on_bad, summary
+    def __init__(self, root: Path, cache_fingerprint: str, work: Work, summary: Summary) -> None:
+        self._root, self._fingerprint, self._work, self._summary = root, cache_fingerprint, work, summary
         self._shard: ShardWriter | None = None
         self._faults: list[Fault] = []
         self._spoilt = False
@@ -53,46 +76,52 @@ class Committer:
             self._shard = ShardWriter(self._root, shard_stem(shard))
         return self._shard
 
-    def add(self, shard: str, batch: Batch, faults: list[Fault]) -> None:
+    def add(self, shard: str, variants: Sequence[Batch], faults: Sequence[Fault]) -> None:
+        """Write a batch, given the batches of its K variants."""
         with self._step():
-            self._add(shard, batch, faults)
+            self._add(shard, variants, list(faults))
+
+    def note(self, fault: Fault) -> None:
+        """Account for a sample that does not come through."""
+        with self._step():
+            self._take([fault])
 
     def commit(self, end: ShardEnd) -> Sidecar:
         with self._step():
             return self._commit(end)
 
-    def _add(self, shard: str, batch: Batch, faults: list[Fault]) -> None:
+    def _add(self, shard: str, variants: Sequence[Batch], faults: list[Fault]) -> None:
         started = time.perf_counter()
-        writer = self._open(shard)
-        for row, key in enumerate(batch["__key__"]):
+        writer, first = self._open(shard), variants[0]
+        for row, key in enumerate(first["__key__"]):
             try:
-                writer.add(key, members_of(batch, row, self._storage), batch["target_size"][row].tolist())
+                writer.add(key, members_of(variants, row, self._work.storing), first["target_size"][row].tolist())
             except SampleError as error:
                 faults.append(Fault(shard, key, str(error), None, None))
         self._take(faults)
-        there = (batch["mask"] > 0.5).any(-1).any(-1)  # what models are fed of a soft one
-        self._summary.masks += there.numel()
-        self._summary.empty_masks += int((~there).sum())
+        for batch in variants:
+            there = (batch["mask"] > 0.5).flatten(1).any(1)  # what models are fed of a soft one
+            self._summary.masks += there.numel()
+            self._summary.empty_masks += int((~there).sum())
         self._summary.write_seconds += time.perf_counter() - started
 
     def _commit(self, end: ShardEnd) -> Sidecar:
         started = time.perf_counter()
-        self._take(end.faults)
         quarantined, filtered = (
             [
                 Quarantined(fault.key, fault.reason, fault.offset, fault.end)
                 for fault in self._faults
-                if fault.filtered is on_purpose
+                if fault.on_purpose is on_purpose
             ]
             for on_purpose in (False, True)
         )
-        assert end.identity is not None
         source = {"name": f"{shard_stem(end.shard)}.tar", **asdict(end.identity)}
-        sidecar = self._open(end.shard).commit(self._fingerprint, source, self._variants, quarantined, filtered)
+        variants = self._work.job.variants
+        sidecar = self._open(end.shard).commit(self._fingerprint, source, variants, quarantined, filtered)
         self._shard, self._faults = None, []
         summary = self._summary
         summary.shards += 1
-        summary.samples_in += end.samples_in
+        summary.samples_in += end.keys
         summary.cached += len(sidecar.keys)
         summary.quarantined += [(end.shard, entry) for entry in quarantined]
         summary.filtered += [(end.shard, entry) for entry in filtered]
@@ -102,7 +131,7 @@ class Committer:
         return sidecar
 
     def _take(self, faults: list[Fault]) -> None:
-        if self._on_bad == "raise" and (bad := [fault for fault in faults if not fault.filtered]):
+        if self._work.job.on_bad == "raise" and (bad := [fault for fault in faults if not fault.on_purpose]):
             first = bad[0]
             raise CacheError(f"{first.shard}, sample {first.key!r}: {first.reason} (on_bad is raise)")
         self._faults += faults
@@ -113,36 +142,34 @@ class Committer:
             self._shard.drop()
 
 
-def cache_shards(
-    module: InpaintDataModule, fabric: Fabric, shards: list[str], committer: Committer, summary: Summary
-) -> None:
+def cache_shards(work: Work, shards: list[str], committer: Committer, summary: Summary) -> None:
     """Encode and commit `shards` in their order; at any error the shard in hand is dropped and the others stay."""
-    batches = module.image_batches(shards)
-    progress, total_bytes = Progress(len(shards)), sum(map(shard_size, shards))
+    progress, total_bytes, tally = Progress(len(shards)), sum(map(shard_size, shards)), Tally()
     pending: deque[Future[Sidecar | None]] = deque()
 
     def finish_one() -> None:
         sidecar = pending.popleft().result()
         if sidecar is not None:
-            expected = batches.expected_samples(total_bytes)
-            progress.shard(sidecar.shard, len(sidecar.keys), len(sidecar.quarantined), expected)
+            progress.shard(sidecar.shard, len(sidecar.keys), len(sidecar.quarantined), tally.expected(total_bytes))
 
-    with ThreadPoolExecutor(1, "inpaint_data-write") as pool, closing(batches.events()) as events:
+    with ThreadPoolExecutor(1, "inpaint_data-write") as pool, closing(work.events(shards, tally)) as events:
         try:
             for event in events:
                 if isinstance(event, ShardEnd):
                     pending.append(pool.submit(committer.commit, event))
+                elif isinstance(event, Fault):
+                    pending.append(pool.submit(committer.note, event))
                 else:
                     started = time.perf_counter()
-                    batch, faults = encode(module, fabric, event)
+                    batches, faults = encode(work, event)
                     summary.encode_seconds += time.perf_counter() - started
-                    pending.append(pool.submit(committer.add, event["__shard__"][0], batch, faults))
-                    progress.images(len(event["__key__"]), batches.expected_samples(total_bytes))
+                    pending.append(pool.submit(committer.add, event["__shard__"][0], batches, faults))
+                    progress.images(len(event["__key__"]), tally.expected(total_bytes))
                 while len(pending) > WRITES_AHEAD:
                     finish_one()
             while pending:
                 finish_one()
-            summary.retried = module.transform.vae.retries if module.transform else 0
+            summary.retried = work.encoder.autoencoder.retries
         except BaseException:
             for task in pending:
                 task.cancel()
@@ -152,13 +179,17 @@ def cache_shards(
             progress.close()
 
 
-def encode(module: InpaintDataModule, fabric: Fabric, batch: ImageBatch) -> tuple[Batch, list[Fault]]:
-    """Encode on the device and bring the result to the host; samples that stay NaN are left out and named."""
+def encode(work: Work, batch: ImageBatch) -> tuple[list[Batch], list[Fault]]:
+    """Encode on the device and bring the result to the host; samples that stay NaN are left out and named.
+
+    Returns:
+        A batch for each variant, and the faults.
+    """
     faults: list[Fault] = []
-    rows: Any = fabric.to_device(batch)
+    rows = to_device(batch, work.device)
     while True:
         try:
-            encoded = module.on_after_batch_transfer(rows, 0)
+            encoded = work.encoder.variants(rows)
             break
         except EncodeError as error:
             bad = set(error.indexes)
@@ -166,5 +197,4 @@ def encode(module: InpaintDataModule, fabric: Fabric, batch: ImageBatch) -> tupl
             reason = "the VAE gives NaN or infinity for it, in float32 too; look at the picture"
             faults += [Fault(rows["__shard__"][index], keys[index], reason, None, None) for index in sorted(bad)]
             rows = select(rows, [index for index in range(len(keys)) if index not in bad])
-    host: Any = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in encoded.items()}
-    return host, faults
+    return [to_device(each, torch.device("cpu")) for each in encoded], faults

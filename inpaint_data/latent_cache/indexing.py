@@ -5,35 +5,38 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from inpaint_data.batch import PAIRED
+from inpaint_data.durable import write_file
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
-    FORMAT,
-    LATENTS,
-    MASK,
-    MASKED_LATENTS,
-    RECORD,
-    REQUIRED,
-    RESERVED,
-    SOFT_MASK,
-    TARGET_LATENTS,
     Sidecar,
     committed,
-    fingerprint,
-    masks_member,
     read_cache_file,
     sidecar_path,
     totals,
+    write_cache_file,
 )
-from inpaint_data.latent_cache.sample_check import Expected, SampleCheck
-from inpaint_data.latent_cache.writer import commit_bytes, sha256_of, write_cache_file
-from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample
+from inpaint_data.latent_cache.index import ShardIndex
+from inpaint_data.latent_cache.members import (
+    LATENTS,
+    MASK,
+    MASKED_LATENTS,
+    MEMBERS,
+    RECORD,
+    REQUIRED,
+    SOFT_MASK,
+    masks_member,
+)
+from inpaint_data.latent_cache.sample_check import SampleCheck
+from inpaint_data.latent_cache.settings import CacheSettings, FoundInTars, Storage, VaeRecord
+from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample, shard_identity
 
 
 def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[str]:
@@ -59,7 +62,7 @@ def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[
         raise UsageError(f"{root}: no tar here to index; name the folder of a cache")
     lacking = [path for path in tars if not sidecar_path(root, path.stem).exists()]
     has_file = (root / CACHE_FILE).exists()
-    settings = dict(read_cache_file(root)["settings"]) if has_file else None
+    settings = read_cache_file(root).settings if has_file else None
     if settings is None and len(lacking) < len(tars):
         raise CacheError(
             f"{root}: has sidecars but no {CACHE_FILE}; run the cache command with the same settings, it writes it anew"
@@ -68,15 +71,15 @@ def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[
         if vae is None:
             raise UsageError(f"vae: there is no {CACHE_FILE} in {root}; name the VAE that made these latents")
         settings = _settings(lacking, load_vae(vae) if isinstance(vae, str) else vae)
-    check = SampleCheck(Expected.of(settings))
+    check = SampleCheck(settings.expected)
     made = [_sidecar(path, settings, check) for path in lacking]
     for sidecar in made:
-        commit_bytes(sidecar_path(root, Path(sidecar.shard).stem), sidecar.to_bytes())
-    write_cache_file(root, settings, totals([Sidecar.read(path) for path in committed(root)]))
+        write_file(sidecar_path(root, Path(sidecar.shard).stem), sidecar.to_bytes())
+    write_cache_file(root, settings.to_json(), totals([Sidecar.read(path) for path in committed(root)]))
     return [sidecar.shard for sidecar in made]
 
 
-def _settings(tars: list[Path], vae: Autoencoder) -> dict[str, Any]:
+def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
     """What the first sample, and the offsets and windows of all, say of how they were made."""
     offsets: list[int] = []
     windows: set[str] = set()
@@ -85,31 +88,51 @@ def _settings(tars: list[Path], vae: Autoencoder) -> dict[str, Any]:
     for path in tars:
         for sample in _samples(path):
             first = first or sample
-            record = json.loads(sample.members[RECORD])
+            record = _record(path, sample)
             for variant in record["variants"]:
                 offsets.append(int(variant["offset"]))
                 windows.add(str(variant.get("window", "square")))  # that it is missing, the check will say
             sizes.add(tuple(record["target_size"]))
     if first is None:
         raise CacheError(f"{tars[0]}: no sample in any of the tars; name the folder of a cache")
-    record = json.loads(first.members[RECORD])
-    soft = {"soft": "unknown"} if masks_member(first.members) == SOFT_MASK else {}
+    record = _record(tars[0], first)
     carries = any(name in first.members for name in IMAGE_EXTENSIONS)
-    return {
-        "format": FORMAT,
-        "indexed": True,
-        "vae": vae.fingerprint() | {"has_posterior": vae.has_posterior, "factor": vae.factor},
-        "samples": {
-            "sizes": sorted(sizes),
-            "target": TARGET_LATENTS in first.members,
-            "carry_image": "original" if carries else "crop" if "crop.png" in first.members else "none",
-        },
-        "mask_offset": {"low": min(offsets), "high": max(offsets), "windows": sorted(windows)},
-        "variants": len(record["variants"]),
-        "storage": str(np.load(io.BytesIO(first.members[LATENTS]), allow_pickle=False).dtype),
-        "masked_latents": MASKED_LATENTS in first.members,
-        **soft,
-    }
+    return CacheSettings(
+        vae=VaeRecord.of(vae),
+        variants=len(record["variants"]),
+        storage=_storage(np.load(io.BytesIO(first.members[LATENTS]), allow_pickle=False).dtype.name),
+        masked_latents=MASKED_LATENTS in first.members,
+        indexed=FoundInTars(
+            sizes=[list(size) for size in sorted(sizes)],
+            low=min(offsets),
+            high=max(offsets),
+            windows=sorted(windows),
+            soft=masks_member(first.members) == SOFT_MASK,
+            paired=[name for name, key in PAIRED.items() if f"{key}.npy" in first.members],
+            carry_image="original" if carries else "crop" if "crop.png" in first.members else "none",
+        ),
+    )
+
+
+def _storage(dtype: str) -> Storage:
+    if dtype not in ("float16", "float32"):
+        raise CacheError(f"{LATENTS} is {dtype}; a cache has float16 or float32")
+    return cast(Storage, dtype)
+
+
+def _record(path: Path, sample: Sample) -> dict[str, Any]:
+    """What a sample says of itself, as far as the settings need it; the check says the rest."""
+    try:
+        record = json.loads(sample.members[RECORD])
+        if not record["variants"] or len(record["target_size"]) != 2:
+            raise ValueError("it has no variants, or no target_size of two numbers")
+        [int(variant["offset"]) for variant in record["variants"]]
+        return dict(record)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CacheError(
+            f"{path}, sample {sample.key!r}: {RECORD} is not that of a cache ({type(error).__name__}: {error}); "
+            "take it out, or fix it"
+        ) from None
 
 
 def _samples(path: Path) -> Iterator[Sample]:
@@ -130,26 +153,23 @@ def _samples(path: Path) -> Iterator[Sample]:
             yield replace(item, offsets=place.offsets)
 
 
-def _sidecar(path: Path, settings: dict[str, Any], check: SampleCheck) -> Sidecar:
+def _sidecar(path: Path, settings: CacheSettings, check: SampleCheck) -> Sidecar:
     keys: list[str] = []
-    index: dict[str, dict[str, list[int]]] = {}
-    target_size: dict[str, list[int]] = {"height": [], "width": []}
+    extents: list[dict[str, tuple[int, int]]] = []
+    target_sizes: list[tuple[int, int]] = []
     for sample in _samples(path):
-        reserved = RESERVED | {masks_member(sample.members)}
-        own = {name: data for name, data in sample.members.items() if name in reserved}
+        own = {name: data for name, data in sample.members.items() if name in MEMBERS}
         for problem in check.problems(own):
-            raise CacheError(f"{path}, sample {sample.key!r}: {problem}; take it out, or mend it")
-        for name in sorted(index.keys() | sample.members.keys()):
-            columns = index.setdefault(name, {"offset": [-1] * len(keys), "size": [-1] * len(keys)})
-            there = name in sample.members
-            columns["offset"].append(sample.offsets[name] if there else -1)
-            columns["size"].append(len(sample.members[name]) if there else -1)
+            raise CacheError(f"{path}, sample {sample.key!r}: {problem}; take it out, or fix it")
         keys.append(sample.key)
-        for column, side in zip(target_size.values(), check.size, strict=True):
-            column.append(side)
-    with path.open("rb") as file:
-        output = {"size": path.stat().st_size, "sha256": sha256_of(file)}
-    unknown = {"name": path.name, "size": 0, "sha256": ""}
+        extents.append({name: (sample.offsets[name], len(data)) for name, data in sample.members.items()})
+        target_sizes.append(check.size)
+    identity = shard_identity(str(path))
     return Sidecar(
-        path.name, fingerprint(settings), unknown, output, int(settings["variants"]), keys, index, target_size
+        shard=path.name,
+        fingerprint=settings.fingerprint,
+        input={"name": path.name, "size": 0, "sha256": ""},  # nobody knows
+        output={"size": identity.size, "sha256": identity.sha256},
+        variants=settings.variants,
+        index=ShardIndex.of(keys, extents, target_sizes),
     )

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from inpaint_data.durable import is_running
 from inpaint_data.errors import CacheError
 
 LOCK = ".lock-"
@@ -119,17 +120,6 @@ def _lives(path: Path, holder: dict[str, Any]) -> bool:
         return False
     born = _born(pid)
     return is_running(pid) and (born is None or holder.get("born") in (None, born))
-
-
-def is_running(pid: int) -> bool:
-    """Whether this machine has a process of that number."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _seconds_since_sign(path: Path) -> float:

@@ -1,50 +1,38 @@
 """A cache as a map-style dataset that hands out the batch the live transform would."""
 
 import hashlib
-import io
-import json
 import mmap
-import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-import fsspec
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from inpaint_data.encoding.transform import POSTERIORS, Batch, Posterior
-from inpaint_data.encoding.vae import sample_posterior
+from inpaint_data.batch import Batch, Posterior
+from inpaint_data.durable import write_file
 from inpaint_data.errors import CacheError, SampleError, ShardError, UsageError
+from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_posterior
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
-    LATENTS,
-    MASKED_LATENTS,
-    RECORD,
-    RESERVED,
-    SIZES,
-    SOFT_MASK,
-    TARGET_LATENTS,
     Sidecar,
     committed,
-    masks_member,
+    missing_cache_file,
     read_cache_file,
-    read_pbm,
-    read_png,
     tar_path,
 )
-from inpaint_data.masks.soft_border import from_levels
+from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, RECORD
 from inpaint_data.order import Batches, permutation
-from inpaint_data.seeding import generator_for, noise_for
-from inpaint_data.shards.mirror import Mirror, default_folder, read_range
+from inpaint_data.seeding import generator_for
+from inpaint_data.shards.mirror import DEFAULT_BYTES, Mirror, mirror_in, read_range
 from inpaint_data.shards.tar import is_url, unreadable
 
+if TYPE_CHECKING:
+    from inpaint_data.latent_cache.settings import CacheSettings
+
 Decoder = Callable[[bytes], Any]
-MEND = "run `inpaint-data verify` to see what is wrong with the cache"
+Variant = int | Literal["draw"]
+FIX = "run `inpaint-data verify` to see what is wrong with the cache"
 
 
 class LatentCache(Dataset[Batch]):
@@ -55,9 +43,10 @@ class LatentCache(Dataset[Batch]):
     several sizes, `batches` says which go together.
 
     Args:
-        root: the cache's folder, or a URL that fsspec opens, whose shards are copied to `mirror` when first read.
+        root: the cache's folder, or a URL that fsspec opens, whose shards are copied to `mirror` when first read; or
+            several caches of one fingerprint, which are read as one.
         posterior: "mode", "sample" (noise from seed, epoch and key) or "moments" (mean, then log-variance).
-        variant: which of the K mask variants; None draws one for each sample and `epoch`.
+        variant: which of the K mask variants; "draw" draws one for each sample and `epoch`.
         seed: of variants and noise.
         carried: which of the members carried along to read, and with a mapping what makes each one's bytes into a
             value: `{"depth.npy": decode}`. None reads all, as bytes.
@@ -66,74 +55,76 @@ class LatentCache(Dataset[Batch]):
         mirror_bytes: how much the copies may take. Shards for which there is no room are read piece by piece.
 
     Attributes:
-        epoch: set it before each epoch; only `variant=None` and posterior "sample" depend on it.
-        settings: what the cache was made with, from `cache.json`; `settings["vae"]["config"]` is the VAE's.
-        fingerprint: of those settings.
+        epoch: set it before each epoch; only variant "draw" and posterior "sample" depend on it.
+        fingerprint: of the settings that the cache was made with.
         buckets: (N,) int64, the bucket of every sample; samples of one bucket have one size and fit into a batch.
         quarantined, filtered: (shard, entry) of every sample that the job could not use, or left out on purpose.
 
     Raises:
         CacheError: no cache at `root`, nothing committed yet, or a shard that is not what its sidecar says.
-        UsageError: no such folder, an unknown posterior, or a variant or member that the cache does not have.
+        UsageError: no such folder, an unknown posterior, a variant or member that the cache does not have, or several
+            caches that were not made with the same settings.
     """
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | Path | Sequence[str | Path],
         posterior: Posterior = "mode",
-        variant: int | None = None,
+        variant: Variant = "draw",
         seed: int = 0,
         carried: Collection[str] | Mapping[str, Decoder] | None = None,
         masked_latents: bool = True,
         mirror: str | None = None,
-        mirror_bytes: int = 100 * 10**9,
+        mirror_bytes: int = DEFAULT_BYTES,
     ) -> None:
-        self.root = root
-        url, copies, folder = None, None, Path(root)
-        if is_url(str(root)):
-            url, copies = str(root).rstrip("/"), Mirror(mirror or default_folder(), mirror_bytes)
-            folder = _fetch_sidecars(url, copies.folder)
-        content = read_cache_file(folder)
-        self.settings: dict[str, Any] = content["settings"]
-        self.fingerprint: str = content["fingerprint"]
-        self.posterior, self.variant, self.seed, self.epoch = posterior, variant, seed, 0
-        sidecars = list(map(Sidecar.read, committed(folder)))
-        self.quarantined = [(sidecar.shard, entry) for sidecar in sidecars for entry in sidecar.quarantined]
-        self.filtered = [(sidecar.shard, entry) for sidecar in sidecars for entry in sidecar.filtered]
-        sidecars = [sidecar for sidecar in sidecars if sidecar.keys]
-        if not sidecars:
-            bad, filtered = len(self.quarantined), len(self.filtered)
-            mend = "mend them or the filters" if bad or filtered else "run the cache command to its end"
-            raise CacheError(f"{root}: no sample is in it, {bad} are quarantined and {filtered} filtered; {mend}")
-        if posterior not in POSTERIORS:
-            raise UsageError(f"posterior: {posterior!r} is unknown; choose from {', '.join(POSTERIORS)}")
-        self.variants: int = sidecars[0].variants
-        if variant is not None and not 0 <= variant < self.variants:
-            raise UsageError(f"variant: {variant} is not in the cache, which has 0...{self.variants - 1}")
-        for sidecar in sidecars:
-            if sidecar.fingerprint != self.fingerprint:
-                path = tar_path(folder, Path(sidecar.shard).stem)
-                raise CacheError(f"{path}: made with other settings than cache.json says; {MEND}")
-        self._shards = [_Shard(folder, sidecar, url, copies) for sidecar in sidecars]
-        self._ends = np.cumsum([len(sidecar.keys) for sidecar in sidecars])
-        self._decoders: Mapping[str, Decoder] | None = None
-        if carried is not None:
-            there = {name for shard in self._shards for name in shard.carried}
-            if isinstance(carried, str) or not set(carried) <= there:
+        roots = [root] if isinstance(root, str | Path) else list(root)
+        self.root = ", ".join(map(str, roots))
+        opened = [_Opened(str(each), mirror, mirror_bytes) for each in roots]
+        self._file = opened[0].file
+        self.fingerprint: str = self._file.fingerprint
+        for other in opened[1:]:
+            if other.file.fingerprint != self.fingerprint:
                 raise UsageError(
-                    f"carried: {carried!r} is not a list of names among {', '.join(sorted(there)) or 'none'}"
+                    f"source: {other.root} was made with other settings than {opened[0].root}, so they are not one "
+                    "cache; train on one of them, or make them with the same settings"
                 )
-            self._decoders = carried if isinstance(carried, Mapping) else dict.fromkeys(carried, bytes)
-        self.has_masked_latents = all(MASKED_LATENTS in sidecar.index for sidecar in sidecars)
-        self._arrays = [LATENTS]
-        self._arrays += [MASKED_LATENTS] if masked_latents and self.has_masked_latents else []
-        self._arrays += [TARGET_LATENTS] if all(TARGET_LATENTS in sidecar.index for sidecar in sidecars) else []
-        sides = [np.array([each.target_size["height"], each.target_size["width"]], np.int64).T for each in sidecars]
-        self.buckets = np.unique(np.concatenate(sides), axis=0, return_inverse=True)[1].reshape(-1)
+        check_posterior(posterior)
+        self.posterior, self.variant, self.seed, self.epoch = posterior, variant, seed, 0
+        self.quarantined = [each for one in opened for each in one.left_out(on_purpose=False)]
+        self.filtered = [each for one in opened for each in one.left_out(on_purpose=True)]
+        self._shards = [shard for one in opened for shard in one.shards()]
+        if not self._shards:
+            bad, filtered = len(self.quarantined), len(self.filtered)
+            fix = "fix them or the filters" if bad or filtered else "run the cache command to its end"
+            raise CacheError(f"{self.root}: no sample is in it, {bad} are quarantined and {filtered} filtered; {fix}")
+        self.variants = self._shards[0].variants
+        if variant != "draw" and not (type(variant) is int and 0 <= variant < self.variants):
+            raise UsageError(f"variant: {variant!r} is not in the cache, which has 0...{self.variants - 1}")
+        indexes = [shard.index for shard in self._shards]
+        self._ends = np.cumsum([len(index.keys) for index in indexes])
+        self._decoders = self._checked(carried)
+        self.has_masked_latents = all(MASKED_LATENTS in index.members for index in indexes)
+        self._arrays = [
+            name
+            for name in ARRAYS
+            if all(name in index.members for index in indexes) and (masked_latents or name != MASKED_LATENTS)
+        ]
+        sides = np.concatenate([index.target_sizes for index in indexes])
+        self.buckets = np.unique(sides, axis=0, return_inverse=True)[1].reshape(-1)
+
+    def _checked(self, carried: Collection[str] | Mapping[str, Decoder] | None) -> Mapping[str, Decoder] | None:
+        """What makes each carried member into a value; None for all, as bytes."""
+        if carried is None:
+            return None
+        there = {name for shard in self._shards for name in shard.index.carried}
+        if isinstance(carried, str) or not set(carried) <= there:
+            raise UsageError(f"carried: {carried!r} is not a list of names among {', '.join(sorted(there)) or 'none'}")
+        return carried if isinstance(carried, Mapping) else dict.fromkeys(carried, bytes)
 
     @property
-    def has_posterior(self) -> bool:
-        return bool(self.settings["vae"]["has_posterior"])
+    def settings(self) -> "CacheSettings":
+        """What the cache was made with; `settings.vae.config` is the autoencoder's."""
+        return self._file.settings
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -151,12 +142,12 @@ class LatentCache(Dataset[Batch]):
         if batch_size < 1:
             raise UsageError(f"batch_size: {batch_size} is not a positive whole number; give 1 or more")
         order = permutation(len(self), self.seed, self.epoch) if shuffle else np.arange(len(self))
-        made = Batches(order, self.buckets, batch_size)
-        return [made[number].tolist() for number in range(len(made))]
+        batches = Batches(order, self.buckets, batch_size)
+        return [batches[number].tolist() for number in range(len(batches))]
 
     def places(self) -> list[tuple[str, str]]:
         """(shard, key) of every sample, in order."""
-        return [(shard.name, key) for shard in self._shards for key in shard.keys]
+        return [(shard.name, key) for shard in self._shards for key in shard.index.keys]
 
     def __getitem__(self, index: int) -> Batch:
         if not -len(self) <= index < len(self):
@@ -173,8 +164,10 @@ class LatentCache(Dataset[Batch]):
             raise IndexError(f"samples {list(indices)}: give at least one, each within 0...{len(self) - 1}")
         if len(np.unique(self.buckets[list(indices)])) > 1:
             raise UsageError(f"samples {list(indices)} are of several sizes; take each batch from one of `buckets`")
+        places = [self._place(index) for index in indices]
         try:
-            return self._batch(indices)
+            samples = [self._sample(shard, row) for shard, row in places]
+            return batch_of(samples, self.posterior, self.seed, self.epoch)
         except ShardError:
             raise  # a remote file, which it names
         except (
@@ -188,104 +181,63 @@ class LatentCache(Dataset[Batch]):
             CacheError,
             SampleError,
         ) as error:
-            keys = [f"{shard.name} {shard.keys[row]!r}" for shard, row in map(self._place, indices)]
+            keys = [f"{shard.name} {shard.index.keys[row]!r}" for shard, row in places]
             raise CacheError(
-                f"{self.root}: cannot read {', '.join(keys)} ({type(error).__name__}: {error}); {MEND}"
+                f"{self.root}: cannot read {', '.join(keys)} ({type(error).__name__}: {error}); {FIX}"
             ) from error
 
-    def _batch(self, indices: Sequence[int]) -> Batch:
-        places = [self._place(index) for index in indices]
-        keys = [shard.keys[row] for shard, row in places]
-        members = [shard.members(self._names(shard), row) for shard, row in places]
-        records = [json.loads(bytes(each[RECORD])) for each in members]
-        variants = [self._variant(key) for key in keys]
-        chosen = [record["variants"][k] for record, k in zip(records, variants, strict=True)]
-        latents = {name.removesuffix(".npy"): self._latents(name, members, variants, keys) for name in self._arrays}
-        batch: dict[str, Any] = {
-            **latents,
-            "mask": self._masks(places, members, variants),
-            "offset": torch.tensor([each["offset"] for each in chosen]),
-            "window": [(each["window"],) for each in chosen],
-            "variant": torch.tensor(variants),
-            "caption": [record["caption"] for record in records],
-            "generator": [(each["generator"],) for each in chosen],
-            **{name: torch.tensor([record[name] for record in records]) for name in SIZES},
-            "flip": torch.tensor([record["flip"] for record in records]),
-            "carried": [self._carried(shard, each) for (shard, _), each in zip(places, members, strict=True)],
-            "__key__": keys,
-            "__shard__": [shard.name for shard, _ in places],
-        }
-        return cast(Batch, batch)
+    def _sample(self, shard: "_Shard", row: int) -> CachedSample:
+        key, index = shard.index.keys[row], shard.index
+        carried = index.carried if self._decoders is None else self._decoders.keys()
+        members = shard.members([*self._arrays, index.masks, RECORD, *sorted(carried)], row)
+        values: dict[str, Any] = {name: bytes(data) for name, data in members.items() if name in index.carried}
+        if self._decoders is not None:
+            values = {name: self._decoders[name](data) for name, data in values.items()}
+        variant = self.variant
+        if variant == "draw":
+            variant = int(generator_for(self.seed, key, self.epoch, "variant").integers(self.variants))
+        return CachedSample(key, shard.name, members, variant, self.variants, values)
 
     def _place(self, index: int) -> "tuple[_Shard, int]":
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._shards[number], int(index - (self._ends[number - 1] if number else 0))
 
-    def _names(self, shard: "_Shard") -> list[str]:
-        """The members to read."""
-        carried = shard.carried if self._decoders is None else self._decoders.keys()
-        return [*self._arrays, shard.masks, RECORD, *sorted(carried)]
 
-    def _carried(self, shard: "_Shard", members: Mapping[str, memoryview]) -> dict[str, Any]:
-        carried = {name: bytes(data) for name, data in members.items() if name in shard.carried}
-        return {name: self._decoders[name](data) if self._decoders else data for name, data in carried.items()}
+class _Opened:
+    """One cache: its files, as they are now."""
 
-    def _masks(
-        self, places: "Sequence[tuple[_Shard, int]]", members: Sequence[Mapping[str, memoryview]], chosen: Sequence[int]
-    ) -> Tensor:
-        """(B, 1, H, W) bool, or of soft ones float32 in [0, 1]."""
-        read: Any = read_png if places[0][0].masks == SOFT_MASK else read_pbm
-        masks = [
-            read(each[shard.masks], self.variants)[k]
-            for (shard, _), each, k in zip(places, members, chosen, strict=True)
-        ]
-        stacked = torch.from_numpy(np.stack(masks))[:, None]
-        return from_levels(stacked) if read is read_png else stacked
+    def __init__(self, root: str, mirror: str | None, mirror_bytes: int) -> None:
+        self.root, self._url, self._copies, self._bytes = root, None, None, mirror_bytes
+        folder = Path(root).expanduser()
+        if is_url(root):
+            self._url, self._copies = root.rstrip("/"), mirror_in(mirror)
+            folder = _fetch_sidecars(self._url, self._copies.folder)
+        self._folder = folder
+        self.file = read_cache_file(folder)
+        self._sidecars = list(map(Sidecar.read, committed(folder)))
 
-    def _variant(self, key: str) -> int:
-        if self.variant is not None:
-            return self.variant
-        return int(generator_for(self.seed, key, self.epoch, "variant").integers(self.variants))
+    def left_out(self, on_purpose: bool) -> Iterator[tuple[str, Any]]:
+        for sidecar in self._sidecars:
+            for entry in sidecar.filtered if on_purpose else sidecar.quarantined:
+                yield sidecar.shard, entry
 
-    def _latents(
-        self, name: str, members: Sequence[Mapping[str, memoryview]], variants: Sequence[int], keys: Sequence[str]
-    ) -> Tensor:
-        """One tensor for the batch, filled from the mapped files without a copy in between; float32."""
-        raw = None
-        for row, (each, k) in enumerate(zip(members, variants, strict=True)):
-            array = _array(each[name])
-            array = array[k] if name == MASKED_LATENTS else array
-            if raw is None:
-                raw = np.empty((len(members), *array.shape), np.float32)
-            if array.shape != raw.shape[1:]:
-                raise CacheError(f"{name}: {array.shape} and {raw.shape[1:]} do not go into one batch")
-            raw[row] = array
-        assert raw is not None
-        moments = torch.from_numpy(raw)
-        if self.posterior == "moments" or not self.has_posterior:
-            return moments
-        mean = moments.chunk(2, dim=1)[0]
-        if self.posterior == "mode":
-            return mean.contiguous()
-        shape, purpose = tuple(mean.shape[1:]), name.removesuffix(".npy")
-        noise = torch.stack([noise_for(self.seed, key, self.epoch, purpose, shape) for key in keys])
-        return sample_posterior(moments, noise)
+    def shards(self) -> "Iterator[_Shard]":
+        for sidecar in self._sidecars:
+            if not sidecar.keys:
+                continue
+            if sidecar.fingerprint != self.file.fingerprint:
+                path = tar_path(self._folder, Path(sidecar.shard).stem)
+                raise CacheError(f"{path}: made with other settings than cache.json says; {FIX}")
+            yield _Shard(self._folder, sidecar, self._url, self._copies, self._bytes)
 
 
 class _Shard:
     """One tar, mapped into memory when it is first read: nothing is copied but what is asked for."""
 
-    def __init__(self, root: Path, sidecar: Sidecar, url: str | None, copies: Mirror | None) -> None:
-        self.name, self.keys = sidecar.shard, sidecar.keys
-        # As arrays: lists of numbers would take four times the memory.
-        self.index = {
-            name: (np.array(columns["offset"], np.int64), np.array(columns["size"], np.int64))
-            for name, columns in sidecar.index.items()
-        }
-        self.masks = masks_member(self.index)
-        self.carried = self.index.keys() - RESERVED - {self.masks}
+    def __init__(self, root: Path, sidecar: Sidecar, url: str | None, copies: Mirror | None, mirror_bytes: int) -> None:
+        self.name, self.index, self.variants = sidecar.shard, sidecar.index, sidecar.variants
         self._path: Path | None = tar_path(root, Path(sidecar.shard).stem)
-        self._url, self._copies, self._output = f"{url}/{self.name}", copies, sidecar.output
+        self._url, self._copies, self._bytes, self._output = f"{url}/{self.name}", copies, mirror_bytes, sidecar.output
         self._map: mmap.mmap | None = None
         if copies is None:
             self._check_size(self._path)
@@ -294,21 +246,16 @@ class _Shard:
         try:
             size = path.stat().st_size
         except OSError as error:
-            raise CacheError(f"{path}: {error.strerror}; {MEND}") from None
+            raise CacheError(f"{path}: {error.strerror}; {FIX}") from None
         if size != self._output["size"]:
-            raise CacheError(f"{path}: {size} bytes, its sidecar says {self._output['size']}; {MEND}")
+            raise CacheError(f"{path}: {size} bytes, its sidecar says {self._output['size']}; {FIX}")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_map": None}  # a map cannot be pickled; a worker process makes its own
 
     def members(self, names: Sequence[str], row: int) -> dict[str, memoryview]:
         """The bytes of those members that the sample has."""
-        columns = {name: self.index[name] for name in names if name in self.index}
-        extents = {
-            name: (int(offset[row]), int(offset[row] + size[row]))
-            for name, (offset, size) in columns.items()
-            if offset[row] >= 0
-        }
+        extents = {name: extent for name in names if (extent := self.index.extent(name, row)) is not None}
         mapped = self._mapped()
         if mapped is not None:
             whole, first = memoryview(mapped), 0
@@ -323,7 +270,7 @@ class _Shard:
             path = self._path
             if self._copies is not None:
                 sha256, size = self._output["sha256"], self._output["size"]
-                path = self._copies.copy(self._url, sha256, size, sha256)
+                path = self._copies.copy(self._url, sha256, size, self._bytes, sha256)
             if path is None:
                 return None
             with path.open("rb") as file:
@@ -331,28 +278,10 @@ class _Shard:
         return self._map
 
 
-def _array(data: memoryview) -> npt.NDArray[Any]:
-    """The array in a .npy file, as a view into its bytes."""
-    if bytes(data[:6]) != b"\x93NUMPY":
-        raise ValueError("not a .npy file")
-    start = 10 + int.from_bytes(data[8:10], "little")
-    shape, dtype = _npy_header(bytes(data[:start]))
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
-
-
-@lru_cache(64)
-def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype; the samples of a cache have but a few headers between them."""
-    file = io.BytesIO(header)
-    np.lib.format.read_magic(file)
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran or dtype.hasobject:
-        raise ValueError("not laid out as the cache writes arrays")
-    return shape, dtype
-
-
 def _fetch_sidecars(url: str, mirror: Path) -> Path:
     """Copy `cache.json` and the sidecars of a remote cache, as they are now, to a folder of their own."""
+    import fsspec  # only a remote cache needs it
+
     folder = mirror / hashlib.sha256(url.encode()).hexdigest()[:16]
     try:
         files, path = fsspec.core.url_to_fs(url)
@@ -365,12 +294,10 @@ def _fetch_sidecars(url: str, mirror: Path) -> Path:
         raise unreadable(url, error) from error
     there = {name.rpartition("/")[2]: data for name, data in contents.items()}
     if CACHE_FILE not in there:
-        raise CacheError(f"{url}: no {CACHE_FILE} here, so this is no latent cache; copy a whole one there")
+        raise CacheError(missing_cache_file(url, sidecars=False))
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in there.items():
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        temporary.write_bytes(data)
-        temporary.replace(folder / name)
+        write_file(folder / name, data)
     for gone in {path.name for path in folder.glob("*.json")} - there.keys():
         (folder / gone).unlink(missing_ok=True)
     return folder

@@ -4,16 +4,23 @@ from pathlib import Path
 from typing import Any
 
 from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed, read_cache_file, sidecar_path, tar_path
+from inpaint_data.latent_cache.format import (
+    CACHE_FILE,
+    Sidecar,
+    committed,
+    read_cache_file,
+    sidecar_path,
+    tar_path,
+    write_cache_file,
+)
 from inpaint_data.latent_cache.lock import locked
 from inpaint_data.latent_cache.verify import verify_files
-from inpaint_data.latent_cache.writer import write_cache_file
 
 
 def repair_cache(root: str | Path) -> list[str]:
     """Remove the shards that `verify_cache` finds damaged, and those that no sidecar commits.
 
-    The next run of the cache command makes just these again. Files that are no part of the cache stay.
+    The next run of the cache command makes just these again. Files that are not part of the cache stay.
 
     Returns:
         The names of what was removed.
@@ -49,7 +56,7 @@ def repair_cache(root: str | Path) -> list[str]:
 
 
 def _is_sidecar(path: Path) -> bool:
-    """A JSON file with no tar beside it that is no sidecar either is somebody's own."""
+    """A JSON file with no tar beside it that is not a sidecar either is somebody's own."""
     try:
         Sidecar.read(path)
     except CacheError:
@@ -64,9 +71,8 @@ def _settings(root: Path) -> dict[str, Any]:
     except CacheError as error:
         raise CacheError(f"{error}; nothing is removed while it is not known what the shards should be") from None
     fingerprints = {Sidecar.read(path).fingerprint for path in committed(root) if _is_sidecar(path)}
-    if fingerprints and content["fingerprint"] not in fingerprints:
+    if fingerprints and content.fingerprint not in fingerprints:
         raise CacheError(
             f"{root / CACHE_FILE}: no shard was made with its settings, so it is not this cache's own; put back a copy"
         )
-    settings: dict[str, Any] = content["settings"]
-    return settings
+    return content.settings_json

@@ -5,24 +5,23 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from inpaint_data.durable import TEMPORARY
 from inpaint_data.errors import CacheError, ShardError, UsageError
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
-    RESERVED,
-    TEMPORARY,
+    CacheFile,
     Sidecar,
     committed,
-    masks_member,
     read_cache_file,
     sidecar_path,
     tar_path,
     totals,
 )
-from inpaint_data.latent_cache.sample_check import Expected, SampleCheck
+from inpaint_data.latent_cache.members import MEMBERS
+from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.pictures.geometry import Size
-from inpaint_data.shards.tar import Damage, Source, members_of_tar
+from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def verify_files(root: str | Path) -> Verification:
             problems.append(Problem(path.name, None, str(error).removeprefix(f"{path}: ")))
             continue
         found = {name: found[name] + number for name, number in totals([sidecar]).items()}
-        if content is not None and sidecar.fingerprint != content["fingerprint"]:
+        if content is not None and sidecar.fingerprint != content.fingerprint:
             problems.append(Problem(path.name, None, f"its shard was made with other settings than {CACHE_FILE} says"))
         elif check is not None and sidecar.variants != check.expected.variants:
             problems.append(Problem(path.name, None, f"says {sidecar.variants} variants, {CACHE_FILE} another number"))
@@ -94,15 +93,15 @@ def verify_files(root: str | Path) -> Verification:
     if content is None and not found["shards"]:
         raise UsageError(f"{root}: neither {CACHE_FILE} nor a sidecar is here and whole, so this is no latent cache")
 
-    under_way = content is not None and content["totals"] is None
+    under_way = content is not None and content.totals is None
     problems += _leftovers(root, stems, under_way)
-    if content is not None and content["totals"] not in (None, found):
-        problems.append(Problem(CACHE_FILE, None, f"counts {content['totals']}, but the whole sidecars {found}"))
+    if content is not None and content.totals not in (None, found):
+        problems.append(Problem(CACHE_FILE, None, f"counts {content.totals}, but the whole sidecars {found}"))
     notes = ["not finished: a job is under way or was stopped; the cache command goes on with it"] if under_way else []
     return Verification(found, problems, notes)
 
 
-def _cache_file(root: Path, problems: list[Problem]) -> dict[str, Any] | None:
+def _cache_file(root: Path, problems: list[Problem]) -> CacheFile | None:
     path = root / CACHE_FILE
     if not path.is_file():
         problems.append(
@@ -111,9 +110,7 @@ def _cache_file(root: Path, problems: list[Problem]) -> dict[str, Any] | None:
         return None
     try:
         content = read_cache_file(root)
-        # As `write_cache_file` does: a byte that says nothing was changed all the same.
-        as_written = json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"
-        if path.read_bytes() != as_written or content.keys() != {"format", "fingerprint", "settings", "totals"}:
+        if path.read_bytes() != content.to_bytes():  # a byte that says nothing was changed all the same
             problems.append(Problem(CACHE_FILE, None, "was changed after it was written, though its settings hold"))
     except (CacheError, OSError, RecursionError) as error:
         problems.append(Problem(CACHE_FILE, None, str(error).removeprefix(f"{path}: ")))
@@ -121,12 +118,12 @@ def _cache_file(root: Path, problems: list[Problem]) -> dict[str, Any] | None:
     return content
 
 
-def _sample_check(content: dict[str, Any] | None, problems: list[Problem]) -> SampleCheck | None:
+def _sample_check(content: CacheFile | None, problems: list[Problem]) -> SampleCheck | None:
     """None where nothing is known of the samples."""
     if content is None:
         return None
     try:
-        return SampleCheck(Expected.of(content["settings"]))
+        return SampleCheck(content.settings.expected)
     except CacheError as error:
         problems.append(Problem(CACHE_FILE, None, str(error)))
         return None
@@ -136,7 +133,7 @@ def _shard_problems(path: Path, sidecar: Sidecar, check: SampleCheck | None) -> 
     """Walk the tar itself, and compare with the index."""
     try:
         with path.open("rb") as file:
-            source = Source(str(path), file)
+            source = TarStream(str(path), file)
             yield from _member_problems(path.name, source, sidecar, check)
     except FileNotFoundError:
         yield Problem(path.name, None, "missing")
@@ -151,15 +148,15 @@ def _shard_problems(path: Path, sidecar: Sidecar, check: SampleCheck | None) -> 
         yield Problem(path.name, None, "its bytes are not those that were written")
 
 
-def _member_problems(tar: str, source: Source, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
+def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
     expected = _layout(sidecar)
-    reserved = RESERVED | {masks_member(sidecar.index)}
     own: dict[str | None, set[str]] = {}  # the cache's own members of each sample
     for sample, name, *_ in expected.values():
-        own.setdefault(sample, set()).update({name} & reserved)
-    sizes: dict[str | None, Size] = dict(
-        zip(sidecar.keys, zip(*sidecar.target_size.values(), strict=True), strict=True)
-    )
+        own.setdefault(sample, set()).update({name} & MEMBERS.keys())
+    sizes: dict[str | None, Size] = {
+        key: (height, width)
+        for key, (height, width) in zip(sidecar.keys, sidecar.index.target_sizes.tolist(), strict=True)
+    }
     key, data = None, dict[str, bytes]()  # of the sample that is being read
     try:
         for member in members_of_tar(source):
@@ -174,7 +171,7 @@ def _member_problems(tar: str, source: Source, sidecar: Sidecar, check: SampleCh
                 yield Problem(tar, owner, f"{member} {member.problem or here}")
             if owner != key:
                 key, data = owner, {}
-            if as_indexed and name in reserved:
+            if as_indexed and name in MEMBERS:
                 data[name] = source.exactly(member.size, str(member))
                 source.skip(member.padded - member.size, str(member))
             else:
@@ -197,10 +194,9 @@ def _member_problems(tar: str, source: Source, sidecar: Sidecar, check: SampleCh
 def _layout(sidecar: Sidecar) -> dict[str, tuple[str, str, int, int]]:
     """Name in the tar -> key, member name, byte offset and size, as the index has them."""
     return {
-        f"{key}.{name}": (key, name, offset, size)
-        for name, columns in sidecar.index.items()
-        for key, offset, size in zip(sidecar.keys, columns["offset"], columns["size"], strict=True)
-        if offset >= 0
+        f"{key}.{name}": (key, name, start, end - start)
+        for row, key in enumerate(sidecar.keys)
+        for name, start, end in sidecar.index.extents(row)
     }
 
 

@@ -1,21 +1,17 @@
 """How a cache is written: a shard appears whole or not at all, and its sidecar commits it."""
 
-import hashlib
-import io
-import json
-import os
-import re
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import webdataset as wds
+
+from inpaint_data.durable import NewFile, name_of_leftover, sync_folder, write_file
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
-    FORMAT,
-    TEMPORARY,
     Quarantined,
     Sidecar,
     committed,
@@ -25,7 +21,8 @@ from inpaint_data.latent_cache.format import (
     sidecar_path,
     tar_path,
 )
-from inpaint_data.latent_cache.lock import is_running
+from inpaint_data.latent_cache.index import ShardIndex
+from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
 
 
 def check_folder(root: Path) -> None:
@@ -37,9 +34,7 @@ def check_folder(root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         names = sorted(path.name for path in root.iterdir())
-        probe = root / f".writable.{os.getpid()}{TEMPORARY}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        NewFile(root / "writable").drop()
     except OSError as error:
         raise UsageError(f"out: cannot write to {root} ({error.strerror}); choose a folder you may write to") from None
     foreign = [name for name in names if not name.startswith(".")]
@@ -52,6 +47,10 @@ def check_settings(root: Path, settings: Mapping[str, Any]) -> None:
 
     A `cache.json` that is missing or damaged is no hindrance where every sidecar has the fingerprint of these settings.
 
+    Args:
+        root: the cache's folder.
+        settings: as `CacheSettings.to_json` has them.
+
     Raises:
         UsageError: it was not; every field that differs is named with both values.
         CacheError: `cache.json` is damaged.
@@ -60,7 +59,7 @@ def check_settings(root: Path, settings: Mapping[str, Any]) -> None:
     if not (root / CACHE_FILE).exists() and not sidecars:
         return
     try:
-        before = read_cache_file(root)["settings"]
+        before: Mapping[str, Any] = read_cache_file(root).settings_json
     except CacheError:
         if not sidecars or any(Sidecar.read(path).fingerprint != fingerprint(settings) for path in sidecars):
             raise
@@ -70,27 +69,14 @@ def check_settings(root: Path, settings: Mapping[str, Any]) -> None:
         raise UsageError(f"{root}: made with other settings; use them again or another folder: {'; '.join(lines)}")
 
 
-def write_cache_file(root: Path, settings: Mapping[str, Any], totals: Mapping[str, int] | None) -> None:
-    """Write `cache.json`. Without totals it says that a job is under way, or was when it died."""
-    content = {
-        "format": FORMAT,
-        "fingerprint": fingerprint(settings),
-        "settings": dict(settings),
-        "totals": None if totals is None else dict(totals),
-    }
-    # Indented: people read this one.
-    commit_bytes(root / CACHE_FILE, json.dumps(content, sort_keys=True, indent=1).encode() + b"\n")
-
-
 def clean(root: Path, stems: Callable[[str], bool]) -> None:
-    """Remove what a dead job left of those shards: temporary files, and tars that no sidecar commits."""
+    """Remove what a dead job left of those shards, whose tars nobody else writes now: temporary files, and tars that
+    no sidecar commits."""
     for path in root.iterdir():
-        stem = re.sub(r"^\.|(\.tar|\.json)?(\.\d+)?\.tmp$|\.tar$", "", path.name)
-        writer = re.search(r"\.(\d+)\.tmp$", path.name)
-        if writer and is_running(int(writer[1])):
-            continue  # another process of this job is about to rename it
-        dead = path.name.endswith(TEMPORARY) or (path.suffix == ".tar" and not sidecar_path(root, stem).exists())
-        if dead and stems(stem):
+        name = name_of_leftover(path.name, ours=lambda name: name.endswith(".tar")) or path.name
+        stem = name.removesuffix(".tar") if name.endswith(".tar") else name.removesuffix(".json")
+        uncommitted = path.suffix == ".tar" and not sidecar_path(root, stem).exists()
+        if (name != path.name or uncommitted) and stems(stem):
             path.unlink(missing_ok=True)
 
 
@@ -99,28 +85,21 @@ class ShardWriter:
 
     def __init__(self, root: Path, stem: str) -> None:
         self._root, self._stem = root, stem
-        self._temporary = root / f".{stem}.tar{TEMPORARY}"
+        self._file = NewFile(tar_path(root, stem))
+        # keep_meta: else members whose names begin with an underscore would be dropped without a word.
+        self._tar = wds.TarWriter(self._file, encoder=False, keep_meta=True, mtime=0, mode=0o644, user="", group="")
+        # TarWriter takes a format but does not pass it on. PAX headers would have another layout in each Python.
+        self._tar.tarstream.format = tarfile.GNU_FORMAT
         self._keys: list[str] = []
-        self._index: dict[str, dict[str, list[int]]] = {}
-        self._target_size: dict[str, list[int]] = {"height": [], "width": []}
-        self._file = _Hashing(self._temporary.open("wb"))
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
+        self._members: list[tuple[int, str]] = []  # row and name of each, in the order of the tar
+        self._target_sizes: list[Sequence[int]] = []
 
     def add(self, key: str, members: Mapping[str, bytes], target_size: Sequence[int]) -> None:
         """Append one sample: member name -> bytes. `target_size` is the (height, width) of its picture."""
-        for name in sorted(members):
-            entry = tarfile.TarInfo(f"{key}.{name}")
-            # A float time would add a PAX header to each member; whole zero keeps equal input equal in bytes.
-            entry.size, entry.mtime, entry.mode = len(members[name]), 0, 0o644
-            header = entry.tobuf(tarfile.GNU_FORMAT, self._tar.encoding, self._tar.errors or "strict")
-            columns = self._index.setdefault(name, {"offset": [], "size": []})
-            missed = len(self._keys) - len(columns["offset"])
-            columns["offset"] += [-1] * missed + [self._tar.offset + len(header)]
-            columns["size"] += [-1] * missed + [entry.size]
-            self._tar.addfile(entry, io.BytesIO(members[name]))
+        self._tar.write({"__key__": key, **members})
+        self._members += [(len(self._keys), name) for name in sorted(members)]
         self._keys.append(key)
-        for column, side in zip(self._target_size.values(), target_size, strict=True):
-            column.append(int(side))
+        self._target_sizes.append(target_size)
 
     def commit(
         self,
@@ -141,24 +120,14 @@ class ShardWriter:
             CacheError: the disk does not give back what was written.
         """
         self._tar.close()
-        self._file.sync_and_close()
-        for columns in self._index.values():
-            missed = len(self._keys) - len(columns["offset"])
-            columns["offset"] += [-1] * missed
-            columns["size"] += [-1] * missed
-        with self._temporary.open("rb") as written:
-            digest = sha256_of(written)
-        if digest != self._file.sha256.hexdigest():
-            raise CacheError(f"{self._temporary}: reads back other bytes than were written; check the disk")
+        self._file.sync()
         sidecar = Sidecar(
             shard=f"{self._stem}.tar",
             fingerprint=fingerprint,
             input=dict(source),
-            output={"size": self._temporary.stat().st_size, "sha256": digest},
+            output={"size": self._file.size, "sha256": self._file.sha256.hexdigest()},
             variants=variants,
-            keys=self._keys,
-            index=self._index,
-            target_size=self._target_size,
+            index=self._read_back(),
             quarantined=list(quarantined),
             filtered=list(filtered),
         )
@@ -166,66 +135,28 @@ class ShardWriter:
         if sidecar_path(self._root, self._stem).exists():
             sidecar_path(self._root, self._stem).unlink()
             sync_folder(self._root)
-        os.replace(self._temporary, tar_path(self._root, self._stem))
-        sync_folder(self._root)
-        commit_bytes(sidecar_path(self._root, self._stem), sidecar.to_bytes())
+        self._file.publish()
+        write_file(sidecar_path(self._root, self._stem), sidecar.to_bytes())
         return sidecar
+
+    def _read_back(self) -> ShardIndex:
+        """Where everything lies, as the disk gives it back."""
+        extents: list[dict[str, tuple[int, int]]] = [{} for _ in self._keys]
+        with self._file.temporary.open("rb") as written:
+            source = TarStream(str(self._file.temporary), written)
+            try:
+                for (row, name), member in zip(self._members, members_of_tar(source), strict=True):
+                    extents[row][name] = (source.offset, member.size)
+                    source.skip(member.padded, str(member))
+            except (Damage, ValueError):
+                pass  # as the hash of what was read up to there says
+            source.skip_to_end()
+        if source.sha256.digest() != self._file.sha256.digest():
+            raise CacheError(f"{self._file.temporary}: reads back other bytes than were written; check the disk")
+        return ShardIndex.of(self._keys, extents, self._target_sizes)
 
     def drop(self) -> None:
         """Remove what was written so far; where even that fails, the next run does it."""
-        with suppress(OSError):
-            self._file.file.close()
-        with suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
-
-
-class _Hashing:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.sha256 = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        return self.file.write(data)
-
-    def tell(self) -> int:
-        return self.file.tell()
-
-    def sync_and_close(self) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-
-
-def sha256_of(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def commit_bytes(path: Path, data: bytes) -> None:
-    """Put `data` under `path`, whole and durable, or leave what was there."""
-    # Every process of a job may write the cache's own files: each has a temporary name of its own.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """A rename is durable only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with suppress(OSError, ValueError):  # closed while it can still write: tarfile complains when it cannot later
+            self._tar.close()
+        self._file.drop()

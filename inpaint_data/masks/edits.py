@@ -102,7 +102,7 @@ def at_precision(mask: BoolArray, level: int) -> BoolArray:
     return grown
 
 
-# In the order in which they are applied, each with the label it leaves.
+# In the order in which they are applied, each with the word for it in `Origin`.
 EDITS: Mapping[str, tuple[str, Callable[[BoolArray], BoolArray]]] = MappingProxyType(
     {
         "fill_holes": ("filled", fill_holes),
@@ -113,21 +113,22 @@ EDITS: Mapping[str, tuple[str, Callable[[BoolArray], BoolArray]]] = MappingProxy
 )
 
 
-def edit(mask: BoolArray, names: Sequence[str], level: int) -> tuple[BoolArray, str]:
+def edit(mask: BoolArray, names: Sequence[str], level: int) -> tuple[BoolArray, tuple[str, ...]]:
     """Apply the edits in `names`, then the precision.
 
     An edit that would leave nothing, such as the opening of a thin line, is left out.
 
     Returns:
-        The mask, and what was applied: "+opened+precision2".
+        The mask, and what was applied: ("opened", "precision2").
     """
-    label = ""
+    done: list[str] = []
     for name in names:
         word, apply = EDITS[name]
         edited = apply(mask)
         if edited.any():
-            mask, label = edited, f"{label}+{word}"
-    return at_precision(mask, level), label + f"+precision{level}" * (level > 0)
+            mask = edited
+            done.append(word)
+    return at_precision(mask, level), (*done, *([f"precision{level}"] if level else []))
 
 
 class Way(NamedTuple):
@@ -139,15 +140,26 @@ class Way(NamedTuple):
     stroked: bool
 
     @property
-    def after(self) -> str:
-        """Its end of the label."""
-        return "+inverted" * self.inverted + "+stroke" * self.stroked
+    def last(self) -> tuple[str, ...]:
+        """What is done after all edits, which is never left out."""
+        return (*(["inverted"] if self.inverted else []), *(["stroke"] if self.stroked else []))
 
 
-def finish(mask: BoolArray, name: str, way: Way, rng: np.random.Generator) -> tuple[BoolArray, str]:
-    """The mask after all that is done with it, and its label."""
+class Origin(NamedTuple):
+    """Where a mask is from: its generator, and what was done to it afterwards, in this order, of "filled", "opened",
+    "smoothed", "hull", "precision1" to 4, "inverted" and "stroke"."""
+
+    generator: str
+    edits: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "+".join((self.generator, *self.edits))
+
+
+def finish(mask: BoolArray, generator: str, way: Way, rng: np.random.Generator) -> tuple[BoolArray, Origin]:
+    """The mask after all that is done with it, and where it is from."""
     mask, done = edit(mask, way.edits, way.level)
     mask = ~mask if way.inverted else mask
     if way.stroked:
         mask = mask | strokes(mask.shape[0], mask.shape[1], rng, count=(1, 1))
-    return mask, name + done + way.after
+    return mask, Origin(generator, done + way.last)

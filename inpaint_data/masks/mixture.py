@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.masks.edits import BOX, EDITS, Way, finish
+from inpaint_data.masks.edits import BOX, EDITS, Origin, Way, finish
 from inpaint_data.masks.generators import GENERATORS, BoolArray, draw_within, hole_ratio
 from inpaint_data.masks.parameters import as_tuple, check_parameters, is_number
 
@@ -110,7 +110,7 @@ class MaskMixture:
         width: int,
         rng: np.random.Generator,
         objects: Sequence[Callable[[], BoolArray]] = (),
-    ) -> tuple[BoolArray, str]:
+    ) -> tuple[BoolArray, Origin]:
         """One mask and where it is from.
 
         Args:
@@ -119,8 +119,7 @@ class MaskMixture:
             objects: what makes each of the sample's own masks, (height, width); only needed for "object".
 
         Returns:
-            The mask (height, width) bool, and the name of its generator with what was done behind it, of "+filled",
-            "+opened", "+smoothed", "+hull", "+precision1" to 4, "+inverted" and "+stroke".
+            The mask (height, width) bool, and its origin: the generator and what was done to the mask afterwards.
 
         Raises:
             UsageError: the limits cannot be met by a generator: 1000 draws were all outside. Or `objects` are missing.
@@ -136,20 +135,20 @@ class MaskMixture:
         if whole:
             name = "full"
         if name in CONSTANT:
-            return GENERATORS[name](height, width, rng), name
+            return GENERATORS[name](height, width, rng), Origin(name)
         if name == OBJECT:
             return self._object(objects, rng, way, decisions, edits)
         given = {each: as_tuple(value) for each, value in self.parameters.get(name, {}).items()}
-        label = ""  # of the mask that was finished last, since an edit may be left out
+        origin = Origin(name)  # of the mask that was finished last, since an edit may be left out
 
         def draw() -> BoolArray:
-            nonlocal label
-            mask, label = finish(GENERATORS[name](height, width, rng, **given), name, way, decisions)
+            nonlocal origin
+            mask, origin = finish(GENERATORS[name](height, width, rng, **given), name, way, decisions)
             return mask
 
         if (self.min_hole, self.max_hole) == (0, 1):
-            return draw(), label
-        return draw_within(self.min_hole, self.max_hole, draw, name + way.after), label
+            return draw(), origin
+        return draw_within(self.min_hole, self.max_hole, draw, str(Origin(name, way.last))), origin
 
     def _decide(self, decisions: np.random.Generator, edits: np.random.Generator) -> tuple[bool, Way]:
         """Whether it is the whole picture, and else the way of a mask; each has its own number, whatever the others."""
@@ -177,31 +176,31 @@ class MaskMixture:
         way: Way,
         decisions: np.random.Generator,
         edits: np.random.Generator,
-    ) -> tuple[BoolArray, str]:
+    ) -> tuple[BoolArray, Origin]:
         if not objects:
             raise UsageError("MaskMixture.draw: the mixture has object masks, so give the sample's own as objects")
-        ratios: dict[str, list[float]] = {}  # by label
+        ratios: dict[Origin, list[float]] = {}
         shown = []
         for index in rng.permutation(len(objects)):
             mask = objects[index]()
             if mask.any():
                 shown.append(index)
-                made, label = finish(mask, OBJECT, way, decisions)
-                if self._within(made, ratios.setdefault(label, [])):
-                    return made, label
+                made, origin = finish(mask, OBJECT, way, decisions)
+                if self._within(made, ratios.setdefault(origin, [])):
+                    return made, origin
         # An object cannot be drawn again; a small one that is turned over would never be within max_hole.
         others = self._other_ways(way, decisions, edits)
         for index in shown if others else []:
             mask = objects[index]()
             for other in others:
-                made, label = finish(mask, OBJECT, other, decisions)
-                if self._within(made, ratios.setdefault(label, [])):
-                    return made, label
+                made, origin = finish(mask, OBJECT, other, decisions)
+                if self._within(made, ratios.setdefault(origin, [])):
+                    return made, origin
         if not shown:
             raise SampleError(
                 "every object mask is empty, in itself or where the picture is cut; give objects that show in the crop"
             )
-        made_as = [f"{_span(each)} as {label}" for label, each in ratios.items()]
+        made_as = [f"{_span(each)} as {origin}" for origin, each in ratios.items()]
         more = f" and {len(made_as) - 4} other ways" if len(made_as) > 4 else ""
         raise SampleError(
             f"its {len(shown)} object masks have hole ratios of {', '.join(made_as[:4])}{more}, none within min_hole "

@@ -11,7 +11,8 @@ from typing import Any, get_args
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.generators import GENERATORS
 
-MOST = {"count": 256, "corners": 256, "octaves": 8}  # of what is counted; LaMa's greatest number is 70
+MOST = 256  # of what is counted; LaMa's greatest number is 70
+FEWER = {"octaves": 8}
 LEAST = {"corners": 3}  # else 1
 LONGEST = 1024  # pixels at 512: more than the diagonal, so that nothing longer looks different
 
@@ -69,7 +70,7 @@ def _limits(parameter: str, default: Any, whole: bool) -> tuple[int | None, int]
     """The least and the greatest value; None where it must be above 0."""
     usual = default if isinstance(default, tuple) else (default,)
     if whole:
-        return LEAST.get(parameter, 1), MOST[parameter]
+        return LEAST.get(parameter, 1), FEWER.get(parameter, MOST)
     if 0 < max(usual) <= 1:  # a share or a probability
         return 0, 1
     return (0 if 0 in usual else None), LONGEST

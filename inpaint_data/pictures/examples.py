@@ -1,70 +1,53 @@
 """From a shard's sample to the arrays of one training example, and from examples to a batch."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict, TypeVar, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from inpaint_data.batch import PAIRED, ImageBatch
 from inpaint_data.errors import FilteredError, SampleError
+from inpaint_data.masks.edits import Origin
 from inpaint_data.masks.generators import BoolArray
 from inpaint_data.pictures.geometry import Geometry, Size, plan, plan_around
 from inpaint_data.pictures.images import decode_alpha, decode_image, decode_mask, encode_png
 from inpaint_data.pictures.object_masks import MEMBER, find_objects
-from inpaint_data.pictures.settings import Carry, SampleSettings
+from inpaint_data.pictures.settings import Carry, ExampleSettings
 from inpaint_data.pictures.views import View, Views
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, image_member, shard_stem
 
 T = TypeVar("T")
-TARGETS = tuple(f"target.{extension}" for extension in IMAGE_EXTENSIONS)
+PAIRED_MEMBERS = tuple(f"{name}.{extension}" for name in PAIRED for extension in IMAGE_EXTENSIONS)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One sample, ready for a batch."""
+    """One view of a sample with its K masks, ready for a batch."""
 
     key: str
     shard: str
     image: npt.NDArray[np.uint8]  # (H, W, 3)
     masks: npt.NDArray[np.bool_]  # (K, H, W), True = repaint, before the offset
-    generators: tuple[str, ...]  # where each of the K masks is from
+    origins: tuple[Origin, ...]  # where each of the K masks is from
+    variants: tuple[int, ...]  # the numbers that they were drawn with
+    seed: int
     geometry: Geometry
     caption: str
     carried: dict[str, bytes]
-    target: npt.NDArray[np.uint8] | None = None  # (H, W, 3)
+    paired: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)  # name -> (H, W, 3)
 
-
-class ImageBatch(TypedDict, total=False):
-    """What `collate` makes and `InpaintTransform` takes.
-
-    `image` and, where samples have one, `target` (B, 3, H, W) uint8; `mask` (B, K, H, W) bool before the offset;
-    `variants` the K variant numbers and `seed` what masks are drawn with. `original_size`, `resized_size`,
-    `crop_top_left` and `target_size` (B, 2) int64 are (height, width) or (top, left); `flip` (B,) bool.
-    """
-
-    image: Tensor
-    target: Tensor
-    mask: Tensor
-    variants: list[int]
-    seed: int
-    caption: list[str]
-    generator: list[tuple[str, ...]]
-    original_size: Tensor
-    resized_size: Tensor
-    crop_top_left: Tensor
-    target_size: Tensor
-    flip: Tensor
-    carried: list[dict[str, bytes]]
-    __key__: list[str]
-    __shard__: list[str]
+    @property
+    def size(self) -> Size:
+        return self.geometry.target_size
 
 
 def prepare(
-    sample: Sample, settings: SampleSettings, variants: Sequence[int], views: Sequence[int] | None = None
+    sample: Sample, settings: ExampleSettings, variants: Sequence[int], views: Sequence[int] | None = None
 ) -> list[Example | Fault]:
     """Decode a sample once, and cut and mask its views; K = len(variants) masks of each from (seed, its key, variant).
 
@@ -79,18 +62,18 @@ def prepare(
         is accounted for.
     """
     try:
-        settings.views.check_key(sample.key)
+        settings.pictures.views.check_key(sample.key)
         parts = _Parts.of(sample, settings)
-        settings.filters.check_picture(parts.size, parts.caption)
-        planned = settings.views.of(parts.size)
+        settings.pictures.filters.check_picture(parts.size, parts.caption)
+        planned = settings.pictures.views.of(parts.size)
     except SampleError as error:
         return [_fault(sample.shard, sample.key, error)]
     made: list[Example | Fault] = []
     if views is None:
-        made += _too_small(sample, settings.views, parts.size, planned)
+        made += _too_small(sample, settings.pictures.views, parts.size, planned)
     for view in planned:
         if views is None or view.number in views:
-            key = settings.views.key(sample.key, view.number)
+            key = settings.pictures.views.key(sample.key, view.number)
             try:
                 made.append(parts.view(key, settings, view, variants))
             except SampleError as error:
@@ -109,7 +92,7 @@ def _too_small(sample: Sample, views: Views, size: Size, planned: Sequence[View]
 
 
 def prepare_again(
-    view: Sample, settings: SampleSettings, variants: Sequence[int], geometry: Geometry, cut_by: SampleSettings
+    view: Sample, settings: ExampleSettings, variants: Sequence[int], geometry: Geometry, cut_by: ExampleSettings
 ) -> Example:
     """A view, whose key and geometry are known, with other masks.
 
@@ -124,13 +107,13 @@ def prepare_again(
         SampleError: the sample cannot be used; the message is the reason and the mend.
     """
     parts = _Parts.of(view, settings)
-    if cut_by.views.crop_of(view.key) == "mask":
+    if cut_by.pictures.views.crop_of(view.key) == "mask":
         parts = parts.around(view.key, cut_by.seed)
     return parts.example(view.key, settings, geometry, variants)
 
 
 def _fault(shard: str, key: str, error: SampleError) -> Fault:
-    return Fault(shard, key, str(error), None, None, filtered=isinstance(error, FilteredError))
+    return Fault(shard, key, str(error), None, None, on_purpose=isinstance(error, FilteredError))
 
 
 @dataclass(frozen=True)
@@ -143,36 +126,41 @@ class _Parts:
     caption: str
     mask: BoolArray | None  # where all views and variants have the same
     objects: Sequence[Callable[[], BoolArray]]
-    target_name: str | None
-    target: npt.NDArray[np.uint8] | None
+    paired: Mapping[str, tuple[str, npt.NDArray[np.uint8]]]  # name -> its member and pixels
 
     @classmethod
-    def of(cls, sample: Sample, settings: SampleSettings) -> "_Parts":
+    def of(cls, sample: Sample, settings: ExampleSettings) -> "_Parts":
         name = image_member(sample)
         data = sample.members[name]
         image = _named(name, decode_image, data)
         size = (image.shape[0], image.shape[1])
-        mask = _given_mask(sample, data, size, settings.masks) if settings.drawn_from is None else None
-        objects = find_objects(sample.members, size) if settings.draws_objects else []
-        target_name = _target_member(sample) if settings.target else None
-        target = None if target_name is None else _target(sample, target_name, size)
-        return cls(sample, name, image, _caption(sample), mask, objects, target_name, target)
+        mask = _own_mask(sample, data, size, settings.masks.source) if settings.masks.drawn_from is None else None
+        objects = find_objects(sample.members, size) if settings.masks.draws_objects else []
+        paired = {each: _paired(sample, each, size) for each in settings.pictures.paired}
+        return cls(sample, name, image, _caption(sample), mask, objects, paired)
 
     @property
     def size(self) -> tuple[int, int]:
         return self.image.shape[0], self.image.shape[1]
 
-    def view(self, key: str, settings: SampleSettings, view: View, variants: Sequence[int]) -> Example:
+    @property
+    def _pictures(self) -> set[str]:
+        """The members that are pictures, which a cache does not carry."""
+        return {self.name, *(member for member, _ in self.paired.values())}
+
+    def view(self, key: str, settings: ExampleSettings, view: View, variants: Sequence[int]) -> Example:
         if view.crop == "mask":
             parts = self.around(key, settings.seed)
             mask = parts.objects[0]() if parts.mask is None else parts.mask
-            settings.filters.check_box(mask)
-            geometry = plan_around(mask, view.target, settings.mask_padding, view.flip, settings.upscale)
+            settings.pictures.filters.check_box(mask)
+            geometry = plan_around(
+                mask, view.target, settings.pictures.mask_padding, view.flip, settings.pictures.upscale
+            )
         else:
             parts, crop = self, cast(Literal["center", "random"], view.crop)
             geometry = plan(self.size, view.target, crop, view.flip, generator_for(settings.seed, key, 0, "crop"))
         example = parts.example(key, settings, geometry, variants)
-        settings.filters.check_masks(example.masks)
+        settings.pictures.filters.check_masks(example.masks)
         return example
 
     def around(self, key: str, seed: int) -> "_Parts":
@@ -184,28 +172,30 @@ class _Parts:
                 break
         return replace(self, objects=[self.objects[chosen]])
 
-    def example(self, key: str, settings: SampleSettings, geometry: Geometry, variants: Sequence[int]) -> Example:
+    def example(self, key: str, settings: ExampleSettings, geometry: Geometry, variants: Sequence[int]) -> Example:
         cut = geometry.apply(self.image)
-        masks, generators = self._masks(key, settings, geometry, variants)
+        masks, origins = self._masks(key, settings, geometry, variants)
         return Example(
             key=key,
             shard=self.sample.shard,
             image=cut,
             masks=masks,
-            generators=generators,
+            origins=origins,
+            variants=tuple(variants),
+            seed=settings.seed,
             geometry=geometry,
             caption=self.caption,
-            carried=_carried(self.sample, (self.name, self.target_name), cut, settings.carry_image),
-            target=None if self.target is None else geometry.apply(self.target),
+            carried=_carried(self.sample, self._pictures, cut, settings.pictures.carry_image),
+            paired={each: geometry.apply(pixels) for each, (_, pixels) in self.paired.items()},
         )
 
     def _masks(
-        self, key: str, settings: SampleSettings, geometry: Geometry, variants: Sequence[int]
-    ) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
+        self, key: str, settings: ExampleSettings, geometry: Geometry, variants: Sequence[int]
+    ) -> tuple[npt.NDArray[np.bool_], tuple[Origin, ...]]:
         if self.mask is not None:
             mask = geometry.apply_to_mask(self.mask)
-            return np.repeat(mask[None], len(variants), 0), (settings.masks,) * len(variants)
-        mixture = settings.drawn_from
+            return np.repeat(mask[None], len(variants), 0), (Origin(settings.masks.source),) * len(variants)
+        mixture = settings.masks.drawn_from
         assert mixture is not None
         height, width = geometry.target_size
         objects: Any = [lambda make=make: geometry.apply_to_mask(make()) for make in self.objects]
@@ -213,29 +203,30 @@ class _Parts:
             mixture.draw(height, width, generator_for(settings.seed, key, variant, "mask"), objects)
             for variant in variants
         ]
-        return np.stack([mask for mask, _ in drawn]), tuple(name for _, name in drawn)
+        return np.stack([mask for mask, _ in drawn]), tuple(origin for _, origin in drawn)
 
 
-def _target_member(sample: Sample) -> str:
-    found = [name for name in sample.members if name in TARGETS]
-    if len(found) != 1:
-        what = f"several targets: {', '.join(found)}; keep one" if found else "no target; add target.jpg"
-        raise SampleError(f"{what}, or set target: false")
-    return found[0]
+def _paired(sample: Sample, name: str, size: Size) -> tuple[str, npt.NDArray[np.uint8]]:
+    """The member that holds the paired picture of that name, and its pixels.
 
-
-def _target(sample: Sample, name: str, size: Size) -> npt.NDArray[np.uint8]:
-    picture = _named(name, decode_image, sample.members[name])
+    Raises:
+        SampleError: it has none or several, or one that is damaged or of another size.
+    """
+    members = [member for member in sample.members if member in PAIRED_MEMBERS and member.startswith(f"{name}.")]
+    if len(members) != 1:
+        what = f"several {name}s: {', '.join(members)}; keep one" if members else f"no {name}; add {name}.jpg"
+        raise SampleError(f"{what}, or set {name}: false")
+    picture = _named(members[0], decode_image, sample.members[members[0]])
     if picture.shape[:2] != size:
         (height, width), (own_height, own_width) = size, picture.shape[:2]
         raise SampleError(
-            f"{name} is {own_height} high and {own_width} wide, but image is {height} high and {width} wide; "
-            "give targets the image's size"
+            f"{members[0]} is {own_height} high and {own_width} wide, but image is {height} high and {width} wide; "
+            f"give {name}s the image's size"
         )
-    return picture
+    return members[0], picture
 
 
-def _given_mask(sample: Sample, image_data: bytes, size: Size, masks: str) -> BoolArray:
+def _own_mask(sample: Sample, image_data: bytes, size: Size, masks: str) -> BoolArray:
     given = _mask_member(sample) if masks == "sample" else _mask_from_alpha(image_data)
     if given.shape != size:
         (mask_h, mask_w), (height, width) = given.shape, size
@@ -281,9 +272,7 @@ def _caption(sample: Sample) -> str:
         ) from None
 
 
-def _carried(
-    sample: Sample, pictures: tuple[str | None, ...], cut: npt.NDArray[np.uint8], carry: Carry
-) -> dict[str, bytes]:
+def _carried(sample: Sample, pictures: Collection[str], cut: npt.NDArray[np.uint8], carry: Carry) -> dict[str, bytes]:
     """What a cache holds beside its own members: all others but, unless asked for, pictures and masks."""
     if carry == "original":
         return dict(sample.members)
@@ -297,41 +286,30 @@ def _carried(
     return carried
 
 
-def collate(examples: Sequence[Example], variants: Sequence[int], seed: int) -> ImageBatch:
-    """Stack examples of one size. B is their number, K that of the variants."""
+def collate(examples: Sequence[Example]) -> ImageBatch:
+    """Stack examples of one size that have the same variants and seed."""
 
     def pairs(values: list[tuple[int, int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).reshape(-1, 2)
 
-    batch: dict[str, Any] = {
-        "image": torch.from_numpy(np.stack([e.image for e in examples])).permute(0, 3, 1, 2),
-        "mask": torch.from_numpy(np.stack([e.masks for e in examples])),
-        "variants": list(variants),
-        "seed": seed,
-        "caption": [e.caption for e in examples],
-        "generator": [e.generators for e in examples],
-        "original_size": pairs([e.geometry.original_size for e in examples]),
-        "resized_size": pairs([e.geometry.resized_size for e in examples]),
-        "crop_top_left": pairs([e.geometry.crop_top_left for e in examples]),
-        "target_size": pairs([e.geometry.target_size for e in examples]),
-        "flip": torch.tensor([e.geometry.flip for e in examples], dtype=torch.bool),
-        "carried": [e.carried for e in examples],
-        "__key__": [e.key for e in examples],
-        "__shard__": [f"{shard_stem(e.shard)}.tar" for e in examples],
+    batch: ImageBatch = {
+        "image": torch.from_numpy(np.stack([each.image for each in examples])).permute(0, 3, 1, 2),
+        "masks": torch.from_numpy(np.stack([each.masks for each in examples])),
+        "variants": list(examples[0].variants),
+        "seed": examples[0].seed,
+        "caption": [each.caption for each in examples],
+        "generator": [[origin.generator for origin in each.origins] for each in examples],
+        "edits": [[list(origin.edits) for origin in each.origins] for each in examples],
+        "original_size": pairs([each.geometry.original_size for each in examples]),
+        "resized_size": pairs([each.geometry.resized_size for each in examples]),
+        "crop_top_left": pairs([each.geometry.crop_top_left for each in examples]),
+        "target_size": pairs([each.geometry.target_size for each in examples]),
+        "flip": torch.tensor([each.geometry.flip for each in examples], dtype=torch.bool),
+        "carried": [each.carried for each in examples],
+        "__key__": [each.key for each in examples],
+        "__shard__": [f"{shard_stem(each.shard)}.tar" for each in examples],
     }
-    if targets := [e.target for e in examples if e.target is not None]:
-        batch["target"] = torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2)
-    return cast(ImageBatch, batch)
-
-
-def select(batch: ImageBatch, rows: Sequence[int]) -> ImageBatch:
-    """The batch of those samples alone."""
-    chosen: dict[str, Any] = {}
-    for name, value in batch.items():
-        if isinstance(value, Tensor):
-            chosen[name] = value[torch.tensor(rows, dtype=torch.int64, device=value.device)]
-        elif isinstance(value, list) and name != "variants":
-            chosen[name] = [value[row] for row in rows]
-        else:
-            chosen[name] = value
-    return cast(ImageBatch, chosen)
+    for name in examples[0].paired:
+        stacked = torch.from_numpy(np.stack([each.paired[name] for each in examples]))
+        batch[name] = stacked.permute(0, 3, 1, 2)  # type: ignore[literal-required]
+    return batch

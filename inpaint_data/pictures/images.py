@@ -196,7 +196,9 @@ def _pillow_rgb(image: Image.Image) -> Uint8Array:
 
 
 def _check_png(data: bytes) -> None:
-    """Every chunk's checksum, the closing chunk, and as many bytes as the picture needs. Pillow checks none of these.
+    """Check every chunk's checksum, the closing chunk, and that there are as many bytes as the picture needs.
+
+    Pillow opens a file whose pixels have a wrong checksum, and one without its closing chunk.
 
     Raises:
         SampleError: the first of them that fails.

@@ -104,25 +104,32 @@ class Views:
         bad = [each for each in self.resolutions if type(each) is not int or not 1 <= each <= LARGEST]
         if bad or not self.resolutions:
             what = f"{bad[0]!r} is not a number of pixels from 1 to {LARGEST}" if bad else "none is given"
-            raise UsageError(f"resolution: {what}; try 512")
+            raise UsageError(f"resolution: {what}; try 512", ("resolution",))
         if list(self.resolutions) != sorted(set(self.resolutions)):
-            raise UsageError(f"resolution: give {list(self.resolutions)} in ascending order, each once")
+            raise UsageError(
+                f"resolution: give {list(self.resolutions)} in ascending order, each once", ("resolution",)
+            )
         for crop in self.crops or ("",):
-            if crop.removesuffix(FLIPPED) not in CROPS:
+            if not isinstance(crop, str) or crop.removesuffix(FLIPPED) not in CROPS:
                 raise UsageError(
-                    f"crop: {crop!r} is unknown; choose from {', '.join(CROPS)}, each perhaps with {FLIPPED}"
+                    f"crop: {crop!r} is unknown; choose from {', '.join(CROPS)}, each perhaps with {FLIPPED}", ("crop",)
                 )
         fixed = [crop for crop in self.crops if not crop.startswith("random")]
         if len(fixed) != len(set(fixed)):
-            raise UsageError(f"crop: {', '.join(self.crops)} has the same view twice; name each once, but random")
+            raise UsageError(
+                f"crop: {', '.join(self.crops)} has the same view twice; name each once, but random", ("crop",)
+            )
         if type(self.max_aspect) not in (int, float) or not 1 <= self.max_aspect <= WIDEST:
             raise UsageError(
-                f"max_aspect: {self.max_aspect!r} is no aspect of 1 to {WIDEST}; give 1 for squares, 2 for up to 2:1"
+                f"max_aspect: {self.max_aspect!r} is no aspect of 1 to {WIDEST}; give 1 for squares, 2 for up to 2:1",
+                ("max_aspect",),
             )
         if type(self.step) is not int or self.step < 1:
-            raise UsageError(f"bucket_step: {self.step!r} is not a positive number of pixels; try 64")
+            raise UsageError(f"bucket_step: {self.step!r} is not a positive number of pixels; try 64", ("bucket_step",))
         if self.max_aspect > 1 and (odd := [each for each in self.resolutions if each % self.step]):
-            raise UsageError(f"bucket_step: {self.step} does not divide resolution {odd[0]}; choose another")
+            raise UsageError(
+                f"bucket_step: {self.step} does not divide resolution {odd[0]}; choose another", ("bucket_step",)
+            )
 
 
 @lru_cache(64)

@@ -1,1 +1,32 @@
-"""The way of a sample, stage by stage, for any `wds.DataPipeline`."""
+"""The way of a sample, stage by stage, for any `wds.DataPipeline`: `import inpaint_data.pipeline as ip`."""
+
+from inpaint_data.pipeline.faults import stop, warn
+from inpaint_data.pipeline.stage import stage
+from inpaint_data.pipeline.stages import (
+    bucketed,
+    cached,
+    encode,
+    examples,
+    image_stages,
+    in_pinned_memory,
+    own_stages,
+    read_shards,
+)
+from inpaint_data.shards.reading import Fault
+from inpaint_data.shards.reading import expand_shards as expand
+
+__all__ = [
+    "Fault",
+    "bucketed",
+    "cached",
+    "encode",
+    "examples",
+    "expand",
+    "image_stages",
+    "in_pinned_memory",
+    "own_stages",
+    "read_shards",
+    "stage",
+    "stop",
+    "warn",
+]

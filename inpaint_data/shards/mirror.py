@@ -2,86 +2,147 @@
 
 import hashlib
 import os
+import re
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
-import fsspec
-
+from inpaint_data.durable import NewFile, is_running, name_of_leftover
 from inpaint_data.errors import UsageError
 from inpaint_data.shards.tar import open_stream, unreadable
 
 SUFFIX = ".copy"
+DEFAULT_BYTES = 100 * 10**9
+_LEASE = re.compile(r"\.(?P<copy>.+)\.(?P<process>\d+)\.lease")
 
 
 class Mirror:
     """A folder with a copy of each file that was asked for, as long as there is room.
 
-    Files are named by their contents, so that a file that changed is another one, and processes may share the folder.
-    To make room, copies that other runs left go first, the longest unused before the others; a copy made by this
-    process stays until its end, and what does not fit is not copied.
+    Files are named by their contents, so that a file that changed is another one. Processes may share the folder: a
+    file is copied once, while the others wait, and no copy goes away while a process that asked for it runs. To make
+    room, the copies that were unused the longest go; what does not fit is not copied.
 
-    Args:
-        folder: where; made when it is missing.
-        limit: bytes that all copies together may take.
+    Made by `mirror_in`: a process has one for each folder.
     """
 
-    def __init__(self, folder: str | Path, limit: int) -> None:
-        self.folder, self.limit = Path(folder), limit
-        self._mine: set[Path] = set()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"mirror: cannot write to {folder} ({error.strerror}); name another folder") from None
 
-    def copy(self, url: str, name: str, size: int, sha256: str | None = None) -> Path | None:
+    def copy(self, url: str, name: str, size: int, limit: int, sha256: str | None = None) -> Path | None:
         """The local copy of `url`, or None where there is no room for it.
 
         Args:
+            url: what to copy.
             name: what tells these contents from all others.
             size: in bytes.
+            limit: bytes that all copies together may take.
             sha256: of the contents, to be checked once when they are copied.
 
         Raises:
             ShardError: it cannot be read, or is not what `size` and `sha256` say.
         """
         path = self.folder / f"{name}{SUFFIX}"
-        self._mine.add(path)
-        if path.is_file() and path.stat().st_size == size:
-            with suppress(OSError):  # a read-only mirror serves as well
-                os.utime(path)
+        if self._take(path, size):
             return path
-        if not self._make_room(size):
-            return None
-        temporary = self.folder / f"{name}.{os.getpid()}.tmp"
-        digest, written = hashlib.sha256(), 0
-        try:
-            with open_stream(url) as source, temporary.open("wb") as target:
-                while block := source.read(1 << 20):
-                    digest.update(block)
-                    written += target.write(block)
-            if written != size or sha256 not in (None, digest.hexdigest()):
-                raise OSError(f"its {written} bytes are not the {size} that were promised")
-            os.replace(temporary, path)
-        except Exception as error:  # every file system of fsspec has errors of its own
-            with suppress(OSError):
-                temporary.unlink()
-            raise unreadable(url, error) from error
+        from filelock import FileLock  # only what lies elsewhere needs it
+
+        with FileLock(self.folder / f".{name}.lock"):
+            if self._take(path, size):
+                return path
+            file = self._reserve(path, size, limit)
+            if file is None:
+                return None
+            try:
+                with open_stream(url) as source:
+                    while block := source.read(1 << 20):
+                        file.write(block)
+                if file.size != size or sha256 not in (None, file.sha256.hexdigest()):
+                    raise OSError(f"its {file.size} bytes are not the {size} that were promised")
+                file.sync()
+                file.publish()
+            except Exception as error:  # every file system of fsspec has errors of its own
+                file.drop()
+                raise unreadable(url, error) from error
+            finally:
+                with suppress(OSError):
+                    (self.folder / f".{name}.lock").unlink()
         return path
 
-    def _make_room(self, size: int) -> bool:
-        copies = {path: path.stat() for path in self.folder.glob(f"*{SUFFIX}")}
-        taken = sum(found.st_size for found in copies.values())
-        for path in sorted(copies.keys() - self._mine, key=lambda path: copies[path].st_mtime):
-            if taken + size <= self.limit:
-                break
-            path.unlink(missing_ok=True)
-            taken -= copies[path].st_size
-        return taken + size <= self.limit
+    def _take(self, path: Path, size: int) -> bool:
+        """Whether the copy is there; then it stays as long as this process runs."""
+        with suppress(OSError):  # a read-only mirror serves as well
+            self._lease(path).touch()
+        with suppress(OSError):
+            if path.stat().st_size == size:
+                with suppress(OSError):
+                    os.utime(path)
+                return True
+        return False
+
+    def _lease(self, path: Path) -> Path:
+        return path.with_name(f".{path.name}.{os.getpid()}.lease")
+
+    def _reserve(self, path: Path, size: int, limit: int) -> NewFile | None:
+        """A file of that size to copy into; None where there is no room."""
+        from filelock import FileLock  # as in copy
+
+        with FileLock(self.folder / ".room.lock"):
+            leased = self._leased()
+            copies = {}
+            for each in self.folder.iterdir():
+                if name_of_leftover(each.name):
+                    each.unlink(missing_ok=True)
+                elif each.suffix in (SUFFIX, ".tmp"):
+                    with suppress(OSError):
+                        copies[each] = each.stat()
+            taken = sum(found.st_size for found in copies.values())
+            idle = [each for each in copies if each.suffix == SUFFIX and each.name not in leased]
+            for each in sorted(idle, key=lambda each: copies[each].st_mtime):
+                if taken + size <= limit:
+                    break
+                each.unlink(missing_ok=True)
+                taken -= copies[each].st_size
+            if taken + size > limit:
+                return None
+            file = NewFile(path)
+            os.truncate(file.temporary, size)  # so that others count it
+            return file
+
+    def _leased(self) -> set[str]:
+        """The copies that a running process asked for. Leases of dead ones are taken away."""
+        names = set()
+        for lease in self.folder.glob(".*.lease"):
+            match = _LEASE.fullmatch(lease.name)
+            if match and is_running(int(match["process"])):
+                names.add(match["copy"])
+            else:
+                lease.unlink(missing_ok=True)
+        return names
+
+
+def mirror_in(folder: str | Path | None) -> Mirror:
+    """The process's mirror in that folder; None is the user's cache folder."""
+    return _mirror(Path(os.path.abspath(default_folder() if folder is None else Path(folder).expanduser())))
+
+
+@cache
+def _mirror(folder: Path) -> Mirror:
+    return Mirror(folder)
 
 
 def default_folder() -> Path:
     """Where copies lie unless somebody says otherwise: the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inpaint_data" / "mirror"
+
+
+def name_of_contents(*parts: str) -> str:
+    """A name for a copy, of what tells its contents from all others."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def read_range(url: str, start: int, end: int) -> bytes:
@@ -90,6 +151,8 @@ def read_range(url: str, start: int, end: int) -> bytes:
     Raises:
         ShardError: it cannot be read, or ends before.
     """
+    import fsspec  # only what lies elsewhere needs it
+
     try:
         files, path = fsspec.core.url_to_fs(url)
         data = bytes(files.cat_file(path, start=start, end=end))

@@ -11,7 +11,7 @@ import glob
 import io
 import os
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +19,11 @@ import braceexpand
 import fsspec
 
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.shards.tar import BLOCK, Damage, Member, Source, is_url, members_of_tar, open_stream, unreadable
+from inpaint_data.shards.tar import BLOCK, Damage, Member, TarStream, is_url, members_of_tar, open_stream, unreadable
 
 MAX_MEMBER_BYTES = 2**30  # larger members are not read into memory
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+CACHED = "inpaint.json"  # the member that every sample of a latent cache has
 
 _LEFTOVER = re.compile(r"(.*/)?(\._[^/]*|\.DS_Store)$|(.*/)?PaxHeaders?(\.\d+)?/")
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)  # webdataset splits at the first dot
@@ -43,7 +44,7 @@ class Sample:
 class Fault:
     """An entry of the quarantine list: what cannot be used, why, and the bytes [offset, end) of the shard it fills.
 
-    Or, where it is `filtered`, what a filter leaves out on purpose.
+    Or, where it is `on_purpose`, what a filter or a stage of the user's leaves out: counted and listed, not a failure.
     """
 
     shard: str
@@ -51,7 +52,7 @@ class Fault:
     reason: str
     offset: int | None
     end: int | None
-    filtered: bool = False
+    on_purpose: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ class ShardIdentity:
 
     size: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class ShardEnd:
+    """Follows the last sample of a shard: which bytes it was, and how many keys there were, samples and faults."""
+
+    shard: str
+    identity: ShardIdentity
+    keys: int
+    decode_seconds: float = 0.0  # what decoding its samples took, all threads together; known behind `examples`
 
 
 def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -88,7 +99,7 @@ def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     return shards
 
 
-def read_shard(url: str) -> Generator[Sample | Fault, None, ShardIdentity]:
+def read_shard(url: str) -> Iterator[Sample | Fault | ShardEnd]:
     """A shard's samples in their order, streamed, one in memory at a time.
 
     At damage (a cut, a changed header, a missing end) all that follows is lost: a Fault covers it up to the file's
@@ -97,35 +108,42 @@ def read_shard(url: str) -> Generator[Sample | Fault, None, ShardIdentity]:
     A member that cannot be taken (a link, a second `jpg` …) makes its whole sample a Fault: without its mask, say,
     a sample would be another sample.
 
-    Returns:
-        Which bytes were read, as the generator's value (`StopIteration.value`).
+    The last item, once all of it was read, is its `ShardEnd`.
 
     Raises:
         ShardError: the file cannot be opened or read.
     """
+    keys = 0
     with open_stream(url) as stream:
-        source = Source(url, stream)
-        yield from _samples(source)
-        return ShardIdentity(source.offset, source.sha256.hexdigest())
+        source = TarStream(url, stream)
+        for item in _samples(source):
+            keys += item.key is not None
+            yield item
+        yield ShardEnd(url, ShardIdentity(source.offset, source.sha256.hexdigest()), keys)
 
 
-def locate_samples(path: str) -> Iterator[Sample | Fault]:
-    """What `read_shard` gives for a local shard, but with members of no bytes: it reads little more than headers.
+def locate_samples(path: str, shard: str | None = None) -> Iterator[Sample | Fault]:
+    """What `read_shard` gives, but with members of no bytes: of a local shard it reads little more than headers.
+
+    Args:
+        path: of the shard, or of a copy of it.
+        shard: its own name, where that is another one.
 
     Raises:
         ShardError: the file cannot be opened or read.
     """
     with open_stream(path) as stream:
-        yield from _samples(Source(path, stream, size=shard_size(path)))
+        size = None if is_url(path) else shard_size(path)
+        yield from _samples(TarStream(shard or path, stream, size=size), located=True)
 
 
 def read_sample(shard: str, data: bytes) -> Sample | Fault:
     """The sample that fills an extent, given the bytes of that extent."""
     ends = bytes(2 * BLOCK)  # with these it is a tar of its own, checked like any
-    return next(_samples(Source(shard, io.BytesIO(data + ends))))
+    return next(_samples(TarStream(shard, io.BytesIO(data + ends))))
 
 
-def _samples(source: Source) -> Iterator[Sample | Fault]:
+def _samples(source: TarStream, located: bool = False) -> Iterator[Sample | Fault]:
     url = source.url
     group: _Group | None = None
     keys: set[str] = set()
@@ -151,7 +169,7 @@ def _samples(source: Source) -> Iterator[Sample | Fault]:
                         "put its members side by side, and give each sample a key of its own"
                     )
                 keys.add(key)
-            group.take(member, extension, source)
+            group.take(member, extension, source, located)
         source.expect_only_zeros()
         if group is not None:
             yield from group.close(url, source.start)
@@ -182,7 +200,7 @@ def image_member(sample: Sample) -> str:
 def shard_identity(url: str) -> ShardIdentity:
     """Size and sha256 of a shard, streamed."""
     with open_stream(url) as stream:
-        source = Source(url, stream)
+        source = TarStream(url, stream)
         return ShardIdentity(source.skip_to_end(), source.sha256.hexdigest())
 
 
@@ -224,9 +242,11 @@ class _Group:
     members: dict[str, bytes] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
 
-    def take(self, member: Member, extension: str, source: Source) -> None:
+    def take(self, member: Member, extension: str, source: TarStream, located: bool) -> None:
         """Read a member's data, or pass over it where the sample is lost anyway."""
         problem = member.problem or name_problem(member.name)
+        if extension.startswith("__"):
+            problem = "has an extension as webdataset's own fields have them; rename it without the underscores"
         if extension in self.members:
             problem = f"is the sample's second {extension}"
         if member.size > MAX_MEMBER_BYTES:
@@ -237,7 +257,6 @@ class _Group:
             self.members.clear()
             source.skip(member.padded, str(member))
         else:
-            located = source.size is not None
             self.offsets[extension] = source.offset
             self.members[extension] = b"" if located else source.exactly(member.size, str(member))
             if located:
@@ -258,7 +277,10 @@ class _Group:
 
     def _keys_with_dots(self) -> list[str]:
         """The keys that were meant, where the members are plainly those of several samples: `v2.jpg` with `v2.txt`, or
-        pictures with dots and none without. A lone `depth.png` beside `jpg` is a member like any other."""
+        pictures with dots and none without. A lone `depth.png` beside `jpg` is a member like any other, and so is one
+        in a latent cache, whose samples need no picture."""
+        if CACHED in self.members:
+            return []
         stems = {name.rpartition(".")[0] for name in self.members if name.endswith(IMAGE_EXTENSIONS) and "." in name}
         stems = {stem.removesuffix(".mask") for stem in stems} - {"mask"}
         plain = any(name in IMAGE_EXTENSIONS for name in self.members)

@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-import fsspec
-
 from inpaint_data.errors import ShardError
 
 BLOCK = 512
@@ -34,7 +32,7 @@ class Damage(Exception):
 
 
 @dataclass
-class Source:
+class TarStream:
     """A stream that knows where it is and reads all that is asked for, or tells that it cannot.
 
     `size` is that of the whole file; where it is given, what is passed over is not read but sought over.
@@ -134,7 +132,7 @@ class Member:
         return f"member {self.name!r}"
 
 
-def members_of_tar(source: Source) -> Iterator[Member]:
+def members_of_tar(source: TarStream) -> Iterator[Member]:
     """Every file of the archive up to its two closing zero blocks; whoever asks for the next has read its data."""
     everywhere: dict[str, str] = {}  # a global pax header holds for all that follows
     here: dict[str, str] = {}
@@ -182,7 +180,7 @@ def members_of_tar(source: Source) -> Iterator[Member]:
         raise Damage("the archive ends after an extended header, without its member")
 
 
-def _header(source: Source) -> bytes:
+def _header(source: TarStream) -> bytes:
     """The next header block, its checksum tested; empty after the two zero blocks that close an archive."""
     at = source.offset
     header = source.read(BLOCK)
@@ -267,9 +265,15 @@ def unreadable(url: str, error: Exception) -> ShardError:
 @contextmanager
 def open_stream(url: str) -> Iterator[IO[bytes]]:
     try:
-        opener = fsspec.open(url, "rb") if is_url(url) else None  # must outlive its stream
+        opener = _opener(url) if is_url(url) else None  # must outlive its stream
         stream = opener.open() if opener else open(url, "rb")  # noqa: SIM115 - closed below
-    except Exception as error:  # as in Source.read
+    except Exception as error:  # as in TarStream.read
         raise unreadable(url, error) from error
     with stream:
         yield stream
+
+
+def _opener(url: str) -> Any:
+    import fsspec  # only what lies elsewhere needs it
+
+    return fsspec.open(url, "rb")

@@ -1,49 +1,53 @@
 """InpaintDataModule: the same batch from pictures, encoded live, or from a cache."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
-import fsspec
+import torch
 from lightning.pytorch import LightningDataModule
 
-from inpaint_data.encoding.fills import Fill
-from inpaint_data.encoding.presets import Preset, preset_of
-from inpaint_data.encoding.recipes import RECIPES, Recipe, Settings, conditioning
-from inpaint_data.encoding.text import Text, TextSettings
-from inpaint_data.encoding.transform import InpaintTransform, Posterior
+from inpaint_data.batch import is_batch, to_device
+from inpaint_data.encoding.encoder import (
+    Encoder,
+    autoencoder_of,
+    check_resolution,
+    chosen_posterior,
+    recipe_row,
+    wants_masked_latents,
+)
+from inpaint_data.encoding.recipes import Recipe, conditioning
+from inpaint_data.encoding.settings import EncodeSettings
+from inpaint_data.encoding.text import Text
 from inpaint_data.encoding.vae import Autoencoder
-from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.reader import LatentCache
-from inpaint_data.masks.mixture import MaskMixture
-from inpaint_data.masks.offsets import Offset, offset_from
-from inpaint_data.masks.soft_border import SoftBorder, check_soft
+from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.order import Consumed
-from inpaint_data.pictures.filters import Filters
-from inpaint_data.pictures.settings import SampleSettings
-from inpaint_data.pipeline.image_batches import ImageBatches
-from inpaint_data.pipeline.image_shards import ImageShards
-from inpaint_data.shards.reading import expand_shards
-from inpaint_data.shards.tar import is_url
-from inpaint_data.training.cache_check import OF_SAMPLES, check_cache
-from inpaint_data.training.fresh_masks import FreshMasks
-from inpaint_data.training.loader import EpochLoader, Source
+from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
+from inpaint_data.pipeline.indexed import IndexedShards
+from inpaint_data.pipeline.own_stages import check_stages
+from inpaint_data.pipeline.stage import Stage
+from inpaint_data.settings import MOST, group_of
+from inpaint_data.training.cache_check import check_cache
+from inpaint_data.training.fresh_masks import FreshMasks, masks_over
+from inpaint_data.training.loader import EpochLoader, TrainingSource, read_ahead
 from inpaint_data.training.resume import Resume, ResumeElsewhere
+from inpaint_data.training.settings import LoadSettings
+from inpaint_data.training.sources import (
+    CacheSource,
+    ImageSource,
+    OwnSource,
+    Source,
+    is_named,
+    names_a_cache,
+    shards_of,
+)
 
-OF_MASKS = (
-    "masks",
-    "mixture",
-    "mask_offset",
-    "fill",
-    "preset",
-    "soft",
-    "variants",
-)  # what fresh masks need not have from the cache
-SOURCES = {"fit": "source", "validate": "val_source", "test": "test_source", "predict": "predict_source"}
-MOST = 2**16  # samples of a batch, variants of a sample
+PARAMETERS = {"fit": "source", "validate": "val_source", "test": "test_source", "predict": "predict_source"}
 EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
+Given = Mapping[str, Any]
 
 
 class InpaintDataModule(LightningDataModule):
@@ -53,30 +57,24 @@ class InpaintDataModule(LightningDataModule):
     checkpoints; what checkpoints get is the place in the epoch, so that training goes on with the very next batch, also
     on another number of ranks.
 
-    A setting that is left out (None) is the cache's own, or for pictures the default that is named. One that is given
-    beside a cache must be what the cache was made with.
+    A setting that is left out is the cache's own, or for pictures its default. One that is given beside a cache must be
+    what the cache was made with.
 
     Args:
-        source: what to train on: image shards (a brace pattern, a glob, a folder, URLs, or a list of those), or the
-            folder or URL of a cache.
+        source: what to train on: image shards (a brace pattern, a glob, a folder, URLs, or a list of those); the folder
+            or URL of a cache, or several of the same settings; or an iterable of samples of your own, such as a
+            `wds.WebDataset` or `wds.DataPipeline`, which gives sample dicts or ready batches. Of that an epoch is what
+            it gives, from its beginning, also after a resume.
         val_source, test_source: the same for validation and test. They are frozen: variant 0, seed 0, for ever.
-        predict_source: the same for `Trainer.predict`.
-        vae: a name for `load_vae`, or an `Autoencoder`; "demo" where pictures are to be encoded.
-        recipe: the name of a row in `RECIPES` that the batches are to feed. Checked; decides fill, posterior and
-            whether there are `masked_latents`, where these are left out.
+        predict_source: the same for `Trainer.predict`, in its order, with variant 0.
         batch_size: samples in a batch on each rank.
-        fresh_masks: from a cache that carries its pictures, new masks and offsets every epoch; only the masked picture
-            is encoded live, and not even that for recipes that only blend.
-        resolution (512), crop ("center"), upscale (False), max_aspect (1), bucket_step (64), mask_padding (32),
-            filters, masks ("sample"), mixture, target (False), carry_image: see `SampleSettings`.
-        mask_offset, fill, preset, soft, posterior, masked_latents: see `InpaintTransform`.
-        variants: mask variants of a sample in predict (1). Training draws one variant every epoch.
-        text: carried text embeddings and caption dropout.
-        seed: of the order, and in training of masks, offsets and noise.
-        dtype: of the autoencoder: "float32", "bfloat16" or "float16".
-        num_workers: threads that decode.
-        fingerprint: refuse a cache whose fingerprint does not begin with this.
-        mirror, mirror_bytes: where copies of remote shards go, see `LatentCache`.
+        pictures: how pictures are cut, see `PictureSettings`.
+        masks: which masks they get, see `MaskSettings`.
+        encode: which autoencoder encodes, and for which recipe, see `EncodeSettings`.
+        loading: seed, workers, fresh masks, text and local copies, see `LoadSettings`.
+        stages: functions of your own between reading and examples, each from an iterator of sample dicts to an
+            iterator of sample dicts, such as `wds.select(keep)`; a sample goes through them alone. In YAML, dotted
+            paths.
 
     Raises:
         UsageError: settings that cannot work, at the latest when a dataloader is made, before the first step.
@@ -85,93 +83,67 @@ class InpaintDataModule(LightningDataModule):
 
     def __init__(
         self,
-        source: str | list[str] | None = None,
-        val_source: str | list[str] | None = None,
-        test_source: str | list[str] | None = None,
-        predict_source: str | list[str] | None = None,
-        vae: str | Autoencoder | None = None,
-        recipe: str | None = None,
+        source: str | list[str] | Any = None,
+        val_source: str | list[str] | Any = None,
+        test_source: str | list[str] | Any = None,
+        predict_source: str | list[str] | Any = None,
         batch_size: int = 8,
-        fresh_masks: bool = False,
-        resolution: int | list[int] | None = None,
-        crop: str | list[str] | None = None,
-        upscale: bool | None = None,
-        max_aspect: float | None = None,
-        bucket_step: int | None = None,
-        mask_padding: int | None = None,
-        filters: Filters | None = None,
-        masks: str | None = None,
-        mixture: MaskMixture | None = None,
-        mask_offset: Offset | None = None,
-        fill: Fill | None = None,
-        preset: str | Preset | None = None,
-        soft: SoftBorder | None = None,
-        posterior: Posterior | None = None,
-        masked_latents: bool | None = None,
-        variants: int | None = None,
-        target: bool | None = None,
-        text: TextSettings = TextSettings(),  # noqa: B008 - frozen
-        seed: int = 0,
-        carry_image: str = "none",
-        dtype: str | None = None,
-        num_workers: int = 2,
-        fingerprint: str | None = None,
-        mirror: str | None = None,
-        mirror_bytes: int = 100 * 10**9,
+        pictures: dict[str, Any] | PictureSettings | None = None,
+        masks: dict[str, Any] | MaskSettings | None = None,
+        encode: dict[str, Any] | EncodeSettings | None = None,
+        loading: dict[str, Any] | LoadSettings | None = None,
+        stages: list[Any] | None = None,
     ) -> None:
         super().__init__()
-        given = {"fit": source, "validate": val_source, "test": test_source, "predict": predict_source}
-        self.specs = {stage: spec for stage, spec in given.items() if spec is not None}
-        if not self.specs:
-            raise UsageError("source: give InpaintDataModule image shards or a cache to train on")
-        for name, value in (("batch_size", batch_size), ("variants", 1 if variants is None else variants)):
-            if type(value) is not int or not 1 <= value <= MOST:
-                raise UsageError(f"{name}: {value!r} is not a positive whole number up to {MOST}; give 1 or more")
-        for name, value in (("num_workers", num_workers), ("mirror_bytes", mirror_bytes)):
-            if type(value) is not int or value < 0:
-                raise UsageError(f"{name}: {value!r} cannot be; give a whole number, 0 or more")
-        check_soft(soft)
-        if preset is not None:
-            preset = preset_of(preset)
-        row = None if recipe is None else _row(recipe)
-        self.recipe_name, self.vae, self.dtype, self.fresh_masks = recipe, vae, dtype, fresh_masks
-        self.asked = {
-            "resolution": resolution, "crop": crop, "upscale": upscale, "masks": masks, "mixture": mixture,
-            "max_aspect": max_aspect, "bucket_step": bucket_step, "mask_padding": mask_padding, "filters": filters,
-            "mask_offset": mask_offset, "fill": fill, "preset": preset, "soft": soft, "variants": variants,
-            "target": target, "dtype": dtype, "fingerprint": fingerprint,
-        }  # fmt: skip
-        chosen: Any = {name: self.asked[name] for name in ("mixture", *OF_SAMPLES) if self.asked[name] is not None}
-        self.settings = SampleSettings(**chosen, seed=seed, carry_image=carry_image)  # type: ignore[arg-type]
-        if mixture is not None and not (masks is None and _any_cache(given)):
-            _check_drawn(masks or "sample", mixture)
-        self.batch_size, self.variants, self.num_workers = batch_size, variants or 1, num_workers
-        if row and "masked" in row.parts and masked_latents is False:
-            raise UsageError(f"masked_latents: false, but recipe {recipe} feeds them to the model; leave it out")
-        if row and posterior == "moments":
-            raise UsageError(f"posterior: moments, but recipe {recipe} feeds latents; use mode or sample")
-        if fresh_masks and not (source is not None and is_cache(source)):
-            raise UsageError(f"fresh_masks: source {source!r} is no cache; pictures have new masks every epoch anyway")
-        self.posterior: Posterior = posterior or (row.posterior if row else "mode")
-        self.masked_latents = ("masked" in row.parts if row else True) if masked_latents is None else masked_latents
-        if soft is not None and carry_image == "original":
+        given = dict(zip(PARAMETERS, (source, val_source, test_source, predict_source), strict=True))
+        self.sources: dict[str, Source] = {stage: one for stage, one in given.items() if one is not None}
+        if not self.sources:
+            raise UsageError("source: give InpaintDataModule image shards or a cache to train on", ("source",))
+        if type(batch_size) is not int or not 1 <= batch_size <= MOST:
             raise UsageError(
-                "carry_image: original with soft: the cache's masks would be called mask.png, as the samples' own are; "
-                "use carry_image: crop or none"
+                f"batch_size: {batch_size!r} is not a positive whole number up to {MOST}; give 1 or more",
+                ("batch_size",),
             )
-        self.mask_offset, self.preset, self.soft = mask_offset, preset, soft
-        self.fill: Fill | None = fill or (row.fill if row else None)
-        self.text = {True: Text(text), False: Text(replace(text, dropout=0.0))}  # by whether it is for training
-        self.mirror: Any = {"mirror": mirror, "mirror_bytes": mirror_bytes}
-        self.transform: InpaintTransform | None = None
-        self._loaded: Autoencoder | None = None
+        self.batch_size = batch_size
+        self.pictures = group_of(PictureSettings, pictures)
+        self.masks = group_of(MaskSettings, masks)
+        self.encode = group_of(EncodeSettings, encode)
+        self.loading = group_of(LoadSettings, loading)
+        self.stages: list[Stage] = check_stages(stages or [])
+        recipe_row(self.encode)
+        self.caches = {
+            stage for stage, one in self.sources.items() if names_a_cache(PARAMETERS[stage], one)
+        }  # which of the sources are
+        self._check()
+        text = self.loading.text
+        self._text = {True: Text(text), False: Text(replace(text, dropout=0.0))}  # by whether it is for training
+        self.encoder: Encoder | None = None
         self.resume = Resume()
         self.epoch = 0  # where there is no Trainer to ask
         self._loaders: dict[str, EpochLoader] = {}
-        for stage, method in (("validate", "val"), ("test", "test"), ("predict", "predict"), ("fit", "train")):
-            if stage not in self.specs:
-                # Lightning warns of an empty loader at every fit; a missing one simply means no validation.
-                setattr(self, f"{method}_dataloader", None)
+
+    def _check(self) -> None:
+        """Refuse what cannot be together."""
+        if self.loading.fresh_masks and "fit" not in self.caches:
+            raise UsageError(
+                f"fresh_masks: source {self.sources.get('fit')!r} is not a cache; pictures have new masks every epoch "
+                "anyway",
+                ("loading", "fresh_masks"),
+            )
+        if self.live:
+            ExampleSettings(self.pictures, self.masks)
+        if self.stages and self.caches:
+            stage = next(iter(sorted(self.caches)))
+            raise UsageError(
+                f"stages: {PARAMETERS[stage]} is a cache, whose samples are made already; give stages to "
+                "cache_latents, or leave them out",
+                ("stages",),
+            )
+
+    @property
+    def live(self) -> bool:
+        """Whether any source is pictures."""
+        return len(self.caches) < len(self.sources)
 
     def setup(self, stage: str | None = None) -> None:
         """Load the autoencoder, if anything is to be encoded, and check all sources of a stage before its first batch.
@@ -179,139 +151,132 @@ class InpaintDataModule(LightningDataModule):
         Raises:
             UsageError, CacheError, ShardError: see the class.
         """
-        if stage in SOURCES and stage not in self.specs:
-            raise UsageError(f"{SOURCES[stage]}: none was given, and {stage} needs it; name image shards or a cache")
+        if stage in PARAMETERS and stage not in self.sources:
+            raise UsageError(f"{PARAMETERS[stage]}: none was given, and {stage} needs it; name image shards or a cache")
         callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
         if self.trainer is not None and not any(isinstance(each, ResumeElsewhere) for each in callbacks):
             callbacks.insert(0, ResumeElsewhere(self))
-        self._make_transform()
+        self._make_encoder()
         if self.trainer is not None and stage == "fit":
             for each in ("fit", "validate"):
-                if each in self.specs:
+                if each in self.sources:
                     self._loader(each)
 
-    def _make_transform(self) -> None:
-        live = any(not is_cache(spec) for spec in self.specs.values())
-        if self.transform is not None or not (live or self.fresh_masks):
+    def _make_encoder(self) -> None:
+        if self.encoder is not None or not (self.live or self.loading.fresh_masks):
             return
-        offset, preset, soft = self.mask_offset, self.preset, self.soft
-        if self.fresh_masks:
-            made = self._cache(str(self.specs["fit"])).settings
-            if offset is None and "mask_offset" in made:
-                offset = offset_from(made["mask_offset"])
-            if preset is None and "growth" in made:
-                preset = Preset(made["growth"], made["threshold"], made["fill"], None)
-            if soft is None and isinstance(made.get("soft"), dict):
-                soft = SoftBorder(**made["soft"])
-        vae = None
-        if live or self.masked_latents:
-            vae = self._autoencoder("demo" if self.vae is None else self.vae)
-            if live:
-                check_resolution(self.settings, vae)
-            if self.recipe_name:
-                conditioning(self.recipe_name, vae.config)
-        self.transform = InpaintTransform(
-            vae, offset, self.fill, self.posterior, self.settings.seed, preset or "was", self.masked_latents, soft
-        )
-        row = _row(self.recipe_name) if self.recipe_name else None
-        if row and self.masked_latents and row.fill not in (None, self.transform.fill):
-            raise UsageError(
-                f"fill: {self.transform.fill}, but recipe {self.recipe_name} wants {row.fill}; leave it out"
-            )
+        needed = self.live or wants_masked_latents(self.encode)
+        autoencoder = self.autoencoder if needed else None
+        if self.live:
+            check_resolution(self.pictures, self.autoencoder)
+        masks = self._fresh_masks if self.loading.fresh_masks else self.masks
+        self.encoder = Encoder(masks, self.encode, autoencoder, self.loading.seed)
 
-    def mask_transform(self) -> InpaintTransform:
-        """What makes the masks of pictures, without an autoencoder and so without latents."""
-        seed, preset = self.settings.seed, self.preset or "was"
-        return InpaintTransform(None, self.mask_offset, None, self.posterior, seed, preset, False, self.soft)
+    @cached_property
+    def autoencoder(self) -> Autoencoder:
+        """The one that is named, or for pictures the default; loaded once for all stages."""
+        return autoencoder_of(self.encode)
 
-    @property
+    @cached_property
+    def _fresh_masks(self) -> MaskSettings:
+        """Those of the cache, and over them what was given."""
+        return masks_over(self._cache("fit").settings.masks, self.masks)
+
+    @cached_property
     def recipe(self) -> Recipe:
         """The recipe that was named, for the autoencoder of the batches.
 
         Raises:
             UsageError: none was named, or `setup` was not called yet.
         """
-        if self.recipe_name is None:
+        if self.encode.recipe is None:
             raise UsageError("recipe: none was given to InpaintDataModule; name a row of RECIPES")
-        return conditioning(self.recipe_name, self.vae_config)
+        return conditioning(self.encode.recipe, self.vae_config)
 
-    @property
+    @cached_property
     def vae_config(self) -> dict[str, Any]:
         """Of the autoencoder that made the latents: diffusers' config, as `conditioning` takes it."""
-        if self.transform is not None and self.transform.has_vae:
-            return dict(self.transform.vae.config)
-        caches = [spec for spec in self.specs.values() if is_cache(spec)]
-        if not caches:
+        if self.encoder is not None and self.encoder.transform.has_vae:
+            return dict(self.encoder.autoencoder.config)
+        if not self.caches:
             raise UsageError("call setup() first: the autoencoder is not loaded yet")
-        return dict(self._cache(str(caches[0])).settings["vae"]["config"])
+        return dict(self._cache(min(self.caches)).settings.vae.config)
 
-    def image_batches(self, shards: Sequence[str]) -> ImageBatches:
-        """Batches of pictures, not yet encoded, shard after shard, as a job takes them."""
-        return ImageBatches(shards, self.settings, self.batch_size, self.num_workers, range(self.variants))
-
-    def train_dataloader(self) -> EpochLoader:
+    def train_dataloader(self) -> Any:
         return self._loader("fit")
 
-    def val_dataloader(self) -> EpochLoader:
+    def val_dataloader(self) -> Any:
         return self._loader("validate")
 
-    def test_dataloader(self) -> EpochLoader:
+    def test_dataloader(self) -> Any:
         return self._loader("test")
 
-    def predict_dataloader(self) -> EpochLoader:
+    def predict_dataloader(self) -> Any:
         return self._loader("predict")
 
-    def _loader(self, stage: str) -> EpochLoader:
+    def _loader(self, stage: str) -> Any:
+        """The batches of a stage; without a source for it none, which Lightning takes for no such stage."""
+        if stage not in self.sources:
+            return []
+        trainer, train = self.trainer, stage == "fit"
+        ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        if not is_named(self.sources[stage]):
+            return _OwnLoader(self, stage, ranks)
         if stage not in self._loaders:
-            train = stage == "fit"
-            text = self.text[train]
-            trainer = self.trainer
             self._loaders[stage] = EpochLoader(
                 self._source(stage),
                 self.batch_size,
-                self.settings.seed,
+                self.loading.seed,
                 train,
                 self._epoch if train else lambda: 0,
-                (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size),
+                ranks,
                 (lambda epoch: self.resume.of_epoch(epoch)) if train else lambda _: (),
-                lambda batch, epoch: text(batch, self.settings.seed, epoch),
+                lambda batch, epoch: self._text[train](batch, self.loading.seed, epoch),
+                self.loading.num_workers if self.loading.workers == "processes" else 0,
             )
         return self._loaders[stage]
 
-    def _source(self, stage: str) -> Source:
-        spec = self.specs[stage]
-        frozen = stage in ("validate", "test")
-        settings = replace(self.settings, seed=EVALUATION_SEED) if frozen else self.settings
-        if not is_cache(spec):
-            variants = {"fit": None, "predict": range(self.variants)}.get(stage, [0])
-            return ImageShards(_shards(SOURCES[stage], spec), settings, variants, self.num_workers, **self.mirror)
-        fresh = self.fresh_masks and stage == "fit"
-        cache = self._cache(str(spec), None if stage == "fit" else 0, settings.seed, fresh)
-        asked = self.asked | (dict.fromkeys(OF_MASKS) if fresh else {})
-        vae = None if self.vae is None else self._autoencoder(self.vae)
-        if fresh and self.transform is not None and self.transform.has_vae:
-            vae = self.transform.vae
-        check_cache(cache, asked, vae, self.recipe_name, self.masked_latents and not fresh)
+    def _source(self, stage: str) -> TrainingSource:
+        source: Any = self.sources[stage]
+        threads = max(1, self.loading.num_workers) if self.loading.workers == "threads" else 1
+        if stage not in self.caches:
+            shards = shards_of(PARAMETERS[stage], source)
+            settings = ExampleSettings(self.pictures, self.masks, self._seed(stage))
+            mirror, size = self.loading.mirror, self.loading.mirror_bytes
+            indexed = IndexedShards(shards, settings, self.stages, mirror, size)
+            return ImageSource(indexed, None if stage == "fit" else 0, threads)
+        fresh = self.loading.fresh_masks and stage == "fit"
+        cache = self._cache(stage)
+        named = self.autoencoder if "vae" in self.encode.given else None
+        if fresh and self.encoder is not None and self.encoder.transform.has_vae:
+            named = self.encoder.autoencoder
+        check_cache(cache, self.pictures, self.masks, self.encode, named, self.loading.fingerprint, fresh)
         if not fresh:
-            return cache
-        masks: Any = self.asked["masks"] or cache.settings["samples"]["masks"]
-        mixture: Any = self.asked["mixture"]
-        if mixture is None:
-            mixture = MaskMixture(**cache.settings["samples"].get("mixture", {}))
-        else:
-            _check_drawn(masks, mixture)
-        settings = SampleSettings(masks=masks, mixture=mixture, seed=self.settings.seed)
-        return FreshMasks(cache, settings, self.num_workers)
+            return CacheSource(cache)
+        return FreshMasks(cache, self._fresh_masks, self.loading.seed, threads)
 
-    def _autoencoder(self, name: str | Autoencoder) -> Autoencoder:
-        """Loaded once for all stages."""
-        if self._loaded is None:
-            self._loaded = load_vae(name, self.dtype or "float32") if isinstance(name, str) else name
-        return self._loaded
+    def _seed(self, stage: str) -> int:
+        return EVALUATION_SEED if stage in ("validate", "test") else self.loading.seed
 
-    def _cache(self, root: str, variant: int | None = 0, seed: int = 0, fresh: bool = False) -> LatentCache:
-        masked = self.masked_latents and not fresh
-        return LatentCache(root, self.posterior, variant, seed, None, masked, **self.mirror)
+    def _cache(self, stage: str) -> LatentCache:
+        """The cache of a stage, opened once."""
+        if stage not in self._caches:
+            fresh = self.loading.fresh_masks and stage == "fit"
+            root: Any = self.sources[stage]
+            self._caches[stage] = LatentCache(
+                root,
+                chosen_posterior(self.encode),
+                "draw" if stage == "fit" else 0,
+                self._seed(stage),
+                masked_latents=wants_masked_latents(self.encode) and not fresh,
+                mirror=self.loading.mirror,
+                mirror_bytes=self.loading.mirror_bytes,
+            )
+        return self._caches[stage]
+
+    @cached_property
+    def _caches(self) -> dict[str, LatentCache]:
+        return {}
 
     def _epoch(self) -> int:
         return self.epoch if self.trainer is None else self.trainer.current_epoch
@@ -331,70 +296,37 @@ class InpaintDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.resume = Resume.load(state_dict)
 
+    def transfer_batch_to_device(
+        self,
+        batch: Any,
+        device: torch.device,
+        dataloader_idx: int,  # noqa: ARG002 - Lightning's signature
+    ) -> Any:
+        """Tensors alone are moved: Lightning would look at every byte of carried members."""
+        return to_device(batch, device) if is_batch(batch) else batch
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002 - Lightning's signature
         """Encode a batch of pictures on the device it was moved to; a batch from a cache is ready already."""
         if batch is None or "variants" not in batch:
             return batch
-        if self.transform is None:
+        if self.encoder is None:
             raise UsageError("call setup() before the first batch")
-        return self.transform(batch)
+        return self.encoder.encode(batch)
 
 
-def _row(recipe: str) -> Settings:
-    if recipe not in RECIPES:
-        raise UsageError(f"recipe: {recipe!r} is unknown; choose from {', '.join(RECIPES)}")
-    return RECIPES[recipe]
+class _OwnLoader:
+    """The batches of a source of the user's own. How many there are, nobody knows."""
 
+    def __init__(self, data: InpaintDataModule, stage: str, ranks: tuple[int, int]) -> None:
+        self.data, self.stage, self.ranks = data, stage, ranks
 
-def _check_drawn(masks: str, mixture: MaskMixture) -> None:
-    """Raises UsageError where a mixture, or its weights, would have no say."""
-    if masks in ("sample", "alpha") and mixture != MaskMixture():
-        raise UsageError(
-            f"mixture: one is given, but masks is {masks}, which does not draw from it; set masks: mixture"
-        )
-    if masks != "mixture" and mixture.weights != MaskMixture().weights:
-        raise UsageError(
-            f"mixture: it has weights {dict(mixture.weights)}, but masks is {masks}, which draws nothing else; "
-            "set masks: mixture, or leave weights out"
-        )
-
-
-def _shards(name: str, spec: str | list[str]) -> list[str]:
-    try:
-        return expand_shards(spec)
-    except UsageError as error:
-        raise UsageError(f"{name}: {str(error).removeprefix('shards: ')}, or name a cache") from None
-
-
-def _any_cache(specs: Mapping[str, Any]) -> bool:
-    return any(spec is not None and is_cache(spec) for spec in specs.values())
-
-
-def is_cache(spec: str | list[str]) -> bool:
-    """Whether a source is a cache: a folder or URL with a `cache.json`, or with what looks like its sidecars."""
-    if not isinstance(spec, str | Path):
-        return False
-    if is_url(str(spec)):
-        files, path = fsspec.core.url_to_fs(str(spec))
-        return bool(files.exists(f"{path.rstrip('/')}/cache.json"))
-    folder = Path(spec)
-    beside = (path.with_suffix(".json") for path in folder.glob("*.tar")) if folder.is_dir() else ()
-    return (folder / "cache.json").is_file() or any(path.is_file() for path in beside)
-
-
-def check_resolution(settings: SampleSettings, vae: Autoencoder) -> None:
-    """Raises UsageError unless the autoencoder's downscale factor divides the sides of all views."""
-    factor = vae.factor
-    name, sides = "resolution", settings.views.resolutions
-    if settings.max_aspect > 1:
-        name, sides = "bucket_step", (settings.bucket_step,)
-    for side in sides:
-        if side < factor:
-            raise UsageError(
-                f"{name}: {side} is smaller than the VAE's downscale factor {factor}; use a multiple of {factor}"
-            )
-        if side % factor:
-            lower = side // factor * factor
-            raise UsageError(
-                f"{name}: {side} is no multiple of the VAE's downscale factor {factor}; use {lower} or {lower + factor}"
-            )
+    def __iter__(self) -> Iterator[Any]:
+        data, train = self.data, self.stage == "fit"
+        epoch = data._epoch() if train else 0
+        processes = data.loading.num_workers if data.loading.workers == "processes" else 0
+        threads = 0 if processes else max(1, data.loading.num_workers)
+        source: Any = data.sources[self.stage]
+        settings = ExampleSettings(data.pictures, data.masks, data._seed(self.stage))
+        own = OwnSource(source, settings, data.stages, data.batch_size, epoch, threads, self.ranks)
+        for batch in read_ahead(own, processes):
+            yield data._text[train](batch, data.loading.seed, epoch)

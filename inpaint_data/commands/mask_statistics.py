@@ -3,10 +3,9 @@
 import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -14,18 +13,27 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from inpaint_data.commands.mask_preview import MaskPreview
-from inpaint_data.errors import ShardError, UsageError
+from inpaint_data.batch import Batch
+from inpaint_data.encoding.encoder import Encoder
+from inpaint_data.encoding.settings import EncodeSettings
+from inpaint_data.errors import CacheError, ShardError, UsageError
+from inpaint_data.job.settings import JobSettings
+from inpaint_data.latent_cache.format import has_sidecars, is_cache, missing_cache_file
 from inpaint_data.latent_cache.reader import LatentCache
+from inpaint_data.masks.edits import Origin
 from inpaint_data.masks.latent_mask import LatentMask, latent_mask
-from inpaint_data.pipeline.image_shards import ImageShards
+from inpaint_data.masks.settings import MaskSettings
+from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
+from inpaint_data.pipeline.indexed import IndexedShards
+from inpaint_data.pipeline.stages import BatchEnd
+from inpaint_data.settings import group_of, short_name
 from inpaint_data.shards.reading import Fault, expand_shards
-from inpaint_data.training.datamodule import is_cache
 
+T = TypeVar("T")
 SIDES = ("top", "bottom", "left", "right")
 VANISHING: tuple[LatentMask, ...] = ("nearest", "bilinear")
 FEW = 0.01  # more masks than this that vanish, or are empty, deserve a warning
-AHEAD = 16  # samples that are decoded at a time
+THREADS = 2  # that decode
 PER_SHARD = 32  # samples to take from a shard at least, before another one is opened
 
 
@@ -74,9 +82,8 @@ class MaskStatistics:
         variants: masks of a sample.
         bad: (shard, key, reason) of each sample that gives none.
         filtered: how many samples were left out on purpose.
-        holes: label -> band of the hole ratio -> masks. A label is the generator's name, with what was done to its
-            mask behind it: "object+inverted".
-        ratios: label -> sum of the hole ratios.
+        holes: origin -> band of the hole ratio -> masks.
+        ratios: origin -> sum of the hole ratios.
         offsets: pixels -> masks.
         borders: side, or "any" -> masks that touch it.
         pieces: connected components (of eight neighbours) -> masks.
@@ -92,8 +99,8 @@ class MaskStatistics:
     variants: int = 1
     bad: list[tuple[str, str | None, str]] = field(default_factory=list)
     filtered: int = 0
-    holes: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    ratios: Counter[str] = field(default_factory=Counter)
+    holes: dict[Origin, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    ratios: Counter[Origin] = field(default_factory=Counter)
     offsets: Counter[int] = field(default_factory=Counter)
     borders: Counter[str] = field(default_factory=Counter)
     pieces: Counter[int] = field(default_factory=Counter)
@@ -106,13 +113,13 @@ class MaskStatistics:
         self.originals[original[0], original[1]] += 1
         self.targets[target[0], target[1]] += 1
 
-    def add_mask(self, mask: Tensor, label: str, offset: int) -> None:
+    def add_mask(self, mask: Tensor, origin: Origin, offset: int) -> None:
         """Count one mask (H, W), bool, or float of which more than 0.5 is masked."""
         hard = mask > 0.5 if mask.is_floating_point() else mask
         array = hard.numpy()
         ratio = float(np.count_nonzero(array) / array.size)
-        self.holes[label][HOLES.of(ratio)] += 1
-        self.ratios[label] += ratio  # type: ignore[assignment]
+        self.holes[origin][HOLES.of(ratio)] += 1
+        self.ratios[origin] += ratio  # type: ignore[assignment]
         self.offsets[offset] += 1
         touched = [bool(edge.any()) for edge in (array[0], array[-1], array[:, 0], array[:, -1])]
         self.borders.update(side for side, there in zip(SIDES, touched, strict=True) if there)
@@ -132,41 +139,44 @@ class MaskStatistics:
     @property
     def by_generator(self) -> dict[str, tuple[Counter[str], float]]:
         """Generator, whatever was done to its masks -> masks by band of the hole ratio, and their mean ratio."""
-        names = {label: label.split("+")[0] for label in sorted(self.holes)}
-        return {
-            name: self._of([label for label in names if names[label] == name]) for name in dict.fromkeys(names.values())
-        }
+        return {name: self._of(self.origins_of(name)) for name in sorted({each.generator for each in self.holes})}
+
+    def origins_of(self, generator: str) -> list[Origin]:
+        return sorted(each for each in self.holes if each.generator == generator)
 
     @property
     def by_label(self) -> dict[str, tuple[Counter[str], float]]:
-        """The same for every label."""
-        return {label: self._of([label]) for label in sorted(self.holes)}
+        """The same for every origin, by its text."""
+        return {str(origin): self.of_origin(origin) for origin in sorted(self.holes)}
+
+    def of_origin(self, origin: Origin) -> tuple[Counter[str], float]:
+        return self._of([origin])
 
     @property
     def of_all(self) -> tuple[Counter[str], float]:
         return self._of(list(self.holes))
 
-    def _of(self, labels: Sequence[str]) -> tuple[Counter[str], float]:
-        bands = sum((self.holes[label] for label in labels), Counter[str]())
-        return bands, sum(self.ratios[label] for label in labels) / max(1, bands.total())
+    def _of(self, origins: Sequence[Origin]) -> tuple[Counter[str], float]:
+        bands = sum((self.holes[origin] for origin in origins), Counter[str]())
+        return bands, sum(self.ratios[origin] for origin in origins) / max(1, bands.total())
 
     def share_that_vanishes(self, how: LatentMask) -> float:
         """Of the masks that are not empty at full resolution."""
         return self.vanished[how] / max(1, self.masks - self.empty)
 
     @property
-    def empty_by_accident(self) -> Counter[str]:
-        """Label -> masks that are empty, without those of the generator "none", which are meant to be."""
-        return Counter({label: bands["empty"] for label, bands in self.holes.items() if label != "none"})
+    def empty_by_accident(self) -> Counter[Origin]:
+        """Origin -> masks that are empty, without those of the generator "none", which are meant to be."""
+        return Counter({origin: bands["empty"] for origin, bands in self.holes.items() if origin != Origin("none")})
 
     def warnings(self) -> list[str]:
         """One line where more than 1 % of the masks are empty that should not be, and one for each way of bringing
         masks to latents in which more than 1 % of the others vanish."""
         lines = []
         if (share := self.empty_by_accident.total() / max(1, self.masks)) > FEW:
-            label, count = self.empty_by_accident.most_common(1)[0]
+            origin, count = self.empty_by_accident.most_common(1)[0]
             lines.append(
-                f"WARNING: {share:.1%} of the masks are empty ({label}: {count} of {self.holes[label].total()}): the "
+                f"WARNING: {share:.1%} of the masks are empty ({origin}: {count} of {self.holes[origin].total()}): the "
                 "model is then told to repaint nothing; let mask_offset shrink less, leave small masks out with "
                 "min_hole (of filters, or of the mixture), or keep precision and invert of the mixture apart"
             )
@@ -210,7 +220,12 @@ class MaskStatistics:
 
 
 def mask_statistics(
-    source: str | list[str], samples: int = 1000, factor: int | None = None, **settings: Any
+    source: str | list[str],
+    samples: int = 1000,
+    factor: int | None = None,
+    pictures: PictureSettings | Mapping[str, Any] | None = None,
+    masks: MaskSettings | Mapping[str, Any] | None = None,
+    job: JobSettings | Mapping[str, Any] | None = None,
 ) -> MaskStatistics:
     """Look at the masks of a cache, or at those that shards would be cached with.
 
@@ -218,22 +233,32 @@ def mask_statistics(
         source: a cache's folder or URL; or image shards, as `cache_latents` takes them.
         samples: how many to look at, spread evenly over all; of each of them every variant.
         factor: pixels per latent along each side, for shards; 8 if left out. A cache knows its own.
-        settings: for shards, those of `cache_latents` that decide a mask; none for a cache.
+        pictures, masks, job: for shards, as `cache_latents` takes them; none for a cache.
 
     Raises:
         UsageError: no such source, settings that cannot work, or settings for a cache.
         CacheError, ShardError: the cache or a shard cannot be read, or nothing in it gives a mask.
     """
     if samples < 1:
-        raise UsageError(f"samples: {samples} leaves nothing to look at; give 1 or more")
+        raise UsageError(f"samples: {samples} leaves nothing to look at; give 1 or more", ("samples",))
     if factor is not None and factor < 1:
-        raise UsageError(f"factor: {factor} is no number of pixels; 8 is that of most autoencoders")
-    if not is_cache(source):
-        return _of_shards(source, samples, factor or 8, settings)
-    given = [*settings, *(["factor"] if factor else [])]
+        raise UsageError(f"factor: {factor} is not a number of pixels; 8 is that of most autoencoders", ("factor",))
+    pictures, masks = group_of(PictureSettings, pictures), group_of(MaskSettings, masks)
+    job = group_of(JobSettings, job)
+    if not (isinstance(source, str) and is_cache(source)):
+        if isinstance(source, str) and has_sidecars(source):
+            raise CacheError(missing_cache_file(source, sidecars=True))
+        return _of_shards(source, samples, factor or 8, ExampleSettings(pictures, masks, job.seed), job.variants)
+    given = [
+        (short_name(type(settings), name), (settings.group, name))
+        for settings in (pictures, masks, job)
+        for name in settings.given
+        if name in ("variants", "seed") or (settings is not job and name not in ("carry_image", "fill"))
+    ] + ([("factor", ("factor",))] if factor else [])
     if given:
-        raise UsageError(f"{given[0]}: {source} is a cache, whose masks are made already; leave the setting out")
-    return _of_cache(str(source), samples)
+        name, place = given[0]
+        raise UsageError(f"{name}: {source} is a cache, whose masks are made already; leave the setting out", place)
+    return _of_cache(source, samples)
 
 
 def banded(numbers: Counter[int], bands: Bands) -> Counter[str]:
@@ -283,65 +308,69 @@ def _pictures(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
 
 def _of_cache(root: str, samples: int) -> MaskStatistics:
     cache = LatentCache(root, masked_latents=False, carried=())
-    found = MaskStatistics(root, 0, f"of {len(cache)} in the cache", variants=cache.variants)
-    found.bad = [(shard, entry.key, entry.reason) for shard, entry in cache.quarantined]
-    found.filtered = len(cache.filtered)
+    counted = MaskStatistics(root, 0, f"of {len(cache)} in the cache", variants=cache.variants)
+    counted.bad = [(shard, entry.key, entry.reason) for shard, entry in cache.quarantined]
+    counted.filtered = len(cache.filtered)
     for index in _progress(_evenly(len(cache), samples)):
         for variant in range(cache.variants):
             cache.variant = variant
             batch = cache[index]
-            found.factor = batch["mask"].shape[-1] // batch["latents"].shape[-1]
-            found.add_mask(batch["mask"][0, 0], batch["generator"][0][0], int(batch["offset"][0]))
-        found.add_picture(batch["original_size"][0].tolist(), batch["target_size"][0].tolist())
-    return found
+            counted.factor = batch["mask"].shape[-1] // batch["latents"].shape[-1]
+            _add(counted, batch)
+        counted.add_picture(batch["original_size"][0].tolist(), batch["target_size"][0].tolist())
+    return counted
 
 
-def _of_shards(source: str | list[str], samples: int, factor: int, settings: dict[str, Any]) -> MaskStatistics:
-    preview = MaskPreview(**settings)
+def _add(counted: MaskStatistics, batch: Batch) -> None:
+    """Count the mask of a batch of one."""
+    origin = Origin(batch["generator"][0], tuple(batch["edits"][0]))
+    counted.add_mask(batch["mask"][0, 0], origin, int(batch["offset"][0]))
+
+
+def _of_shards(
+    source: str | list[str], samples: int, factor: int, settings: ExampleSettings, variants: int
+) -> MaskStatistics:
+    encoder = Encoder(settings.masks, EncodeSettings(), None, settings.seed)
     try:
         shards = expand_shards(source)
     except UsageError as error:
         if not isinstance(source, str):
             raise
         reason = str(error).removeprefix("shards: ")
-        raise UsageError(f"{source}: is no cache, and cannot be read as shards: {reason}") from None
-    images, opened = _open(shards, preview, samples)
+        raise UsageError(f"{source}: is not a cache, and cannot be read as shards: {reason}") from None
+    images, opened = _open(shards, settings, samples)
     name = source if isinstance(source, str) else ", ".join(source)
-    found = MaskStatistics(name, factor, f"of {len(images)} in {opened} of {len(shards)} shards")
-    found.variants = len(preview.variants)
-    found.bad = [(fault.shard, fault.key, fault.reason) for fault in images.faults]
+    counted = MaskStatistics(name, factor, f"of {len(images)} in {opened} of {len(shards)} shards", variants=variants)
+    counted.bad = [(fault.shard, fault.key, fault.reason) for fault in images.faults]
     faults: dict[tuple[str, str | None], Fault] = {}
-    chosen = _evenly(len(images), samples)
-    with ThreadPoolExecutor(2) as pool, torch.inference_mode():
-        for start in _progress(range(0, len(chosen), AHEAD)):
-            made = pool.map(lambda index: images.example(index, preview.variants), chosen[start : start + AHEAD])
-            for example in made:
-                if isinstance(example, Fault):
-                    faults[example.shard, example.key] = example  # once, for all views of a sample
-                    continue
-                batch = preview(example, preview.variants)
-                offsets = batch["offset"].reshape(-1).tolist()
-                for mask, label, offset in zip(batch["mask"][0], batch["generator"][0], offsets, strict=True):
-                    found.add_mask(mask, label, offset)
-                found.add_picture(batch["original_size"][0].tolist(), batch["target_size"][0].tolist())
-    found.bad += [(each.shard, each.key, each.reason) for each in faults.values() if not each.filtered]
-    filtered = [(each.shard, each.key, f"filters: {each.reason}") for each in faults.values() if each.filtered]
-    found.filtered = len(filtered) + images.too_small
-    if not found.samples:
-        shard, key, reason = (found.bad or filtered)[0]
+    plan = [[row] for row in _evenly(len(images), samples)]
+    with torch.inference_mode():
+        events = images.pipeline(plan, 1, range(variants), THREADS)
+        for event in _progress(events, len(plan)):
+            if isinstance(event, Fault):
+                faults[event.shard, event.key] = event  # once, for all views of a sample
+            elif not isinstance(event, BatchEnd):
+                for batch in encoder.masks(event):
+                    _add(counted, batch)
+                counted.add_picture(event["original_size"][0].tolist(), event["target_size"][0].tolist())
+    counted.bad += [(each.shard, each.key, each.reason) for each in faults.values() if not each.on_purpose]
+    filtered = [(each.shard, each.key, f"filters: {each.reason}") for each in faults.values() if each.on_purpose]
+    counted.filtered = len(filtered) + images.too_small
+    if not counted.samples:
+        shard, key, reason = (counted.bad or filtered)[0]
         raise ShardError(
-            f"{name}: no sample gives a mask: {found.filtered} filtered, {len(found.bad)} bad; the first, {shard}, "
-            f"sample {key!r}: {reason}{'' if found.bad else '; loosen that filter'}"
+            f"{name}: no sample gives a mask: {counted.filtered} filtered, {len(counted.bad)} bad; the first, {shard}, "
+            f"sample {key!r}: {reason}{'' if counted.bad else '; loosen that filter'}"
         )
-    return found
+    return counted
 
 
-def _open(shards: Sequence[str], preview: MaskPreview, samples: int) -> tuple[ImageShards, int]:
+def _open(shards: Sequence[str], settings: ExampleSettings, samples: int) -> tuple[IndexedShards, int]:
     """As many of the shards, evenly spread, as give enough samples, and how many these are."""
     number = max(1, samples // PER_SHARD)
     while True:
         chosen = [shards[index] for index in _evenly(len(shards), number)]
-        images = ImageShards(chosen, preview.settings, preview.variants, threads=1)
+        images = IndexedShards(chosen, settings)
         if len(images) >= samples or len(chosen) == len(shards):
             return images, len(chosen)
         number *= 4
@@ -351,6 +380,6 @@ def _evenly(count: int, wanted: int) -> Sequence[int]:
     return range(count) if wanted >= count else [number * count // wanted for number in range(wanted)]
 
 
-def _progress(items: Sequence[int]) -> Iterator[int]:
+def _progress(items: Iterable[T], total: int | None = None) -> Iterator[T]:
     """The items, with a bar on a terminal."""
-    return iter(tqdm(items, desc="looking at masks", disable=None, leave=False))
+    return iter(tqdm(items, desc="looking at masks", total=total, disable=None, leave=False))

@@ -9,13 +9,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from inpaint_data.encoding.fills import FILLS, Fill
 from inpaint_data.errors import UsageError
 from inpaint_data.masks import morphology
 from inpaint_data.masks.latent_mask import LatentMask
 
 Growth = Literal["square", "comfy", "none"]
 Threshold = Literal["exclusive", "inclusive"]
+Fill = Literal["grey", "black", "white", "original", "mean", "blur", "telea", "navier-stokes", "noise"]
+FILLS: tuple[Fill, ...] = get_args(Fill)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,117 @@
+"""What a batch is: of decoded pictures on their way to the device, and of latents for a training step.
+
+Shapes: B batch, K mask variants of a picture, C latent channels (2C for moments: mean, then log-variance), H W the
+picture, h w latents. One rule for variants: an `ImageBatch` has K masks of each picture, always; a `Batch` has one mask
+of each sample, always. K variants of encoded pictures are K batches.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, TypedDict, TypeVar, cast, get_args
+
+import torch
+from torch import Tensor
+
+Posterior = Literal["mode", "sample", "moments"]  # how latents come from an autoencoder
+POSTERIORS: tuple[Posterior, ...] = get_args(Posterior)
+# The pictures that a sample may have beside its image, each encoded for itself -> the key of its latents.
+PAIRED: Mapping[str, str] = MappingProxyType({"target": "target_latents"})
+SIZES = ("original_size", "resized_size", "crop_top_left", "target_size")
+
+
+class _Identity(TypedDict, total=False):
+    """What both kinds have.
+
+    caption, __key__, __shard__: B strings. carried: B mappings of member name to bytes. original_size, resized_size,
+    crop_top_left, target_size: (B, 2) int64, (height, width) or (top, left). flip: (B,) bool, mirrored.
+    """
+
+    caption: list[str]
+    original_size: Tensor
+    resized_size: Tensor
+    crop_top_left: Tensor
+    target_size: Tensor
+    flip: Tensor
+    carried: list[dict[str, Any]]
+    __key__: list[str]
+    __shard__: list[str]
+
+
+class ImageBatch(_Identity, total=False):
+    """Decoded pictures of one size with their masks, before the offset: what `Encoder` takes.
+
+    image, target: (B, 3, H, W) uint8. masks: (B, K, H, W) bool, True = repaint. variants: K ints, the numbers that the
+    masks were drawn with. generator, edits: B lists of K, see `Batch`. seed: of masks, offsets and noise.
+    """
+
+    image: Tensor
+    target: Tensor
+    masks: Tensor
+    variants: list[int]
+    seed: int
+    generator: list[list[str]]
+    edits: list[list[list[str]]]
+
+
+class Batch(_Identity, total=False):
+    """What a training step gets, live or from a cache, key for key.
+
+    latents: (B, C, h, w) float32, raw; 2C channels with posterior "moments".
+    masked_latents: the same, of the picture with its hole filled.
+    target_latents: the same, of the paired target picture, where samples have one.
+    mask: (B, 1, H, W) at full resolution, after the offset: bool, True = repaint; or, where borders are soft, float32
+        in [0, 1], 1 = repaint, every value k / 255.
+    offset: (B,) int64, pixels. window: B names, what each mask grew or shrank by.
+    variant: (B,) int64, the number that mask and offset were drawn with.
+    generator: B names of where masks are from. edits: B lists of words, what was done to each mask afterwards
+        (not tuples: a DataLoader makes lists of them).
+    """
+
+    latents: Tensor
+    masked_latents: Tensor
+    target_latents: Tensor
+    mask: Tensor
+    offset: Tensor
+    window: list[str]
+    variant: Tensor
+    generator: list[str]
+    edits: list[list[str]]
+
+
+AnyBatch = TypeVar("AnyBatch", ImageBatch, Batch)
+KEYS = frozenset(Batch.__annotations__) | frozenset(ImageBatch.__annotations__) | frozenset(_Identity.__annotations__)
+NOT_BY_SAMPLE = ("variants", "seed")  # entries that hold for the whole batch
+
+
+def is_batch(item: object) -> bool:
+    """Whether an item of a pipeline is a batch, and not a sample: it has the keys of several."""
+    return isinstance(item, Mapping) and isinstance(item.get("__key__"), list)
+
+
+def select(batch: AnyBatch, rows: Sequence[int]) -> AnyBatch:
+    """The batch of those samples alone."""
+    chosen: dict[str, Any] = {}
+    for name, value in batch.items():
+        if isinstance(value, Tensor):
+            chosen[name] = value[torch.tensor(rows, dtype=torch.int64, device=value.device)]
+        elif isinstance(value, list) and name not in NOT_BY_SAMPLE:
+            chosen[name] = [value[row] for row in rows]
+        else:
+            chosen[name] = value
+    return cast(AnyBatch, chosen)
+
+
+def to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
+    """The batch with its tensors on `device`; from pinned memory without waiting. All else stays as it is."""
+    return _with_tensors(batch, lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+
+
+def pinned(batch: AnyBatch) -> AnyBatch:
+    """The batch with its tensors in pinned memory, from which a GPU fetches them by itself."""
+    return _with_tensors(batch, Tensor.pin_memory)
+
+
+def _with_tensors(batch: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatch:
+    # Entry by entry: a walk into lists would look at every byte of carried members.
+    changed = {name: change(value) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    return cast(AnyBatch, changed)

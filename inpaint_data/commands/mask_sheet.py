@@ -1,0 +1,140 @@
+"""A sheet of masks over the demonstration's photographs, to look at before a job."""
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from inpaint_data.commands.drawing import MARGIN, PAPER, check_suffix, save, text_width, write
+from inpaint_data.demo import OBJECTS, PHOTOS
+from inpaint_data.encoding.encoder import Encoder
+from inpaint_data.encoding.settings import EncodeSettings
+from inpaint_data.errors import UsageError
+from inpaint_data.job.settings import JobSettings
+from inpaint_data.masks.edits import Origin
+from inpaint_data.masks.settings import MaskSettings
+from inpaint_data.pictures.examples import Example, collate, prepare
+from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
+from inpaint_data.settings import group_of
+from inpaint_data.shards.reading import Fault, Sample
+
+SIDE = 8  # tiles in a row, and rows
+TILE, LETTERS, FONT = 112, 14, 11  # pixels: side of a tile, height of a line under it and of its letters
+HOLE = (225, 70, 40)
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def mask_sheet(
+    out: str,
+    pictures: PictureSettings | Mapping[str, Any] | None = None,
+    masks: MaskSettings | Mapping[str, Any] | None = None,
+    job: JobSettings | Mapping[str, Any] | None = None,
+) -> str:
+    """Draw 64 masks, as a caching job would make them of the demonstration's photographs, after their offset.
+
+    Under each stand its label, its hole ratio and its offset. The photographs are enlarged where they are smaller than
+    the resolution. Object masks are drawn over those photographs that have objects marked by hand.
+
+    Args:
+        out: the .png or .jpg to write.
+        pictures, masks, job: as `cache_latents` takes them, but that masks are a "mixture" where it is not said.
+
+    Returns:
+        The path of the sheet.
+
+    Raises:
+        UsageError: settings that cannot work, masks that only your own samples have, or `out` cannot be written.
+    """
+    check_suffix("out", out, SUFFIXES)
+    pictures, masks = group_of(PictureSettings, pictures), _drawn_masks(masks)
+    if masks.source in ("sample", "alpha"):
+        raise UsageError(
+            f"masks: {masks.source} are those of your own samples, which the demonstration has not; name a generator "
+            "or mixture, or draw a cache with `inpaint-data sheet`"
+        )
+    settings = ExampleSettings(pictures.but(upscale=True, target=False), masks, group_of(JobSettings, job).seed)
+    encoder = Encoder(masks, EncodeSettings(), None, settings.seed)
+    tiles = list(islice(_tiles(settings, encoder), SIDE * SIDE))
+    return save(_stacked(tiles), "out", out)
+
+
+def _drawn_masks(masks: MaskSettings | Mapping[str, Any] | None) -> MaskSettings:
+    """Drawn from the mixture where nothing is said of their source."""
+    if isinstance(masks, MaskSettings):
+        return masks if "source" in masks.given else masks.but(source="mixture")
+    return group_of(MaskSettings, {"source": "mixture", **(masks or {})})
+
+
+def _tiles(settings: ExampleSettings, encoder: Encoder) -> Iterator[Image.Image]:
+    """A tile for each variant of each view of each photograph that gives one, the photographs in turn.
+
+    Raises:
+        UsageError: the first variant of every photograph gives none.
+    """
+    samples, drawn = list(_samples(settings.masks)), 0
+    for variant in range(SIDE * SIDE):
+        reasons: list[str] = []
+        for sample in samples:
+            for example in prepare(sample, settings, [variant]):
+                if isinstance(example, Fault):
+                    reasons.append(f"{example.key}: {example.reason}")
+                    continue
+                batch = encoder.masks(collate([example]))[0]
+                drawn += 1
+                offset, window = int(batch["offset"][0]), batch["window"][0]
+                grown = f"{offset:+d} px" if window == "square" or not offset else f"{offset:+d} {window}"
+                yield _tile(example, batch["mask"][0, 0], example.origins[0], grown)
+        if not drawn:
+            raise UsageError(f"masks: no photograph gives a mask; the first, {reasons[0]}")
+
+
+def _samples(masks: MaskSettings) -> Iterator[Sample]:
+    """The photographs; only those with objects where the mixture may draw one."""
+    objects: dict[str, Any] = json.loads(OBJECTS.read_bytes())
+    for path in sorted(PHOTOS.glob("*.jpg")):
+        if path.stem in objects:
+            members = {"jpg": path.read_bytes(), "json": json.dumps(objects[path.stem]).encode()}
+            yield Sample("demo.tar", path.stem, members)
+        elif not masks.draws_objects:
+            yield Sample("demo.tar", path.stem, {"jpg": path.read_bytes()})
+
+
+def _tile(example: Example, mask: Tensor, origin: Origin, grown: str) -> Image.Image:
+    """The photograph in pale grey, its hole in colour, and what it is below."""
+    photo = Image.fromarray(example.image).convert("L").point(lambda grey: 150 + grey * 2 // 5).convert("RGB")
+    shown = Image.fromarray(np.asarray(mask.float().mul(220).round().byte()))
+    photo.paste(Image.new("RGB", photo.size, HOLE), mask=shown)
+    photo = ImageOps.contain(photo, (TILE, TILE), Image.Resampling.BOX)
+    ratio = float((mask > 0.5).float().mean()) if mask.is_floating_point() else float(mask.float().mean())
+    lines = [*_wrapped(str(origin), "+"), *_wrapped(f"hole {ratio:.3f}, {grown}", " ")]
+    tile = Image.new("RGB", (TILE, TILE + max(3, len(lines)) * LETTERS), PAPER)
+    tile.paste(photo, ((TILE - photo.width) // 2, (TILE - photo.height) // 2))
+    for number, line in enumerate(lines):
+        write(tile, (0, TILE + number * LETTERS), line, FONT)
+    return tile
+
+
+def _wrapped(text: str, before: str) -> list[str]:
+    """The text in as many lines as it needs, broken before a "+" or a space."""
+    first, *parts = text.split(before)
+    lines = [first]
+    for part in parts:
+        longer = f"{lines[-1]}{before}{part}"
+        if text_width(longer, FONT) <= TILE:
+            lines[-1] = longer
+        else:
+            lines.append(f"{before}{part}".lstrip())
+    return lines
+
+
+def _stacked(tiles: list[Image.Image]) -> Image.Image:
+    rows, high = -(-len(tiles) // SIDE), max(tile.height for tile in tiles)
+    sheet = Image.new("RGB", (SIDE * (TILE + MARGIN) + MARGIN, rows * high + MARGIN), PAPER)
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, SIDE)
+        sheet.paste(tile, (MARGIN + column * (TILE + MARGIN), MARGIN + row * high))
+    return sheet

@@ -1,0 +1,255 @@
+"""CLIP text embeddings for the captions of shards. Heavy imports (webdataset's too) are late: `--help` is fast."""
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inpaint_data.durable import name_of_leftover, new_file, write_file
+from inpaint_data.errors import SampleError, ShardError, UsageError
+from inpaint_data.shards.reading import Fault, Sample, ShardEnd, expand_shards, read_shard, shard_stem
+
+if TYPE_CHECKING:
+    import torch
+
+LIST = ".left_out.txt"
+CLIPS = {"CLIPTextModel", "CLIPTextModelWithProjection"}  # of transformers
+
+
+@dataclass(frozen=True)
+class TextSummary:
+    """Counts of a run, and what was left out."""
+
+    shards: int  # all that were named
+    written: int
+    unreadable: tuple[str, ...]  # the error of each shard
+    samples: int  # of the shards written
+    without_caption: int
+    with_long_caption: int
+    left_out: tuple[str, ...]  # "key: reason" of each sample, by this run or an earlier one
+    lists: tuple[str, ...]  # the files with these lines
+
+    @property
+    def ok(self) -> bool:
+        """Whether every shard was read and every sample has its embeddings."""
+        return not self.left_out and not self.unreadable
+
+    def table(self) -> str:
+        before = self.shards - self.written - len(self.unreadable)
+        captions = f"{self.without_caption} without caption, {self.with_long_caption} with too long a one"
+        shards = f"shards    {self.written} written, {before} were there, {len(self.unreadable)} unreadable"
+        left_out = " ".join([f"left out  {len(self.left_out)}", *self.lists])
+        return "\n".join([shards, f"samples   {self.samples} written, {captions}", left_out, *self.unreadable])
+
+
+def embed_text(
+    shards: str | list[str], out: str, model: str, batch_size: int = 32, device: str = "auto"
+) -> TextSummary:
+    """Add CLIP text embeddings to shards; `TextSettings.embeddings` then makes them tensors of the batch.
+
+    Each sample keeps its members and gets what the diffusers pipeline would compute for its `txt`, in float16:
+    `prompt_embeds.npy` (77, D), and for Stable Diffusion XL `pooled_prompt_embeds.npy` (D,). OUT/empty_prompt has the
+    same for the empty prompt: what the pipeline takes without a negative prompt, which for XL is usually zeros.
+
+    A shard appears whole, so a killed run resumes where it stopped; delete a shard of OUT to have it made again.
+    Samples that cannot be used are listed in OUT/SHARD.left_out.txt.
+
+    Args:
+        shards: the shards with the captions: a folder, a glob, a brace pattern, a URL, or a list of these.
+        out: folder for the new shards, other than that of the old ones; made when it is missing.
+        model: a CLIP text model or a pipeline of Stable Diffusion 1, 2 or XL, by hub name or folder.
+        batch_size: captions encoded at a time.
+        device: where they are encoded: auto, cpu, cuda, cuda:1, mps.
+
+    Returns:
+        What was written and what was left out.
+
+    Raises:
+        UsageError: an argument cannot work, transformers is missing, `out` cannot be written, its shards were made with
+            another model, or a sample has embeddings already.
+    """
+    from inpaint_data.encoding.device import choose_device
+
+    if batch_size < 1:
+        raise UsageError(f"batch_size: {batch_size} leaves nothing to encode; give 1 or more")
+    paths = {shard: Path(out) / f"{shard_stem(shard)}.tar" for shard in expand_shards(shards)}
+    record = json.dumps({"model": model})
+    try:
+        _check_folder(Path(out), paths, record)
+        encoders = TextEncoders(model, choose_device(device))
+        _prepare_folder(Path(out), paths, record, encoders)
+        return _write_shards(paths, encoders, batch_size)
+    except OSError as error:
+        reason = f"{error.filename or out}: {error.strerror or error}"
+        raise UsageError(f"out: cannot write to {out} ({reason}); fix it or choose another folder") from error
+
+
+class TextEncoders:
+    """The text side of a pipeline: one CLIP, or XL's two, whose widths lie side by side."""
+
+    def __init__(self, name: str, device: "torch.device") -> None:
+        try:
+            import transformers  # noqa: F401 - diffusers has worse words for it
+        except ModuleNotFoundError:
+            raise UsageError("embed-text needs transformers: pip install 'inpaint_data[text]'") from None
+        pipeline, kinds = _text_side(name)
+        title = pipeline["_class_name"]
+        if not re.match("StableDiffusion[A-Z]", title) or not kinds or set(kinds.values()) - CLIPS:
+            raise UsageError(f"model: {name} is a {title}; give a CLIP text model or Stable Diffusion 1, 2 or XL")
+        self.device, self.xl = device, title.startswith("StableDiffusionXL")
+        self.zero_empty = self.xl and pipeline.get("force_zeros_for_empty_prompt", True)
+        try:
+            self.parts = [_load_clip(name, part, kind, device) for part, kind in kinds.items()]
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"model: {name} cannot be loaded ({reason}); check the name or the folder") from None
+
+    def encode(self, captions: list[str]) -> dict[str, "np.ndarray[Any, Any]"]:
+        """Member name -> (B, L, D) or (B, D) float16."""
+        import torch
+
+        states = []
+        with torch.inference_mode():
+            for tokenizer, model in self.parts:
+                ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+                output = model(ids.to(self.device), output_hidden_states=True)
+                states.append(output.hidden_states[-2] if self.xl else output.last_hidden_state)
+            embeddings = {"prompt_embeds.npy": torch.cat(states, -1)}
+            if self.xl:
+                embeddings["pooled_prompt_embeds.npy"] = output.text_embeds
+            return {name: value.half().cpu().numpy() for name, value in embeddings.items()}
+
+    def too_long(self, caption: str) -> bool:
+        """Whether the encoders see only the caption's beginning."""
+        tokenizer = self.parts[0][0]
+        return len(tokenizer(caption, verbose=False).input_ids) > int(tokenizer.model_max_length)
+
+
+def _text_side(name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """A pipeline's configuration, and the class of each of its text encoders by subfolder."""
+    from diffusers import DiffusionPipeline
+
+    try:
+        pipeline: dict[str, Any] = DiffusionPipeline.load_config(name)
+    except OSError:  # no model_index.json, so this is a text model alone
+        return {"_class_name": "StableDiffusionPipeline"}, {"": "CLIPTextModel"}
+    kinds = {part: kind[1] for part, kind in sorted(pipeline.items()) if re.match(r"text_encoder(_\d)?$", part)}
+    return pipeline, {part: kind for part, kind in kinds.items() if kind is not None}
+
+
+def _load_clip(name: str, part: str, kind: str, device: "torch.device") -> tuple[Any, Any]:
+    """transformers makes up what a folder lacks: weights at random, a tokenizer of two words. Here that is an error."""
+    import transformers
+
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(name, subfolder=part.replace("text_encoder", "tokenizer"))
+    model, loading = getattr(transformers, kind).from_pretrained(name, subfolder=part, output_loading_info=True)
+    if loading["missing_keys"]:
+        raise ValueError(f"it has no {', '.join(sorted(loading['missing_keys'])[:3])}")
+    if len(tokenizer) != model.config.vocab_size:
+        raise ValueError(f"its tokenizer has {len(tokenizer)} tokens, its text model {model.config.vocab_size}")
+    tokenizer.model_max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    return tokenizer, model.float().eval().to(device)  # transformers 5 keeps half precision, which would round twice
+
+
+def _check_folder(folder: Path, paths: dict[str, Path], record: str) -> None:
+    """Raises UsageError where the output would replace the input, or join shards of another model."""
+    if same := [shard for shard, path in paths.items() if os.path.realpath(shard) == os.path.realpath(path)]:
+        raise UsageError(f"out: {folder}: the input {same[0]} lies there; choose another folder")
+    made_with = folder / "text.json"
+    before = made_with.read_text("utf-8", "replace") if made_with.exists() else "nobody knows what"
+    if before != record and any(path.exists() for path in paths.values()):
+        raise UsageError(f"out: {folder}: its shards were made with {before}, not {record}; choose another folder")
+
+
+def _prepare_folder(folder: Path, paths: dict[str, Path], record: str, encoders: TextEncoders) -> None:
+    """Write everything but the shards, and remove what a killed run left of one."""
+    (folder / "empty_prompt").mkdir(parents=True, exist_ok=True)
+    names = {path.name for path in paths.values()}
+    for file in folder.iterdir():
+        if name_of_leftover(file.name) in names:
+            file.unlink(missing_ok=True)
+    write_file(folder / "text.json", record.encode())
+    for name, values in encoders.encode([""]).items():
+        if encoders.zero_empty:
+            values.fill(0)
+        write_file(folder / "empty_prompt" / name, _npy_bytes(values[0]))
+
+
+def _write_shards(paths: dict[str, Path], encoders: TextEncoders, batch_size: int) -> TextSummary:
+    counts, unreadable = Counter[str](), list[str]()
+    for shard, path in paths.items():
+        try:
+            if not path.exists():
+                counts += _write_shard(shard, path, encoders, batch_size)
+        except ShardError as error:
+            unreadable.append(" ".join(str(error).split()))
+    lists = [path.with_suffix(LIST) for path in paths.values() if path.with_suffix(LIST).exists()]
+    left_out = tuple(line for path in lists for line in path.read_text("utf-8").splitlines())
+    return TextSummary(
+        shards=len(paths), written=counts["shards"], unreadable=tuple(unreadable),
+        samples=counts["samples"], without_caption=counts["empty"], with_long_caption=counts["long"],
+        left_out=left_out, lists=tuple(map(str, lists)),
+    )  # fmt: skip
+
+
+def _write_shard(shard: str, path: Path, encoders: TextEncoders, batch_size: int) -> Counter[str]:
+    """Write `path`: the samples of `shard` in their order, each with its embeddings among its members."""
+    from webdataset import TarWriter
+
+    counts, left_out = Counter(shards=1), list[str]()
+    samples = _usable_samples(shard, left_out)
+    with new_file(path) as file:
+        # No times, no owners: the same bytes in every run. Without keep_meta it drops members that begin with "_".
+        with TarWriter(file, user="", group="", mode=0o644, encoder=False, keep_meta=True, mtime=0) as tar:
+            tar.tarstream.format = tarfile.GNU_FORMAT  # TarWriter 1.0.2 takes `format` and does not pass it on
+            while batch := list(islice(samples, batch_size)):
+                embeddings = encoders.encode([caption for _, caption in batch])
+                for row, (sample, caption) in enumerate(batch):
+                    if taken := sorted(embeddings.keys() & sample.members.keys()):
+                        raise UsageError(f"{shard}, sample {sample.key!r}: has a {taken[0]}; give shards without it")
+                    counts.update(samples=1, empty=not caption, long=encoders.too_long(caption))
+                    added = {name: _npy_bytes(values[row]) for name, values in embeddings.items()}
+                    tar.write({"__key__": sample.key, **sample.members, **added})
+        path.with_suffix(LIST).unlink(missing_ok=True)
+        if left_out:  # written before the shard has its name, so that no shard is there without its list
+            write_file(path.with_suffix(LIST), "".join(left_out).encode("utf-8", "backslashreplace"))
+    return counts
+
+
+def _usable_samples(shard: str, left_out: list[str]) -> Iterator[tuple[Sample, str]]:
+    """The samples with their captions; those that cannot be used are added to `left_out`, a line each."""
+    for item in read_shard(shard):
+        if isinstance(item, ShardEnd):
+            continue
+        try:
+            yield _captioned(item)
+        except SampleError as error:
+            left_out.append(" ".join(f"{item.key}: {error}".split()) + "\n")
+
+
+def _captioned(item: Sample | Fault) -> tuple[Sample, str]:
+    """Raises SampleError where the sample cannot be used."""
+    if isinstance(item, Fault):
+        raise SampleError(item.reason)
+    if "__key__" in item.members:
+        raise SampleError("member __key__: webdataset keeps the key under this name; rename the member")
+    try:
+        return item, item.members.get("txt", b"").decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        problem = f"txt: the caption is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        raise SampleError(problem) from None
+
+
+def _npy_bytes(array: "np.ndarray[Any, Any]") -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()

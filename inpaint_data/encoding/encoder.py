@@ -1,0 +1,180 @@
+"""From decoded pictures to latents, on the device: what a live step, the job, a preview and an audit all use."""
+
+from typing import Any
+
+import torch
+
+from inpaint_data.batch import PAIRED, Batch, ImageBatch, Posterior, to_device
+from inpaint_data.encoding.recipes import RECIPES, RecipeRow, conditioning
+from inpaint_data.encoding.settings import EncodeSettings
+from inpaint_data.encoding.transform import InpaintTransform
+from inpaint_data.encoding.vae import Autoencoder
+from inpaint_data.encoding.vae_loading import load_vae
+from inpaint_data.errors import UsageError, VaeError
+from inpaint_data.masks.settings import MaskSettings
+from inpaint_data.pictures.settings import PictureSettings
+
+SHARED = ("latents", *PAIRED.values())  # which do not depend on the mask
+
+
+class Encoder:
+    """Offsets masks, fills holes and encodes, on the device of the batch.
+
+    Args:
+        masks: offset, fill, preset and soft border.
+        encode: posterior, recipe and masked latents.
+        autoencoder: what encodes; None where there is nothing to encode, and `masks` alone is called.
+        seed: of offsets and noise, for batches that do not say their own.
+        posterior: in place of that of the settings; a cache holds "moments" whatever its batches are to feed.
+
+    Attributes:
+        transform: the nn.Module that does it for one variant.
+
+    Raises:
+        UsageError: an unknown recipe, or settings that cannot feed it.
+    """
+
+    def __init__(
+        self,
+        masks: MaskSettings,
+        encode: EncodeSettings,
+        autoencoder: Autoencoder | None,
+        seed: int = 0,
+        posterior: Posterior | None = None,
+    ) -> None:
+        row = recipe_row(encode)
+        masked = wants_masked_latents(encode)
+        fill = masks.fill or (row.fill if row else None) or masks.preset.fill
+        if row and masked and row.fill not in (None, fill):
+            raise UsageError(f"fill: {fill}, but recipe {encode.recipe} wants {row.fill}; leave it out")
+        if encode.recipe and autoencoder is not None:
+            conditioning(encode.recipe, autoencoder.config)
+        self.transform = InpaintTransform(
+            autoencoder,
+            masks.offset,
+            fill,
+            posterior or chosen_posterior(encode),
+            seed,
+            masks.preset,
+            masked,
+            masks.soft,
+        )
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """Raises UsageError where there is none."""
+        return self.transform.vae
+
+    def to_device(self, batch: ImageBatch) -> ImageBatch:
+        """The batch on the autoencoder's device."""
+        return to_device(batch, self.autoencoder.device)
+
+    def encode(self, batch: ImageBatch) -> Batch:
+        """The batch of its one variant.
+
+        Raises:
+            UsageError: it has several, see `variants`.
+            VaeError, EncodeError: see `InpaintTransform`.
+        """
+        if len(batch["variants"]) != 1:
+            raise UsageError(f"the batch has {len(batch['variants'])} variants of masks; encode them with variants()")
+        return self.variants(batch)[0]
+
+    def variants(self, batch: ImageBatch) -> list[Batch]:
+        """A batch for each variant. They share one encode of the pictures, and one tensor of `latents`.
+
+        Each variant is encoded in a batch of B, so that its values do not depend on how many variants there are.
+        """
+        batches: list[Batch] = []
+        for number in range(len(batch["variants"])):
+            shared = {key: value for key, value in batches[0].items() if key in SHARED} if batches else {}
+            batches.append(self.transform(_variant(batch, number) | shared))
+        return batches
+
+    def masks(self, batch: ImageBatch) -> list[Batch]:
+        """The same without any latents, for which no autoencoder is needed."""
+        return [self.transform.masks(_variant(batch, number)) for number in range(len(batch["variants"]))]
+
+
+def autoencoder_of(encode: EncodeSettings) -> Autoencoder:
+    """The autoencoder that the settings name, loaded.
+
+    Raises:
+        VaeError: it cannot be.
+    """
+    if isinstance(encode.vae, str):
+        try:
+            return load_vae(encode.vae, encode.dtype, compile=encode.compile)
+        except VaeError as error:
+            error.place = ("encode", "vae")
+            raise
+    return encode.vae if isinstance(encode.vae, Autoencoder) else Autoencoder(encode.vae)
+
+
+def recipe_row(encode: EncodeSettings) -> RecipeRow | None:
+    """Raises UsageError for an unknown recipe, and for settings that cannot feed it."""
+    if encode.recipe is None:
+        return None
+    if encode.recipe not in RECIPES:
+        raise UsageError(
+            f"recipe: {encode.recipe!r} is unknown; choose from {', '.join(RECIPES)}", place=("encode", "recipe")
+        )
+    row = RECIPES[encode.recipe]
+    if "masked" in row.parts and encode.masked_latents is False:
+        raise UsageError(
+            f"masked_latents: false, but recipe {encode.recipe} feeds them to the model; leave it out",
+            place=("encode", "masked_latents"),
+        )
+    if encode.posterior == "moments":
+        raise UsageError(
+            f"posterior: moments, but recipe {encode.recipe} feeds latents; use mode or sample",
+            place=("encode", "posterior"),
+        )
+    return row
+
+
+def chosen_posterior(encode: EncodeSettings) -> Posterior:
+    """The posterior that was given, or else the recipe's, or else the mode."""
+    row = recipe_row(encode)
+    return encode.posterior or (row.posterior if row else "mode")
+
+
+def wants_masked_latents(encode: EncodeSettings) -> bool:
+    """Whether batches are to have them: as was said, or else as the recipe needs it."""
+    if encode.masked_latents is not None:
+        return encode.masked_latents
+    row = recipe_row(encode)
+    return row is None or "masked" in row.parts
+
+
+def check_resolution(pictures: PictureSettings, autoencoder: Autoencoder) -> None:
+    """Raises UsageError unless the autoencoder's downscale factor divides the sides of all views."""
+    factor = autoencoder.factor
+    name, sides = "resolution", pictures.views.resolutions
+    if pictures.max_aspect > 1:
+        name, sides = "bucket_step", (pictures.bucket_step,)
+    for side in sides:
+        place = ("pictures", name)
+        if side < factor:
+            raise UsageError(
+                f"{name}: {side} is smaller than the VAE's downscale factor {factor}; use a multiple of {factor}", place
+            )
+        if side % factor:
+            lower = side // factor * factor
+            raise UsageError(
+                f"{name}: {side} is not a multiple of the VAE's downscale factor {factor}; "
+                f"use {lower} or {lower + factor}",
+                place,
+            )
+
+
+def _variant(batch: ImageBatch, number: int) -> dict[str, Any]:
+    """What `InpaintTransform` takes: the batch with one of its K masks."""
+    one = {name: value for name, value in batch.items() if name not in ("masks", "variants")}
+    masks = batch["masks"][:, number : number + 1]
+    return one | {
+        "mask": masks,
+        "variant": torch.full((len(masks),), batch["variants"][number]),
+        "generator": [row[number] for row in batch["generator"]],
+        "edits": [row[number] for row in batch["edits"]],
+    }

@@ -1,0 +1,46 @@
+"""Which autoencoder encodes, and what is taken from it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from inpaint_data.batch import Posterior
+from inpaint_data.errors import UsageError
+from inpaint_data.settings import Settings, checked
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def _vae(value: Any) -> Any:
+    """A name, or an `Autoencoder`, which is not imported to look: it would load diffusers."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, str) or hasattr(value, "encode"):
+        return value
+    raise UsageError(f"vae: {value!r} is not an autoencoder; give a folder, a .safetensors file, a Hub name, or demo")
+
+
+class EncodeSettings(Settings):
+    """Which autoencoder encodes, and what is taken from it."""
+
+    group = "encode"
+
+    vae: Annotated[Any, checked(_vae, str)] = "demo"
+    """A Hub name, a folder, a .safetensors file, or "demo"; in Python also an Autoencoder."""
+
+    dtype: Dtype = "float32"
+    """What the autoencoder computes in."""
+
+    recipe: str | None = None
+    """The row of RECIPES that batches are to feed. Checked; decides fill, posterior and whether there are
+    masked_latents, where these are left out."""
+
+    posterior: Posterior | None = None
+    """How latents come from the autoencoder: "mode" (ComfyUI), "sample" (diffusers; noise from seed, key and variant)
+    or "moments". Left out, the recipe's, else "mode". A cache always has moments."""
+
+    masked_latents: bool | None = None
+    """Encode the pictures with their holes too; not needed to train models that only blend, or with fresh masks. Left
+    out, as the recipe needs it, else true."""
+
+    compile: bool = False
+    """Compile the autoencoder's encoder; its results may then differ in the last bits."""

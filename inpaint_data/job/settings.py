@@ -1,0 +1,41 @@
+"""How the offline job runs, and what its cache holds beside latents and masks."""
+
+from typing import Literal
+
+from inpaint_data.latent_cache.settings import Storage
+from inpaint_data.settings import Count, Natural, Settings, Share
+
+OnBad = Literal["quarantine", "raise"]
+
+
+class JobSettings(Settings):
+    """How the offline job runs, and what its cache holds beside latents and masks."""
+
+    group = "job"
+
+    variants: Count = 1
+    """Masks and offsets for each picture; they share one encode of the full picture."""
+
+    seed: int = 0
+    """Of every random choice."""
+
+    batch_size: Count = 8
+    """Samples encoded at a time."""
+
+    device: str = "auto"
+    """ "auto", "cpu", "cuda", "cuda:1", "mps"."""
+
+    storage: Storage = "float16"
+    """Of the latents in the cache."""
+
+    num_workers: Natural = 2
+    """Threads that decode."""
+
+    on_bad: OnBad = "quarantine"
+    """"quarantine" bad samples and go on, or "raise" at the first one."""
+
+    max_bad_fraction: Share = 0.01
+    """Share of quarantined samples in the cache above which the run counts as failed."""
+
+    dry_run: bool = False
+    """Only look: what is to do, and how long it would take by a short probe. Writes nothing."""

@@ -1,0 +1,107 @@
+"""From the members of cached samples to a batch: what `LatentCache` and the `cached` stage both do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inpaint_data.batch import POSTERIORS, SIZES, Batch, Posterior
+from inpaint_data.encoding.vae import sample_posterior
+from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.latent_cache.encodings import Bytes
+from inpaint_data.latent_cache.members import ARRAYS, MEMBERS, RECORD, SOFT_MASK, masks_member
+from inpaint_data.masks.soft_border import from_levels
+from inpaint_data.seeding import noise_for
+
+
+@dataclass(frozen=True)
+class CachedSample:
+    """One sample of a cache, as it was stored."""
+
+    key: str
+    shard: str
+    members: Mapping[str, Bytes]  # at least the record and the masks; latents that are not wanted are left out
+    variant: int  # which of the masks
+    variants: int  # how many there are
+    carried: dict[str, Any] = field(default_factory=dict)
+
+
+def check_posterior(posterior: str) -> None:
+    """Raises UsageError for one that is unknown."""
+    if posterior not in POSTERIORS:
+        raise UsageError(f"posterior: {posterior!r} is unknown; choose from {', '.join(POSTERIORS)}")
+
+
+def batch_of(samples: Sequence[CachedSample], posterior: Posterior, seed: int, epoch: int) -> Batch:
+    """The batch of some samples of one size.
+
+    Args:
+        samples: at least one.
+        posterior: how latents are taken from moments.
+        seed, epoch: of the noise, with posterior "sample".
+
+    Raises:
+        CacheError, ValueError, KeyError, TypeError: a member is not what a cache has.
+    """
+    records = [_read(each, RECORD) for each in samples]
+    moments = bool(records[0]["has_posterior"])
+    keys = [each.key for each in samples]
+    arrays = [name for name in ARRAYS if all(name in each.members for each in samples)]
+    latents = {
+        ARRAYS[name].key: _latents(name, samples, posterior if moments else "moments", keys, seed, epoch)
+        for name in arrays
+    }
+    batch: dict[str, Any] = {
+        **latents,
+        "mask": _masks(samples),
+        "offset": torch.tensor([record["offset"] for record in records]),
+        "window": [record["window"] for record in records],
+        "variant": torch.tensor([each.variant for each in samples]),
+        "caption": [record["caption"] for record in records],
+        "generator": [record["generator"] for record in records],
+        "edits": [record["edits"] for record in records],
+        **{name: torch.tensor([record[name] for record in records]) for name in SIZES},
+        "flip": torch.tensor([record["flip"] for record in records]),
+        "carried": [each.carried for each in samples],
+        "__key__": keys,
+        "__shard__": [each.shard for each in samples],
+    }
+    return cast(Batch, batch)
+
+
+def _read(sample: CachedSample, name: str) -> Any:
+    return MEMBERS[name].read(sample.members[name], sample.variant, sample.variants)
+
+
+def _masks(samples: Sequence[CachedSample]) -> Tensor:
+    """(B, 1, H, W) bool, or of soft ones float32 in [0, 1]."""
+    name = masks_member(samples[0].members)
+    stacked = torch.from_numpy(np.stack([_read(each, name) for each in samples]))[:, None]
+    return from_levels(stacked) if name == SOFT_MASK else stacked
+
+
+def _latents(
+    name: str, samples: Sequence[CachedSample], posterior: Posterior, keys: Sequence[str], seed: int, epoch: int
+) -> Tensor:
+    """One tensor for the batch, filled from the mapped files without a copy in between; float32."""
+    raw = None
+    for row, sample in enumerate(samples):
+        array = _read(sample, name)
+        if raw is None:
+            raw = np.empty((len(samples), *array.shape), np.float32)
+        if array.shape != raw.shape[1:]:
+            raise CacheError(f"{name}: {array.shape} and {raw.shape[1:]} do not go into one batch")
+        raw[row] = array
+    assert raw is not None
+    moments = torch.from_numpy(raw)
+    if posterior == "moments":
+        return moments
+    mean = moments.chunk(2, dim=1)[0]
+    if posterior == "mode":
+        return mean.contiguous()
+    shape, purpose = tuple(mean.shape[1:]), ARRAYS[name].key
+    noise = torch.stack([noise_for(seed, key, epoch, purpose, shape) for key in keys])
+    return sample_posterior(moments, noise)

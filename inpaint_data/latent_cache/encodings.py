@@ -1,0 +1,98 @@
+"""How arrays, masks and records become the bytes of a cached member, and come back.
+
+Shapes: K masks of a sample, H W the picture.
+"""
+
+import io
+import json
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inpaint_data.errors import CacheError
+
+Bytes = bytes | memoryview
+
+
+def npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_npy(data: Bytes) -> npt.NDArray[Any]:
+    """The array in a .npy file, as a view into its bytes."""
+    if bytes(data[:6]) != b"\x93NUMPY":
+        raise ValueError("not a .npy file")
+    start = 10 + int.from_bytes(data[8:10], "little")
+    shape, dtype = _npy_header(bytes(data[:start]))
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
+@lru_cache(64)
+def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype; the samples of a cache have but a few headers between them."""
+    file = io.BytesIO(header)
+    np.lib.format.read_magic(file)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if fortran or dtype.hasobject:
+        raise ValueError("not laid out as the cache writes arrays")
+    return shape, dtype
+
+
+def pbm_bytes(masks: npt.NDArray[np.bool_]) -> bytes:
+    """(K, H, W) bool, True = repaint -> a binary PBM of K pictures stacked downwards, repaint white.
+
+    In P4 a set bit is black, so the bits are the complement; rows are padded to whole bytes.
+    """
+    count, height, width = masks.shape
+    header = f"P4\n{width} {count * height}\n".encode()
+    return header + np.packbits(~masks.reshape(count * height, width), axis=1).tobytes()
+
+
+def read_pbm(data: Bytes, count: int) -> npt.NDArray[np.bool_]:
+    """The (K, H, W) bool masks in what `pbm_bytes` made, K = `count`."""
+    data = bytes(data)
+    magic, size, pixels = data.split(b"\n", 2)
+    width, rows = map(int, size.split())
+    packed = np.frombuffer(pixels, np.uint8)
+    if magic != b"P4" or rows % count or packed.size != rows * ((width + 7) // 8):
+        raise CacheError(f"mask.pbm: not a P4 picture of {count} masks")
+    bits = np.unpackbits(packed.reshape(rows, -1), axis=1, count=width)
+    masks: npt.NDArray[np.bool_] = (bits == 0).reshape(count, rows // count, width)
+    return masks
+
+
+def png_bytes(levels: npt.NDArray[np.uint8]) -> bytes:
+    """(K, H, W) uint8, 255 = repaint -> a grey PNG of K pictures stacked downwards."""
+    from inpaint_data.pictures.images import encode_png  # soft masks alone need Pillow
+
+    return encode_png(levels.reshape(-1, levels.shape[-1]))
+
+
+def read_png(data: Bytes, count: int) -> npt.NDArray[np.uint8]:
+    """The (K, H, W) uint8 masks in what `png_bytes` made, K = `count`.
+
+    Raises:
+        SampleError: not a PNG, damaged, or too large a picture.
+        CacheError: another kind of picture.
+    """
+    from inpaint_data.pictures.images import decode_image  # as above
+
+    data = bytes(data)
+    # Bit depth and colour type in its header: 8 bits, grey.
+    if data[:4] != b"\x89PNG" or data[24:26] != b"\x08\x00":
+        raise CacheError("soft_mask.png: not a grey PNG of 8 bits")
+    levels = decode_image(data)[..., 0]
+    if len(levels) % count:
+        raise CacheError(f"soft_mask.png: not a picture of {count} masks")
+    return levels.reshape(count, -1, levels.shape[-1])
+
+
+def json_bytes(value: Any) -> bytes:
+    """The one way JSON is written here: sorted and compact, so that equal values are equal bytes."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # A name that is not UTF-8 comes as lone surrogates, which JSON can escape.
+    return text.encode("utf-8", "backslashreplace") + b"\n"

@@ -1,0 +1,329 @@
+"""What a cached sample has: one table of members, each with its way to bytes, from bytes, and what is checked of them.
+
+A new member is a row of `MEMBERS`. Shapes: K mask variants, C latent channels (2C for moments), H W the picture, h w
+latents.
+"""
+
+import io
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from inpaint_data.batch import PAIRED, SIZES, Batch
+from inpaint_data.errors import CacheError, SampleError
+from inpaint_data.latent_cache.encodings import (
+    Bytes,
+    json_bytes,
+    npy_bytes,
+    pbm_bytes,
+    png_bytes,
+    read_npy,
+    read_pbm,
+    read_png,
+)
+from inpaint_data.masks.soft_border import to_levels
+
+LATENTS = "latents.npy"
+MASKED_LATENTS = "masked_latents.npy"
+MASK = "mask.pbm"
+SOFT_MASK = "soft_mask.png"
+RECORD = "inpaint.json"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+FIELDS = {"caption", *SIZES, "flip", "has_posterior", "variants"}
+FIELDS_OF_VARIANT = {"offset", "window", "generator", "edits", "coverage"}
+
+
+@dataclass(frozen=True)
+class Storing:
+    """How a job stores what it encoded."""
+
+    storage: str  # of latents, "float16" or "float32"
+    has_posterior: bool  # whether latents are moments
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the settings of a cache say of every sample."""
+
+    variants: int
+    sizes: frozenset[tuple[int, int]]  # of pictures and masks
+    factor: int  # how much smaller latents are
+    storage: str
+    has_posterior: bool
+    offsets: tuple[int, int]
+    windows: tuple[str, ...]
+    members: frozenset[str]  # which of `MEMBERS` there are
+
+
+@dataclass
+class Seen:
+    """What the members of one sample, and those of the samples before it, said so far."""
+
+    channels: int = 0  # the first sample sets how many all have, which no setting says
+    size: tuple[int, int] = (0, 0)  # of the picture of the sample in hand
+
+
+class Codec(Protocol):
+    """How one member is stored."""
+
+    def takes(self, batch: Batch) -> bool:
+        """Whether samples of this batch have the member."""
+
+    def write(self, batches: Sequence[Batch], row: int, how: Storing) -> bytes:
+        """The member of one sample, from the batches of its K variants. Raises SampleError where it cannot be."""
+
+    def read(self, data: Bytes, variant: int, variants: int) -> Any:
+        """What a batch of that variant has of it; arrays are views into `data` where they can be."""
+
+    def check(self, data: bytes, expected: Expected, seen: Seen) -> Any:
+        """What is in it. Raises SampleError with what is wrong, to be said after the member's name."""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """An array of `key`, in .npy: (C, h, w), or one for each variant (K, C, h, w)."""
+
+    key: str
+    per_variant: bool = False
+
+    def takes(self, batch: Batch) -> bool:
+        return self.key in batch
+
+    def write(self, batches: Sequence[Batch], row: int, how: Storing) -> bytes:
+        rows = [_tensor(batch, self.key)[row] for batch in batches]
+        array = (torch.stack(rows) if self.per_variant else rows[0]).numpy()
+        with np.errstate(over="ignore"):
+            stored = array.astype(how.storage)
+        if not np.isfinite(stored).all():
+            raise SampleError(
+                f"{self.key}.npy: {np.abs(array).max():.3g} is too large for {how.storage}; set storage: float32"
+            )
+        return npy_bytes(stored)
+
+    def read(self, data: Bytes, variant: int, variants: int) -> npt.NDArray[Any]:  # noqa: ARG002 - of the protocol
+        array = read_npy(data)
+        return array[variant] if self.per_variant else array
+
+    def check(self, data: bytes, expected: Expected, seen: Seen) -> npt.NDArray[Any]:
+        try:
+            array: npt.NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        except Exception as error:  # numpy's parser has many ways to trip over damaged bytes
+            raise SampleError(f"not an array ({error})") from None
+        leading = (expected.variants,) if self.per_variant else ()
+        height, width = (side // expected.factor for side in seen.size)
+        if array.dtype != np.dtype(expected.storage):
+            raise SampleError(f"is {array.dtype}, the cache stores {expected.storage}")
+        channels = array.shape[-3] if array.ndim == len(leading) + 3 else 0
+        odd = expected.has_posterior and channels % 2
+        if not channels or odd or array.shape != (*leading, seen.channels or channels, height, width):
+            wanted = ", ".join(map(str, (*leading, seen.channels or "channels", height, width)))
+            raise SampleError(f"has the shape {array.shape}, not ({wanted}) as the settings and the other samples have")
+        if not np.isfinite(array).all():
+            raise SampleError("has NaN or infinity in it")
+        if npy_bytes(array) != data:
+            raise SampleError("is not laid out as the cache writes arrays")
+        seen.channels = channels
+        return array
+
+
+class HardMasks:
+    """K masks as a binary PBM of 1 bit a pixel, stacked downwards, white = repaint."""
+
+    def takes(self, batch: Batch) -> bool:
+        return not batch["mask"].is_floating_point()
+
+    def write(self, batches: Sequence[Batch], row: int, how: Storing) -> bytes:  # noqa: ARG002 - of the protocol
+        return pbm_bytes(np.stack([batch["mask"][row, 0].numpy() for batch in batches]))
+
+    def read(self, data: Bytes, variant: int, variants: int) -> npt.NDArray[np.bool_]:
+        mask: npt.NDArray[np.bool_] = read_pbm(data, variants)[variant]
+        return mask
+
+    def check(self, data: bytes, expected: Expected, seen: Seen) -> npt.NDArray[np.bool_]:
+        count = expected.variants
+        try:
+            masks = read_pbm(data, count)
+        except (CacheError, ValueError):
+            raise SampleError(f"not a binary PBM (P4) of {count} masks") from None
+        if masks.shape != (count, *seen.size):
+            raise SampleError(f"its masks have the shape {masks.shape}, not {(count, *seen.size)}")
+        if pbm_bytes(masks) != data:
+            raise SampleError("is not laid out as the cache writes masks")
+        return masks
+
+
+class SoftMasks:
+    """K masks as a grey PNG of 8 bits, stacked downwards, 255 = repaint."""
+
+    def takes(self, batch: Batch) -> bool:
+        return batch["mask"].is_floating_point()
+
+    def write(self, batches: Sequence[Batch], row: int, how: Storing) -> bytes:  # noqa: ARG002 - of the protocol
+        return png_bytes(np.stack([to_levels(batch["mask"][row, 0]).numpy() for batch in batches]))
+
+    def read(self, data: Bytes, variant: int, variants: int) -> npt.NDArray[np.uint8]:
+        levels: npt.NDArray[np.uint8] = read_png(data, variants)[variant]
+        return levels
+
+    def check(self, data: bytes, expected: Expected, seen: Seen) -> npt.NDArray[np.uint8]:
+        shape = (expected.variants, *seen.size)
+        try:
+            levels = read_png(data, expected.variants)
+        except CacheError as error:
+            raise SampleError(str(error).removeprefix(f"{SOFT_MASK}: ")) from None
+        if levels.shape != shape:
+            raise SampleError(f"its masks have the shape {levels.shape}, not {shape}")
+        if not data.endswith(PNG_END):
+            raise SampleError("is not laid out as the cache writes masks")
+        return levels
+
+
+class Record:
+    """What was drawn and how the picture was cut, as JSON."""
+
+    def takes(self, batch: Batch) -> bool:  # noqa: ARG002 - of the protocol
+        return True
+
+    def write(self, batches: Sequence[Batch], row: int, how: Storing) -> bytes:
+        first: Any = batches[0]
+        return json_bytes(
+            {
+                "caption": first["caption"][row],
+                **{name: first[name][row].tolist() for name in SIZES},
+                "flip": bool(first["flip"][row]),
+                "has_posterior": how.has_posterior,
+                "variants": [
+                    {
+                        "offset": int(batch["offset"][row]),
+                        "window": batch["window"][row],
+                        "generator": batch["generator"][row],
+                        "edits": list(batch["edits"][row]),
+                        "coverage": coverage_of(_levels(batch["mask"][row, 0])),
+                    }
+                    for batch in batches
+                ],
+            }
+        )
+
+    def read(self, data: Bytes, variant: int, variants: int) -> dict[str, Any]:  # noqa: ARG002 - of the protocol
+        record = json.loads(bytes(data))
+        drawn = record.pop("variants")
+        return {**record, **drawn[variant], "count": len(drawn)}
+
+    def check(self, data: bytes, expected: Expected, seen: Seen) -> dict[str, Any]:
+        try:
+            record = json.loads(data)
+            as_written = json_bytes(record)
+        except (ValueError, RecursionError) as error:
+            raise SampleError(f"not JSON ({error})") from None
+        _has_fields(record, FIELDS, "it")
+        if not isinstance(record["caption"], str):
+            raise SampleError("its caption is not a text")
+        for name, least in (("original_size", 1), ("resized_size", 1), ("crop_top_left", 0)):
+            if not _is_pair(record[name], least):
+                raise SampleError(f"its {name} is {record[name]}, not two whole numbers from {least} on")
+        size, sizes = record["target_size"], expected.sizes
+        if not _is_pair(size, 1) or tuple(size) not in sizes:
+            named = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
+            raise SampleError(f"its target_size is {size}, the cache has {named}")
+        seen.size = (size[0], size[1])
+        for name in ("flip", "has_posterior"):
+            if type(record[name]) is not bool:
+                raise SampleError(f"its {name} is {record[name]}, neither true nor false")
+        if record["has_posterior"] != expected.has_posterior:
+            raise SampleError(f"its has_posterior is {record['has_posterior']}, the cache's {expected.has_posterior}")
+        self._check_variants(record["variants"], expected)
+        if as_written != data:
+            raise SampleError("is not laid out as the cache writes JSON")
+        return dict(record)
+
+    @staticmethod
+    def _check_variants(variants: Any, expected: Expected) -> None:
+        if not isinstance(variants, list) or len(variants) != expected.variants:
+            raise SampleError(f"does not have the cache's {expected.variants} variants")
+        low, high = expected.offsets
+        for number, variant in enumerate(variants):
+            _has_fields(variant, FIELDS_OF_VARIANT, f"variant {number}")
+            offset, edits = variant["offset"], variant["edits"]
+            if type(offset) is not int or not low <= offset <= high:
+                raise SampleError(f"variant {number} has offset {offset}, outside the cache's {low}...{high}")
+            if variant["window"] not in expected.windows:
+                named = ", ".join(expected.windows)
+                raise SampleError(
+                    f"variant {number} has window {variant['window']!r}, which is not among the cache's {named}"
+                )
+            if not isinstance(variant["generator"], str) or not variant["generator"]:
+                raise SampleError(f"variant {number} does not name its generator")
+            if not isinstance(edits, list) or not all(isinstance(word, str) for word in edits):
+                raise SampleError(f"variant {number} has edits {edits}, which is not a list of words")
+            if type(variant["coverage"]) is not float:
+                raise SampleError(f"variant {number} has coverage {variant['coverage']}, which is not a fraction")
+
+
+# In the order in which they are checked: the record first, since it has the size of the others.
+MEMBERS: Mapping[str, Codec] = {
+    RECORD: Record(),
+    LATENTS: Latents("latents"),
+    MASK: HardMasks(),
+    SOFT_MASK: SoftMasks(),
+    MASKED_LATENTS: Latents("masked_latents", per_variant=True),
+    **{f"{key}.npy": Latents(key) for key in PAIRED.values()},
+}
+ARRAYS: Mapping[str, Latents] = {name: codec for name, codec in MEMBERS.items() if isinstance(codec, Latents)}
+REQUIRED = frozenset({LATENTS, RECORD})  # and the masks, see `masks_member`
+
+
+def masks_member(names: Collection[str]) -> str:
+    """Which of a sample's members holds its masks: hard ones or soft ones."""
+    return SOFT_MASK if SOFT_MASK in names else MASK
+
+
+def members_of(batches: Sequence[Batch], row: int, how: Storing) -> dict[str, bytes]:
+    """Member name -> bytes of one sample, from the batches of its K variants.
+
+    Args:
+        batches: of raw moments on the CPU; they share all that does not depend on the mask.
+        row: which sample.
+        how: of the whole cache.
+
+    Raises:
+        SampleError: a value too large for the storage, or a carried member whose name the cache uses itself.
+    """
+    first = batches[0]
+    carried: dict[str, bytes] = first["carried"][row]
+    own = {name: codec for name, codec in MEMBERS.items() if codec.takes(first)}
+    if taken := sorted(MEMBERS.keys() & carried.keys()):
+        raise SampleError(f"it carries a member called {taken[0]}, which the cache uses itself; rename it")
+    return carried | {name: codec.write(batches, row, how) for name, codec in own.items()}
+
+
+def coverage_of(mask: npt.NDArray[Any]) -> float:
+    """The mean of a mask, bool or uint8 levels, where 1 = repaint: of a hard one the share that is repainted."""
+    return round(float(mask.mean()) / (1 if mask.dtype == np.bool_ else 255), 6)
+
+
+def _tensor(batch: Batch, key: str) -> Tensor:
+    value: Tensor = batch[key]  # type: ignore[literal-required]
+    return value
+
+
+def _levels(mask: Tensor) -> npt.NDArray[Any]:
+    """(H, W) bool, or uint8 levels of a soft one."""
+    return to_levels(mask).numpy() if mask.is_floating_point() else mask.numpy()
+
+
+def _has_fields(value: Any, fields: set[str], what: str) -> None:
+    if not isinstance(value, dict):
+        raise SampleError(f"{what} is not a JSON object")
+    if value.keys() != fields:
+        raise SampleError(f"{what} has the fields {', '.join(sorted(value))}, not {', '.join(sorted(fields))}")
+
+
+def _is_pair(value: Any, least: int) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(each) is int and each >= least for each in value)

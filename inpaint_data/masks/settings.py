@@ -1,0 +1,122 @@
+"""Which masks a picture gets, how far they grow, and what the hole holds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import model_validator
+
+from inpaint_data.errors import UsageError
+from inpaint_data.masks.generators import GENERATORS
+from inpaint_data.masks.mixture import OBJECT, MaskMixture
+from inpaint_data.masks.offsets import Offset, RandomOffset, check_offset, offset_from
+from inpaint_data.masks.presets import PRESETS, Fill, Preset, preset_of
+from inpaint_data.masks.soft_border import SoftBorder
+from inpaint_data.settings import Flag, Settings, built, built_of, checked
+
+BROUGHT = ("sample", "alpha", OBJECT)  # those that come with the sample, and so can be cut around
+SOURCES = ("sample", "alpha", "mixture", *GENERATORS, OBJECT)
+
+
+def _source(value: Any) -> str:
+    if value not in SOURCES:
+        raise UsageError(f"masks: {value!r} is unknown; choose from {', '.join(SOURCES)}")
+    return str(value)
+
+
+def _offset(value: Any) -> Offset | None:
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        value = built_of(RandomOffset, value)
+    elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        value = offset_from(value)
+    check_offset(value)
+    return value  # type: ignore[no-any-return]
+
+
+def _preset(value: Any) -> Preset:
+    return preset_of(built_of(Preset, value) if isinstance(value, Mapping) else value)
+
+
+def _soft(value: Any) -> SoftBorder | None:
+    if value is None or isinstance(value, SoftBorder):
+        return value
+    if not isinstance(value, Mapping):
+        raise UsageError(f"soft: {value!r} is not a border; give a SoftBorder, in YAML {{kind: gaussian, radius: 4}}")
+    return built_of(SoftBorder, value)
+
+
+class MaskSettings(Settings):
+    """Which masks a picture gets, how far they grow, and what the hole holds."""
+
+    group = "masks"
+
+    source: Annotated[str, checked(_source, str), Flag("masks")] = "sample"
+    """"sample" (the member mask.png, white = repaint), "alpha" (repaint where the picture is more transparent than
+    not), "object" (mask.0.png ..., or COCO annotations in json), a generator's name, or "mixture"."""
+
+    mixture: Annotated[MaskMixture, built(MaskMixture)] = MaskMixture()
+    """Weights, limits of the hole, inversion and more, see MaskMixture; best written in a YAML file."""
+
+    offset: Annotated[Offset | None, checked(_offset, int | list[int] | dict[str, Any] | None), Flag("mask_offset")] = (
+        None
+    )
+    """Pixels to grow (> 0) or shrink (< 0) masks by; [low, high] draws one for each mask, and a mapping is a
+    RandomOffset. Left out, it is the preset's: 6, or 0 where the preset grows nothing."""
+
+    fill: Fill | None = None
+    """What the hole holds when it is encoded, see fill_hole; left out, the preset's."""
+
+    preset: Annotated[Preset, checked(_preset, str | dict[str, Any])] = PRESETS["was"]
+    """Whose way with masks: "was" (they grow alike on all sides), "comfy" (ComfyUI's own node), "diffusers" (they do
+    not grow), "a1111" or "fooocus", see PRESETS; or a mapping of your own, see Preset."""
+
+    soft: Annotated[SoftBorder | None, checked(_soft, dict[str, Any] | None)] = None
+    """Soften the border of masks, see SoftBorder: {kind: gaussian, radius: 4}. Batches then have float masks, a cache
+    soft_mask.png of 8 bits in place of mask.pbm."""
+
+    @model_validator(mode="after")
+    def _check_drawn(self) -> "MaskSettings":
+        if "source" in self.model_fields_set:  # otherwise it may yet be that of a cache
+            self.check_drawn()
+        return self
+
+    def check_drawn(self) -> None:
+        """Raises UsageError for a mixture, or its weights, that would have no say."""
+        if self.source in ("sample", "alpha") and self.mixture != MaskMixture():
+            raise UsageError(
+                f"mixture: one is given, but masks is {self.source}, which does not draw from it; set masks: mixture",
+                place=("mixture",),
+            )
+        if self.source != "mixture" and self.mixture.weights != MaskMixture().weights:
+            raise UsageError(
+                f"mixture: it has weights {dict(self.mixture.weights)}, but masks is {self.source}, which draws "
+                "nothing else; set masks: mixture, or leave weights out",
+                place=("mixture",),
+            )
+
+    @cached_property
+    def drawn_from(self) -> MaskMixture | None:
+        """What masks are drawn from; None where a sample brings its one mask."""
+        if self.source in ("sample", "alpha"):
+            return None
+        return self.mixture if self.source == "mixture" else replace(self.mixture, weights={self.source: 1.0})
+
+    @property
+    def draws_objects(self) -> bool:
+        """Whether a mask may be one of the objects that a sample brings."""
+        return self.drawn_from is not None and bool(self.drawn_from.weights.get(OBJECT))
+
+    @property
+    def chosen_offset(self) -> Offset:
+        """The offset that was given, or else the preset's."""
+        if self.offset is not None:
+            return self.offset
+        return 0 if self.preset.growth == "none" else self.preset.offset
+
+    @property
+    def chosen_fill(self) -> Fill:
+        """The fill that was given, or else the preset's."""
+        return self.preset.fill if self.fill is None else self.fill

@@ -1,0 +1,30 @@
+"""What becomes of a sample that cannot be used: it goes on as an item, is said, is kept, or ends the run."""
+
+import logging
+from collections.abc import Callable
+
+from inpaint_data.errors import SampleError
+from inpaint_data.shards.reading import Fault
+
+log = logging.getLogger(__name__)
+OnFault = Callable[[Fault], None] | list[Fault] | None
+
+
+def warn(fault: Fault) -> None:
+    """Name it in the log, and go on without it."""
+    log.warning("%s, sample %r is left out: %s", fault.shard, fault.key, fault.reason)
+
+
+def stop(fault: Fault) -> None:
+    """Raises SampleError that names the shard, the key and the reason; what is left out on purpose is passed over."""
+    if not fault.on_purpose:
+        raise SampleError(f"{fault.shard}, sample {fault.key!r}: {fault.reason}")
+
+
+def handled(fault: Fault, on_fault: OnFault) -> bool:
+    """Whether somebody took the fault; else it is to be passed on."""
+    if on_fault is None:
+        return False
+    take = on_fault.append if isinstance(on_fault, list) else on_fault
+    take(fault)
+    return True

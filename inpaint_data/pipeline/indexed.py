@@ -1,0 +1,213 @@
+"""The indexed head: image shards that lie here, whose views are found beforehand and read in any order.
+
+Samples are found by the headers of their tar, sizes by those of the pictures, so an epoch is an order of rows. Where
+the user has stages, every sample goes through them once beforehand: what they leave out is known before batches are.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import webdataset as wds
+
+from inpaint_data.errors import SampleError, ShardError
+from inpaint_data.pictures.geometry import Size
+from inpaint_data.pictures.images import image_size
+from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.faults import warn
+from inpaint_data.pipeline.own_stages import run_on
+from inpaint_data.pipeline.stage import SampleDict, Stage
+from inpaint_data.pipeline.stages import VIEWS, BatchEnd, as_dict, as_sample, way_of_a_sample
+from inpaint_data.shards.mirror import DEFAULT_BYTES, mirror_in, name_of_contents, read_range
+from inpaint_data.shards.reading import (
+    Fault,
+    Sample,
+    image_member,
+    locate_samples,
+    read_sample,
+    shard_size,
+    shard_stamp,
+)
+from inpaint_data.shards.tar import is_url
+
+HEADER = 2**16  # bytes of a picture that tell its size, but for those with much before it
+Rows = Sequence[int] | npt.NDArray[np.int64]
+
+
+class IndexedShards:
+    """The views of image shards, each at a row.
+
+    Args:
+        shards: paths or URLs, already expanded; remote ones are copied to `mirror`, or read piece by piece where they
+            do not fit.
+        settings: what decides the pixels.
+        own: the user's stages between reading and examples.
+        mirror, mirror_bytes: see `LatentCache`.
+
+    Attributes:
+        faults: what the shards have that is not a sample, or that a stage leaves out.
+        too_small: how many views there are not, since their picture is too small, though not for all.
+        buckets: (N,) int64, the bucket of every row.
+
+    Raises:
+        ShardError: a shard cannot be read, or there is no sample in any.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        settings: ExampleSettings,
+        own: Sequence[Stage] = (),
+        mirror: str | None = None,
+        mirror_bytes: int = DEFAULT_BYTES,
+    ) -> None:
+        self.settings, self.own = settings, list(own)
+        self.faults: list[Fault] = []
+        self.too_small = 0
+        self._files = [_File(shard, mirror, mirror_bytes) for shard in shards]
+        self._sizes = settings.pictures.views.sizes()
+        places: list[tuple[int, ...]] = []  # shard, extent, which of the stages' results, view, size of the view
+        for number, file in enumerate(self._files):
+            for item in file.locate():
+                for place in [item] if isinstance(item, Fault) else self._places_of(item, file):
+                    if isinstance(place, Fault):
+                        self._note(place)
+                    else:
+                        places.append((number, *place))
+        if not places:
+            reason = f"; the first: {self.faults[0].reason}" if self.faults else ""
+            named = ", ".join(shards[:3])
+            raise ShardError(f"{named}: no sample in any shard; see the warnings for the reasons{reason}")
+        table = np.array(places, np.int64)
+        self._places = table[:, :5]
+        self.buckets: npt.NDArray[np.int64] = np.unique(table[:, 5:], axis=0, return_inverse=True)[1].reshape(-1)
+
+    def _note(self, fault: Fault) -> None:
+        self.faults.append(fault)
+        if not fault.on_purpose:
+            warn(fault)
+
+    def _places_of(self, sample: Sample, file: "_File") -> Iterator[tuple[int, ...] | Fault]:
+        """Extent, number of the stages' result, number and size of each view of a sample."""
+        if not self.own:
+            for view, size in self._views(sample, file):
+                yield (*sample.extent, 0, view, *size)
+            return
+        read = file.read(sample.extent)
+        results = [read] if isinstance(read, Fault) else run_on(as_dict(read), self.own, file.shard)
+        for number, result in enumerate(results):
+            if isinstance(result, Fault):
+                yield result
+                continue
+            changed = as_sample(result)
+            for view, size in self._views_of(changed.members.get(_image(changed) or "", b"")):
+                yield (*sample.extent, number, view, *size)
+
+    def _views(self, sample: Sample, file: "_File") -> list[tuple[int, Size]]:
+        """Number and size of each view of a sample, by the header of its picture, which it looks up in the shard."""
+        if self.settings.pictures.views.count == len(self._sizes) == 1:
+            return [(0, self._sizes[0])]
+        with suppress(SampleError):
+            offset, end = sample.offsets[image_member(sample)], sample.extent[1]
+            for length in (min(HEADER, end - offset), end - offset):
+                data = file.bytes(offset, offset + length)
+                with suppress(SampleError):
+                    image_size(data)
+                    return self._views_of(data)
+        return [(0, self._sizes[0])]  # why it cannot be used is said when it is read
+
+    def _views_of(self, image: bytes) -> list[tuple[int, Size]]:
+        views = self.settings.pictures.views
+        if views.count == len(self._sizes) == 1:
+            return [(0, self._sizes[0])]
+        with suppress(SampleError):
+            found = views.of(image_size(image))
+            self.too_small += views.count - len(found)
+            return [(view.number, view.target) for view in found]
+        return [(0, self._sizes[0])]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def sample(self, row: int) -> SampleDict | Fault:
+        """What is at a row, its view named, behind the user's stages."""
+        number, start, end, result, view = map(int, self._places[row])
+        file = self._files[number]
+        read = file.read((start, end))
+        if isinstance(read, Fault):
+            return read
+        if not self.own:
+            return as_dict(read) | {VIEWS: [view]}
+        results = list(run_on(as_dict(read), self.own, file.shard))
+        if result >= len(results):
+            reason = "stages: a stage of yours made another number of samples than before; it must not draw at random"
+            return Fault(file.shard, read.key, reason, None, None)
+        made = results[result]
+        return made if isinstance(made, Fault) else made | {"__url__": file.shard, VIEWS: [view]}
+
+    def samples(self, plan: Sequence[Rows]) -> Iterator[SampleDict | Fault | BatchEnd]:
+        """The head of a pipeline: what is at the rows of each planned batch, each batch followed by its end."""
+        for rows in plan:
+            for row in rows:
+                yield self.sample(int(row))
+            yield BatchEnd()
+
+    def pipeline(self, plan: Sequence[Rows], batch_size: int, variants: Sequence[int], threads: int) -> Any:
+        """The planned batches, each with its `BatchEnd` behind it: a `wds.DataPipeline`.
+
+        The user's stages have run when a sample leaves the head.
+        """
+        head = _Head(self, plan)
+        return wds.DataPipeline(head, *way_of_a_sample(self.settings, (), batch_size, variants, threads))
+
+
+class _Head:
+    """The first stage of a pipeline: called without a source. A class, so that it can be pickled."""
+
+    def __init__(self, shards: IndexedShards, plan: Sequence[Rows]) -> None:
+        self.shards, self.plan = shards, plan
+
+    def __call__(self) -> Iterator[Any]:
+        return self.shards.samples(self.plan)
+
+
+class _File:
+    """One shard, wherever its bytes are read from."""
+
+    def __init__(self, shard: str, mirror: str | None, mirror_bytes: int) -> None:
+        self.shard = shard
+        self._path: Path | None = None if is_url(shard) else Path(shard)
+        if self._path is None:
+            name = name_of_contents(shard, shard_stamp(shard))
+            self._path = mirror_in(mirror).copy(shard, name, shard_size(shard), mirror_bytes)
+
+    def locate(self) -> Iterator[Sample | Fault]:
+        """Its samples by their headers, without bytes, under the shard's own name."""
+        return locate_samples(self.shard if self._path is None else str(self._path), self.shard)
+
+    def bytes(self, start: int, end: int) -> bytes:
+        if self._path is None:
+            return read_range(self.shard, start, end)
+        try:
+            with self._path.open("rb") as file:
+                return _read(file, start, end)
+        except OSError as error:
+            raise ShardError(f"{self._path}: {error.strerror}; it was there when training began") from error
+
+    def read(self, extent: tuple[int, int]) -> Sample | Fault:
+        return read_sample(self.shard, self.bytes(*extent))
+
+
+def _read(file: BinaryIO, start: int, end: int) -> bytes:
+    file.seek(start)
+    return file.read(end - start)
+
+
+def _image(sample: Sample) -> str | None:
+    try:
+        return image_member(sample)
+    except SampleError:
+        return None

@@ -1,0 +1,94 @@
+"""The user's own functions between reading and examples: run on one sample at a time, and accounted for.
+
+A stage is what it is in webdataset: a function from an iterator of sample dicts to an iterator of sample dicts, such as
+`wds.select(keep)`, `wds.map(change)`, or a generator of your own.
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from inpaint_data.errors import UsageError
+from inpaint_data.pipeline.stage import SampleDict, Stage
+from inpaint_data.shards.reading import Fault
+
+LEFT_OUT = "stages: a stage of yours leaves it out"
+
+
+def check_stages(stages: Sequence[Stage | str]) -> list[Stage]:
+    """The stages as functions; a text is the dotted path of one.
+
+    Raises:
+        UsageError: one cannot be called, or not be found.
+    """
+    if isinstance(stages, str) or not isinstance(stages, Sequence):
+        raise UsageError(f"stages: {stages!r} is not a list of functions; give [wds.select(keep)]", place=("stages",))
+    found: list[Stage] = []
+    for stage in stages:
+        function = _at(stage) if isinstance(stage, str) else stage
+        if not callable(function):
+            raise UsageError(
+                f"stages: {function!r} cannot be called; give a function from an iterator of samples to an iterator "
+                "of samples, such as wds.select(keep)",
+                place=("stages",),
+            )
+        found.append(function)
+    return found
+
+
+def names_of(stages: Sequence[Stage]) -> list[str]:
+    """What a cache records of them. A function is known by its name, not by what it does."""
+    return [_name(stage) for stage in stages]
+
+
+def run_on(sample: SampleDict, stages: Sequence[Stage], shard: str) -> Iterator[SampleDict | Fault]:
+    """What the stages make of one sample: itself, changed, several, or a Fault that says why there is none."""
+    key, samples = sample["__key__"], iter([sample])
+    try:
+        for stage in stages:
+            samples = iter(stage(samples))
+        results = list(samples)
+    except Exception as error:  # whatever a user's function raises
+        yield Fault(shard, key, f"stages: {type(error).__name__}: {' '.join(str(error).split())}", None, None)
+        return
+    if not results:
+        yield Fault(shard, key, LEFT_OUT, None, None, on_purpose=True)
+    keys: set[str] = set()
+    for result in results:
+        problem = _problem(result, keys)
+        if problem:
+            yield Fault(shard, key, f"stages: {problem}", None, None)
+        else:
+            yield result
+
+
+def _problem(result: Any, keys: set[str]) -> str | None:
+    """What is wrong with a sample that a stage made; None where nothing is, and its key is noted."""
+    if not isinstance(result, dict) or not isinstance(result.get("__key__"), str):
+        return f"a stage made {type(result).__name__} and not a sample: a dict with __key__ and members of bytes"
+    if result["__key__"] in keys:
+        return f"a stage made two samples with the key {result['__key__']!r}; give each one of its own"
+    keys.add(result["__key__"])
+    return None
+
+
+def _at(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"stages: there is no {path!r} to import ({error}); give a dotted path such as my_package.keep",
+            place=("stages",),
+        ) from None
+
+
+def _name(stage: Any) -> str:
+    """Of webdataset's own stages, with the functions that they were given."""
+    function = getattr(stage, "f", None)
+    if function is None:
+        kind = stage if hasattr(stage, "__qualname__") else type(stage)
+        return f"{kind.__module__}.{kind.__qualname__}"
+    given = [*getattr(stage, "args", ()), *getattr(stage, "kw", {}).values()]
+    named = ", ".join(_name(each) if callable(each) else repr(each) for each in given)
+    return f"{function.__name__.lstrip('_')}({named})"

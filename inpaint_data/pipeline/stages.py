@@ -1,0 +1,361 @@
+"""The way of a sample, stage by stage, for any `wds.DataPipeline` and behind any `wds.WebDataset(...).compose(...)`.
+
+A stage is a function from an iterator to an iterator, and can be pickled. Samples are webdataset's: dicts of `__key__`,
+`__url__` and members (extension -> bytes). What cannot be used becomes a `Fault`, which a stage hands to `on_fault`, or
+with None passes on as an item, so that whoever counts at the end can account for every sample.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from inpaint_data.batch import Batch, ImageBatch, Posterior, is_batch, pinned, to_device
+from inpaint_data.encoding.encoder import Encoder
+from inpaint_data.errors import UsageError
+from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_posterior
+from inpaint_data.latent_cache.members import MEMBERS, RECORD, masks_member
+from inpaint_data.latent_cache.reader import Variant
+from inpaint_data.masks.settings import MaskSettings
+from inpaint_data.pictures.examples import Example, collate, prepare
+from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
+from inpaint_data.pipeline.faults import OnFault, handled, warn
+from inpaint_data.pipeline.own_stages import run_on
+from inpaint_data.pipeline.stage import SampleDict, Stage, stage
+from inpaint_data.seeding import generator_for
+from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard, shard_stem
+from inpaint_data.shards.tar import stored_size
+
+ViewNumbers = Sequence[int]
+VIEWS = "__views__"  # of a sample dict: which of its views are wanted, where not all are
+
+
+@dataclass
+class Tally:
+    """How much was read so far, by whoever looks while a pipeline runs."""
+
+    samples: int = 0
+    bytes: int = 0
+
+    def expected(self, total_bytes: int) -> float:
+        """How many samples `total_bytes` of shards have, by the mean size of those read so far."""
+        return total_bytes / max(1, self.bytes) * self.samples
+
+
+@dataclass(frozen=True)
+class BatchEnd:
+    """Follows the samples of a planned batch."""
+
+
+def image_stages(
+    shards: Sequence[str],
+    examples_as: ExampleSettings,
+    own: Sequence[Stage],
+    batch_size: int,
+    variants: Sequence[int],
+    threads: int,
+    tally: Tally | None = None,
+) -> list[Any]:
+    """The whole way of pictures, shard after shard, as the job goes it: batches, Faults and ShardEnds come out."""
+    return [
+        partial(_shard_list, list(shards)),
+        read_shards(on_fault=None, ends=True, tally=tally),
+        *way_of_a_sample(examples_as, own, batch_size, variants, threads),
+    ]
+
+
+def _shard_list(shards: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What `wds.SimpleShardList` gives, but it may be empty, as when a job has nothing left to do."""
+    return iter([{"url": shard} for shard in shards])
+
+
+def way_of_a_sample(
+    examples_as: ExampleSettings, own: Sequence[Stage], batch_size: int, variants: Sequence[int], threads: int
+) -> list[Any]:
+    """What follows any head of samples, in training as in the job."""
+    return [
+        # The user's functions, one sample at a time: what each leaves out is known.
+        own_stages(own),
+        # Decoded once, cut into views, K masks drawn for each: 1 -> n.
+        examples(
+            examples_as.pictures,
+            examples_as.masks,
+            seed=examples_as.seed,
+            variants=variants,
+            threads=threads,
+            on_fault=None,
+        ),
+        # Batches of one size. What is left over is handed out at the end of a shard, or of a planned batch.
+        bucketed(batch_size),
+    ]
+
+
+@stage
+def read_shards(
+    urls: Iterable[dict[str, Any]], on_fault: OnFault = warn, ends: bool = False, tally: Tally | None = None
+) -> Iterator[SampleDict | Fault | ShardEnd]:
+    """Read tars strictly: every member comes out in a sample or in a Fault that names it, and nothing is executed.
+
+    Args:
+        urls: dicts of `url`, as webdataset's shard lists give them; local paths, or URLs that fsspec opens.
+        on_fault: `warn`, `stop`, a function or a list that takes each Fault, or None to pass it on as an item.
+        ends: whether each shard is followed by its `ShardEnd`.
+        tally: counts what was read.
+
+    Raises:
+        ShardError: a shard cannot be opened or read.
+    """
+    for url in urls:
+        for item in read_shard(url["url"]):
+            if isinstance(item, ShardEnd):
+                if ends:
+                    yield item
+            elif isinstance(item, Fault):
+                if not handled(item, on_fault):
+                    yield item
+            else:
+                if tally is not None:
+                    tally.samples += 1
+                    tally.bytes += stored_size(item.members.values())
+                yield as_dict(item)
+
+
+@stage
+def own_stages(items: Iterable[Any], stages: Sequence[Stage]) -> Iterator[Any]:
+    """Run the user's stages on each sample alone; all else passes by them."""
+    for item in items:
+        if not stages or not isinstance(item, dict) or is_batch(item):
+            yield item
+            continue
+        for result in run_on(item, stages, str(item.get("__url__", ""))):
+            if isinstance(result, dict):
+                kept = {name: value for name, value in item.items() if name.startswith("__")}
+                yield kept | result
+            else:
+                yield result
+
+
+@stage
+def examples(
+    items: Iterable[Any],
+    pictures: PictureSettings | None = None,
+    masks: MaskSettings | None = None,
+    seed: int = 0,
+    variants: Sequence[int] = (0,),
+    threads: int = 0,
+    on_fault: OnFault = warn,
+) -> Iterator[Any]:
+    """Decode each sample once, cut its views and draw their masks: 1 -> n `Example`s, in the order of the samples.
+
+    Args:
+        items: sample dicts. All else, such as ready batches, passes through in its place.
+        pictures, masks: how pictures are cut, and which masks they get.
+        seed: of crops and masks, with the sample's key and the variant.
+        variants: numbers of the mask variants of every sample.
+        threads: how many decode at a time, each ahead of whoever iterates; 0 decodes here. Decoders let go of Python's
+            lock, and no picture is copied between processes.
+        on_fault: see `read_shards`.
+
+    Raises:
+        UsageError: settings that cannot work, or members that are not bytes any more.
+    """
+    settings = ExampleSettings(pictures or PictureSettings(), masks or MaskSettings(), seed)
+    seconds = 0.0  # of decoding, since the last shard's end
+    for made in _in_order(items, settings, tuple(variants), threads):
+        if isinstance(made, ShardEnd):
+            yield replace(made, decode_seconds=seconds)
+            seconds = 0.0
+        elif isinstance(made, _Decoded):
+            seconds += made.seconds
+            for result in made.results:
+                if not isinstance(result, Fault) or not handled(result, on_fault):
+                    yield result
+        elif not isinstance(made, Fault) or not handled(made, on_fault):
+            yield made
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """What one sample gave, and how long that took."""
+
+    results: Sequence[Example | Fault]
+    seconds: float
+
+
+def _in_order(
+    items: Iterable[Any], settings: ExampleSettings, variants: tuple[int, ...], threads: int
+) -> Iterator[Any]:
+    if threads < 1:
+        for item in items:
+            yield _decode(item, settings, variants) if _is_sample(item) else item
+        return
+    # Here, not where the stage was made: a pool does not survive a fork.
+    with ThreadPoolExecutor(threads, "inpaint_data-decode") as pool:
+        pending: deque[Future[_Decoded] | Any] = deque()
+        for item in items:
+            pending.append(pool.submit(_decode, item, settings, variants) if _is_sample(item) else item)
+            while len(pending) > 2 * threads:
+                yield _result(pending.popleft())
+        while pending:
+            yield _result(pending.popleft())
+
+
+def _result(made: Any) -> Any:
+    return made.result() if isinstance(made, Future) else made
+
+
+def _is_sample(item: Any) -> bool:
+    return isinstance(item, dict) and not is_batch(item)
+
+
+def _decode(sample: SampleDict, settings: ExampleSettings, variants: tuple[int, ...]) -> _Decoded:
+    started = perf_counter()
+    results = prepare(as_sample(sample), settings, variants, sample.get(VIEWS))
+    return _Decoded(results, perf_counter() - started)
+
+
+@stage
+def bucketed(items: Iterable[Any], batch_size: int) -> Iterator[Any]:
+    """Batches of one size, from `examples` or from `cached`.
+
+    Args:
+        items: what those stages yield. All else passes through; what waits is handed out before a `ShardEnd` or a
+            `BatchEnd`, and at the end.
+        batch_size: samples in a batch; what is left over of each size makes a smaller one.
+    """
+    waiting: dict[tuple[int, int], list[Any]] = {}
+    for item in items:
+        if isinstance(item, Example | CachedExample):
+            group = waiting.setdefault(item.size, [])
+            group.append(item)
+            if len(group) == batch_size:
+                yield _batch(waiting.pop(item.size))
+            continue
+        if isinstance(item, ShardEnd | BatchEnd):
+            for size in sorted(waiting):
+                yield _batch(waiting.pop(size))
+        yield item
+    for size in sorted(waiting):
+        yield _batch(waiting.pop(size))
+
+
+def _batch(group: Sequence[Any]) -> ImageBatch | Batch:
+    if isinstance(group[0], CachedExample):
+        first = group[0]
+        return batch_of([each.sample for each in group], first.posterior, first.seed, first.epoch)
+    return collate(group)
+
+
+@dataclass(frozen=True)
+class CachedExample:
+    """A sample of a cache on its way to a batch."""
+
+    sample: CachedSample
+    size: tuple[int, int]  # of the picture
+    posterior: Posterior
+    seed: int
+    epoch: int
+
+
+@stage
+def cached(
+    samples: Iterable[SampleDict],
+    variant: Variant = "draw",
+    posterior: Posterior = "mode",
+    seed: int = 0,
+    epoch: int = 0,
+) -> Iterator[Any]:
+    """Samples of a cache's tars, as webdataset or `read_shards` reads them, for `bucketed`.
+
+    Args:
+        samples: sample dicts with the members of cache format 1. All else passes through.
+        variant: which of the K masks, or "draw".
+        posterior: "mode", "sample" or "moments".
+        seed, epoch: of the variant and the noise: give another epoch for each pass.
+
+    Raises:
+        UsageError: not a sample of a cache, or a variant that it does not have.
+    """
+    check_posterior(posterior)
+    for item in samples:
+        if not _is_sample(item):
+            yield item
+            continue
+        sample = as_sample(item)
+        masks = masks_member(sample.members)
+        if absent := [name for name in (RECORD, masks) if name not in sample.members]:
+            raise UsageError(
+                f"{sample.shard}, sample {sample.key!r}: has no {absent[0]}, so it is not of a latent cache; "
+                "read image shards with examples()"
+            )
+        record = MEMBERS[RECORD].read(sample.members[RECORD], 0, 1)
+        variants = record["count"]
+        number = variant
+        if number == "draw":
+            number = int(generator_for(seed, sample.key, epoch, "variant").integers(variants))
+        if not 0 <= number < variants:
+            raise UsageError(f"variant: {variant!r} is not in the cache, which has 0...{variants - 1}")
+        carried = {name: data for name, data in sample.members.items() if name not in MEMBERS}
+        one = CachedSample(sample.key, f"{shard_stem(sample.shard)}.tar", sample.members, number, variants, carried)
+        height, width = record["target_size"]
+        yield CachedExample(one, (height, width), posterior, seed, epoch)
+
+
+@stage
+def encode(items: Iterable[Any], encoder: Encoder, device: torch.device | str | None = None) -> Iterator[Any]:
+    """Encode batches of pictures on the device; batches of a cache only go there.
+
+    Args:
+        items: batches. Faults and all else pass through.
+        encoder: what encodes.
+        device: where; None is where the encoder's autoencoder is.
+
+    Raises:
+        UsageError, VaeError, EncodeError: see `Encoder`.
+    """
+    place = encoder.autoencoder.device if device is None else torch.device(device)
+    for item in items:
+        if not is_batch(item):
+            yield item
+            continue
+        batch: Any = to_device(item, place)
+        yield encoder.encode(batch) if "variants" in batch else batch
+
+
+@stage
+def in_pinned_memory(items: Iterable[Any]) -> Iterator[Any]:
+    """Batches in pinned memory where there is a CUDA device, so that they cross to it while it works."""
+    there = torch.cuda.is_available()
+    for item in items:
+        yield pinned(item) if there and is_batch(item) else item
+
+
+def as_dict(sample: Sample) -> SampleDict:
+    """A sample as webdataset has it."""
+    return {"__key__": sample.key, "__url__": sample.shard, **sample.members}
+
+
+def as_sample(sample: SampleDict) -> Sample:
+    """A sample dict as the strict reader has it.
+
+    Raises:
+        UsageError: it has no key, or a member is not bytes.
+    """
+    key, shard = sample.get("__key__"), str(sample.get("__url__", ""))
+    if not isinstance(key, str):
+        raise UsageError(f"a sample has no __key__, only {', '.join(map(str, sample))}; keep webdataset's keys")
+    members = {}
+    for name, data in sample.items():
+        if name.startswith("__"):
+            continue
+        if not isinstance(data, bytes):
+            raise UsageError(
+                f"{shard}, sample {key!r}: {name} is {type(data).__name__}, not bytes; put this stage before decode()"
+            )
+        members[name.lower()] = data
+    return Sample(shard, key, members)

@@ -1,0 +1,38 @@
+"""How batches are loaded for training."""
+
+from typing import Annotated, Literal
+
+from inpaint_data.encoding.text import TextSettings
+from inpaint_data.settings import Natural, Settings, built
+from inpaint_data.shards.mirror import DEFAULT_BYTES
+
+
+class LoadSettings(Settings):
+    """How batches are loaded for training."""
+
+    group = "loading"
+
+    seed: int = 0
+    """Of the order, and in training of masks, offsets and noise."""
+
+    num_workers: Natural = 2
+    """How many decode at a time."""
+
+    workers: Literal["threads", "processes"] = "threads"
+    """Whether these are threads of this process, or a DataLoader's processes; benchmarks/workers.py measures both."""
+
+    fresh_masks: bool = False
+    """From a cache that carries its pictures, new masks and offsets every epoch; only the masked picture is encoded
+    live, and not even that for recipes that only blend."""
+
+    text: Annotated[TextSettings, built(TextSettings)] = TextSettings()
+    """Carried text embeddings and caption dropout, see TextSettings."""
+
+    fingerprint: str | None = None
+    """Refuse a cache whose fingerprint does not begin with this."""
+
+    mirror: str | None = None
+    """Folder for the copies of remote shards; left out, one of the user's."""
+
+    mirror_bytes: Natural = DEFAULT_BYTES
+    """How much these copies may take."""

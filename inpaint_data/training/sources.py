@@ -1,0 +1,168 @@
+"""What training loads from: a cache, pictures, a cache with fresh masks, or samples of the user's own."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch.utils.data
+import webdataset as wds
+
+from inpaint_data.batch import is_batch
+from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.latent_cache.format import CACHE_FILE, has_sidecars, is_cache, missing_cache_file
+from inpaint_data.latent_cache.reader import LatentCache
+from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.faults import warn
+from inpaint_data.pipeline.indexed import IndexedShards
+from inpaint_data.pipeline.stage import Stage
+from inpaint_data.pipeline.stages import BatchEnd, way_of_a_sample
+from inpaint_data.shards.reading import Fault, expand_shards
+from inpaint_data.training.loader import Rows
+
+Source = str | Sequence[str] | Iterable[Any]
+
+
+class CacheSource:
+    """Batches of a cache."""
+
+    def __init__(self, cache: LatentCache) -> None:
+        self.cache, self.buckets = cache, cache.buckets
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def planned(self, plan: Sequence[Rows], epoch: int, batch_size: int) -> Iterator[Any]:  # noqa: ARG002
+        self.cache.epoch = epoch
+        for rows in plan:
+            yield self.cache.__getitems__(rows.tolist())
+
+
+class ImageSource:
+    """Batches of decoded pictures, with masks of the epoch, or always of `variant`."""
+
+    def __init__(self, shards: IndexedShards, variant: int | None, threads: int) -> None:
+        self.shards, self.variant, self.threads = shards, variant, threads
+        self.buckets: npt.NDArray[Any] = shards.buckets
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def planned(self, plan: Sequence[Rows], epoch: int, batch_size: int) -> Iterator[Any]:
+        variant = epoch if self.variant is None else self.variant
+        batch = None
+        for item in self.shards.pipeline(plan, batch_size, [variant], self.threads):
+            if isinstance(item, BatchEnd):
+                yield batch
+                batch = None
+            elif isinstance(item, Fault):
+                warn(item)
+            else:
+                batch = item
+
+
+class OwnSource(torch.utils.data.IterableDataset[Any]):
+    """Batches of samples that the user's own iterable or pipeline gives, through the way that every sample goes.
+
+    It may give sample dicts, `Example`s, or ready batches, which pass through. A pipeline splits itself by node; any
+    other iterable is dealt out, so that no two ranks or workers get one sample.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[Any],
+        settings: ExampleSettings,
+        own: Sequence[Stage],
+        batch_size: int,
+        variant: int,
+        threads: int,
+        ranks: tuple[int, int],
+    ) -> None:
+        self.source, self.ranks = source, ranks
+        self.stages = way_of_a_sample(settings, own, batch_size, [variant], threads)
+        _check_split(source, ranks)
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in wds.DataPipeline(_Dealt(self.source, self.ranks), *self.stages):
+            if isinstance(item, Fault):
+                warn(item)
+            elif is_batch(item):
+                yield item
+            else:
+                raise UsageError(
+                    f"source: yours gives {type(item).__name__}; give sample dicts with __key__ and members of bytes, "
+                    "or batches"
+                )
+
+
+class _Dealt:
+    """The first stage of a pipeline: this rank's and this worker's share."""
+
+    def __init__(self, source: Iterable[Any], ranks: tuple[int, int]) -> None:
+        self.source, self.ranks = source, ranks
+
+    def __call__(self) -> Iterator[Any]:
+        if isinstance(self.source, torch.utils.data.IterableDataset):
+            return iter(self.source)
+        (rank, world), worker = self.ranks, torch.utils.data.get_worker_info()
+        if worker is not None:
+            rank, world = rank * worker.num_workers + worker.id, world * worker.num_workers
+        return islice(iter(self.source), rank, None, world)
+
+
+def _check_split(source: Iterable[Any], ranks: tuple[int, int]) -> None:
+    """Raises UsageError for a pipeline that would give every rank the same samples."""
+    stages = getattr(source, "pipeline", None)
+    if ranks[1] > 1 and isinstance(stages, list):
+        names = {getattr(each, "__name__", "") for each in stages}
+        if not names & {"split_by_node"}:
+            raise UsageError(
+                f"source: your pipeline has no wds.split_by_node, so all {ranks[1]} ranks would train on the same "
+                "samples; put it behind the shard list, or give WebDataset(nodesplitter=wds.split_by_node)"
+            )
+
+
+def names_a_cache(name: str, source: Source) -> bool:
+    """Whether a source is a cache, or several.
+
+    Raises:
+        UsageError: some of several are, and others are not.
+        CacheError: it is a cache that has lost its `cache.json`.
+    """
+    if isinstance(source, str | Path):
+        return _is_cache(source)
+    if not is_named(source):
+        return False
+    caches = [_is_cache(each) for each in source]
+    if any(caches) and not all(caches):
+        odd = list(source)[caches.index(False)]
+        raise UsageError(f"{name}: {odd!r} is not a cache, though others in the list are; name caches or shards alone")
+    return bool(caches) and all(caches)
+
+
+def _is_cache(root: Any) -> bool:
+    if is_cache(root):
+        return True
+    if has_sidecars(root):
+        raise CacheError(missing_cache_file(str(root), sidecars=True))
+    return False
+
+
+def is_named(source: Source) -> bool:
+    """Whether a source is named by paths or URLs, and not samples themselves."""
+    return isinstance(source, str | Path) or (
+        isinstance(source, list | tuple) and all(isinstance(each, str | Path) for each in source)
+    )
+
+
+def shards_of(name: str, source: Any) -> list[str]:
+    """The image shards of a source. Raises UsageError where there are none, or they are a cache's."""
+    try:
+        shards = expand_shards(source)
+    except UsageError as error:
+        raise UsageError(f"{name}: {str(error).removeprefix('shards: ')}, or name a cache") from None
+    for folder in sorted({shard.rpartition("/")[0] or "." for shard in shards}):
+        if is_cache(folder):
+            raise UsageError(f"{name}: {shards[0]} lies in a cache; name the folder with {CACHE_FILE}, {folder}")
+    return shards

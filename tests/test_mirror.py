@@ -1,0 +1,106 @@
+"""Copies of remote shards: one for a machine, never beyond the limit, never taken from whoever reads them."""
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Pooling, small_samples, write_shard
+from flat import cache_latents, data_module
+
+from inpaint_data import Autoencoder, LatentCache, ShardError
+from inpaint_data.shards import mirror as mirror_module
+from inpaint_data.shards.mirror import mirror_in, read_range
+
+SMALL: dict[str, Any] = {"resolution": 16, "masks": "boxes", "upscale": True}
+
+
+def remote_shards(folder: Path, count: int = 4, first: int = 0) -> tuple[str, int]:
+    """Their folder as a URL, and the size of one."""
+    for number in range(first, first + count):
+        samples = {f"{number}_{key}": members for key, members in small_samples(4, number).items()}
+        path = write_shard(folder / f"{number}.tar", samples)
+    return f"file://{folder}", path.stat().st_size
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 4])
+def test_remote_images_train_whatever_room_there_is(room: int, tmp_path: Path) -> None:
+    url, size = remote_shards(tmp_path / "in")
+    mirror = tmp_path / "mirror"
+    data = data_module(
+        url, vae=Autoencoder(Pooling()), batch_size=2, mirror=str(mirror), mirror_bytes=room * size + size // 2, **SMALL
+    )
+    data.setup("fit")
+    for _ in range(2):
+        keys = [key for batch in data.train_dataloader() for key in batch["__key__"]]
+        assert len(keys) == len(set(keys)) == 16
+    assert sum(path.stat().st_size for path in mirror.glob("*.copy")) == room * size
+
+
+def test_a_folder_has_one_mirror_and_two_caches_keep_their_copies(tmp_path: Path) -> None:
+    assert mirror_in(tmp_path / "m") is mirror_in(str(tmp_path / "m"))
+    sizes = {}
+    for first, name in enumerate(("train", "val")):
+        remote_shards(tmp_path / name, 2, 2 * first)
+        cache_latents(str(tmp_path / name), str(tmp_path / f"c_{name}"), vae=Autoencoder(Pooling()), **SMALL)
+        sizes[name] = sum(path.stat().st_size for path in (tmp_path / f"c_{name}").glob("*.tar"))
+    room = sizes["train"] + sizes["val"] * 3 // 4  # less than both need
+    caches = {
+        name: LatentCache(f"file://{tmp_path}/c_{name}", mirror=str(tmp_path / "m"), mirror_bytes=room)
+        for name in sizes
+    }
+    for _ in range(2):
+        for cache in caches.values():
+            assert len([cache[index] for index in range(len(cache))]) == 8
+    copies = list((tmp_path / "m").glob("*.copy"))
+    assert sum(path.stat().st_size for path in copies) <= room
+    assert len(copies) == 3  # those of training, and one more; the last shard is read piece by piece
+
+
+def copy_counted(folder: str, url: str, size: int, queue: Any) -> None:
+    opened = []
+    original = mirror_module.open_stream
+    mirror_module.open_stream = lambda name: (opened.append(name), original(name))[1]
+    path = mirror_in(folder).copy(url, "contents", size, 10**9)
+    queue.put((len(opened), path is not None and path.stat().st_size == size))
+
+
+def test_processes_of_a_machine_copy_a_shard_once(tmp_path: Path) -> None:
+    (tmp_path / "big.tar").write_bytes(os.urandom(20_000_000))
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    arguments = (str(tmp_path / "m"), f"file://{tmp_path}/big.tar", 20_000_000, queue)
+    processes = [context.Process(target=copy_counted, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    results = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sum(opened for opened, _ in results) == 1
+    assert all(whole for _, whole in results)
+
+
+def test_what_dead_processes_left_makes_room(tmp_path: Path) -> None:
+    (tmp_path / "one.tar").write_bytes(bytes(1000))
+    mirror = mirror_in(tmp_path / "m")
+    dead = 2**22 - 7  # above any process number here
+    (tmp_path / "m" / "old.copy").write_bytes(bytes(600))
+    (tmp_path / "m" / f".old.copy.{dead}.lease").touch()
+    (tmp_path / "m" / f".half.copy.{dead}.tmp").write_bytes(bytes(600))
+    assert mirror.copy(f"file://{tmp_path}/one.tar", "one", 1000, 1000) is not None
+    assert sorted(path.name for path in (tmp_path / "m").glob("*.copy")) == ["one.copy"]
+    assert not list((tmp_path / "m").glob(f".*{dead}*"))
+    (tmp_path / "two.tar").write_bytes(bytes(1000))
+    assert mirror.copy(f"file://{tmp_path}/two.tar", "two", 1000, 1000) is None  # the other one is in use
+
+
+def test_a_file_that_is_not_what_was_promised_is_no_copy(tmp_path: Path) -> None:
+    (tmp_path / "one.tar").write_bytes(bytes(1000))
+    url = f"file://{tmp_path}/one.tar"
+    for size, sha256, reason in ((900, None, "1000 bytes are not the 900"), (1000, "0" * 64, "are not the 1000")):
+        with pytest.raises(ShardError, match=reason):
+            mirror_in(tmp_path / "m").copy(url, "one", size, 10**6, sha256)
+    assert not list((tmp_path / "m").glob("*.copy"))
+    with pytest.raises(ShardError, match="it ends at byte 1000"):
+        read_range(url, 500, 1500)
