@@ -2,7 +2,7 @@
 
     python benchmarks/workers.py [--workers 2] [--resolution 512] [--samples 192]
 
-The training step does nothing and no autoencoder is in it: what is timed is reading, decoding, cutting, masks and batches.
+The training step does nothing and no autoencoder is in it: what is timed is reading, decoding, masks and batches.
 Every way is run in turn, three times round, over the same images; the figures are the fastest of each.
 """
 
@@ -41,7 +41,7 @@ class Nothing(LightningModule):
 class Undecoded(InpaintDataModule):
     """Hands out batches as they are, without encoding them."""
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002 - Lightning's signature
         return batch
 
 
@@ -62,7 +62,7 @@ def main() -> None:
             for way in ways:
                 best[way] = min(best[way], seconds(folder, way, options))
     print(
-        f"{options.samples} JPEGs cut to {options.resolution} px, batches of {options.batch_size}, {os.cpu_count()} cores"
+        f"{options.samples} JPEGs at {options.resolution} px, batches of {options.batch_size}, {os.cpu_count()} cores"
     )
     print(f"{'':<16} ms a sample   times {options.workers} threads")
     for kind, count in ways:

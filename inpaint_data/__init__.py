@@ -49,6 +49,57 @@ if TYPE_CHECKING:
     from inpaint_data.training.datamodule import InpaintDataModule
     from inpaint_data.training.settings import LoadSettings
 
+__all__ = [
+    "PRESETS",
+    "RECIPES",
+    "Autoencoder",
+    "Batch",
+    "CacheError",
+    "CacheSettings",
+    "EncodeError",
+    "EncodeSettings",
+    "Encoder",
+    "Filters",
+    "ImageBatch",
+    "InpaintDataError",
+    "InpaintDataModule",
+    "InpaintTransform",
+    "JobSettings",
+    "LatentCache",
+    "LoadSettings",
+    "MaskMixture",
+    "MaskSettings",
+    "MaskStatistics",
+    "PictureSettings",
+    "Preset",
+    "Problem",
+    "RandomOffset",
+    "Recipe",
+    "SampleError",
+    "ShardError",
+    "SoftBorder",
+    "Summary",
+    "Text",
+    "TextSettings",
+    "UsageError",
+    "VaeError",
+    "Verification",
+    "cache_latents",
+    "conditioning",
+    "contact_sheet",
+    "encode_for_inpaint",
+    "index_cache",
+    "latent_mask",
+    "load_vae",
+    "mask_sheet",
+    "mask_statistics",
+    "offset_mask",
+    "pack",
+    "repair_cache",
+    "size_conditioning",
+    "verify_cache",
+]
+
 _HOMES = {
     "batch": ("Batch", "ImageBatch"),
     "commands.contact_sheet": ("contact_sheet",),
@@ -93,7 +144,6 @@ _HOMES = {
     "training.settings": ("LoadSettings",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

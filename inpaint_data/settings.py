@@ -77,7 +77,8 @@ def group_of(kind: type[G], settings: G | Mapping[str, Any] | None) -> G:
             f"{kind.group}: {settings!r} is not a mapping of settings; give a {kind.__name__}", place=(kind.group,)
         )
     try:
-        return kind(**settings)
+        # A setting left empty in a YAML is left out.
+        return kind(**{name: value for name, value in settings.items() if value is not None})
     except UsageError as error:
         raise UsageError(str(error), place=(kind.group, *error.place)) from None
 

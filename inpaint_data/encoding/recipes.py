@@ -270,7 +270,7 @@ def conditioning(name: str, vae_config: Mapping[str, Any], latent_mask: LatentMa
     Args:
         name: a key of `RECIPES`.
         vae_config: the config of the diffusers VAE that made the latents; a cache keeps it in
-            `settings["vae"]["config"]`.
+            `settings.vae.config`.
         latent_mask: "nearest", "bilinear", "bicubic", "max" or "area" in place of the recipe's own, where a mask of one
             channel is concatenated to the latents; "bilinear" for whoever infers with ComfyUI. See `latent_mask`.
 

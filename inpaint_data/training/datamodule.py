@@ -46,6 +46,12 @@ from inpaint_data.training.sources import (
 )
 
 PARAMETERS = {"fit": "source", "validate": "val_source", "test": "test_source", "predict": "predict_source"}
+LOADERS = {
+    "fit": "train_dataloader",
+    "validate": "val_dataloader",
+    "test": "test_dataloader",
+    "predict": "predict_dataloader",
+}
 EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 Given = Mapping[str, Any]
 
@@ -121,6 +127,10 @@ class InpaintDataModule(LightningDataModule):
         self.resume = Resume()
         self.epoch = 0  # where there is no Trainer to ask
         self._loaders: dict[str, EpochLoader] = {}
+        for stage, name in LOADERS.items():
+            if stage not in self.sources:
+                # As if there were none: Lightning warns of an empty loader at every fit.
+                setattr(self, name, getattr(super(), name))
 
     def _check(self) -> None:
         """Refuse what cannot be together."""
@@ -215,9 +225,7 @@ class InpaintDataModule(LightningDataModule):
         return self._loader("predict")
 
     def _loader(self, stage: str) -> Any:
-        """The batches of a stage; without a source for it none, which Lightning takes for no such stage."""
-        if stage not in self.sources:
-            return []
+        """The batches of a stage."""
         trainer, train = self.trainer, stage == "fit"
         ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         if not is_named(self.sources[stage]):

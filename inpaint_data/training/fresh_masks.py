@@ -32,7 +32,10 @@ def masks_over(made: MaskSettings | None, given: MaskSettings) -> MaskSettings:
         # Its limits and edits stay; its weights would have no say.
         own = changes["source"] in ("sample", "alpha")
         changes["mixture"] = MaskMixture() if own else replace(made.mixture, weights=MaskMixture().weights)
-    return made.but(**{"fill": None, **changes})
+    try:
+        return made.but(**{"fill": None, **changes})
+    except UsageError as error:
+        raise UsageError(str(error), ("masks", *error.place)) from None
 
 
 class FreshMasks:
