@@ -23,4 +23,5 @@ def generator_for(seed: int, key: str, variant: int, purpose: str) -> np.random.
 def noise_for(seed: int, key: str, variant: int, purpose: str, shape: tuple[int, ...]) -> Tensor:
     """Standard normal float32 of `shape` on the CPU, the same whatever device it is used on."""
     generator = torch.Generator().manual_seed(_number(seed, key, variant, purpose) % 2**63)
-    return torch.randn(shape, generator=generator)
+    # Said, since Lightning changes torch's default dtype for a while.
+    return torch.randn(shape, generator=generator, dtype=torch.float32)

@@ -1,7 +1,6 @@
 """The command: every setting by flag or by YAML, and one clear line for each thing that can be wrong."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,11 +28,6 @@ def in_groups(text: str) -> str:
     return yaml.safe_dump(grouped(OF_JOBS, content), sort_keys=False) if isinstance(content, dict) else text
 
 
-def says(line: str, message: str) -> bool:
-    """Whether the line has the parts of a message in their order; ` ~ ` stands for any words between them."""
-    return re.search(".*".join(map(re.escape, message.split(" ~ "))), line) is not None
-
-
 def test_every_setting_by_flag(shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = tmp_path / "cache"
     code, out, err = run(
@@ -57,7 +51,7 @@ def test_every_setting_by_flag(shards: str, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("cache_*.yaml")), ids=lambda path: path.name)
-def test_every_cache_config_runs_on_the_demo_photographs(
+def test_every_cache_config_runs_on_the_demo_images(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -80,7 +74,7 @@ def test_the_script_does_what_the_command_does(shards: str, tmp_path: Path, caps
 def test_the_demo_packs_caches_verifies_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "demo", "--out", str(tmp_path / "demo"))
     assert code == 0
-    assert "verified: 12 of 12 photographs" in out
+    assert "verified: 12 of 12 images" in out
     assert verify_cache(tmp_path / "demo" / "cache").totals["samples"] == 12
     sheet = np.array(Image.open(tmp_path / "demo" / "contact_sheet.png"))
     assert sheet.shape[0] > 6 * 192
@@ -275,16 +269,16 @@ def test_the_demo_vae_decodes_a_photograph_it_never_saw(photo_bytes: dict[str, b
 
 
 REFUSED = [  # setting, its value in YAML, what the line says of it
-    ("mixture", "{precision: box}", "precision: 'box' is ~ level of 0 to 4 and ~ range [low, high]"),
+    ("mixture", "{precision: box}", "precision: 'box' is neither a level of 0 to 4 nor a range [low, high]"),
     (
         "mixture",
         "{weights: {boxes: many}}",
         "weights must be finite numbers, zero or more and not all zero, not {'boxes': 'many'}",
     ),
-    ("mixture", "{weights: }", "weights: None names no generators; give a mapping"),
-    ("mixture", "{weights: 3}", "weights: 3 names no generators; give a mapping"),
-    ("mixture", "{weights: [boxes]}", "weights: ['boxes'] names no generators; give a mapping"),
-    ("mixture", "{parameters: }", "parameters: None names no generators; give a mapping"),
+    ("mixture", "{weights: }", "weights: None is not a mapping of generators; give one"),
+    ("mixture", "{weights: 3}", "weights: 3 is not a mapping of generators; give one"),
+    ("mixture", "{weights: [boxes]}", "weights: ['boxes'] is not a mapping of generators; give one"),
+    ("mixture", "{parameters: }", "parameters: None is not a mapping of generators; give one"),
     ("mixture", "{parameters: {boxes: 3}}", "parameters: boxes"),
     ("mixture", "{min_hole: 2}", "min_hole: 2 is not between 0 and 1"),
     ("mixture", "{min_hole: }", "min_hole: None"),
@@ -294,8 +288,8 @@ REFUSED = [  # setting, its value in YAML, what the line says of it
     ("mixture", "{3: 1}", "there is no setting 3; it takes weights, min_hole"),
     ("mixture", "boxes", "'boxes' is not a mapping; give some of weights, min_hole"),
     ("mask_offset", "{distribution: gauss}", "'gauss' is unknown; choose from fixed, uniform, normal, two-sided"),
-    ("mask_offset", "{windows: [disc]}", "windows: ['disc'] is ~ list of some of square, octagon, cross"),
-    ("mask_offset", "{windows: octagon}", "windows: 'octagon' is ~ list of some of square, octagon, cross"),
+    ("mask_offset", "{windows: [disc]}", "windows: ['disc'] is not a list of some of square, octagon, cross"),
+    ("mask_offset", "{windows: octagon}", "windows: 'octagon' is not a list of some of square, octagon, cross"),
     ("mask_offset", "{low: 1, high: }", "high: None is not a number"),
     ("mask_offset", "{low: 3, high: 1}", "the range [3, 1] is empty; give the lower number first"),
     ("mask_offset", "{distribution: normal, value: 3}", "normal takes mean and deviation, not value"),
@@ -305,7 +299,7 @@ REFUSED = [  # setting, its value in YAML, what the line says of it
     ("soft", "{radius: 2.5}", "radius: 2.5 is not a whole number of 1...64 pixels"),
     ("soft", "{radius: }", "radius: None is not a whole number"),
     ("soft", "gaussian", "'gaussian' is not a border; give a SoftBorder, in YAML {kind: gaussian, radius: 4}"),
-    ("filters", "{min_side: 400.5}", "min_side: 400.5 is ~ number of pixels; give 0 or more"),
+    ("filters", "{min_side: 400.5}", "min_side: 400.5 is not a number of pixels; give 0 or more"),
     ("filters", "{min_sid: 3}", "there is no setting 'min_sid'; it takes min_side"),
     ("filters", "{caption: 1}", "caption: 1 is neither true nor false"),
     ("filters", "[min_side]", "['min_side'] is not a mapping; give some of min_side, max_aspect"),
@@ -327,19 +321,19 @@ def test_a_field_that_cannot_be_is_one_line_that_names_its_file_setting_and_valu
             code, out, err = run(capsys, command, *own, *arguments)
             assert (code, out, err.count("\n")) == (2, "", 1), err
             assert err.startswith(f"inpaint-data {command}: {start}{setting}: "), err
-            assert says(err, message), err
+            assert message in err
 
 
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--mixture.precision", "box", "precision: 'box' is ~ level of 0 to 4"),
+        ("--mixture.precision", "box", "precision: 'box' is neither a level of 0 to 4"),
         ("--mixture.weights", "{boxes: many}", "weights must be finite numbers, zero or more"),
-        ("--mask_offset.windows", "octagon", "windows: 'octagon' is ~ list"),
+        ("--mask_offset.windows", "octagon", "windows: 'octagon' is not a list"),
         ("--soft.radius", "2.5", "soft: radius: 2.5 is not a whole number"),
         ("--preset.growth", "circle", "preset: growth: 'circle' is unknown"),
         ("--preset", "{growth", "preset: '{growth' is unknown; choose from was"),
-        ("--filters.min_side", "400.5", "filters: min_side: 400.5 is ~ number of pixels"),
+        ("--filters.min_side", "400.5", "filters: min_side: 400.5 is not a number of pixels"),
     ],
 )
 def test_a_field_given_by_its_own_flag_is_refused_alike(
@@ -348,7 +342,7 @@ def test_a_field_given_by_its_own_flag_is_refused_alike(
     code, _, err = run(capsys, "cache", "--shards", "none", "--out", "none", flag, value)
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith(f"inpaint-data cache: {flag[2:].partition('.')[0]}: ")
-    assert says(err, message), err
+    assert message in err
 
 
 BAD_LINES = [  # a line of a job's YAML, and what is named

@@ -153,7 +153,6 @@ def test_leaving_a_loader_early_stops_its_threads(shards: str, vae: Autoencoder)
         ({"resolution": 100}, "100 is not a multiple of the VAE's downscale factor 8; use 96 or 104"),
         ({"resolution": 4}, "4 is smaller than the VAE's downscale factor 8"),
         ({"batch_size": 0}, "batch_size: 0"),
-        ({"crop": None}, "crop: None is unknown"),
         ({"mask_offset": 300}, "mask_offset: 300"),
         ({"fill": "pink"}, "fill: 'pink'"),
         ({"recipe": "sd9"}, "recipe: .sd9. is unknown"),

@@ -536,7 +536,7 @@ def test_live_training_leaves_the_same_samples_out(tmp_path: Path, caplog: pytes
         str(tmp_path / "a.tar"), vae=Autoencoder(Pooling()), resolution=64, filters=Filters(min_side=75), batch_size=2
     )
     assert [batch["__key__"] for batch in epochs(module)] == [["big"]]
-    assert "sample 'small' is left out: min_side: the picture's short side has 70 pixels, fewer than 75" in caplog.text
+    assert "sample 'small' is left out: min_side: the image's short side has 70 pixels, fewer than 75" in caplog.text
 
 
 # Settings
@@ -556,8 +556,8 @@ def test_live_training_leaves_the_same_samples_out(tmp_path: Path, caplog: pytes
             {"crop": "mask", "masks": "lama-thin"},
             "cuts around a mask that comes with the sample, but masks is lama-thin",
         ),
-        ({"max_aspect": 0.5}, "max_aspect: 0.5 is no aspect of 1 to 16; give 1 for squares"),
-        ({"max_aspect": 1e9}, "no aspect of 1 to 16"),
+        ({"max_aspect": 0.5}, "max_aspect: 0.5 is not an aspect of 1 to 16; give 1 for squares"),
+        ({"max_aspect": 1e9}, "not an aspect of 1 to 16"),
         ({"resolution": 10**6}, "resolution: 1000000 is not a number of pixels from 1 to 16384"),
         ({"bucket_step": 0}, "bucket_step: 0 is not a positive number"),
         ({"mask_padding": -1}, "mask_padding: -1 is too small; give 0 or more"),

@@ -261,9 +261,9 @@ def test_a_bomb_is_refused_by_its_header_before_anything_is_unpacked() -> None:
     ("data", "reason"),
     [
         (b"", "empty"),
-        (b"GIF89a" + bytes(40), "no JPEG, PNG or WEBP"),
-        (saved(Image.new("RGB", (4, 4)), "GIF"), "no JPEG, PNG or WEBP"),
-        (saved(Image.new("RGB", (4, 4)), "TIFF"), "no JPEG, PNG or WEBP"),
+        (b"GIF89a" + bytes(40), "not a JPEG, PNG or WEBP"),
+        (saved(Image.new("RGB", (4, 4)), "GIF"), "not a JPEG, PNG or WEBP"),
+        (saved(Image.new("RGB", (4, 4)), "TIFF"), "not a JPEG, PNG or WEBP"),
         (b"\xff\xd8\xff\xe0" + bytes(40), "damaged"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
     ],

@@ -1,4 +1,4 @@
-"""A job that is killed, stopped, crowded out or out of disk leaves a cache that goes on to the same bytes."""
+"""A job that is killed, stopped, crowded out or out of disk leaves a cache that resumes to the same bytes."""
 
 import errno
 import json
@@ -163,7 +163,7 @@ def test_a_signal_ends_the_job_cleanly_and_says_how_to_go_on(
     assert "Traceback" not in err
     assert (
         err.strip().splitlines()[-1]
-        == f"{number.name}: what was finished is kept; the same command goes on with the rest"
+        == f"{number.name}: what was finished is kept; the same command resumes with the rest"
     )
     assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"cache.json", "a.tar", "a.json", ".stamps-0"}
     assert verify_cache(tmp_path / "cache").ok
@@ -281,7 +281,7 @@ def test_of_many_jobs_that_start_at_once_on_a_stale_lock_one_holds_it(memory_pat
 
 
 def contend(folder: str, answers: Any) -> None:
-    """Holds the lock for a moment; "both" if somebody else did so meanwhile."""
+    """Holds the lock for a moment; "both" if another process did so meanwhile."""
     try:
         with locked(Path(folder)):
             inside = Path(folder) / "inside"
@@ -449,7 +449,7 @@ def test_new_changed_and_removed_inputs_are_added_redone_and_reported(root: Path
     assert len(plan.done) == SHARDS - 2
     summary = cache_latents(str(root / "shards"), str(root / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
     assert (summary.shards, summary.cached) == (2, 11)
-    assert "0007.tar is not among the shards given; it stays" in summary.table()
+    assert "0007.tar is not among the input shards; it stays" in summary.table()
     assert verify_cache(root / "cache").totals["shards"] == SHARDS + 1
 
 

@@ -1,4 +1,4 @@
-"""A cache is a plain WebDataset, holds what the live transform gives, and goes on where it stopped."""
+"""A cache is a plain WebDataset, holds what the live transform gives, and resumes where it stopped."""
 
 import io
 import json
@@ -205,7 +205,7 @@ def test_a_shard_with_nothing_usable_is_committed_as_such(tmp_path: Path, vae: A
     assert (summary.shards, summary.cached, len(summary.quarantined)) == (1, 0, 2)
     found = verify_cache(tmp_path / "cache").totals
     assert found == {"shards": 1, "samples": 0, "quarantined": 2, "filtered": 0, "bytes": 10240}
-    with pytest.raises(CacheError, match="no sample is in it, 2 are quarantined and 0 filtered; fix them"):
+    with pytest.raises(CacheError, match="has no samples, 2 are quarantined and 0 filtered; fix them"):
         LatentCache(tmp_path / "cache")
 
 

@@ -1,4 +1,4 @@
-"""The sheet of masks: what is drawn on it, and that docs/masks.md says what is so."""
+"""The sheet of masks: what is drawn on it, and that docs/masks.md agrees."""
 
 import re
 import shlex
@@ -74,14 +74,14 @@ def test_a_seed_draws_the_same_sheet_and_another_seed_another(tmp_path: Path) ->
     ("arguments", "named"),
     [
         (["--out", "sheet.gif"], "out: sheet.gif does not end in .png or .jpg"),
-        (["--out", "a.png", "--masks", "sample"], "masks: sample are those of your own samples"),
+        (["--out", "a.png", "--masks", "sample"], "masks: sample takes the masks of your own samples"),
         (["--out", "a.png", "--masks", "lama"], "masks: 'lama' is unknown; choose from"),
         (["--out", "a.png", "--config", "none.yaml"], "config: no such file: none.yaml"),
         (["--out", "a.png", "--config", "empty.yaml"], "empty.yaml: sets nothing"),
         (["--out", "a.png", "--config", "typo.yaml"], "typo.yaml: pictures: there is no setting 'resolutoin'"),
         (["--out", "a.png", "--config", "mixture.yaml"], "mixture.yaml: mixture: there is no setting 'min_hola'"),
         (["--out", "a.png", "--mixture", "none.yaml"], "mixture: no such file: none.yaml; correct the name"),
-        (["--out", "a.png", "--masks", "object", "--mixture", "{min_hole: 0.99}"], "masks: no photograph gives a mask"),
+        (["--out", "a.png", "--masks", "object", "--mixture", "{min_hole: 0.99}"], "masks: no image gives a mask"),
         (["--out", "file/a.png"], "out: cannot write file/a.png"),
         ([], "out"),
     ],

@@ -336,7 +336,7 @@ def test_a_mixture_that_cannot_be_drawn_from_is_refused(weights: dict[str, float
         ({"smooth": -1}, "smooth: -1 is not between 0 and 1"),
         ({"convex_hull": True}, "convex_hull: True is not between 0 and 1"),
         *(
-            ({"precision": wrong}, rf"precision: {re.escape(repr(wrong))} is no level of 0 to 4 and no range")
+            ({"precision": wrong}, rf"precision: {re.escape(repr(wrong))} is neither a level of 0 to 4 nor a range")
             for wrong in (5, -1, True, 1.5, "box", [3, 1], [0, 5], [1], [1, 2, 3], [0, 1.5], None)
         ),
         ({"parameters": {"scribbles": {}}}, "no generator is called 'scribbles'"),
@@ -363,11 +363,14 @@ def test_a_mixture_that_cannot_be_drawn_from_is_refused(weights: dict[str, float
                 ("strokes", "length", [-1, 9], "above 0, at most 1024"),
             )
         ),
-        ({"parameters": None}, "parameters: None names no generators; give a mapping such as {outpaint"),
-        ({"parameters": {"boxes": 3}}, "parameters: boxes: 3 is not parameter: value; it takes count, side"),
-        ({"parameters": {"boxes": None}}, "parameters: boxes: None is not parameter: value"),
+        ({"parameters": None}, "parameters: None is not a mapping of generators; give one such as {outpaint"),
+        (
+            {"parameters": {"boxes": 3}},
+            "parameters: boxes: 3 is not a mapping of parameters to values; it takes count, side",
+        ),
+        ({"parameters": {"boxes": None}}, "parameters: boxes: None is not a mapping of parameters to values"),
         *(
-            ({"weights": wrong}, rf"weights: {re.escape(repr(wrong))} names no generators; give a mapping")
+            ({"weights": wrong}, rf"weights: {re.escape(repr(wrong))} is not a mapping of generators; give one")
             for wrong in (None, "boxes", ["a"])
         ),
     ],
@@ -436,7 +439,7 @@ def test_an_object_mask_is_drawn_among_those_that_show_and_are_within_the_limits
     assert inverted.mean() == 0.9
     with pytest.raises(SampleError, match=r"2 object masks have hole ratios of 0.1 to 1 as object, none within min_"):
         mixture.draw(10, 10, rng, [objects[0], objects[1], objects[4]])
-    with pytest.raises(SampleError, match="every object mask is empty, in itself or where the picture is cut"):
+    with pytest.raises(SampleError, match="every object mask is empty, in itself or where the image is cut"):
         mixture.draw(10, 10, rng, objects[:1])
     with pytest.raises(UsageError, match="give the sample's own as objects"):
         mixture.draw(10, 10, rng)
@@ -681,14 +684,14 @@ def test_an_offset_may_be_a_number_a_range_or_a_distribution() -> None:
         ({"high": None}, "high: None is not a number; give one"),
         ({"zero": 1.5}, "zero: 1.5 is not between 0 and 1"),
         ({"high": float("nan")}, "high: nan is not a number"),
-        ({"windows": ["disc"]}, "windows: ['disc'] is no list of some of square, octagon, cross"),
+        ({"windows": ["disc"]}, "windows: ['disc'] is not a list of some of square, octagon, cross"),
         (
             {"windows": "octagon"},
-            "windows: 'octagon' is no list of some of square, octagon, cross; give, say, [octagon]",
+            "windows: 'octagon' is not a list of some of square, octagon, cross; give, say, [octagon]",
         ),
-        ({"windows": None}, "windows: None is no list of some of"),
-        ({"windows": []}, "windows: [] is no list of some of"),
-        ({"windows": [["square"]]}, "windows: [['square']] is no list of some of"),
+        ({"windows": None}, "windows: None is not a list of some of"),
+        ({"windows": []}, "windows: [] is not a list of some of"),
+        ({"windows": [["square"]]}, "windows: [['square']] is not a list of some of"),
     ],
 )
 def test_an_offset_that_cannot_be_is_named(given: dict, named: str) -> None:

@@ -1,4 +1,4 @@
-"""A folder of photographs becomes shards that read back to the same bytes, or an error that names the file."""
+"""A folder of images becomes shards that read back to the same bytes, or an error that names the file."""
 
 import errno
 import io
@@ -116,7 +116,7 @@ def test_the_same_folder_gives_the_same_bytes_whenever_it_is_packed(photos: Path
         ({"cat.JPG": JPEG}, r"cat\.JPG and .*cat\.jpg would both"),
         ({"a.b.jpg": JPEG, "a_b.jpg": JPEG}, "'a.b' and 'a_b' would both get the key 'a_b'"),
         ({"a.b.jpg": JPEG, "a_b.txt": b""}, "'a.b' and 'a_b' would both get the key 'a_b'"),
-        ({"cat_mask.jpg": JPEG}, r"cat_mask\.jpg is a mask but no PNG"),
+        ({"cat_mask.jpg": JPEG}, r"cat_mask\.jpg is a mask but not a PNG"),
         ({"dog.tif": b""}, r"dog\.tif is neither"),
         ({"__own__/dog.jpg": JPEG}, "dog.jpg is webdataset's own"),
     ],
@@ -140,7 +140,7 @@ def test_all_images_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> Non
         pack(str(folder), str(tmp_path / "out"))
     for named in (
         "cat_mask.png: image is damaged",
-        "dog.jpg: image is no JPEG, PNG or WEBP",
+        "dog.jpg: image is not a JPEG, PNG or WEBP",
         "eel.jpg: image is empty",
     ):
         assert named in str(caught.value)

@@ -293,7 +293,9 @@ def test_a_preset_of_ones_own_takes_each_axis_by_itself_and_refuses_unknown_name
         with pytest.raises(UsageError, match=f"preset: {name}: '{value}' is unknown; choose from "):
             Preset(**{name: value})
     for offset in (2.5, 1000, True):
-        with pytest.raises(UsageError, match=rf"preset: offset: {offset} is no whole number of pixels of -128 to 128"):
+        with pytest.raises(
+            UsageError, match=rf"preset: offset: {offset} is not a whole number of pixels of -128 to 128"
+        ):
             Preset(offset=offset)
     for wrong in ({"growth": "comfy"}, 3):
         with pytest.raises(UsageError, match="is unknown; choose from was, comfy"):

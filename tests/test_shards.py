@@ -321,7 +321,7 @@ def test_an_unfinished_download_of_full_length_is_found(shelf: Shelf) -> None:
         (b"", "empty file, not a tar"),
         (b"\x1f\x8b" + bytes(600), "gunzip"),
         (b"hello", "cut off at byte 5"),
-        (b"h" * 2000, "no tar header"),
+        (b"h" * 2000, "not a tar header"),
         (bytes(512), "second one"),
         (tar({"a": {"jpg": b"1"}}) * 2, "joined by cat"),
         (entry("x", 9, tarfile.XHDTYPE).tobuf() + bytes(512) + bytes(1024), "where a number belongs"),
@@ -479,7 +479,7 @@ def test_a_name_that_is_no_utf8_and_a_size_that_is_too_small_are_named(shelf: Sh
     data[start + 512 + 7] = 1  # the data goes on where its header says it has ended
     samples, faults = shelf.read(bytes(data))
     assert set(samples) == {"good"}
-    assert ["no UTF-8" in faults[0].reason, "goes on behind its end" in faults[1].reason] == [True, True]
+    assert ["is not UTF-8" in faults[0].reason, "continues behind its end" in faults[1].reason] == [True, True]
 
 
 # ---- where shards come from

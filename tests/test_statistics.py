@@ -112,7 +112,7 @@ def test_generators_are_put_together_and_labels_told_apart() -> None:
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory, photo_bytes: dict[str, bytes]) -> Path:
-    """A folder with `shards` of all photographs and two samples that cannot be used, and their `cache`."""
+    """A folder with `shards` of all images and two samples that cannot be used, and their `cache`."""
     root, keys = tmp_path_factory.mktemp("statistics"), list(photo_bytes)
     for number, part in enumerate((keys[:5], keys[5:])):
         bad = {f"bad_{number}": {"jpg": b"no picture"}}

@@ -150,14 +150,14 @@ def test_the_batch_that_is_given_stays_as_it_is(thousand: tuple[Any, TextSetting
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dropout": 1.1}, "dropout: 1.1 is no share"),
-        ({"dropout": -0.1}, "dropout: -0.1 is no share"),
-        ({"dropout": float("nan")}, "dropout: nan is no share"),
-        ({"embeddings": ["prompt_embeds"]}, "'prompt_embeds' in .* is no member's name"),
-        ({"embeddings": "prompt_embeds.npy"}, "'p' in 'prompt_embeds.npy' is no member's name"),
-        ({"embeddings": [".npy"]}, "'.npy' in .* is no member's name"),
-        ({"embeddings": ["Clip.npy"]}, "'Clip.npy' in .* is no member's name"),
-        ({"embeddings": ["../clip.npy"]}, "'../clip.npy' in .* is no member's name"),
+        ({"dropout": 1.1}, "dropout: 1.1 is not a share"),
+        ({"dropout": -0.1}, "dropout: -0.1 is not a share"),
+        ({"dropout": float("nan")}, "dropout: nan is not a share"),
+        ({"embeddings": ["prompt_embeds"]}, "'prompt_embeds' in .* is not a member's name"),
+        ({"embeddings": "prompt_embeds.npy"}, "'p' in 'prompt_embeds.npy' is not a member's name"),
+        ({"embeddings": [".npy"]}, "'.npy' in .* is not a member's name"),
+        ({"embeddings": ["Clip.npy"]}, "'Clip.npy' in .* is not a member's name"),
+        ({"embeddings": ["../clip.npy"]}, "'../clip.npy' in .* is not a member's name"),
         ({"embeddings": ["a.npy", "a.npy"]}, "a.npy: the batch has another 'a' already"),
         ({"embeddings": ["a.npy", "a_mask.npy"]}, "a_mask.npy: the batch has another 'a_mask' already"),
         ({"embeddings": ["latents.npy"]}, "latents.npy: the batch has another 'latents' already"),
@@ -181,7 +181,7 @@ DAMAGED = [
     (npy(np.ones((3, 4))).replace(b"(3, 4)", b"(3, 4 "), "cannot be read"),
     (npy(np.ones((3, 4))).replace(b"(3, 4), }     ", b"(9999999999,)}"), "cannot be read"),
     (npy(np.array([{"a": 1}], dtype=object)), r"cannot be read \(ValueError: .*pickle"),
-    (npy(np.ones((3, 4), np.int64)), "is no array of floats but of int64"),
+    (npy(np.ones((3, 4), np.int64)), "is an array of int64, not of floats"),
     (npy(np.float32(1)), r"has the shape \(\) instead of \(tokens, width\) or \(width,\)"),
     (npy(np.ones((1, 3, 4))), r"has the shape \(1, 3, 4\)"),
     (npy(np.ones((0, 4))), r"has the shape \(0, 4\)"),
@@ -300,7 +300,7 @@ def test_from_captions_to_tensors_of_a_batch(
     summary = add(shards, out, folder, batch_size=5)
     assert (summary.ok, summary.written) == (True, 2)
     assert summary.table().split()[:3] == ["shards", "2", "written,"]
-    assert "12 written, 0 without caption, 3 with too long a one" in summary.table()
+    assert "12 written, 0 without caption, 3 with one that is too long" in summary.table()
     assert sorted(os.listdir(out)) == ["000000.tar", "000001.tar", "empty_prompt", "text.json"]
 
     def encode(captions: list[str]) -> torch.Tensor:

@@ -517,10 +517,11 @@ def test_a_cache_of_another_autoencoder_is_refused(plain: dict[str, str], vae: A
 
 
 def test_fewer_batches_than_ranks_are_refused(plain: dict[str, str]) -> None:
-    from inpaint_data.training.loader import EpochLoader
+    from inpaint_data.training.loader import EpochLoader, Pass
+    from inpaint_data.training.sources import CacheSource
 
     with pytest.raises(UsageError, match="4 samples make 1 batches of 4, fewer than one for each of 2 ranks"):
-        EpochLoader(LatentCache(plain["cache"]), 4, 0, True, lambda: 0, (0, 2))
+        len(EpochLoader(CacheSource(LatentCache(plain["cache"])), lambda: Pass(0, 4, 0, 2)))
 
 
 def test_a_model_with_other_channels_is_refused(plain: dict[str, str]) -> None:

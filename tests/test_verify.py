@@ -33,7 +33,7 @@ def make(shards: Path, out: Path, vae: Autoencoder) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, vae: Autoencoder) -> Path:
-    """`in`: three shards of photographs, with an undecodable one and a shard cut short; `cache`: made of them."""
+    """`in`: three shards of images, with an undecodable one and a shard cut short; `cache`: made of them."""
     folder = tmp_path_factory.mktemp("verify")
     photos = [path.read_bytes() for path in sorted(PHOTOS.glob("*.jpg"), key=lambda path: path.stat().st_size)[:5]]
     captions = {"txt": "a photo, ein Photo, ein Föto".encode()}
@@ -350,7 +350,7 @@ def test_settings_that_cannot_be_are_named_though_their_fingerprint_fits(
 def test_what_is_no_cache_is_a_usage_error(tmp_path: Path, made: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         verify_cache(tmp_path / "none")
-    with pytest.raises(UsageError, match=r"neither cache\.json nor a sidecar is here"):
+    with pytest.raises(UsageError, match=r"has neither a whole cache\.json nor a whole sidecar"):
         verify_cache(made / "in")
     with pytest.raises(UsageError, match="against"):
         verify_cache(made / "cache", deep=True)

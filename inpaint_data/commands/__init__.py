@@ -1,1 +1,1 @@
-"""What a person runs and looks at: a file for each command, of its name."""
+"""The commands of `inpaint-data`: one file per command, and the sheets and tables that they show."""

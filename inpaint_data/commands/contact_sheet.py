@@ -1,4 +1,4 @@
-"""A contact sheet: what went into a cache and what comes out of it, side by side."""
+"""Contact sheet: the images that went into a cache, and what its latents decode to, side by side."""
 
 from contextlib import closing
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from inpaint_data.batch import ImageBatch, is_batch
-from inpaint_data.commands.drawing import LINE, MARGIN, PAPER, check_suffix, save, write
+from inpaint_data.commands.drawing import LINE, MARGIN, PAPER, check_suffix, draw_text, save
 from inpaint_data.encoding.fills import fill_hole, hole_noise
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
@@ -21,7 +21,7 @@ from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.stages import image_stages
 from inpaint_data.shards.reading import expand_shards
 
-COLUMNS = ("photo", "mask, as drawn", "mask, offset", "masked photo", "decoded latents", "decoded masked_latents")
+COLUMNS = ("image", "mask, as drawn", "mask, offset", "masked image", "decoded latents", "decoded masked_latents")
 
 
 def contact_sheet(
@@ -31,11 +31,11 @@ def contact_sheet(
 
     Args:
         cache: the cache's folder.
-        shards: the image shards it was made from; photos and drawn masks are made again from them.
+        shards: the image shards it was made from; images and drawn masks are made again from them.
         out: the PNG to write.
         vae: the VAE that the cache was made with, for decoding.
         count: rows.
-        tile: side of a picture on the sheet, in pixels.
+        tile: side of each tile, in pixels.
 
     Returns:
         The path of the PNG.
@@ -49,7 +49,7 @@ def contact_sheet(
     settings = cached.settings.examples
     if settings is None or not cached.has_masked_latents:
         raise UsageError(
-            f"{cache}: has no masked latents, or does not say from what it was made; there is no sheet of it"
+            f"{cache}: has no masked latents, or does not say what it was made from, so no sheet can be drawn"
         )
     decoder = load_vae(vae)
     rows: list[Image.Image] = []
@@ -78,7 +78,7 @@ def _rows(
         entry = cached[places[shard, key]]
         image = batch["image"][row : row + 1].float() / 127.5 - 1
         noise = hole_noise(settings.seed, [key], [0], *image.shape[-2:])
-        pictures = [
+        tiles = [
             _pixels(image),
             _pixels(batch["masks"][row, :1].expand(1, 3, -1, -1) * 2.0 - 1),
             _pixels(entry["mask"].expand(1, 3, -1, -1) * 2.0 - 1),
@@ -87,7 +87,7 @@ def _rows(
             _pixels(decoder.decode(entry["masked_latents"])),
         ]
         origin = Origin(entry["generator"][0], tuple(entry["edits"][0]))
-        rows.append(_row(pictures, f"{key}: {origin}, offset {int(entry['offset'][0]):+d} px", tile))
+        rows.append(_row(tiles, f"{key}: {origin}, offset {int(entry['offset'][0]):+d} px", tile))
     return rows
 
 
@@ -98,11 +98,11 @@ def _pixels(image: Tensor) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def _row(pictures: list[npt.NDArray[np.uint8]], title: str, tile: int) -> Image.Image:
-    row = Image.new("RGB", (len(pictures) * (tile + MARGIN) + MARGIN, tile + LINE + MARGIN), PAPER)
-    write(row, (MARGIN, 2), title)
-    for column, picture in enumerate(pictures):
-        image = ImageOps.contain(Image.fromarray(picture), (tile, tile), Image.Resampling.LANCZOS)
+def _row(tiles: list[npt.NDArray[np.uint8]], title: str, tile: int) -> Image.Image:
+    row = Image.new("RGB", (len(tiles) * (tile + MARGIN) + MARGIN, tile + LINE + MARGIN), PAPER)
+    draw_text(row, (MARGIN, 2), title)
+    for column, pixels in enumerate(tiles):
+        image = ImageOps.contain(Image.fromarray(pixels), (tile, tile), Image.Resampling.LANCZOS)
         row.paste(image, (MARGIN + column * (tile + MARGIN) + (tile - image.width) // 2, LINE))
     return row
 
@@ -110,7 +110,7 @@ def _row(pictures: list[npt.NDArray[np.uint8]], title: str, tile: int) -> Image.
 def _stacked(rows: list[Image.Image], tile: int) -> Image.Image:
     sheet = Image.new("RGB", (rows[0].width, LINE + MARGIN + sum(row.height for row in rows)), PAPER)
     for column, name in enumerate(COLUMNS):
-        write(sheet, (MARGIN + column * (tile + MARGIN), MARGIN), name, 15)
+        draw_text(sheet, (MARGIN + column * (tile + MARGIN), MARGIN), name, 15)
     top = LINE + MARGIN
     for row in rows:
         sheet.paste(row, (0, top))

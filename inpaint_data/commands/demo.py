@@ -1,4 +1,4 @@
-"""The demonstration: a dozen photographs, a small VAE, and the whole way from one to a cache."""
+"""inpaint-data demo: the whole way from a dozen images to a verified cache and its contact sheet."""
 
 import shutil
 from pathlib import Path
@@ -16,14 +16,14 @@ from inpaint_data.pictures.settings import PictureSettings
 
 
 def run(out: str = "demo_out", device: str = "auto") -> Outcome:
-    """Pack the photographs that come with the package, cache them, verify the cache and draw a contact sheet.
+    """Pack the images that come with the package, cache them, verify the cache and draw a contact sheet.
 
     Args:
         out: the folder to work in; what an earlier demo left there is replaced.
         device: see the cache command.
 
     Returns:
-        What was made and where.
+        What was made, and where it is.
 
     Raises:
         UsageError: `out` holds something that is not a demo.
@@ -33,7 +33,7 @@ def run(out: str = "demo_out", device: str = "auto") -> Outcome:
     shards, cache, sheet = root / "shards", root / "cache", root / "contact_sheet.png"
     marker = root / ".inpaint_data_demo"
     if root.is_dir() and any(root.iterdir()) and not marker.exists():
-        raise UsageError(f"out: {root} holds files that no demo made; choose another folder")
+        raise UsageError(f"out: {root} holds files that are not from a demo; choose another folder")
     try:
         root.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -42,7 +42,7 @@ def run(out: str = "demo_out", device: str = "auto") -> Outcome:
     for folder in (shards, cache):
         shutil.rmtree(folder, ignore_errors=True)
 
-    photos = sorted(PHOTOS.glob("*.jpg"))
+    images = sorted(PHOTOS.glob("*.jpg"))
     packed = pack(str(PHOTOS), str(shards), shard_size=6)
     summary = cache_latents(
         str(shards),
@@ -51,13 +51,13 @@ def run(out: str = "demo_out", device: str = "auto") -> Outcome:
         masks=MaskSettings(source="mixture", offset=(-8, 24)),
         job=JobSettings(variants=2, seed=84, device=device),
     )
-    found = verify_cache(cache, against=str(shards))
-    if not found.ok:
-        raise CacheError(f"{cache}: {'; '.join(map(str, found.problems))}")
-    if found.totals["samples"] + found.totals["quarantined"] != len(photos):
-        raise CacheError(f"{cache}: {found.table()} do not account for {len(photos)} photographs")
+    verified = verify_cache(cache, against=str(shards))
+    if not verified.ok:
+        raise CacheError(f"{cache}: {'; '.join(map(str, verified.problems))}")
+    if verified.totals["samples"] + verified.totals["quarantined"] != len(images):
+        raise CacheError(f"{cache}: {verified.table()} do not account for {len(images)} images")
     contact_sheet(str(cache), str(shards), str(sheet))
     return Outcome(
-        f"{len(photos)} photographs packed into {len(packed)} shards\n{summary.table()}\n"
-        f"verified: {found.totals['samples']} of {len(photos)} photographs are in {cache}\nlook at {sheet}"
+        f"{len(images)} images packed into {len(packed)} shards\n{summary.table()}\n"
+        f"verified: {verified.totals['samples']} of {len(images)} images are in {cache}\nlook at {sheet}"
     )

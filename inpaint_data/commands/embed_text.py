@@ -9,7 +9,7 @@ def run(shards: str | list[str], out: str, model: str, batch_size: int = 32, dev
 
     Args:
         shards: the shards with the captions: a folder, a glob, a brace pattern, a URL, or a list of these
-        out: folder for the new shards, other than that of the old ones; made when it is missing
+        out: folder for the new shards, other than that of the old ones; created if missing
         model: a CLIP text model or a pipeline of Stable Diffusion 1, 2 or XL, by Hub name or folder
         batch_size: captions encoded at a time
         device: where they are encoded: auto, cpu, cuda, cuda:1, mps

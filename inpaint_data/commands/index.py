@@ -5,7 +5,7 @@ from inpaint_data.latent_cache.indexing import index_cache
 
 
 def run(root: str, vae: str | None = None) -> Outcome:
-    """Write the sidecars that a folder of tars lacks.
+    """Write the sidecars that are missing from a folder of tars.
 
     Args:
         root: the folder with the tars

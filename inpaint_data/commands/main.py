@@ -1,4 +1,4 @@
-"""The command `inpaint-data`: which commands there are, and how one is run."""
+"""The command `inpaint-data`: a table of its commands, and how one is run."""
 
 import importlib
 import logging
@@ -14,12 +14,12 @@ from inpaint_data.job.interrupts import Interrupted, interruptible
 
 @dataclass(frozen=True)
 class Command:
-    """One command. Its function is `run` in a module of its name, which is imported when it is asked for."""
+    """One command. Its function is `run` in the module of its name, which is imported only when the command runs."""
 
     text: str
     positional: tuple[str, ...] = ()
-    passed_over: tuple[str, ...] = ()  # of a job's YAML
-    defaults: tuple[tuple[tuple[str, ...], Any], ...] = ()  # of settings, where they are this command's own
+    ignored: tuple[str, ...] = ()  # settings that a job's YAML may hold and this command does not use
+    defaults: tuple[tuple[tuple[str, ...], Any], ...] = ()  # of settings, where this command has other ones
 
 
 JOB_ONLY = ("shards", "out", "encode")
@@ -36,13 +36,13 @@ COMMANDS = {
         JOB_ONLY,
     ),
     "masks": Command(
-        "Draw 64 masks over the demonstration's photographs, as a job would make them.",
+        "Draw 64 masks over the demo's images, as a job would make them.",
         (),
         ("shards", "encode"),
         ((("masks", "source"), "mixture"),),
     ),
     "sheet": Command("Draw a contact sheet of a cache."),
-    "demo": Command("Pack, cache and verify a dozen photographs, and draw a contact sheet."),
+    "demo": Command("Pack, cache and verify a dozen images, and draw a contact sheet."),
 }
 
 
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(overview())
         sys.exit(0)
     if not words or words[0] not in COMMANDS:
-        asked = f"{words[0]!r} is not a command" if words else "a command must be given"
-        sys.stderr.write(f"inpaint-data: {asked}; choose from {', '.join(COMMANDS)}\n")
+        problem = f"{words[0]!r} is not a command" if words else "a command must be given"
+        sys.stderr.write(f"inpaint-data: {problem}; choose from {', '.join(COMMANDS)}\n")
         sys.exit(UsageError.exit_code)
     name = words[0]
     reader = reader_of(name)
@@ -66,11 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         summary = getattr(error, "summary", None)
         if summary is not None:
             sys.stdout.write(f"{summary.table()}\n")
-        said = reader.named(error) if isinstance(error, UsageError) else error
-        sys.stderr.write(f"inpaint-data {name}: {said}\n")
+        message = reader.named(error) if isinstance(error, UsageError) else error
+        sys.stderr.write(f"inpaint-data {name}: {message}\n")
         sys.exit(error.exit_code)
     except Interrupted as interrupted:
-        sys.stderr.write(f"\n{interrupted}: what was finished is kept; the same command goes on with the rest\n")
+        sys.stderr.write(f"\n{interrupted}: what was finished is kept; the same command resumes with the rest\n")
         sys.exit(interrupted.exit_code)
     sys.stderr.write(outcome.errors)
     sys.stdout.write(f"{outcome.text}\n" if outcome.text else "")
@@ -88,19 +88,19 @@ def run_command(reader: Any, words: Sequence[str]) -> Any:
 
 
 def reader_of(name: str) -> Any:
-    """What reads the settings of a command."""
-    from inpaint_data.commands.settings import Reader  # not for an overview: it loads what the settings are made of
+    """The reader of a command's settings."""
+    from inpaint_data.commands.settings import Reader  # not for an overview: it imports pydantic
 
     command = COMMANDS[name]
     module = importlib.import_module(f"inpaint_data.commands.{name.replace('-', '_')}")
-    return Reader(name, module.run, command.text, command.positional, command.passed_over, dict(command.defaults))
+    return Reader(name, module.run, command.text, command.positional, command.ignored, dict(command.defaults))
 
 
 def overview() -> str:
-    """All commands, a line each."""
+    """The help text: all commands, a line each."""
     lines = [f"  {name:<12} {command.text}" for name, command in COMMANDS.items()]
     head = "usage: inpaint-data COMMAND ...\n\nLatents and masks for training inpainting models.\n\n"
-    return head + "\n".join(lines) + "\n\ninpaint-data COMMAND --help lists what each can be told.\n"
+    return head + "\n".join(lines) + "\n\ninpaint-data COMMAND --help lists the settings of a command.\n"
 
 
 if __name__ == "__main__":

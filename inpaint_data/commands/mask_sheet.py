@@ -1,4 +1,4 @@
-"""A sheet of masks over the demonstration's photographs, to look at before a job."""
+"""Mask sheet: 64 masks over the demo's images, to look at before a job."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from inpaint_data.commands.drawing import MARGIN, PAPER, check_suffix, save, text_width, write
+from inpaint_data.commands.drawing import MARGIN, PAPER, check_suffix, draw_text, save, text_width
 from inpaint_data.demo import OBJECTS, PHOTOS
 from inpaint_data.encoding.encoder import Encoder
 from inpaint_data.encoding.settings import EncodeSettings
@@ -34,14 +34,14 @@ def mask_sheet(
     masks: MaskSettings | Mapping[str, Any] | None = None,
     job: JobSettings | Mapping[str, Any] | None = None,
 ) -> str:
-    """Draw 64 masks, as a caching job would make them of the demonstration's photographs, after their offset.
+    """Draw 64 masks, as a caching job would make them for the demo's images, after their offset.
 
-    Under each stand its label, its hole ratio and its offset. The photographs are enlarged where they are smaller than
-    the resolution. Object masks are drawn over those photographs that have objects marked by hand.
+    Below each are its label, its hole ratio and its offset. Images smaller than the resolution are enlarged. Object
+    masks are drawn over those images that have objects marked by hand.
 
     Args:
         out: the .png or .jpg to write.
-        pictures, masks, job: as `cache_latents` takes them, but that masks are a "mixture" where it is not said.
+        pictures, masks, job: as `cache_latents` takes them, except that the source of masks is "mixture" if not set.
 
     Returns:
         The path of the sheet.
@@ -53,8 +53,8 @@ def mask_sheet(
     pictures, masks = group_of(PictureSettings, pictures), _drawn_masks(masks)
     if masks.source in ("sample", "alpha"):
         raise UsageError(
-            f"masks: {masks.source} are those of your own samples, which the demonstration has not; name a generator "
-            "or mixture, or draw a cache with `inpaint-data sheet`"
+            f"masks: {masks.source} takes the masks of your own samples, which the demo's images do not have; name a "
+            "generator or mixture, or draw a cache with `inpaint-data sheet`"
         )
     settings = ExampleSettings(pictures.but(upscale=True, target=False), masks, group_of(JobSettings, job).seed)
     encoder = Encoder(masks, EncodeSettings(), None, settings.seed)
@@ -63,19 +63,20 @@ def mask_sheet(
 
 
 def _drawn_masks(masks: MaskSettings | Mapping[str, Any] | None) -> MaskSettings:
-    """Drawn from the mixture where nothing is said of their source."""
+    """The mask settings, with source "mixture" if none is set."""
     if isinstance(masks, MaskSettings):
         return masks if "source" in masks.given else masks.but(source="mixture")
     return group_of(MaskSettings, {"source": "mixture", **(masks or {})})
 
 
 def _tiles(settings: ExampleSettings, encoder: Encoder) -> Iterator[Image.Image]:
-    """A tile for each variant of each view of each photograph that gives one, the photographs in turn.
+    """A tile for each mask: variant 0 of every view of every image, then variant 1, and so on.
 
     Raises:
-        UsageError: the first variant of every photograph gives none.
+        UsageError: no image gives a mask in variant 0.
     """
-    samples, drawn = list(_samples(settings.masks)), 0
+    samples = list(_samples(settings.masks))
+    drawn = 0
     for variant in range(SIDE * SIDE):
         reasons: list[str] = []
         for sample in samples:
@@ -86,14 +87,14 @@ def _tiles(settings: ExampleSettings, encoder: Encoder) -> Iterator[Image.Image]
                 batch = encoder.masks(collate([example]))[0]
                 drawn += 1
                 offset, window = int(batch["offset"][0]), batch["window"][0]
-                grown = f"{offset:+d} px" if window == "square" or not offset else f"{offset:+d} {window}"
-                yield _tile(example, batch["mask"][0, 0], example.origins[0], grown)
+                growth = f"{offset:+d} px" if window == "square" or not offset else f"{offset:+d} {window}"
+                yield _tile(example, batch["mask"][0, 0], example.origins[0], growth)
         if not drawn:
-            raise UsageError(f"masks: no photograph gives a mask; the first, {reasons[0]}")
+            raise UsageError(f"masks: no image gives a mask; the first, {reasons[0]}")
 
 
 def _samples(masks: MaskSettings) -> Iterator[Sample]:
-    """The photographs; only those with objects where the mixture may draw one."""
+    """The demo's images; only those with objects where the mixture may draw one."""
     objects: dict[str, Any] = json.loads(OBJECTS.read_bytes())
     for path in sorted(PHOTOS.glob("*.jpg")):
         if path.stem in objects:
@@ -103,18 +104,18 @@ def _samples(masks: MaskSettings) -> Iterator[Sample]:
             yield Sample("demo.tar", path.stem, {"jpg": path.read_bytes()})
 
 
-def _tile(example: Example, mask: Tensor, origin: Origin, grown: str) -> Image.Image:
-    """The photograph in pale grey, its hole in colour, and what it is below."""
-    photo = Image.fromarray(example.image).convert("L").point(lambda grey: 150 + grey * 2 // 5).convert("RGB")
-    shown = Image.fromarray(np.asarray(mask.float().mul(220).round().byte()))
-    photo.paste(Image.new("RGB", photo.size, HOLE), mask=shown)
-    photo = ImageOps.contain(photo, (TILE, TILE), Image.Resampling.BOX)
+def _tile(example: Example, mask: Tensor, origin: Origin, growth: str) -> Image.Image:
+    """The image in pale grey with its hole in colour, and the label below."""
+    image = Image.fromarray(example.image).convert("L").point(lambda grey: 150 + grey * 2 // 5).convert("RGB")
+    alpha = Image.fromarray(np.asarray(mask.float().mul(220).round().byte()))
+    image.paste(Image.new("RGB", image.size, HOLE), mask=alpha)
+    image = ImageOps.contain(image, (TILE, TILE), Image.Resampling.BOX)
     ratio = float((mask > 0.5).float().mean()) if mask.is_floating_point() else float(mask.float().mean())
-    lines = [*_wrapped(str(origin), "+"), *_wrapped(f"hole {ratio:.3f}, {grown}", " ")]
+    lines = [*_wrapped(str(origin), "+"), *_wrapped(f"hole {ratio:.3f}, {growth}", " ")]
     tile = Image.new("RGB", (TILE, TILE + max(3, len(lines)) * LETTERS), PAPER)
-    tile.paste(photo, ((TILE - photo.width) // 2, (TILE - photo.height) // 2))
+    tile.paste(image, ((TILE - image.width) // 2, (TILE - image.height) // 2))
     for number, line in enumerate(lines):
-        write(tile, (0, TILE + number * LETTERS), line, FONT)
+        draw_text(tile, (0, TILE + number * LETTERS), line, FONT)
     return tile
 
 
@@ -132,9 +133,10 @@ def _wrapped(text: str, before: str) -> list[str]:
 
 
 def _stacked(tiles: list[Image.Image]) -> Image.Image:
-    rows, high = -(-len(tiles) // SIDE), max(tile.height for tile in tiles)
-    sheet = Image.new("RGB", (SIDE * (TILE + MARGIN) + MARGIN, rows * high + MARGIN), PAPER)
+    rows = -(-len(tiles) // SIDE)
+    height = max(tile.height for tile in tiles)
+    sheet = Image.new("RGB", (SIDE * (TILE + MARGIN) + MARGIN, rows * height + MARGIN), PAPER)
     for number, tile in enumerate(tiles):
         row, column = divmod(number, SIDE)
-        sheet.paste(tile, (MARGIN + column * (TILE + MARGIN), MARGIN + row * high))
+        sheet.paste(tile, (MARGIN + column * (TILE + MARGIN), MARGIN + row * height))
     return sheet

@@ -1,4 +1,4 @@
-"""What the masks of a cache, or those that shards would be cached with, are like in numbers."""
+"""Statistics of masks: those of a cache, or those that shards would be cached with."""
 
 import json
 from bisect import bisect_left
@@ -32,9 +32,9 @@ from inpaint_data.shards.reading import Fault, expand_shards
 T = TypeVar("T")
 SIDES = ("top", "bottom", "left", "right")
 VANISHING: tuple[LatentMask, ...] = ("nearest", "bilinear")
-FEW = 0.01  # more masks than this that vanish, or are empty, deserve a warning
+FEW = 0.01  # a larger share of masks that vanish or are empty gives a warning
 THREADS = 2  # that decode
-PER_SHARD = 32  # samples to take from a shard at least, before another one is opened
+PER_SHARD = 32  # samples to take from a shard at least before the next one is opened
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Bands:
         return self.names[bisect_left(self.ends, value)]
 
 
-# The bands of the irregular-mask benchmark (Liu et al. 2018), which ends at 0.6, and on to 1.
+# The bands of the irregular-mask benchmark (Liu et al. 2018), which ends at 0.6, continued to 1.
 HOLES = Bands(
     ("empty", "to 0.01", "to 0.1", "to 0.2", "to 0.3", "to 0.4", "to 0.5", "to 0.6", "to 0.7", "to 0.8", "to 0.9",
      "to 1"),
@@ -72,24 +72,24 @@ RESOLUTIONS = Bands(
 
 @dataclass
 class MaskStatistics:
-    """What was counted. A mask is looked at as the model will see it: after its offset, at full resolution.
+    """Counts of masks, each taken as the model will see it: after its offset, at full resolution.
 
     Args:
         source: the cache or the shards.
         factor: pixels per latent along each side.
         of: which samples there are, in words.
-        samples: looked at; each view of a picture is one.
+        samples: looked at; each view of an image is one.
         variants: masks of a sample.
-        bad: (shard, key, reason) of each sample that gives none.
+        bad: (shard, key, reason) of each sample that gives no mask.
         filtered: how many samples were left out on purpose.
         holes: origin -> band of the hole ratio -> masks.
         ratios: origin -> sum of the hole ratios.
         offsets: pixels -> masks.
         borders: side, or "any" -> masks that touch it.
         pieces: connected components (of eight neighbours) -> masks.
-        vanished: "nearest" (as diffusers' pipelines bring a mask to latents) or "bilinear" (then rounded, as ComfyUI
-            does) -> masks of which nothing is left then, though they were not empty.
-        originals, targets: (height, width) of the pictures, and of what is cut out of them -> samples.
+        vanished: "nearest" (how diffusers' pipelines bring a mask to latents) or "bilinear" (then rounded, as in
+            ComfyUI) -> masks that are empty at latent size, though they are not at full resolution.
+        originals, targets: (height, width) of the images, and of what is cut out of them -> samples.
     """
 
     source: str
@@ -108,7 +108,7 @@ class MaskStatistics:
     originals: Counter[tuple[int, int]] = field(default_factory=Counter)
     targets: Counter[tuple[int, int]] = field(default_factory=Counter)
 
-    def add_picture(self, original: Sequence[int], target: Sequence[int]) -> None:
+    def add_image(self, original: Sequence[int], target: Sequence[int]) -> None:
         self.samples += 1
         self.originals[original[0], original[1]] += 1
         self.targets[target[0], target[1]] += 1
@@ -122,7 +122,7 @@ class MaskStatistics:
         self.ratios[origin] += ratio  # type: ignore[assignment]
         self.offsets[offset] += 1
         touched = [bool(edge.any()) for edge in (array[0], array[-1], array[:, 0], array[:, -1])]
-        self.borders.update(side for side, there in zip(SIDES, touched, strict=True) if there)
+        self.borders.update(side for side, touches in zip(SIDES, touched, strict=True) if touches)
         self.borders["any"] += any(touched)
         self.pieces[cv2.connectedComponents(array.view(np.uint8), connectivity=8)[0] - 1] += 1
         for how in VANISHING:
@@ -138,11 +138,11 @@ class MaskStatistics:
 
     @property
     def by_generator(self) -> dict[str, tuple[Counter[str], float]]:
-        """Generator, whatever was done to its masks -> masks by band of the hole ratio, and their mean ratio."""
-        return {name: self._of(self.origins_of(name)) for name in sorted({each.generator for each in self.holes})}
+        """Generator, whatever the edits -> masks by band of the hole ratio, and their mean ratio."""
+        return {name: self._of(self.origins_of(name)) for name in sorted({origin.generator for origin in self.holes})}
 
     def origins_of(self, generator: str) -> list[Origin]:
-        return sorted(each for each in self.holes if each.generator == generator)
+        return sorted(origin for origin in self.holes if origin.generator == generator)
 
     @property
     def by_label(self) -> dict[str, tuple[Counter[str], float]]:
@@ -161,17 +161,17 @@ class MaskStatistics:
         return bands, sum(self.ratios[origin] for origin in origins) / max(1, bands.total())
 
     def share_that_vanishes(self, how: LatentMask) -> float:
-        """Of the masks that are not empty at full resolution."""
+        """The share of the masks not empty at full resolution that are empty at latent size."""
         return self.vanished[how] / max(1, self.masks - self.empty)
 
     @property
     def empty_by_accident(self) -> Counter[Origin]:
-        """Origin -> masks that are empty, without those of the generator "none", which are meant to be."""
+        """Origin -> empty masks, without those of the generator "none", which are meant to be empty."""
         return Counter({origin: bands["empty"] for origin, bands in self.holes.items() if origin != Origin("none")})
 
     def warnings(self) -> list[str]:
-        """One line where more than 1 % of the masks are empty that should not be, and one for each way of bringing
-        masks to latents in which more than 1 % of the others vanish."""
+        """One line if more than 1 % of the masks are empty by accident, and one for each way of bringing masks to
+        latents in which more than 1 % of the others vanish."""
         lines = []
         if (share := self.empty_by_accident.total() / max(1, self.masks)) > FEW:
             origin, count = self.empty_by_accident.most_common(1)[0]
@@ -189,11 +189,11 @@ class MaskStatistics:
         ]
 
     def to_json(self) -> str:
-        """All that was counted, as one object; shares are of the masks, and sizes are (height, width)."""
+        """All counts as one object; shares are of the masks, and sizes are (height, width)."""
 
         def holes(groups: dict[str, tuple[Counter[str], float]]) -> dict[str, Any]:
             return {
-                name: {"masks": bands.total(), "mean": round(mean, 6), "bands": counted(bands, HOLES)}
+                name: {"masks": bands.total(), "mean": round(mean, 6), "bands": in_band_order(bands, HOLES)}
                 for name, (bands, mean) in groups.items()
             }
 
@@ -209,12 +209,12 @@ class MaskStatistics:
                 "filtered": self.filtered,
                 "hole_ratio": holes({"all": self.of_all})["all"]
                 | {"by_generator": holes(self.by_generator), "by_label": holes(self.by_label)},
-                "offset": spread(self.offsets) | {"bands": counted(banded(self.offsets, OFFSETS), OFFSETS)},
+                "offset": spread(self.offsets) | {"bands": in_band_order(by_band(self.offsets, OFFSETS), OFFSETS)},
                 "border": {side: self.borders[side] / max(1, self.masks) for side in (*SIDES, "any")},
-                "components": spread(self.pieces) | {"bands": counted(banded(self.pieces, PIECES), PIECES)},
+                "components": spread(self.pieces) | {"bands": in_band_order(by_band(self.pieces, PIECES), PIECES)},
                 "vanishing": {"factor": self.factor} | {how: self.share_that_vanishes(how) for how in VANISHING},
-                "original": _pictures(self.originals),
-                "target": _pictures(self.targets),
+                "original": _image_sizes(self.originals),
+                "target": _image_sizes(self.targets),
             }
         )
 
@@ -227,13 +227,13 @@ def mask_statistics(
     masks: MaskSettings | Mapping[str, Any] | None = None,
     job: JobSettings | Mapping[str, Any] | None = None,
 ) -> MaskStatistics:
-    """Look at the masks of a cache, or at those that shards would be cached with.
+    """Count what the masks of a cache are like, or those that shards would be cached with.
 
     Args:
         source: a cache's folder or URL; or image shards, as `cache_latents` takes them.
         samples: how many to look at, spread evenly over all; of each of them every variant.
         factor: pixels per latent along each side, for shards; 8 if left out. A cache knows its own.
-        pictures, masks, job: for shards, as `cache_latents` takes them; none for a cache.
+        pictures, masks, job: for shards, as `cache_latents` takes them; leave them out for a cache.
 
     Raises:
         UsageError: no such source, settings that cannot work, or settings for a cache.
@@ -242,46 +242,46 @@ def mask_statistics(
     if samples < 1:
         raise UsageError(f"samples: {samples} leaves nothing to look at; give 1 or more", ("samples",))
     if factor is not None and factor < 1:
-        raise UsageError(f"factor: {factor} is not a number of pixels; 8 is that of most autoencoders", ("factor",))
+        raise UsageError(f"factor: {factor} is not a number of pixels; most autoencoders have 8", ("factor",))
     pictures, masks = group_of(PictureSettings, pictures), group_of(MaskSettings, masks)
     job = group_of(JobSettings, job)
     if not (isinstance(source, str) and is_cache(source)):
         if isinstance(source, str) and has_sidecars(source):
             raise CacheError(missing_cache_file(source, sidecars=True))
         return _of_shards(source, samples, factor or 8, ExampleSettings(pictures, masks, job.seed), job.variants)
-    given = [
+    refused = [
         (short_name(type(settings), name), (settings.group, name))
         for settings in (pictures, masks, job)
         for name in settings.given
         if name in ("variants", "seed") or (settings is not job and name not in ("carry_image", "fill"))
     ] + ([("factor", ("factor",))] if factor else [])
-    if given:
-        name, place = given[0]
+    if refused:
+        name, place = refused[0]
         raise UsageError(f"{name}: {source} is a cache, whose masks are made already; leave the setting out", place)
     return _of_cache(source, samples)
 
 
-def banded(numbers: Counter[int], bands: Bands) -> Counter[str]:
-    """The same counts by band."""
+def by_band(numbers: Counter[int], bands: Bands) -> Counter[str]:
+    """The counts of numbers as counts of bands."""
     result: Counter[str] = Counter()
     for number, count in numbers.items():
         result[bands.of(number)] += count
     return result
 
 
-def counted(counts: Counter[str], bands: Bands) -> dict[str, int]:
-    """The count of each band, in the order of the bands."""
+def in_band_order(counts: Counter[str], bands: Bands) -> dict[str, int]:
+    """The count of every band, in the order of the bands."""
     return {name: counts[name] for name in bands.names}
 
 
 def spread(numbers: Counter[int]) -> dict[str, float]:
-    """Least, mean and greatest of what was counted."""
+    """Least, mean and greatest of the numbers."""
     mean = sum(number * count for number, count in numbers.items()) / max(1, numbers.total())
     return {"min": min(numbers, default=0), "mean": round(mean, 3), "max": max(numbers, default=0)}
 
 
 def aspects(sizes: Counter[tuple[int, int]]) -> Counter[str]:
-    """Pictures by the band of width to height."""
+    """Images by the band of width to height."""
     result: Counter[str] = Counter()
     for (height, width), count in sizes.items():
         result[ASPECTS.of(width / height)] += count
@@ -295,12 +295,12 @@ def short_sides(sizes: Counter[tuple[int, int]]) -> Counter[int]:
     return result
 
 
-def _pictures(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
+def _image_sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
     short = short_sides(sizes)
     common = [{"height": height, "width": width, "samples": n} for (height, width), n in sizes.most_common(20)]
     return {
-        "short_side": spread(short) | {"bands": counted(banded(short, RESOLUTIONS), RESOLUTIONS)},
-        "aspect": counted(aspects(sizes), ASPECTS),
+        "short_side": spread(short) | {"bands": in_band_order(by_band(short, RESOLUTIONS), RESOLUTIONS)},
+        "aspect": in_band_order(aspects(sizes), ASPECTS),
         "sizes": len(sizes),
         "most_common": common,
     }
@@ -308,23 +308,23 @@ def _pictures(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
 
 def _of_cache(root: str, samples: int) -> MaskStatistics:
     cache = LatentCache(root, masked_latents=False, carried=())
-    counted = MaskStatistics(root, 0, f"of {len(cache)} in the cache", variants=cache.variants)
-    counted.bad = [(shard, entry.key, entry.reason) for shard, entry in cache.quarantined]
-    counted.filtered = len(cache.filtered)
+    statistics = MaskStatistics(root, 0, f"of {len(cache)} in the cache", variants=cache.variants)
+    statistics.bad = [(shard, entry.key, entry.reason) for shard, entry in cache.quarantined]
+    statistics.filtered = len(cache.filtered)
     for index in _progress(_evenly(len(cache), samples)):
         for variant in range(cache.variants):
             cache.variant = variant
             batch = cache[index]
-            counted.factor = batch["mask"].shape[-1] // batch["latents"].shape[-1]
-            _add(counted, batch)
-        counted.add_picture(batch["original_size"][0].tolist(), batch["target_size"][0].tolist())
-    return counted
+            statistics.factor = batch["mask"].shape[-1] // batch["latents"].shape[-1]
+            _add(statistics, batch)
+        statistics.add_image(batch["original_size"][0].tolist(), batch["target_size"][0].tolist())
+    return statistics
 
 
-def _add(counted: MaskStatistics, batch: Batch) -> None:
+def _add(statistics: MaskStatistics, batch: Batch) -> None:
     """Count the mask of a batch of one."""
     origin = Origin(batch["generator"][0], tuple(batch["edits"][0]))
-    counted.add_mask(batch["mask"][0, 0], origin, int(batch["offset"][0]))
+    statistics.add_mask(batch["mask"][0, 0], origin, int(batch["offset"][0]))
 
 
 def _of_shards(
@@ -338,10 +338,11 @@ def _of_shards(
             raise
         reason = str(error).removeprefix("shards: ")
         raise UsageError(f"{source}: is not a cache, and cannot be read as shards: {reason}") from None
-    images, opened = _open(shards, settings, samples)
+    images, shards_opened = _open(shards, settings, samples)
     name = source if isinstance(source, str) else ", ".join(source)
-    counted = MaskStatistics(name, factor, f"of {len(images)} in {opened} of {len(shards)} shards", variants=variants)
-    counted.bad = [(fault.shard, fault.key, fault.reason) for fault in images.faults]
+    samples_text = f"of {len(images)} in {shards_opened} of {len(shards)} shards"
+    statistics = MaskStatistics(name, factor, samples_text, variants=variants)
+    statistics.bad = [(fault.shard, fault.key, fault.reason) for fault in images.faults]
     faults: dict[tuple[str, str | None], Fault] = {}
     plan = [[row] for row in _evenly(len(images), samples)]
     with torch.inference_mode():
@@ -351,22 +352,27 @@ def _of_shards(
                 faults[event.shard, event.key] = event  # once, for all views of a sample
             elif not isinstance(event, BatchEnd):
                 for batch in encoder.masks(event):
-                    _add(counted, batch)
-                counted.add_picture(event["original_size"][0].tolist(), event["target_size"][0].tolist())
-    counted.bad += [(each.shard, each.key, each.reason) for each in faults.values() if not each.on_purpose]
-    filtered = [(each.shard, each.key, f"filters: {each.reason}") for each in faults.values() if each.on_purpose]
-    counted.filtered = len(filtered) + images.too_small
-    if not counted.samples:
-        shard, key, reason = (counted.bad or filtered)[0]
+                    _add(statistics, batch)
+                statistics.add_image(event["original_size"][0].tolist(), event["target_size"][0].tolist())
+    filtered: list[tuple[str, str | None, str]] = []
+    for fault in faults.values():
+        if fault.on_purpose:
+            filtered.append((fault.shard, fault.key, f"filters: {fault.reason}"))
+        else:
+            statistics.bad.append((fault.shard, fault.key, fault.reason))
+    statistics.filtered = len(filtered) + images.too_small
+    if not statistics.samples:
+        shard, key, reason = (statistics.bad or filtered)[0]
+        advice = "" if statistics.bad else "; loosen that filter"
         raise ShardError(
-            f"{name}: no sample gives a mask: {counted.filtered} filtered, {len(counted.bad)} bad; the first, {shard}, "
-            f"sample {key!r}: {reason}{'' if counted.bad else '; loosen that filter'}"
+            f"{name}: no sample gives a mask: {statistics.filtered} filtered, {len(statistics.bad)} bad; the first, "
+            f"{shard}, sample {key!r}: {reason}{advice}"
         )
-    return counted
+    return statistics
 
 
 def _open(shards: Sequence[str], settings: ExampleSettings, samples: int) -> tuple[IndexedShards, int]:
-    """As many of the shards, evenly spread, as give enough samples, and how many these are."""
+    """Enough of the shards, evenly spread, for that many samples; and how many shards these are."""
     number = max(1, samples // PER_SHARD)
     while True:
         chosen = [shards[index] for index in _evenly(len(shards), number)]
@@ -376,8 +382,9 @@ def _open(shards: Sequence[str], settings: ExampleSettings, samples: int) -> tup
         number *= 4
 
 
-def _evenly(count: int, wanted: int) -> Sequence[int]:
-    return range(count) if wanted >= count else [number * count // wanted for number in range(wanted)]
+def _evenly(count: int, chosen: int) -> Sequence[int]:
+    """Indexes of `chosen` items, spread evenly over `count`; of all items where there are fewer."""
+    return range(count) if chosen >= count else [number * count // chosen for number in range(chosen)]
 
 
 def _progress(items: Iterable[T], total: int | None = None) -> Iterator[T]:

@@ -8,7 +8,7 @@ from inpaint_data.pictures.settings import PictureSettings
 
 
 def run(out: str, pictures: PictureSettings, masks: MaskSettings, job: JobSettings) -> Outcome:
-    """Draw 64 masks over the demonstration's photographs, as a job would make them.
+    """Draw 64 masks over the demo's images, as a job would make them.
 
     Args:
         out: the .png or .jpg to write

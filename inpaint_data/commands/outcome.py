@@ -1,11 +1,11 @@
-"""What a command gives back to whoever typed it."""
+"""The outcome of a command."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is printed, and the exit code."""
+    """The text to print, and the exit code."""
 
     text: str = ""
     errors: str = ""  # to stderr

@@ -1,4 +1,4 @@
-"""inpaint-data repair: what is damaged goes, so that the cache command makes it again."""
+"""inpaint-data repair: remove damaged shards, so that the cache command makes them again."""
 
 from inpaint_data.commands.outcome import Outcome
 from inpaint_data.latent_cache.repair import repair_cache

@@ -1,4 +1,4 @@
-"""How a command's settings are read from flags and YAML files, and refused in one line.
+"""Command line: settings read from flags and YAML files, and refused in one line.
 
 All of it comes from the signature of the command's function: a parameter that is a group of `Settings` gives a flag for
 each setting in it, any other parameter a flag of its own. A YAML file has the same tree.
@@ -24,12 +24,12 @@ from inpaint_data.settings import Flag, Settings, reason_of
 FILES = (".yaml", ".yml", ".json")
 Place = tuple[str, ...]
 MIXTURE: Place = ("masks", "mixture")
-NOTHING = "sets nothing; write a line `name: value` for each setting"
+SETS_NOTHING = "sets nothing; write a line `name: value` for each setting"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One thing that a command can be told."""
+    """One setting of a command."""
 
     place: Place  # in the tree: ("pictures", "resolution"), or ("out",)
     name: str  # of its flag
@@ -40,7 +40,7 @@ class Setting:
 
     @property
     def takes_text(self) -> bool:
-        """Whether a flag's value is taken as it stands, and not as YAML."""
+        """True if a flag's value is taken as it stands, and not as YAML."""
         return all(kind is Any or kind is str or _is_text_literal(kind) for kind in _alternatives(self.kind))
 
     @property
@@ -53,13 +53,13 @@ class Setting:
 
     @property
     def fields(self) -> list[str]:
-        """Of the object that it is, if it is one; these may be given by flags of their own."""
-        return [each.name for kind in _alternatives(self.kind) if is_dataclass(kind) for each in fields(kind)]
+        """The fields of its object, if it is one; each may be set by a flag of its own."""
+        return [field.name for kind in _alternatives(self.kind) if is_dataclass(kind) for field in fields(kind)]
 
 
 @dataclass(frozen=True)
 class Value:
-    """What a setting was given, and in which YAML file; nothing where it was a flag."""
+    """The value of a setting, and the YAML file it is from: none where it was a flag."""
 
     value: Any
     file: str = ""
@@ -69,25 +69,25 @@ def settings_of(function: Callable[..., Any]) -> list[Setting]:
     """Every setting of a command, in the order of its function's parameters."""
     described = parse_docstring(inspect.getdoc(function) or "")
     texts = {param.arg_name: " ".join((param.description or "").split()) for param in described.params}
-    found: list[Setting] = []
+    settings: list[Setting] = []
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         if _is_group(parameter.annotation):
-            found += settings_of_group(name, parameter.annotation)
+            settings += settings_of_group(name, parameter.annotation)
         else:
             required = parameter.default is parameter.empty
             default = None if required else parameter.default
-            found.append(Setting((name,), name, parameter.annotation, texts.get(name, ""), default, required))
-    return found
+            settings.append(Setting((name,), name, parameter.annotation, texts.get(name, ""), default, required))
+    return settings
 
 
 def settings_of_group(name: str, kind: type[Settings]) -> list[Setting]:
     """The settings of one group."""
-    found = []
+    settings = []
     for field, info in kind.model_fields.items():
-        flag = next((each.name for each in info.metadata if isinstance(each, Flag)), field)
+        flag = next((item.name for item in info.metadata if isinstance(item, Flag)), field)
         text = " ".join((info.description or "").split())
-        found.append(Setting((name, field), flag, info.annotation, text, info.default))
-    return found
+        settings.append(Setting((name, field), flag, info.annotation, text, info.default))
+    return settings
 
 
 class Reader:
@@ -95,11 +95,11 @@ class Reader:
 
     Args:
         command: its name.
-        function: what runs it.
-        text: what it does, in a line.
+        function: the function that runs it.
+        text: one line for its help.
         positional: the parameters that need no flag.
-        passed_over: settings of a job that its YAML may hold and that mean nothing to this command.
-        defaults: what is meant where nothing is said, if it is not the setting's own default.
+        ignored: settings that a job's YAML may hold and this command does not use.
+        defaults: of settings, where this command has other ones.
     """
 
     def __init__(
@@ -108,14 +108,14 @@ class Reader:
         function: Callable[..., Any],
         text: str,
         positional: Sequence[str] = (),
-        passed_over: Sequence[str] = (),
+        ignored: Sequence[str] = (),
         defaults: Mapping[Place, Any] | None = None,
     ) -> None:
         self.command, self.function, self.positional = command, function, positional
         self.values = {place: Value(value) for place, value in (defaults or {}).items()}
         self.settings = [
-            replace(each, default=self.values[each.place].value) if each.place in self.values else each
-            for each in settings_of(function)
+            replace(setting, default=self.values[setting.place].value) if setting.place in self.values else setting
+            for setting in settings_of(function)
         ]
         self.by_place = {setting.place: setting for setting in self.settings}
         self.by_name = {setting.name: setting for setting in self.settings}
@@ -124,14 +124,14 @@ class Reader:
             for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
             if _is_group(parameter.annotation)
         }
-        self.passed_over = set(passed_over)
+        self.ignored = set(ignored)
         self.text = text
 
     def read(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The arguments of the command's function.
 
         Raises:
-            UsageError: a setting that there is not, or that cannot be; the line names the YAML file that it stands in.
+            UsageError: an unknown setting, or a value that cannot be; the line names the YAML file that it is in.
         """
         try:
             return self._read(arguments)
@@ -140,16 +140,16 @@ class Reader:
 
     def _read(self, arguments: Sequence[str]) -> dict[str, Any]:
         namespace = self._parser(arguments).parse_args(list(arguments))
-        for place, raw in namespace.given or []:
+        for place, raw in namespace.flags or []:
             if place == ("config",):
                 self._take_file(raw)
             else:
                 self._take_flag(place, raw)
         result: dict[str, Any] = {}
         for name, kind in self.groups.items():
-            given = {place[1]: each.value for place, each in self.values.items() if place[0] == name}
+            values = {place[1]: value.value for place, value in self.values.items() if place[0] == name}
             try:
-                result[name] = kind(**given)
+                result[name] = kind(**values)
             except UsageError as error:
                 raise UsageError(str(error), (name, *error.place)) from None
         for setting in self.settings:
@@ -161,9 +161,9 @@ class Reader:
         return result
 
     def named(self, error: UsageError) -> UsageError:
-        """The error with the YAML file in front that its setting stands in."""
+        """The error, beginning with the YAML file that its setting is in."""
         places = [error.place[:length] for length in range(len(error.place), 0, -1)]
-        first = self.by_name.get(str(error).partition(":")[0])  # what knows no place begins with the setting's name
+        first = self.by_name.get(str(error).partition(":")[0])  # errors without a place begin with the setting's name
         if first is not None:
             places.append(first.place)
         file = next((self.values[place].file for place in places if place in self.values), "")
@@ -171,18 +171,17 @@ class Reader:
 
     def _take_flag(self, place: Place, raw: str) -> None:
         setting = self.by_place[place[:2] if place[:2] in self.by_place else place[:1]]
-        deeper = place[len(setting.place) :]
-        value = _loaded(raw) if deeper else _parsed(setting, raw)
-        if not deeper:
-            self._take(setting, value, "")
+        field_path = place[len(setting.place) :]
+        if not field_path:
+            self._take(setting, _parsed(setting, raw), "")
             return
-        before = self.values.get(setting.place)
-        tree: dict[str, Any] = dict(before.value) if before and isinstance(before.value, Mapping) else {}
+        previous = self.values.get(setting.place)
+        tree: dict[str, Any] = dict(previous.value) if previous and isinstance(previous.value, Mapping) else {}
         inner = tree
-        for name in deeper[:-1]:
+        for name in field_path[:-1]:
             inner[name] = dict(inner.get(name) or {})
             inner = inner[name]
-        inner[deeper[-1]] = value
+        inner[field_path[-1]] = _loaded(raw)
         self.values[setting.place] = Value(tree, "")
 
     def _take_file(self, file: str) -> None:
@@ -197,22 +196,22 @@ class Reader:
             self.values["masks", "source"] = Value("mixture", file)
             return
         groups = [content[name] for name in content if name in self.groups]
-        if len(groups) == len(content) and not any(_sets_something(each) for each in groups):
-            raise UsageError(f"{file}: {NOTHING}")
+        if len(groups) == len(content) and not any(_sets_something(group) for group in groups):
+            raise UsageError(f"{file}: {SETS_NOTHING}")
         for name, value in content.items():
             if name in self.groups:
                 self._take_group(name, value, file)
             elif (name,) in self.by_place and name not in self.positional:
                 self._take(self.by_place[name,], value, file)
-            elif name not in self.passed_over:
+            elif name not in self.ignored:
                 raise UsageError(f"{file}: there is no setting {name!r}; {self._where(name)}")
 
     def _take_group(self, name: str, content: Any, file: str) -> None:
         if content is None:
             return
         if not isinstance(content, Mapping):
-            how = self._where(name) if name in self.by_name else "write one below the other"
-            raise UsageError(f"{file}: {name}: {content!r} is not a mapping of settings; {how}")
+            advice = self._where(name) if name in self.by_name else "write one setting a line below it"
+            raise UsageError(f"{file}: {name}: {content!r} is not a mapping of settings; {advice}")
         for field, value in content.items():
             if (name, field) not in self.by_place:
                 known = ", ".join(place[1] for place in self.by_place if place[0] == name)
@@ -220,22 +219,22 @@ class Reader:
             self._take(self.by_place[name, field], value, file)
 
     def _where(self, name: object) -> str:
-        """Where a setting belongs that stands at the top of a YAML, or what there is."""
+        """Where a setting at the top of a YAML belongs; for an unknown one, which settings there are."""
         setting = self.by_name.get(name) if isinstance(name, str) else None
         if setting is not None and len(setting.place) == 2:
             return f"write it as {setting.place[1]} below {setting.place[0]}:"
-        top = [*self.groups, *(each.name for each in self.settings if len(each.place) == 1)]
-        return f"it takes {', '.join(each for each in top if each not in self.positional)}"
+        names = [*self.groups, *(setting.name for setting in self.settings if len(setting.place) == 1)]
+        return f"it takes {', '.join(name for name in names if name not in self.positional)}"
 
     def _take(self, setting: Setting, value: Any, file: str) -> None:
-        if value is None:  # left empty: the default, or what was given before
+        if value is None:  # left empty: the default, or the value set before
             return
         self.values[setting.place] = Value(value, file)
         if value == {}:
             raise UsageError(f"{setting.name}: {value!r} is empty; leave it out", setting.place)
         if setting.fields and isinstance(value, str) and value.endswith(FILES):
-            named = str(Path(file).parent / value)  # from the file in which it is named
-            self.values[setting.place] = Value(read_file(named, setting.name), named)
+            path = str(Path(file).parent / value)  # relative to the file that names it
+            self.values[setting.place] = Value(read_file(path, setting.name), path)
 
     def _checked(self, setting: Setting, value: Any) -> Any:
         """The value of a parameter, of the type that it takes."""
@@ -243,9 +242,9 @@ class Reader:
             return TypeAdapter(setting.kind).validate_python(value, strict=True)
         except ValidationError as error:
             reason = reason_of(error.errors(include_url=False)[0])
-            lists = any(get_origin(kind) is list for kind in _alternatives(setting.kind))
-            message = f"{setting.name}: {value!r} {reason}{' or a list of them' if lists else ''}"
-            raise UsageError(message, setting.place) from None
+            if any(get_origin(kind) is list for kind in _alternatives(setting.kind)):
+                reason += " or a list of them"
+            raise UsageError(f"{setting.name}: {value!r} {reason}", setting.place) from None
 
     def _parser(self, arguments: Sequence[str]) -> argparse.ArgumentParser:
         parser = _Parser(
@@ -253,7 +252,7 @@ class Reader:
         )
         parser.add_argument(
             "--config",
-            action=_Note,
+            action=_Record,
             place=("config",),
             metavar="FILE",
             help="a YAML file with any of the settings below",
@@ -268,16 +267,16 @@ class Reader:
                 if setting.place[0] == name:
                     self._add(group, setting)
                     parser.add_argument(
-                        f"--{'.'.join(setting.place)}", action=_Note, place=setting.place, help=argparse.SUPPRESS
+                        f"--{'.'.join(setting.place)}", action=_Record, place=setting.place, help=argparse.SUPPRESS
                     )
-        for flag, place in self._deeper(arguments).items():
-            parser.add_argument(flag, action=_Note, place=place, help=argparse.SUPPRESS)
+        for flag, place in self._field_flags(arguments).items():
+            parser.add_argument(flag, action=_Record, place=place, help=argparse.SUPPRESS)
         return parser
 
     def _add(self, parser: Any, setting: Setting) -> None:
         default = "" if setting.default in (None, False, "", ()) or not _is_plain(setting.default) else setting.default
         text = setting.text + (f" (default: {default})" if default != "" else "")
-        options: dict[str, Any] = {"action": _Note, "place": setting.place, "help": text.replace("%", "%%")}
+        options: dict[str, Any] = {"action": _Record, "place": setting.place, "help": text.replace("%", "%%")}
         if setting.is_switch:
             options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
         else:
@@ -287,16 +286,16 @@ class Reader:
         else:
             parser.add_argument(f"--{setting.name}", **options)
 
-    def _deeper(self, arguments: Sequence[str]) -> dict[str, Place]:
-        """Flags of the fields of objects, such as `--mixture.precision`, that were used."""
-        used: dict[str, Place] = {}
+    def _field_flags(self, arguments: Sequence[str]) -> dict[str, Place]:
+        """The flags that set a field of an object, such as `--mixture.precision`, among the arguments."""
+        flags: dict[str, Place] = {}
         for argument in arguments:
             match = re.match(r"--([\w.-]+)", argument)
             names = match[1].split(".") if match else []
             setting = self.by_name.get(names[0]) if len(names) > 1 else None
             if setting is not None and setting.fields:
-                used[f"--{'.'.join(names)}"] = (*setting.place, *names[1:])
-        return used
+                flags[f"--{'.'.join(names)}"] = (*setting.place, *names[1:])
+        return flags
 
 
 class _Parser(argparse.ArgumentParser):
@@ -309,15 +308,15 @@ class _Help(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=28, width=110)
 
 
-class _Note(argparse.Action):
-    """Notes what was given, in its order: later ones count."""
+class _Record(argparse.Action):
+    """Records all flags in their order: later ones count."""
 
     def __init__(self, place: Place, **options: Any) -> None:
-        super().__init__(**(options | {"dest": "given"}))
+        super().__init__(**(options | {"dest": "flags"}))
         self.place = place
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ARG002
-        namespace.given = [*(namespace.given or []), (self.place, str(values))]
+        namespace.flags = [*(namespace.flags or []), (self.place, str(values))]
 
 
 class _Loader(yaml.SafeLoader):
@@ -325,7 +324,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+    first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -336,7 +335,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_file(file: str, setting: str = "config") -> dict[Any, Any]:
-    """What a YAML file of settings holds.
+    """The content of a YAML file of settings.
 
     Raises:
         UsageError: it is not there, is not YAML, or sets nothing.
@@ -350,13 +349,13 @@ def read_file(file: str, setting: str = "config") -> dict[Any, Any]:
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{file}: is not YAML: {' '.join(str(error).split())}; correct it there") from None
     if not isinstance(content, dict) or all(value is None for value in content.values()):
-        raise UsageError(f"{file}: {NOTHING}")
+        raise UsageError(f"{file}: {SETS_NOTHING}")
     return content
 
 
 def is_mixture(content: Mapping[Any, Any]) -> bool:
-    """Whether a YAML file holds a mixture alone, and not the settings of a job."""
-    return "weights" in content or set(content) <= {each.name for each in fields(MaskMixture)}
+    """True if a YAML file holds a mixture alone, and not the settings of a job."""
+    return "weights" in content or set(content) <= {field.name for field in fields(MaskMixture)}
 
 
 def _sets_something(group: Any) -> bool:

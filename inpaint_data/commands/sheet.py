@@ -1,4 +1,4 @@
-"""inpaint-data sheet: what went into a cache and what comes out of it, side by side."""
+"""inpaint-data sheet: a contact sheet of a cache."""
 
 from inpaint_data.commands.contact_sheet import contact_sheet
 from inpaint_data.commands.outcome import Outcome
@@ -13,6 +13,6 @@ def run(cache: str, shards: str | list[str], out: str, vae: str = "demo", count:
         out: the PNG to write
         vae: the autoencoder that the cache was made with, for decoding
         count: rows
-        tile: side of a picture on the sheet, in pixels
+        tile: side of each tile, in pixels
     """
     return Outcome(contact_sheet(cache, shards, out, vae, count, tile))

@@ -1,4 +1,4 @@
-"""inpaint-data stats: what masks are like in numbers."""
+"""inpaint-data stats: masks in numbers."""
 
 from inpaint_data.commands.mask_statistics import mask_statistics
 from inpaint_data.commands.outcome import Outcome
@@ -29,8 +29,8 @@ def run(
     """
     if png is not None:
         check_png(png)
-    counted = mask_statistics(source, samples, factor, pictures, masks, job)
+    statistics = mask_statistics(source, samples, factor, pictures, masks, job)
     if png is not None:
-        draw_statistics(counted, png)
-    warnings = "".join(f"{warning}\n" for warning in counted.warnings())
-    return Outcome(counted.to_json() if json else statistics_table(counted), warnings)
+        draw_statistics(statistics, png)
+    warnings = "".join(f"{warning}\n" for warning in statistics.warnings())
+    return Outcome(statistics.to_json() if json else statistics_table(statistics), warnings)

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from inpaint_data.durable import name_of_leftover, new_file, write_file
 from inpaint_data.errors import SampleError, ShardError, UsageError
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, expand_shards, read_shard, shard_stem
+from inpaint_data.shards.writing import tar_writer
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ CLIPS = {"CLIPTextModel", "CLIPTextModelWithProjection"}  # of transformers
 class TextSummary:
     """Counts of a run, and what was left out."""
 
-    shards: int  # all that were named
+    shards: int  # all shards that were named
     written: int
     unreadable: tuple[str, ...]  # the error of each shard
     samples: int  # of the shards written
@@ -40,13 +40,13 @@ class TextSummary:
 
     @property
     def ok(self) -> bool:
-        """Whether every shard was read and every sample has its embeddings."""
+        """True if every shard was read and every sample has its embeddings."""
         return not self.left_out and not self.unreadable
 
     def table(self) -> str:
-        before = self.shards - self.written - len(self.unreadable)
-        captions = f"{self.without_caption} without caption, {self.with_long_caption} with too long a one"
-        shards = f"shards    {self.written} written, {before} were there, {len(self.unreadable)} unreadable"
+        present = self.shards - self.written - len(self.unreadable)
+        captions = f"{self.without_caption} without caption, {self.with_long_caption} with one that is too long"
+        shards = f"shards    {self.written} written, {present} were there, {len(self.unreadable)} unreadable"
         left_out = " ".join([f"left out  {len(self.left_out)}", *self.lists])
         return "\n".join([shards, f"samples   {self.samples} written, {captions}", left_out, *self.unreadable])
 
@@ -65,7 +65,7 @@ def embed_text(
 
     Args:
         shards: the shards with the captions: a folder, a glob, a brace pattern, a URL, or a list of these.
-        out: folder for the new shards, other than that of the old ones; made when it is missing.
+        out: folder for the new shards, other than that of the old ones; created if missing.
         model: a CLIP text model or a pipeline of Stable Diffusion 1, 2 or XL, by hub name or folder.
         batch_size: captions encoded at a time.
         device: where they are encoded: auto, cpu, cuda, cuda:1, mps.
@@ -98,14 +98,15 @@ class TextEncoders:
 
     def __init__(self, name: str, device: "torch.device") -> None:
         try:
-            import transformers  # noqa: F401 - diffusers has worse words for it
+            import transformers  # noqa: F401 - the error of diffusers is less clear
         except ModuleNotFoundError:
             raise UsageError("embed-text needs transformers: pip install 'inpaint_data[text]'") from None
         pipeline, kinds = _text_side(name)
         title = pipeline["_class_name"]
         if not re.match("StableDiffusion[A-Z]", title) or not kinds or set(kinds.values()) - CLIPS:
             raise UsageError(f"model: {name} is a {title}; give a CLIP text model or Stable Diffusion 1, 2 or XL")
-        self.device, self.xl = device, title.startswith("StableDiffusionXL")
+        self.device = device
+        self.xl = title.startswith("StableDiffusionXL")
         self.zero_empty = self.xl and pipeline.get("force_zeros_for_empty_prompt", True)
         try:
             self.parts = [_load_clip(name, part, kind, device) for part, kind in kinds.items()]
@@ -129,13 +130,13 @@ class TextEncoders:
             return {name: value.half().cpu().numpy() for name, value in embeddings.items()}
 
     def too_long(self, caption: str) -> bool:
-        """Whether the encoders see only the caption's beginning."""
+        """True if the encoders see only the caption's beginning."""
         tokenizer = self.parts[0][0]
         return len(tokenizer(caption, verbose=False).input_ids) > int(tokenizer.model_max_length)
 
 
 def _text_side(name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """A pipeline's configuration, and the class of each of its text encoders by subfolder."""
+    """The configuration of a pipeline, and the class of each of its text encoders by subfolder."""
     from diffusers import DiffusionPipeline
 
     try:
@@ -147,7 +148,7 @@ def _text_side(name: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _load_clip(name: str, part: str, kind: str, device: "torch.device") -> tuple[Any, Any]:
-    """transformers makes up what a folder lacks: weights at random, a tokenizer of two words. Here that is an error."""
+    """Load a CLIP. What a folder lacks is an error; transformers would make up weights or a tokenizer."""
     import transformers
 
     tokenizer = transformers.CLIPTokenizer.from_pretrained(name, subfolder=part.replace("text_encoder", "tokenizer"))
@@ -165,13 +166,13 @@ def _check_folder(folder: Path, paths: dict[str, Path], record: str) -> None:
     if same := [shard for shard, path in paths.items() if os.path.realpath(shard) == os.path.realpath(path)]:
         raise UsageError(f"out: {folder}: the input {same[0]} lies there; choose another folder")
     made_with = folder / "text.json"
-    before = made_with.read_text("utf-8", "replace") if made_with.exists() else "nobody knows what"
-    if before != record and any(path.exists() for path in paths.values()):
-        raise UsageError(f"out: {folder}: its shards were made with {before}, not {record}; choose another folder")
+    previous = made_with.read_text("utf-8", "replace") if made_with.exists() else "an unknown model"
+    if previous != record and any(path.exists() for path in paths.values()):
+        raise UsageError(f"out: {folder}: its shards were made with {previous}, not {record}; choose another folder")
 
 
 def _prepare_folder(folder: Path, paths: dict[str, Path], record: str, encoders: TextEncoders) -> None:
-    """Write everything but the shards, and remove what a killed run left of one."""
+    """Write all files but the shards, and remove the temporary files of a killed run."""
     (folder / "empty_prompt").mkdir(parents=True, exist_ok=True)
     names = {path.name for path in paths.values()}
     for file in folder.iterdir():
@@ -203,24 +204,20 @@ def _write_shards(paths: dict[str, Path], encoders: TextEncoders, batch_size: in
 
 def _write_shard(shard: str, path: Path, encoders: TextEncoders, batch_size: int) -> Counter[str]:
     """Write `path`: the samples of `shard` in their order, each with its embeddings among its members."""
-    from webdataset import TarWriter
-
     counts, left_out = Counter(shards=1), list[str]()
     samples = _usable_samples(shard, left_out)
     with new_file(path) as file:
-        # No times, no owners: the same bytes in every run. Without keep_meta it drops members that begin with "_".
-        with TarWriter(file, user="", group="", mode=0o644, encoder=False, keep_meta=True, mtime=0) as tar:
-            tar.tarstream.format = tarfile.GNU_FORMAT  # TarWriter 1.0.2 takes `format` and does not pass it on
+        with tar_writer(file) as tar:
             while batch := list(islice(samples, batch_size)):
                 embeddings = encoders.encode([caption for _, caption in batch])
                 for row, (sample, caption) in enumerate(batch):
-                    if taken := sorted(embeddings.keys() & sample.members.keys()):
-                        raise UsageError(f"{shard}, sample {sample.key!r}: has a {taken[0]}; give shards without it")
+                    if existing := sorted(embeddings.keys() & sample.members.keys()):
+                        raise UsageError(f"{shard}, sample {sample.key!r}: has a {existing[0]}; give shards without it")
                     counts.update(samples=1, empty=not caption, long=encoders.too_long(caption))
-                    added = {name: _npy_bytes(values[row]) for name, values in embeddings.items()}
-                    tar.write({"__key__": sample.key, **sample.members, **added})
+                    new = {name: _npy_bytes(values[row]) for name, values in embeddings.items()}
+                    tar.write({"__key__": sample.key, **sample.members, **new})
         path.with_suffix(LIST).unlink(missing_ok=True)
-        if left_out:  # written before the shard has its name, so that no shard is there without its list
+        if left_out:  # written before the shard gets its name, so that no shard appears without its list
             write_file(path.with_suffix(LIST), "".join(left_out).encode("utf-8", "backslashreplace"))
     return counts
 

@@ -1,4 +1,4 @@
-"""inpaint-data verify: what is wrong with a cache."""
+"""inpaint-data verify: check a cache, and print its problems."""
 
 from inpaint_data.commands.outcome import Outcome
 from inpaint_data.job.audit import verify_cache
@@ -11,7 +11,7 @@ def run(
 
     Args:
         root: the cache's folder
-        deep: also encode some pictures again and compare; needs --against
+        deep: also encode some images again and compare; needs --against
         against: the input shards: every sample of theirs must be cached or quarantined
         vae: the autoencoder for --deep: a Hub name, a folder, a .safetensors file, or demo
         json: print one JSON object instead

@@ -1,1 +1,1 @@
-"""What happens on the device: offset, fill, encode; and what each model is fed."""
+"""The steps on the device: offset, fill, encode; and the input of each model."""

@@ -1,4 +1,4 @@
-"""Which device a job or a command computes on."""
+"""The device that a job or a command computes on."""
 
 import os
 
@@ -17,13 +17,13 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UsageError: torch knows no such device, or this machine has none.
     """
-    local = os.environ.get("LOCAL_RANK", "0")
+    local_rank = os.environ.get("LOCAL_RANK", "0")
     if name == "auto":
         kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         name = kind.type if kind is not None else "cpu"
     name = {"gpu": "cuda", "cpu:0": "cpu"}.get(name, name)
-    if name == "cuda" and local.isdecimal():
-        name = f"cuda:{local}"
+    if name == "cuda" and local_rank.isdecimal():
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -1,4 +1,4 @@
-"""From decoded pictures to latents, on the device: what a live step, the job, a preview and an audit all use."""
+"""The encoder of decoded images to latents, on the device: used by live steps, the job, previews and audits."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from inpaint_data.errors import UsageError, VaeError
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import PictureSettings
 
-SHARED = ("latents", *PAIRED.values())  # which do not depend on the mask
+SHARED = ("latents", *PAIRED.values())  # these do not depend on the mask
 
 
 class Encoder:
@@ -23,7 +23,7 @@ class Encoder:
     Args:
         masks: offset, fill, preset and soft border.
         encode: posterior, recipe and masked latents.
-        autoencoder: what encodes; None where there is nothing to encode, and `masks` alone is called.
+        autoencoder: the one that encodes; None where there is nothing to encode, and `masks` alone is called.
         seed: of offsets and noise, for batches that do not say their own.
         posterior: in place of that of the settings; a cache holds "moments" whatever its batches are to feed.
 
@@ -81,7 +81,7 @@ class Encoder:
         return self.variants(batch)[0]
 
     def variants(self, batch: ImageBatch) -> list[Batch]:
-        """A batch for each variant. They share one encode of the pictures, and one tensor of `latents`.
+        """A batch for each variant. They share one encode of the images, and one tensor of `latents`.
 
         Each variant is encoded in a batch of B, so that its values do not depend on how many variants there are.
         """
@@ -92,7 +92,7 @@ class Encoder:
         return batches
 
     def masks(self, batch: ImageBatch) -> list[Batch]:
-        """The same without any latents, for which no autoencoder is needed."""
+        """The batches of `variants` without any latents, for which no autoencoder is needed."""
         return [self.transform.masks(_variant(batch, number)) for number in range(len(batch["variants"]))]
 
 
@@ -140,7 +140,7 @@ def chosen_posterior(encode: EncodeSettings) -> Posterior:
 
 
 def wants_masked_latents(encode: EncodeSettings) -> bool:
-    """Whether batches are to have them: as was said, or else as the recipe needs it."""
+    """True if batches are to have masked latents: as the settings say, or else as the recipe needs it."""
     if encode.masked_latents is not None:
         return encode.masked_latents
     row = recipe_row(encode)
@@ -169,10 +169,10 @@ def check_resolution(pictures: PictureSettings, autoencoder: Autoencoder) -> Non
 
 
 def _variant(batch: ImageBatch, number: int) -> dict[str, Any]:
-    """What `InpaintTransform` takes: the batch with one of its K masks."""
-    one = {name: value for name, value in batch.items() if name not in ("masks", "variants")}
+    """The batch with one of its K masks, as `InpaintTransform` takes it."""
+    shared = {name: value for name, value in batch.items() if name not in ("masks", "variants")}
     masks = batch["masks"][:, number : number + 1]
-    return one | {
+    return shared | {
         "mask": masks,
         "variant": torch.full((len(masks),), batch["variants"][number]),
         "generator": [row[number] for row in batch["generator"]],

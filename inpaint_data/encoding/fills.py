@@ -1,6 +1,6 @@
-"""What a hole holds when the picture is encoded.
+"""Fills: what a hole holds when the image is encoded.
 
-Shapes: B batch, H W the picture. Pixels are float in [low, 1], low being -1, or 0 as ComfyUI has them.
+Shapes: B batch, H W the image. Pixels are float in [low, 1], low being -1, or 0 as ComfyUI has them.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float, noise: Tenso
     is under its mask. Known pixels keep every bit, save for "grey" with low = 0, see there.
 
     "mean", "blur", "telea" and "navier-stokes" work on 8 bits, to which pixels are rounded (half to even) and on which
-    uint8 pictures stay exact. "blur", "telea" and "navier-stokes" run on the CPU, one sample after another, whatever
+    uint8 images stay exact. "blur", "telea" and "navier-stokes" run on the CPU, one sample after another, whatever
     the device: `benchmarks/fills.py` prints their cost.
 
     Args:
@@ -43,7 +43,7 @@ def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float, noise: Tenso
             "mean": the mean colour of the sample's known pixels, rounded to 8 bits, half up;
             "blur": known pixels blurred with alpha by 256, 64, 16, 4 and 2 pixels and laid over each other, the widest
                 first, as AUTOMATIC1111 does for "masked content: fill"; equal to it in 8 bits;
-            "telea", "navier-stokes": OpenCV's `inpaint` with radius 3, of the picture with its hole blanked (128);
+            "telea", "navier-stokes": OpenCV's `inpaint` with radius 3, of the image with its hole blanked (128);
             "noise": `noise`, see `hole_noise`.
             Where nothing is known, "mean", "telea" and "navier-stokes" are grey (128), and "blur" is black, as it is
             there.
@@ -74,7 +74,7 @@ def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float, noise: Tenso
 
 
 def hole_noise(seed: int, keys: Sequence[str], variants: Sequence[int], height: int, width: int) -> Tensor:
-    """What fill "noise" takes, from (seed, key, variant): (B, 3, H, W) standard normal float32 on the CPU.
+    """The noise for fill "noise", from (seed, key, variant): (B, 3, H, W) standard normal float32 on the CPU.
 
     The fill is its half of half the range around the middle, cut at the ends: in [-1, 1] normal with deviation 0.5.
     """
@@ -95,18 +95,18 @@ def _mean(levels: Tensor, mask: Tensor) -> Tensor:
 def _one_by_one(levels: Tensor, mask: Tensor, fill: Callable[[Pixels, npt.NDArray[np.bool_]], Pixels]) -> Tensor:
     """(B, 3, H, W) uint8, each sample filled on the CPU."""
     result = torch.empty_like(levels, device="cpu")
-    for row, picture, hidden in zip(result, levels.cpu(), mask[:, 0].cpu(), strict=True):
+    for row, image, hidden in zip(result, levels.cpu(), mask[:, 0].cpu(), strict=True):
         if hidden.any():
-            picture = torch.from_numpy(fill(picture.permute(1, 2, 0).contiguous().numpy(), hidden.numpy()))
-            row.copy_(picture.permute(2, 0, 1))
+            image = torch.from_numpy(fill(image.permute(1, 2, 0).contiguous().numpy(), hidden.numpy()))
+            row.copy_(image.permute(2, 0, 1))
     return result.to(levels.device)
 
 
-def _blur(picture: Pixels, hidden: npt.NDArray[np.bool_]) -> Pixels:
+def _blur(image: Pixels, hidden: npt.NDArray[np.bool_]) -> Pixels:
     """(H, W, 3) RGB, everything filled, and the known pixels as they are."""
     alpha = np.where(hidden, 0, 255).astype(np.uint8)[..., None]
     # Premultiplied ("RGBa"), so that a blur weighs colours by how well they are known.
-    known = Image.frombytes("RGBa", hidden.shape[::-1], np.dstack([picture * (alpha > 0), alpha]).tobytes())
+    known = Image.frombytes("RGBa", hidden.shape[::-1], np.dstack([image * (alpha > 0), alpha]).tobytes())
     filled = Image.new("RGBA", known.size)
     for radius, times in PYRAMID:
         blurred = known.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
@@ -115,9 +115,9 @@ def _blur(picture: Pixels, hidden: npt.NDArray[np.bool_]) -> Pixels:
     return np.array(filled)[..., :3]
 
 
-def _opencv(picture: Pixels, hidden: npt.NDArray[np.bool_], method: int) -> Pixels:
-    # OpenCV lets some of what is hidden through: all of it where nothing is known, and near the picture's edges.
-    blank = np.where(hidden[..., None], np.uint8(128), picture)
+def _opencv(image: Pixels, hidden: npt.NDArray[np.bool_], method: int) -> Pixels:
+    # OpenCV lets some of what is hidden through: all of it where nothing is known, and near the image's edges.
+    blank = np.where(hidden[..., None], np.uint8(128), image)
     if hidden.all():
         return blank
     painted = cv2.inpaint(blank, hidden.astype(np.uint8), INPAINT_RADIUS, method)
@@ -126,6 +126,6 @@ def _opencv(picture: Pixels, hidden: npt.NDArray[np.bool_], method: int) -> Pixe
 
 _ON_CPU: dict[Fill, Callable[[Pixels, npt.NDArray[np.bool_]], Pixels]] = {
     "blur": _blur,
-    "telea": lambda picture, hidden: _opencv(picture, hidden, cv2.INPAINT_TELEA),
-    "navier-stokes": lambda picture, hidden: _opencv(picture, hidden, cv2.INPAINT_NS),
+    "telea": lambda image, hidden: _opencv(image, hidden, cv2.INPAINT_TELEA),
+    "navier-stokes": lambda image, hidden: _opencv(image, hidden, cv2.INPAINT_NS),
 }

@@ -1,11 +1,11 @@
-"""What each inpainting model is fed.
+"""Recipes: the input that each inpainting model is fed.
 
 Latents in a batch are raw, as the autoencoder gives them; what leaves here is normalised as the model takes it.
 Masks come in as bool at full size, True = repaint, or soft as float in [0, 1]; a model that wants 1 = keep has the part
 "keep" in its row. What a model is fed is hard, from 0.5 on, as each pipeline's mask processor makes it; `blend_mask`
 keeps soft values, as ComfyUI and DifferentialDiffusion blend with them.
 Everything follows the pipelines of diffusers 0.42.1, which also name the layouts.
-Shapes: B batch, H W the picture, h w latents, C latent channels, F pixels per latent along each side.
+Shapes: B batch, H W the image, h w latents, C latent channels, F pixels per latent along each side.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from inpaint_data.masks.latent_mask import LatentMask, latent_mask
 
 CHOICES = ("nearest", "bilinear", "bicubic", "max", "area")  # of one channel
 
-Part = Literal["mask", "keep", "masked", "kept", "control", "picture"]
+Part = Literal["mask", "keep", "masked", "kept", "control", "image"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RecipeRow:
 
     Attributes:
         parts: what is concatenated, in this order: "mask" (1 = repaint), "keep" (1 = keep), "masked" (masked_latents),
-            "kept" (latents times keep), "control" (control_latents), "picture" (RGB in [0, 1], the hole -1). Nothing
+            "kept" (latents times keep), "control" (control_latents), "image" (RGB in [0, 1], the hole -1). Nothing
             where the pipeline only blends the known latents in.
         channels: how many channels the model named in `model` takes in all.
         latent_channels: C.
@@ -75,7 +75,7 @@ RECIPES: dict[str, RecipeRow] = {
     "z-image-controlnet-inpaint": RecipeRow(
         ("control", "keep", "masked"), 33, 16, "ControlNet", "grey", "mode", "frame", channel_fields=("control_in_dim",)
     ),
-    "sd15-controlnet-inpaint": RecipeRow(("picture",), 3, 4, "ControlNet", channel_fields=("conditioning_channels",)),
+    "sd15-controlnet-inpaint": RecipeRow(("image",), 3, 4, "ControlNet", channel_fields=("conditioning_channels",)),
     "sd15-blend": _BLENDED_UNET,
     "sd2-blend": _BLENDED_UNET,
     "sdxl-blend": _BLENDED_UNET,
@@ -94,7 +94,7 @@ class Recipe:
     A batch is a `Batch` with one mask variant: `latents` and `masked_latents` (B, C, h, w) float, raw; `mask`
     (B, 1, H, W) bool, or float in [0, 1]. Two recipes read one more entry: sd15-controlnet-inpaint `image`
     (B, 3, H, W), uint8 or float in [0, 1]; z-image-controlnet-inpaint `control_latents` (B, C, h, w), raw, of the
-    control picture.
+    control image.
 
     Every method but `check_model` raises UsageError for a missing entry, moments instead of latents, a mask that is not
     (B, 1, H, W) bool or float, other latent channels than the recipe's, and odd sides where latents are packed.
@@ -107,7 +107,7 @@ class Recipe:
 
     @property
     def channels(self) -> int:
-        """What `check_model` expects."""
+        """The number of channels that `check_model` expects."""
         return self.row.channels
 
     @property
@@ -116,7 +116,7 @@ class Recipe:
 
     @property
     def fill(self) -> Literal["grey", "black"] | None:
-        """What masked_latents must have been made with; None where they are not used."""
+        """The fill that masked_latents must have been made with; None where they are not used."""
         return self.row.fill
 
     @property
@@ -125,7 +125,7 @@ class Recipe:
         return self.row.posterior
 
     def __call__(self, batch: Mapping[str, object], like: Tensor | None = None) -> Tensor:
-        """What the model takes besides the noisy latents, in its layout; for a ControlNet its whole condition.
+        """The model's input besides the noisy latents, in its layout; for a ControlNet its whole condition.
 
         Nothing (zero channels) for the "-blend" recipes. Dtype and device are those of `like`, else of the batch.
         """
@@ -136,7 +136,7 @@ class Recipe:
         return self._joined([self._laid_out(piece) for piece in pieces])
 
     def model_input(self, noisy: Tensor, batch: Mapping[str, object]) -> Tensor:
-        """What the model's forward takes, in dtype and device of `noisy`.
+        """The input of the model's forward, in dtype and device of `noisy`.
 
         Args:
             noisy: (B, C, h, w) float, normalised latents with noise.
@@ -154,11 +154,11 @@ class Recipe:
         return self._joined([laid_out, self(batch, noisy)])
 
     def latents(self, batch: Mapping[str, object]) -> Tensor:
-        """(B, C, h, w): the normalised latents of the picture, which noise is added to; not packed."""
+        """(B, C, h, w): the normalised latents of the image, which noise is added to; not packed."""
         return self._normalised(self._raw(batch, "latents"))
 
     def blend_mask(self, batch: Mapping[str, object]) -> Tensor:
-        """Where the pipeline repaints: 1 = repaint, dtype and device of `latents`; soft where the batch's mask is.
+        """The mask that the pipeline blends by: 1 = repaint, in dtype and device of `latents`; soft if the mask is.
 
         Only Kandinsky's, which grows at latent size, is always hard.
 
@@ -177,25 +177,27 @@ class Recipe:
         Raises:
             UsageError: the sum of the recipe's `channel_fields` is not `channels`.
         """
-        row, names = self.row, " + ".join(self.row.channel_fields)
-        total = sum(model_config.get(field) or 0 for field in row.channel_fields)
-        if total == row.channels:
+        model, expected = self.row.model, self.row.channels
+        fields = " + ".join(self.row.channel_fields)
+        channels = sum(model_config.get(field) or 0 for field in self.row.channel_fields)
+        if channels == expected:
             return
-        taken = (row.model, row.latent_channels, total)
-        fitting = [name for name, each in RECIPES.items() if (each.model, each.latent_channels, each.channels) == taken]
+        fitting = [
+            name
+            for name, row in RECIPES.items()
+            if (row.model, row.latent_channels, row.channels) == (model, self.row.latent_channels, channels)
+        ]
         choice = f", or choose recipe {' or '.join(fitting)}" if fitting else ""
-        raise self._error(
-            f"the {row.model} has {names}={total}; give a {row.model} with {names}={row.channels}{choice}"
-        )
+        raise self._error(f"the {model} has {fields}={channels}; give a {model} with {fields}={expected}{choice}")
 
     def _part(self, part: Part, batch: Mapping[str, object], like: Tensor | None) -> Tensor:
-        """One part in the plain layout: (B, its channels, h, w), or (B, 3, H, W) for "picture"."""
+        """One part in the plain layout: (B, its channels, h, w), or (B, 3, H, W) for "image"."""
 
         def cast(tensor: Tensor) -> Tensor:
             return tensor if like is None else tensor.to(like)
 
-        if part == "picture":
-            return cast(self._picture(batch))
+        if part == "image":
+            return cast(self._image(batch))
         if part in ("masked", "control"):
             # Cast before normalising: a pipeline in half precision normalises in half precision.
             return self._normalised(cast(self._raw(batch, "masked_latents" if part == "masked" else "control_latents")))
@@ -205,7 +207,7 @@ class Recipe:
             return mask
         return 1 - mask if part == "keep" else self._normalised(latents) * (1 - mask)
 
-    def _picture(self, batch: Mapping[str, object]) -> Tensor:
+    def _image(self, batch: Mapping[str, object]) -> Tensor:
         """(B, 3, H, W) float in [0, 1], the hole -1."""
         image = self._tensor(batch, "image")
         if image.ndim != 4 or image.shape[1] != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):

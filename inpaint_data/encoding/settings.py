@@ -1,4 +1,4 @@
-"""Which autoencoder encodes, and what is taken from it."""
+"""Settings of encoding: which autoencoder encodes, and what is taken from it."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ def _vae(value: Any) -> Any:
 
 
 class EncodeSettings(Settings):
-    """Which autoencoder encodes, and what is taken from it."""
+    """Settings of encoding: which autoencoder encodes, and what is taken from it."""
 
     group = "encode"
 
@@ -28,7 +28,7 @@ class EncodeSettings(Settings):
     """A Hub name, a folder, a .safetensors file, or "demo"; in Python also an Autoencoder."""
 
     dtype: Dtype = "float32"
-    """What the autoencoder computes in."""
+    """Precision that the autoencoder computes in."""
 
     recipe: str | None = None
     """The row of RECIPES that batches are to feed. Checked; decides fill, posterior and whether there are
@@ -39,7 +39,7 @@ class EncodeSettings(Settings):
     or "moments". Left out, the recipe's, else "mode". A cache always has moments."""
 
     masked_latents: bool | None = None
-    """Encode the pictures with their holes too; not needed to train models that only blend, or with fresh masks. Left
+    """Encode the images with their holes too; not needed to train models that only blend, or with fresh masks. Left
     out, as the recipe needs it, else true."""
 
     compile: bool = False

@@ -1,4 +1,4 @@
-"""What a batch says about its text: carried embeddings as tensors, and which captions give way to the empty prompt.
+"""The text of a batch: carried embeddings as tensors, and captions that give way to the empty prompt.
 
 Shapes: B batch, L tokens (L_i of one sample, L the longest in the batch), D width.
 """
@@ -22,7 +22,7 @@ _COMMAND = "inpaint-data embed-text"
 
 @dataclass(frozen=True)
 class TextSettings:
-    """What becomes of captions and their embeddings.
+    """Settings of captions and their embeddings.
 
     Args:
         embeddings: names of the carried members that hold them, such as `prompt_embeds.npy`.
@@ -40,17 +40,19 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout <= 1:
-            raise UsageError(f"dropout: {self.dropout} is no share of the captions; give 0 to 1, such as 0.1")
+            raise UsageError(f"dropout: {self.dropout} is not a share of the captions; give 0 to 1, such as 0.1")
         keys = set(KEYS)
         for name in self.embeddings:
             if not name.endswith(".npy") or name == ".npy" or "/" in name or name != name.lower():
-                named = "such as [prompt_embeds.npy], in lower case and without the sample's key"
-                raise UsageError(f"embeddings: {name!r} in {self.embeddings!r} is no member's name; list names {named}")
+                examples = "such as [prompt_embeds.npy], in lower case and without the sample's key"
+                raise UsageError(
+                    f"embeddings: {name!r} in {self.embeddings!r} is not a member's name; list names {examples}"
+                )
             # A 1-D embedding has no mask, but which of these are 1-D only the samples know.
-            own = {_stem(name), f"{_stem(name)}_mask"}
-            if clash := sorted(keys & own):
+            new_keys = {_stem(name), f"{_stem(name)}_mask"}
+            if clash := sorted(keys & new_keys):
                 raise UsageError(f"embeddings: {name}: the batch has another {clash[0]!r} already; rename the member")
-            keys |= own
+            keys |= new_keys
         if self.embeddings and self.dropout and not self.empty_prompt:
             needed = f"dropout {self.dropout} needs the empty prompt's {', '.join(self.embeddings)}"
             raise UsageError(f"empty_prompt: {needed}; name the folder that has them, `{_COMMAND}` writes it")
@@ -63,13 +65,15 @@ class Text:
         empty: the empty prompt's embeddings by key of the batch, (L, D) or (D,) float32; none without dropout.
 
     Raises:
-        UsageError: a file of the empty prompt is missing or is no embedding.
+        UsageError: a file of the empty prompt is missing or is not an embedding.
     """
 
     def __init__(self, settings: TextSettings) -> None:
         self.settings = settings
         self.empty: dict[str, Tensor] = {}
-        for name in settings.embeddings if settings.dropout else ():
+        if not settings.dropout:
+            return
+        for name in settings.embeddings:
             path = Path(settings.empty_prompt) / name
             try:
                 self.empty[_stem(name)] = _embedding(path.read_bytes())
@@ -78,10 +82,10 @@ class Text:
                 raise UsageError(f"empty_prompt: {path}: {reason}; make it with `{_COMMAND}`") from None
 
     def __call__(self, batch: AnyBatch, seed: int, epoch: int) -> AnyBatch:
-        """The batch with its text as tensors; what is given stays as it is.
+        """A new batch with its text as tensors; the one that is passed stays as it is.
 
         Args:
-            batch: from pictures or from a cache, on the CPU.
+            batch: from images or from a cache, on the CPU.
             seed, epoch: of the dropout, which does not depend on what else is in the batch.
 
         Returns:
@@ -97,10 +101,13 @@ class Text:
         dropped = [generator_for(seed, key, epoch, "caption").random() < share for key in batch["__key__"]]
         result: dict[str, Any] = dict(batch)
         result["caption"] = ["" if drop else text for drop, text in zip(dropped, batch["caption"], strict=True)]
-        result["carried"] = [{name: data for name, data in m.items() if name not in names} for m in batch["carried"]]
+        result["carried"] = [
+            {name: data for name, data in members.items() if name not in names} for members in batch["carried"]
+        ]
         for name in names:
-            stem, own = _stem(name), self._read(batch, name)
-            rows = [self.empty[stem] if drop else row for drop, row in zip(dropped, own, strict=True)]
+            stem = _stem(name)
+            embeddings = self._read(batch, name)
+            rows = [self.empty[stem] if drop else row for drop, row in zip(dropped, embeddings, strict=True)]
             if rows[0].ndim == 1:
                 result[stem] = torch.stack(rows)
             else:
@@ -110,7 +117,8 @@ class Text:
     def _read(self, batch: Mapping[str, Any], name: str) -> list[Tensor]:
         """Every sample's own embedding, dropped or not, so that a bad one is found in the first epoch."""
         rows: list[Tensor] = []
-        model, whose = self.empty.get(_stem(name)), "the empty prompt's"
+        reference = self.empty.get(_stem(name))
+        owner = "the empty prompt's"
         for shard, key, members in zip(batch["__shard__"], batch["__key__"], batch["carried"], strict=True):
             place = f"{shard}, sample {key!r}: {name}"
             try:
@@ -121,11 +129,12 @@ class Text:
                 ) from None
             except ValueError as error:
                 raise CacheError(f"{place} {error}; make it again with `{_COMMAND}`") from None
-            if model is None:
-                model, whose = row, f"sample {key!r}'s"
-            if row.ndim != model.ndim or row.shape[-1] != model.shape[-1]:
-                sizes = f"is {tuple(row.shape)}, but {whose} is {tuple(model.shape)}"
-                raise CacheError(f"{place} {sizes}; make all of them with one text encoder")
+            if reference is None:
+                reference = row
+                owner = f"sample {key!r}'s"
+            if row.ndim != reference.ndim or row.shape[-1] != reference.shape[-1]:
+                shapes = f"is {tuple(row.shape)}, but {owner} is {tuple(reference.shape)}"
+                raise CacheError(f"{place} {shapes}; make all of them with one text encoder")
             rows.append(row)
         return rows
 
@@ -149,7 +158,7 @@ def _embedding(data: bytes) -> Tensor:
     except Exception as error:  # a damaged header raises anything from EOFError to MemoryError
         raise ValueError(f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from None
     if array.dtype.kind != "f":
-        raise ValueError(f"is no array of floats but of {array.dtype}")
+        raise ValueError(f"is an array of {array.dtype}, not of floats")
     if array.ndim not in (1, 2) or not array.size:
         raise ValueError(f"has the shape {array.shape} instead of (tokens, width) or (width,)")
     with np.errstate(over="ignore"):

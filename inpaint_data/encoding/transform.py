@@ -1,7 +1,7 @@
-"""From pictures and masks on the device to latents, masked latents and the masks as the model will see them.
+"""The transform of images and masks to latents, masked latents and the model's masks, on the device.
 
 Latents here are raw: what the autoencoder gives, before `Autoencoder.normalise`.
-Shapes: B batch, C latent channels (2C for moments: mean, then log-variance), H W the picture, h w latents.
+Shapes: B batch, C latent channels (2C for moments: mean, then log-variance), H W the image, h w latents.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def encode_for_inpaint(
         `noise_mask`: (M, 1, H', W') float, 0 or 1. H' and W' are H and W rounded down to the downscale factor.
 
     Raises:
-        UsageError: an offset beyond the range, wrong shapes, or a picture smaller than the downscale factor.
+        UsageError: an offset outside the range, wrong shapes, or an image smaller than the downscale factor.
     """
     check_offset(mask_offset)
     if isinstance(vae, ModelMixin):
@@ -79,7 +79,7 @@ def _node_inputs(pixels: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Ten
     mask = mask.reshape(-1, 1, *mask.shape[-2:])
     count, height, width = pixels.shape[:3]
     if mask.shape[0] not in (1, count):
-        raise UsageError(f"mask has {mask.shape[0]} pictures but pixels has {count}; give one mask, or one for each")
+        raise UsageError(f"there are {mask.shape[0]} masks but {count} images; give one mask, or one for each image")
     if height < factor or width < factor:
         raise UsageError(f"pixels are {height}x{width}, smaller than the VAE's downscale factor {factor}; enlarge them")
     mask = F.interpolate(mask, size=(height, width), mode="bilinear")
@@ -99,18 +99,18 @@ class InpaintTransform(nn.Module):
             (seed, key, variant); or another `RandomOffset`, which may have windows other than the square; each within
             -128...128. None is what the preset's tool does: 6 for "was" and "comfy", else 0.
         fill: what the hole holds when it is encoded: "grey" (0.5; ComfyUI, SD, SDXL, Flux Fill), "black" (SD3 and
-            Qwen ControlNet, BrushNet), "original" (the picture as it is), or another of `FILLS`, see `fill_hole`. None
+            Qwen ControlNet, BrushNet), "original" (the image as it is), or another of `FILLS`, see `fill_hole`. None
             is the preset's.
         posterior: "mode" (ComfyUI), "sample" (diffusers; noise from (seed, key, variant)), or "moments".
         seed: of offsets and noise.
         preset: a name in `PRESETS`, or a `Preset`: how masks grow, and whether 0.5 is masked.
-        masked_latents: whether to encode the picture with its hole; models that only blend do not need it.
+        masked_latents: whether to encode the image with its hole; models that only blend do not need it.
         soft: soften the border of the masks in the batch. The hole is filled under the hard mask, before softening, and
             the soft one is what a model blends with. None leaves masks bool.
 
     Raises:
-        UsageError: an unknown fill, posterior or preset, an offset beyond the range or that the preset cannot grow,
-            a window other than the square with a preset that grows otherwise, or a `soft` that is no SoftBorder.
+        UsageError: an unknown fill, posterior or preset, an offset outside the range or that the preset cannot grow, a
+            window other than the square with a preset that grows otherwise, or a `soft` that is not a SoftBorder.
         VaeError: the autoencoder cannot be loaded.
     """
 
@@ -134,20 +134,20 @@ class InpaintTransform(nn.Module):
         if mask_offset is None:
             mask_offset = 0 if self.preset.growth == "none" else self.preset.offset
         low, high = check_offset(mask_offset)
-        pixels = f"{low} pixels" if low == high else f"{low} to {high} pixels"
+        offsets = f"{low} pixels" if low == high else f"{low} to {high} pixels"
         if self.preset.growth == "none" and (low, high) != (0, 0):
-            raise UsageError(f"mask_offset: {pixels} with a preset that grows no masks; leave it out or set 0")
+            raise UsageError(f"mask_offset: {offsets} with a preset that grows no masks; leave it out or set 0")
         if self.preset.growth == "comfy" and low < 0:
-            raise UsageError(f"mask_offset: {pixels} shrink masks, which ComfyUI's node cannot; give 0 or more")
+            raise UsageError(f"mask_offset: {offsets} shrink masks, which ComfyUI's node cannot; give 0 or more")
         if self.preset.growth != "square" and windows_of(mask_offset) != ("square",):
-            named = ", ".join(windows_of(mask_offset))
+            windows = ", ".join(windows_of(mask_offset))
             raise UsageError(
-                f"mask_offset: windows: {named} with a preset that grows masks its own way; leave them out"
+                f"mask_offset: windows: {windows} with a preset that grows masks its own way; leave them out"
             )
         check_soft(soft)
         if isinstance(vae, str):
             vae = load_vae(vae)
-        # An Autoencoder is no nn.Module, so this attribute adds nothing to the state_dict.
+        # An Autoencoder is not an nn.Module, so this attribute adds nothing to the state_dict.
         self._vae = vae if isinstance(vae, Autoencoder | None) else Autoencoder(vae)
         self.mask_offset = mask_offset
         self.fill: Fill = fill
@@ -177,12 +177,12 @@ class InpaintTransform(nn.Module):
         Args:
             batch: `image` (B, 3, H, W) uint8, or float in [0, 1]; `mask` (B, 1, H, W) bool, integer or float,
                 1 = repaint; `__key__` B strings; `variant` B ints (default 0), with key and seed what offsets and noise
-                are drawn from; `seed` in place of the own. Paired pictures, such as `target`, are like `image`, which
-                is not needed where `latents` are there and nothing else is to be encoded. Latents that are there
+                are drawn from; `seed` in place of the transform's. Paired pictures, such as `target`, are like `image`,
+                which is not needed where `latents` are there and nothing else is to be encoded. Latents that are there
                 already, from a cache, stay. Other entries pass through.
 
         Returns:
-            A `Batch`: the entries that came in, without the pictures.
+            A `Batch`: the entries that came in, without the images.
 
         Raises:
             UsageError: wrong shapes or ranges.
@@ -201,7 +201,7 @@ class InpaintTransform(nn.Module):
         return cast(Batch, self._with_masks(batch, masks) | encoded)
 
     def masks(self, batch: Mapping[str, Any]) -> Batch:
-        """The same without any latents: nothing is encoded, and no picture is needed."""
+        """The batch with its masks but without latents: nothing is encoded, and no image is needed."""
         return cast(Batch, self._with_masks(batch, self._masks(batch, [])))
 
     def _with_masks(self, batch: Mapping[str, Any], masks: "_Masks") -> dict[str, Any]:
@@ -232,21 +232,21 @@ class InpaintTransform(nn.Module):
         if len(keys) != len(mask) or len(variants) != len(mask):
             raise UsageError(f"{len(mask)} samples need as many keys and variants, not {len(keys)} and {len(variants)}")
         seed = batch.get("seed", self.seed)
-        drawn = binarise(mask, self.preset.threshold)
-        offsets = self._offsets(drawn, keys, variants, seed)
+        binary = binarise(mask, self.preset.threshold)
+        offsets = self._offsets(binary, keys, variants, seed)
         windows = [
             draw_window(self.mask_offset, generator_for(seed, key, variant, "window"))
             for key, variant in zip(keys, variants, strict=True)
         ]
         comfy = self.preset.growth == "comfy"
-        grown = grow_comfy(drawn, offsets) if comfy else offset_mask(drawn, offsets, windows)
+        grown = grow_comfy(binary, offsets) if comfy else offset_mask(binary, offsets, windows)
         # ComfyUI's own node fills under the mask as it was drawn.
-        return _Masks(keys, variants, seed, offsets, windows, grown, drawn if comfy else grown)
+        return _Masks(keys, variants, seed, offsets, windows, grown, binary if comfy else grown)
 
-    def _offsets(self, drawn: Tensor, keys: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
+    def _offsets(self, masks: Tensor, keys: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
         """(B,) int64 on the CPU, so that the window sizes are known without waiting for the device."""
         relative = isinstance(self.mask_offset, RandomOffset) and self.mask_offset.relative
-        areas = drawn.sum((-3, -2, -1)).tolist() if relative else [0.0] * len(keys)
+        areas = masks.sum((-3, -2, -1)).tolist() if relative else [0.0] * len(keys)
         offsets = [
             draw_offset(self.mask_offset, generator_for(seed, key, variant, "offset"), area)
             for key, variant, area in zip(keys, variants, areas, strict=True)
@@ -254,7 +254,7 @@ class InpaintTransform(nn.Module):
         return torch.tensor(offsets, dtype=torch.int64)
 
     def _filled(self, pixels: Tensor, masks: "_Masks") -> Tensor:
-        """The pictures (B, 3, H, W) in [-1, 1] with their holes filled."""
+        """The images (B, 3, H, W) in [-1, 1] with their holes filled."""
         noise = None
         if self.fill == "noise":
             noise = hole_noise(masks.seed, masks.keys, masks.variants, *pixels.shape[-2:]).to(pixels.device)
@@ -290,7 +290,7 @@ class _Masks(NamedTuple):
 
 
 def _in_range(name: str, image: Tensor, mask: Tensor) -> Tensor:
-    """A picture (B, 3, H, W), uint8 or float in [0, 1] -> float in [-1, 1]."""
+    """Images (B, 3, H, W), uint8 or float in [0, 1] -> float in [-1, 1]."""
     if image.ndim != 4 or image.shape[1] != 3:
         raise UsageError(f"{name} must be (B, 3, H, W), not {tuple(image.shape)}")
     if mask.shape[0] != image.shape[0] or mask.shape[-2:] != image.shape[-2:]:

@@ -1,7 +1,7 @@
-"""What an autoencoder gives for pixels, whichever diffusers class it is.
+"""The autoencoder, whichever diffusers class it is: pixels to latents and back.
 
 Latents are raw as the encoder gives them (caches hold these), normalised as a diffusion model takes them.
-Shapes: B batch, H and W of the picture, h = H / factor, w = W / factor, C latent channels, M moment channels.
+Shapes: B batch, H and W of the image, h = H / factor, w = W / factor, C latent channels, M moment channels.
 """
 
 import copy
@@ -59,17 +59,17 @@ class Autoencoder:
             nn.Module.to(module, dtype)  # diffusers' own to() warns at every cast
         floats = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
         self.dtype: torch.dtype = dtype or next(floats, torch.float32)
-        # Of the encoder only: SVD's temporal decoder has Conv3d too, while its encoder takes pictures.
+        # Of the encoder only: SVD's temporal decoder has Conv3d too, while its encoder takes images.
         self.is_5d = any(isinstance(part, nn.Conv3d) for part in getattr(module, "encoder", module).modules())
         self.channels_last = channels_last and not self.is_5d
-        for parameter in module.parameters() if self.channels_last else ():
-            if parameter.ndim == 4:  # one by one: module.to(memory_format=...) refuses any 5-D weight
+        # One by one: module.to(memory_format=...) refuses any 5-D weight.
+        for parameter in module.parameters():
+            if self.channels_last and parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.retries = 0
         self._single_precision: Any = None
-        self._config: dict[str, Any] = (
-            dict(config) if isinstance(config := getattr(module, "config", None), Mapping) else {}
-        )
+        config = getattr(module, "config", None)
+        self._config: dict[str, Any] = dict(config) if isinstance(config, Mapping) else {}
         self.factor, self.latent_channels, self.has_posterior = self._probe()
         self.compiled = compile
         self._encode = torch.compile(encode) if compile else encode
@@ -81,7 +81,7 @@ class Autoencoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; the CPU for a module without any."""
+        """The device of the weights; the CPU for a module without any."""
         tensor: Tensor | None = next(chain(self.module.parameters(), self.module.buffers()), None)
         return tensor.device if tensor is not None else torch.device("cpu")
 
@@ -125,8 +125,8 @@ class Autoencoder:
         if failed and self.dtype in (torch.float16, torch.bfloat16):
             failed = self._retry(pixels, raw, failed)
         if failed:
-            named = ", ".join(f"'{keys[i]}'" if keys is not None else f"at position {i}" for i in failed)
-            message = f"{self.name}: NaN or infinity in float32 too for samples {named}; check them and the weights"
+            names = ", ".join(f"'{keys[i]}'" if keys is not None else f"at position {i}" for i in failed)
+            message = f"{self.name}: NaN or infinity in float32 too for samples {names}; check them and the weights"
             raise EncodeError(message, failed)
         return raw
 
@@ -151,7 +151,7 @@ class Autoencoder:
         return (_patchify(latents) - mean) / std
 
     def denormalise(self, latents: Tensor) -> Tensor:
-        """What `normalise` gives → raw (B, C, h, w), up to rounding."""
+        """Latents as `normalise` gives them → raw (B, C, h, w), up to rounding."""
         mean, std, scale = self._statistics(latents)
         latents = latents * std / (1.0 if scale is None else scale) + mean
         return _unpatchify(latents) if self._patches else latents
@@ -165,7 +165,7 @@ class Autoencoder:
         return (pixels[:, :, 0] if self.is_5d else pixels).float().clamp(-1, 1)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the latents, for JSON; the same wherever the weights are and however they lie in memory.
+        """All that decides the latents, for JSON; the same wherever the weights are and however they lie in memory.
 
         The weights are hashed once: changing them later does not change the answer.
         """
@@ -203,8 +203,9 @@ class Autoencoder:
             bn, scale = self.module.bn, 1.0
             mean, std = bn.running_mean, torch.sqrt(bn.running_var + self._config["batch_norm_eps"])
         elif mean is None or std is None:
-            mean, std, scale = [self._config.get("shift_factor") or 0.0], [1.0], 1.0 if scale is None else scale
-        mean, std = (torch.as_tensor(each).view(1, -1, 1, 1).to(like) for each in (mean, std))
+            mean, std = [self._config.get("shift_factor") or 0.0], [1.0]
+            scale = 1.0 if scale is None else scale
+        mean, std = (torch.as_tensor(values).view(1, -1, 1, 1).to(like) for values in (mean, std))
         return mean, std, scale
 
     def _move_to(self, device: torch.device) -> None:
@@ -242,14 +243,14 @@ class Autoencoder:
         if self._single_precision is None:
             self._single_precision = copy.deepcopy(self.module).float()
         encode = self._single_precision.to(pixels.device).encode
-        hopeless = []
+        still_failed = []
         for index in failed:
-            one, finite, _ = self._answer(encode, pixels[index : index + 1], torch.float32)
-            raw[index] = one[0]
+            retried, finite, _ = self._answer(encode, pixels[index : index + 1], torch.float32)
+            raw[index] = retried[0]
             if not finite.item():
-                hopeless.append(index)
+                still_failed.append(index)
         self.retries += len(failed)
-        return hopeless
+        return still_failed
 
     def _probe(self) -> tuple[int, int, bool]:
         """Encode zeros and read the factor, C and whether there is a posterior."""
@@ -265,7 +266,7 @@ class Autoencoder:
             if raw.numel() and height == width and side % height == 0:
                 return side // height, channels // 2 if has_posterior else channels, has_posterior
             problem = f"latents are {height} x {width}, and both sides must shrink by the same whole number"
-        raise VaeError(f"{self.name}: cannot be used for pictures of {side} x {side} pixels: {problem}")
+        raise VaeError(f"{self.name}: cannot be used for images of {side} x {side} pixels: {problem}")
 
 
 def sample_posterior(raw: Tensor, noise: Tensor) -> Tensor:
@@ -281,7 +282,7 @@ def normalise(latents: Tensor, vae_config: Mapping[str, Any]) -> Tensor:
     if mean is None or std is None:
         # Python numbers, which half precision rounds only with the result; tensors would be rounded first.
         return (latents - (vae_config.get("shift_factor") or 0.0)) * (1.0 if scale is None else scale)
-    mean, std = (torch.tensor(each, device=latents.device).view(1, -1, 1, 1) for each in (mean, std))
+    mean, std = (torch.tensor(values, device=latents.device).view(1, -1, 1, 1) for values in (mean, std))
     centred = latents - mean
     # Wan and Qwen, which have no scale, multiply by 1/std; the others divide.
     return (centred * (1.0 / std) if scale is None else centred * scale / std).to(latents.dtype)
@@ -304,5 +305,5 @@ def _unpatchify(latents: Tensor) -> Tensor:
 
 
 def cause(error: Exception) -> str:
-    """What another library complained about, in one line."""
+    """The complaint of another library, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,4 +1,4 @@
-"""Where an autoencoder comes from: a name on the Hub, a folder or a file, and never a pickle."""
+"""Loading of autoencoders: from a name on the Hub, a folder or a file, and never from a pickle."""
 
 import math
 import os
@@ -42,7 +42,7 @@ def load_vae(
         device: where it goes now; later it follows the pixels.
 
     Raises:
-        VaeError: one line with the file or name, what went wrong and the mend.
+        VaeError: one line with the file or name, what went wrong and the fix.
     """
     precision = None if dtype is None else parse_dtype(dtype)
     name = os.fspath(name_or_path)
@@ -92,13 +92,13 @@ def _class_of(source: str, subfolder: str | None, offline: bool) -> Any:
     """The diffusers class that config.json of a folder or a Hub name asks for."""
     config = diffusers.AutoencoderKL.load_config(source, subfolder=subfolder, local_files_only=offline)
     name = str(config.get("_class_name"))
-    found = getattr(diffusers, name, None)
-    if not isinstance(found, type) or not issubclass(found, nn.Module) or not hasattr(found, "encode"):
+    vae_class = getattr(diffusers, name, None)
+    if not isinstance(vae_class, type) or not issubclass(vae_class, nn.Module) or not hasattr(vae_class, "encode"):
         raise VaeError(
             f"{source}: config.json has _class_name {name}, and diffusers {diffusers.__version__} has no such "
             "autoencoder; correct it or upgrade diffusers"
         )
-    return found
+    return vae_class
 
 
 def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: bool) -> nn.Module:
@@ -106,7 +106,7 @@ def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: boo
     problem = ""
     for subfolder in subfolders:
         try:
-            found = _class_of(source, subfolder, offline)
+            vae_class = _class_of(source, subfolder, offline)
         except VaeError:
             raise
         except Exception as error:
@@ -115,7 +115,7 @@ def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: boo
         options = {"subfolder": subfolder, "local_files_only": offline, "use_safetensors": True}
         try:
             # low_cpu_mem_usage=False: else every load warns when accelerate is not installed.
-            loaded = found.from_pretrained(source, low_cpu_mem_usage=False, output_loading_info=True, **options)
+            loaded = vae_class.from_pretrained(source, low_cpu_mem_usage=False, output_loading_info=True, **options)
         except Exception as error:
             raise VaeError(f"{source}: {cause(error)}; download or save the safetensors weights again") from None
         module: nn.Module = loaded[0]
@@ -123,7 +123,9 @@ def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: boo
             raise VaeError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; save them again")
         return module
     tried = " or ".join("vae/config.json" if subfolder else "config.json" for subfolder in subfolders)
-    place = "" if len(subfolders) == 1 else " in the cache, and the Hub does not answer" if offline else " on the Hub"
+    place = " in the cache, and the Hub does not answer" if offline else " on the Hub"
+    if len(subfolders) == 1:  # a folder
+        place = ""
     raise VaeError(
         f"{source}: no usable {tried}{place} ({problem}); check the name, or give a folder that save_pretrained wrote"
     )
@@ -143,21 +145,21 @@ def _from_file(file: Path) -> nn.Module:
     except Exception as error:
         raise VaeError(f"{file}: not a whole safetensors file ({cause(error)}); download it again") from None
     try:
-        found = _class_of(str(file.parent), None, offline=True) if has_config else diffusers.AutoencoderKL
-        if not hasattr(found, "from_single_file"):
+        vae_class = _class_of(str(file.parent), None, offline=True) if has_config else diffusers.AutoencoderKL
+        if not hasattr(vae_class, "from_single_file"):
             raise VaeError(
-                f"{file}: {found.__name__} has no single-file format; name it diffusion_pytorch_model.safetensors"
+                f"{file}: {vae_class.__name__} has no single-file format; name it diffusion_pytorch_model.safetensors"
             )
         options = {"config": str(file.parent)} if has_config else {}
         offline = has_config or not _hub_answers()
-        module: nn.Module = found.from_single_file(
+        module: nn.Module = vae_class.from_single_file(
             str(file), low_cpu_mem_usage=False, local_files_only=offline, **options
         )
     except VaeError:
         raise
     except Exception as error:
-        mend = "check the config.json beside it" if has_config else "put the VAE's config.json beside it"
-        raise VaeError(f"{file}: cannot be loaded ({cause(error)}); {mend}") from None
+        fix = "check the config.json beside it" if has_config else "put the VAE's config.json beside it"
+        raise VaeError(f"{file}: cannot be loaded ({cause(error)}); {fix}") from None
     # from_single_file leaves what it does not find at random; its conversions keep the number of values.
     needed = sum(parameter.numel() for parameter in module.parameters())
     if stored < needed:

@@ -1,4 +1,4 @@
-"""Whether a cache holds what its input shards and its autoencoder give."""
+"""Audit of a cache: its files, and its samples against the input shards and the autoencoder."""
 
 import io
 from collections import Counter
@@ -40,7 +40,7 @@ from inpaint_data.seeding import generator_for
 from inpaint_data.shards.reading import Fault, ShardEnd, ShardIdentity, expand_shards, read_shard, shard_stem
 
 ENCODED_AGAIN = 3  # shards, one batch of each
-TOLERANCE = 2e-2  # of 1 + |value|, where device, threads or versions are not those of the cache
+TOLERANCE = 2e-2  # of 1 + |value|, if device, threads or versions are not those of the cache
 
 
 def verify_cache(
@@ -60,29 +60,32 @@ def verify_cache(
         stages: with `deep`, the functions of your own that the cache was made with.
 
     Returns:
-        The totals and every problem that was found; `ok` when there is none.
+        The totals and all problems; `ok` if there are none.
 
     Raises:
         UsageError: no cache at `root`, no such input shards, `deep` without `against`, or another autoencoder or other
             stages.
     """
     if deep and against is None:
-        raise UsageError("deep: encoding again needs the pictures; name the input shards with against")
+        raise UsageError("deep: encoding again needs the images; name the input shards with against")
     inputs = [] if against is None else expand_shards(against)
-    files, root = verify_files(root), Path(root)
+    root = Path(root)
+    files = verify_files(root)
     if against is None:
         return files
     unchanged: list[tuple[str, Sidecar]] = []
-    problems = [*files.problems, *_account(root, inputs, unchanged)]
+    problems = [*files.problems, *_input_problems(root, inputs, unchanged)]
     notes = files.notes
     if deep:
-        more, note = _encode_again(root, unchanged, vae, stages, {problem.file for problem in problems})
-        problems, notes = problems + more, [*notes, note]
+        damaged = {problem.file for problem in problems}
+        differing, note = _encode_again(root, unchanged, vae, stages, damaged)
+        problems += differing
+        notes = [*notes, note]
     return replace(files, problems=problems, notes=notes)
 
 
-def _account(root: Path, inputs: Sequence[str], unchanged: list[tuple[str, Sidecar]]) -> Iterator[Problem]:
-    """Compare the inputs with the sidecars; those whose bytes are still the same are appended to `unchanged`."""
+def _input_problems(root: Path, inputs: Sequence[str], unchanged: list[tuple[str, Sidecar]]) -> Iterator[Problem]:
+    """Compare the inputs with the sidecars; those whose bytes are still the same are added to `unchanged`."""
     stems = set(map(shard_stem, inputs))
     views, renames = _views(root)
     for path in committed(root):
@@ -106,11 +109,11 @@ def _account(root: Path, inputs: Sequence[str], unchanged: list[tuple[str, Sidec
             continue
         unchanged.append((shard, sidecar))
         if not renames:
-            yield from _accounts(shard, path.name, items, sidecar, views)
+            yield from _sample_problems(shard, path.name, items, sidecar, views)
 
 
 def _read(shard: str) -> tuple[list[Fault | str], ShardIdentity]:
-    """The faults and the keys in a shard, and which bytes it is."""
+    """The faults and keys in a shard, and the identity of its bytes."""
     items: list[Fault | str] = []
     for item in read_shard(shard):
         if isinstance(item, ShardEnd):
@@ -120,8 +123,8 @@ def _read(shard: str) -> tuple[list[Fault | str], ShardIdentity]:
 
 
 def _views(root: Path) -> tuple[Views, bool]:
-    """Those of the cache's settings, or one view where `verify_files` has named what is wrong with them; and whether
-    keys may be other ones than in the input, since the user's own stages made the samples."""
+    """The views of the cache's settings, or one view if these are damaged, which `verify_files` reports; and True if
+    the user's own stages made the samples, whose keys may then differ from those in the input."""
     try:
         settings = read_cache_file(root).settings
         return (settings.pictures or PictureSettings()).views, bool(settings.stages)
@@ -129,41 +132,45 @@ def _views(root: Path) -> tuple[Views, bool]:
         return PictureSettings().views, False
 
 
-def _accounts(shard: str, file: str, items: Sequence[Fault | str], sidecar: Sidecar, views: Views) -> Iterator[Problem]:
-    """Each sample of the input once among the cached and the quarantined, and nothing else among them."""
-    wanted = Counter(key for item in items if (key := item.key if isinstance(item, Fault) else item) is not None)
-    # How many views are accounted for: a whole sample that is left out stands for all of its own.
+def _sample_problems(
+    shard: str, file: str, items: Sequence[Fault | str], sidecar: Sidecar, views: Views
+) -> Iterator[Problem]:
+    """Check that each sample of the input is cached or left out, once, and no other one is."""
+    keys = [item.key if isinstance(item, Fault) else item for item in items]
+    expected = Counter(key for key in keys if key is not None)
+    # Views by sample: a whole sample that was left out counts for all of its views.
     listed = Counter(map(views.sample_key, sidecar.keys))
     for entry in (*sidecar.quarantined, *sidecar.filtered):
         if entry.key is not None:
-            whole = entry.key in wanted
-            listed[entry.key if whole else views.sample_key(entry.key)] += views.count if whole else 1
-    for key in wanted:
-        if listed[key] < wanted[key] * views.count and not any(
-            _covers(sidecar.quarantined, item) for item in items if _of(item, key)
-        ):
-            some = "not all of its views are" if listed[key] else "is neither"
-            yield Problem(shard, key, f"{some} cached {'or' if listed[key] else 'nor'} quarantined in {file}")
+            if entry.key in expected:
+                listed[entry.key] += views.count
+            else:
+                listed[views.sample_key(entry.key)] += 1
+    for key in expected:
+        if listed[key] >= expected[key] * views.count:
+            continue
+        if any(_covers(sidecar.quarantined, item) for item in items if isinstance(item, Fault) and item.key == key):
+            continue
+        if listed[key]:
+            yield Problem(shard, key, f"not all of its views are cached or quarantined in {file}")
+        else:
+            yield Problem(shard, key, f"is neither cached nor quarantined in {file}")
     for key in listed:
-        if not wanted[key]:
+        if not expected[key]:
             yield Problem(file, key, "is not in the input")
-        elif listed[key] > wanted[key] * views.count:
-            yield Problem(file, key, f"is listed {listed[key]} times, but {wanted[key]} times in the input")
+        elif listed[key] > expected[key] * views.count:
+            yield Problem(file, key, f"is listed {listed[key]} times, but {expected[key]} times in the input")
     for item in items:
         if isinstance(item, Fault) and item.key is None and not _covers(sidecar.quarantined, item):
             yield Problem(shard, None, f"bytes {item.offset}...{item.end} are not quarantined in {file}: {item.reason}")
 
 
-def _of(item: Fault | str, key: str) -> bool:
-    return isinstance(item, Fault) and item.key == key
-
-
-def _covers(quarantined: Sequence[Quarantined], item: Fault | str) -> bool:
-    """Whether a fault's extent lies in one of the quarantined extents."""
-    if not isinstance(item, Fault) or item.offset is None or item.end is None:
+def _covers(quarantined: Sequence[Quarantined], fault: Fault) -> bool:
+    """True if the fault's extent is inside a quarantined one."""
+    if fault.offset is None or fault.end is None:
         return False
     return any(
-        entry.offset is not None and entry.end is not None and entry.offset <= item.offset and item.end <= entry.end
+        entry.offset is not None and entry.end is not None and entry.offset <= fault.offset and fault.end <= entry.end
         for entry in quarantined
     )
 
@@ -175,13 +182,13 @@ def _encode_again(
     stages: Sequence[Stage],
     damaged: set[str],
 ) -> tuple[list[Problem], str]:
-    """Encode the first batch of some shards as the job did; the problems, and what was compared."""
+    """Encode the first batch of some shards as the job did. Returns the problems, and a note of what was compared."""
     whole = [(shard, sidecar) for shard, sidecar in unchanged if sidecar.keys and sidecar.shard not in damaged]
     if not whole or CACHE_FILE in damaged:
         return [], f"encoded again: nothing, since no shard has samples, or {CACHE_FILE} or all of them have problems"
     settings = read_cache_file(root).settings
     if settings.pictures is None or settings.masks is None:
-        return [], "encoded again: nothing, since the cache was indexed and does not say how it was made"
+        return [], "encoded again: nothing, since the cache was indexed and its settings are unknown"
     if names_of(check_stages(stages)) != settings.stages:
         raise UsageError(
             f"deep: {root} was made with stages {settings.stages}, not {names_of(stages)}; give them as stages"
@@ -189,11 +196,11 @@ def _encode_again(
     rng = generator_for(settings.seed or 0, "", 0, "verify")
     chosen = [whole[i] for i in sorted(rng.permutation(len(whole))[:ENCODED_AGAIN])]
     work = _work(settings, vae, stages)
-    here, there = settings_of(work).to_json(), settings.to_json()
-    refused = [line for name in ("vae", "pictures", "masks") for line in differences(there[name], here[name], name)]
-    if refused:
-        raise UsageError(f"deep: {root} was not made with this autoencoder or version, see vae: {'; '.join(refused)}")
-    exact = here == there
+    old, new = settings.to_json(), settings_of(work).to_json()
+    lines = [line for name in ("vae", "pictures", "masks") for line in differences(old[name], new[name], name)]
+    if lines:
+        raise UsageError(f"deep: {root} was not made with this autoencoder or version, see vae: {'; '.join(lines)}")
+    exact = old == new
     problems: list[Problem] = []
     for shard, sidecar in chosen:
         try:
@@ -202,12 +209,12 @@ def _encode_again(
             problems.append(Problem(shard, None, str(error).removeprefix(f"{shard}: ")))
     within = "to the last bit"
     if not exact:
-        within = f"within {TOLERANCE} * (1 + |value|), since {'; '.join(differences(there, here))}"
+        within = f"within {TOLERANCE} * (1 + |value|), since {'; '.join(differences(old, new))}"
     return problems, f"encoded again: a batch of each of {len(chosen)} shards, compared {within}"
 
 
 def _work(settings: CacheSettings, vae: str | Autoencoder, stages: Sequence[Stage]) -> Work:
-    """What the job did, on the device that it was done on where this machine has one, else the best that it has."""
+    """The work of the job, on its device if this machine has one like it, else on the best device here."""
     assert settings.pictures is not None
     assert settings.masks is not None
     device = settings.device or "auto"
@@ -230,14 +237,14 @@ def _compare(root: Path, shard: str, sidecar: Sidecar, work: Work, exact: bool) 
     with closing(work.events([shard])) as events:
         first: Any = next((event for event in events if is_batch(event)), None)
     if first is None:
-        yield Problem(sidecar.shard, None, "none of its pictures can be read any more")
+        yield Problem(sidecar.shard, None, "none of its images can be read any more")
         return
     batches, _ = encode(work, first)
     rows = {key: row for row, key in enumerate(sidecar.keys)}
     with tar_path(root, shard_stem(shard)).open("rb") as file:
         for row, key in enumerate(batches[0]["__key__"]):
             if key not in rows:
-                continue  # quarantined, or `_accounts` has named it
+                continue  # quarantined, or `_sample_problems` has named it
             try:
                 members = members_of(batches, row, work.storing)
             except SampleError as error:
@@ -252,20 +259,24 @@ def _compare(root: Path, shard: str, sidecar: Sidecar, work: Work, exact: bool) 
                     yield Problem(sidecar.shard, key, f"{name}: {problem}")
 
 
-def _difference(name: str, cached: bytes | None, made: bytes | None, exact: bool) -> str | None:
-    """What sets a cached member apart from the one that was made now; None where nothing that counts does."""
-    if cached == made or (name == "crop.png" and not exact):  # another Pillow packs the same pixels otherwise
+def _difference(name: str, cached: bytes | None, encoded: bytes | None, exact: bool) -> str | None:
+    """How a cached member differs from the one encoded now; None if they agree."""
+    if cached == encoded or (
+        name == "crop.png" and not exact
+    ):  # another Pillow may compress the same pixels differently
         return None
-    if cached is None or made is None:
-        return "is not in the cache" if cached is None else "is in the cache, but the input gives none"
-    if name == SOFT_MASK and not exact and np.array_equal(read_png(cached, 1), read_png(made, 1)):
+    if cached is None:
+        return "is not in the cache"
+    if encoded is None:
+        return "is in the cache, but the input gives none"
+    if name == SOFT_MASK and not exact and np.array_equal(read_png(cached, 1), read_png(encoded, 1)):
         return None
     if name not in ARRAYS:
         return "is not what the input gives"
-    old, new = (np.load(io.BytesIO(data), allow_pickle=False).astype(np.float64) for data in (cached, made))
+    old, new = (np.load(io.BytesIO(data), allow_pickle=False).astype(np.float64) for data in (cached, encoded))
     if old.shape != new.shape:
         return f"has the shape {old.shape}, encoding again gives {new.shape}"
-    apart = np.abs(old - new)
-    if exact or (apart > TOLERANCE * (1 + np.abs(new))).any():
-        return f"up to {apart.max():.3g} away from what encoding again gives"
+    distance = np.abs(old - new)
+    if exact or (distance > TOLERANCE * (1 + np.abs(new))).any():
+        return f"up to {distance.max():.3g} away from what encoding again gives"
     return None

@@ -51,24 +51,24 @@ def cache_latents(
     job: JobSettings | Mapping[str, Any] | None = None,
     stages: Sequence[Stage] = (),
 ) -> Summary:
-    """Encode image shards into a cache of latents and masks, and go on where an earlier run stopped.
+    """Encode image shards into a cache of latents and masks; resumes where an earlier run stopped.
 
     Every input sample ends in the cache or in the quarantine list of its shard's sidecar. New input shards are
-    added, changed ones done again, and those of removed ones reported. Under torchrun each process does its share.
+    added, changed ones done again, and removed ones reported. Under torchrun each process does its share.
 
     Args:
         shards: a brace pattern, a glob, a folder or a list of tar shards; local paths or fsspec URLs.
         out: the cache's folder; empty, new, or a cache made with the same settings.
-        pictures: how pictures are cut, and which are left out.
-        masks: which masks they get, how far these grow, and what the hole holds.
-        encode: which autoencoder encodes. Posterior is always "moments" in a cache.
+        pictures: how images are cut, and which are left out.
+        masks: which masks they get, how far these grow, and how the hole is filled.
+        encode: the autoencoder and how it encodes. Posterior is always "moments" in a cache.
         job: variants, seed, batch size, device, faults.
         stages: functions of your own between reading and examples, each from an iterator of sample dicts to an
             iterator of sample dicts, such as `wds.select(keep)`. A sample goes through them alone; what they leave out
             is counted as filtered. The cache records their names.
 
     Returns:
-        What was done, or with `dry_run` the plan of what is to do.
+        The summary of the run, or with `dry_run` its plan.
 
     Raises:
         UsageError: settings that cannot work, or a cache made with other settings.
@@ -88,7 +88,7 @@ def cache_latents(
     inputs, root = inputs_of(shards), Path(out).expanduser()
     settings = settings_of(work).to_json()
     if work.job.dry_run:
-        return Summary(_look(work, inputs, root, settings), dry_run=True)
+        return Summary(_plan(work, inputs, root, settings), dry_run=True)
     check_folder(root)
     check_settings(root, settings)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -102,7 +102,7 @@ def cache_latents(
 def work_of(
     pictures: PictureSettings, masks: MaskSettings, encode: EncodeSettings, job: JobSettings, stages: Sequence[Stage]
 ) -> Work:
-    """What a job with these settings does with each shard, checked, its autoencoder loaded.
+    """The work of a job with these settings, checked, its autoencoder loaded.
 
     Raises:
         UsageError: settings that cannot work.
@@ -112,26 +112,28 @@ def work_of(
             f"posterior: {encode.posterior}, but a cache has moments, from which training takes it; leave it out",
             place=("encode", "posterior"),
         )
-    examples, own = ExampleSettings(pictures, masks, job.seed), check_stages(stages)
-    device, autoencoder = choose_device(job.device), autoencoder_of(encode)
+    examples = ExampleSettings(pictures, masks, job.seed)
+    own_stages = check_stages(stages)
+    device = choose_device(job.device)
+    autoencoder = autoencoder_of(encode)
     check_resolution(pictures, autoencoder)
     encoder = Encoder(masks, encode.but(posterior=None), autoencoder, job.seed, posterior="moments")
-    return Work(examples, own, encoder, device, job)
+    return Work(examples, own_stages, encoder, device, job)
 
 
 def settings_of(work: Work) -> CacheSettings:
-    """What the cache of this work is made with: what its fingerprint covers."""
+    """The settings of the cache that this work makes, which its fingerprint covers."""
     job = work.job
     return CacheSettings.of(
-        work.examples, work.encoder, job.variants, job.batch_size, job.storage, work.device, names_of(work.own)
+        work.examples, work.encoder, job.variants, job.batch_size, job.storage, work.device, names_of(work.own_stages)
     )
 
 
 def inputs_of(shards: str | list[str]) -> list[str]:
-    """The image shards that are named.
+    """The image shards, by name.
 
     Raises:
-        UsageError: see `expand_shards`; or one lies in a latent cache.
+        UsageError: see `expand_shards`; or a shard is in a latent cache.
     """
     inputs = expand_shards(shards)
     for folder in sorted({shard.rpartition("/")[0] or "." for shard in inputs}):
@@ -146,7 +148,7 @@ def inputs_of(shards: str | list[str]) -> list[str]:
 def _run(
     work: Work, inputs: list[str], part: tuple[int, int], root: Path, settings: Mapping[str, Any]
 ) -> tuple[Summary, list[Sidecar]]:
-    """Do this process's part of the inputs, and read what is in the cache then; the caller holds the lock."""
+    """Do this process's part of the inputs, and read all sidecars then; the caller holds the lock."""
     rank, world = part
     mine = inputs[rank::world]
     stems, all_stems = set(map(shard_stem, mine)), set(map(shard_stem, inputs))
@@ -162,7 +164,7 @@ def _run(
         committer = Committer(root, fingerprint(settings), work, summary)
         cache_shards(work, plan.todo, committer, summary)
         stamps.save()
-        _check_all_there(root, mine, settings)
+        _check_all_present(root, mine, settings)
         sidecars = [Sidecar.read(path) for path in committed(root)]
         summary.in_cache = totals(sidecars)
         if all_stems <= {sidecar.shard.removesuffix(".tar") for sidecar in sidecars}:
@@ -183,8 +185,8 @@ def _has_cache_file(root: Path) -> bool:
     return True
 
 
-def _check_all_there(root: Path, shards: list[str], settings: Mapping[str, Any]) -> None:
-    """See that nobody took away what this run committed, and leave a cache that the next run can go on with."""
+def _check_all_present(root: Path, shards: list[str], settings: Mapping[str, Any]) -> None:
+    """Check that the committed files still exist; else leave a cache that the next run can resume."""
     files = [root / f"{shard_stem(shard)}{suffix}" for shard in shards for suffix in (".tar", ".json")]
     missing = [path for path in files if not path.is_file()]
     if missing:
@@ -195,50 +197,49 @@ def _check_all_there(root: Path, shards: list[str], settings: Mapping[str, Any])
         )
 
 
-def _look(work: Work, inputs: list[str], root: Path, settings: Mapping[str, Any]) -> Plan:
-    """What a run would do, and what it would cost by the pace of its first batches."""
+def _plan(work: Work, inputs: list[str], root: Path, settings: Mapping[str, Any]) -> Plan:
+    """The plan of a run, with the time and size expected from its first batches."""
     check_settings(root, settings)
     plan = plan_shards(inputs, root, Stamps(root, 0))
     tally = Tally()
-    paces: list[tuple[int, int, float]] = []  # samples, bytes and seconds of each batch
+    batches_done: list[tuple[int, int, float]] = []  # samples, bytes and seconds of each
     last = time.perf_counter()
     with closing(work.events(plan.todo, tally)) as events:
-        for event in events if plan.todo else ():
+        for event in events:
             if isinstance(event, ShardEnd | Fault):
                 continue
             batches, _ = encode_batch(work, event)
             rows = range(len(batches[0]["__key__"]))
             size = sum(stored_size(members_of(batches, row, work.storing).values()) for row in rows)
             now = time.perf_counter()
-            paces.append((len(rows), size, now - last))
+            batches_done.append((len(rows), size, now - last))
             last = now
-            if len(paces) == PROBE_BATCHES:
+            if len(batches_done) == PROBE_BATCHES:
                 break
-    samples, size, seconds = (sum(column) for column in zip(*(paces[1:] or paces or [(0, 0, 0.0)]), strict=True))
+    measured = batches_done[1:] or batches_done
+    samples = max(1, sum(count for count, _, _ in measured))
     expected = tally.expected(sum(map(shard_size, plan.todo)))
-    plan.bytes_expected = round(expected * size / max(1, samples))
-    plan.seconds_expected = expected * seconds / max(1, samples)
+    plan.bytes_expected = round(expected * sum(size for _, size, _ in measured) / samples)
+    plan.seconds_expected = expected * sum(seconds for _, _, seconds in measured) / samples
     return plan
 
 
 def _check_budget(summary: Summary, sidecars: list[Sidecar], max_bad_fraction: float, root: Path) -> None:
-    """Of the whole cache: a second run, which finds all done, must not turn a failed cache into a good one."""
+    """Check the whole cache, so that a second run with nothing to do does not make a failed cache a good one."""
     bad = [(sidecar.shard, entry) for sidecar in sidecars for entry in sidecar.quarantined]
     whole = [len(sidecar.keys) + len(sidecar.quarantined) for sidecar in sidecars if not sidecar.lost_its_end]
-    usual = sum(whole) / max(1, len(whole))  # samples in a shard: how many a damaged one had, nobody knows
-    lost = sum(
-        max(len(sidecar.quarantined), round(usual) - len(sidecar.keys))
-        if sidecar.lost_its_end
-        else len(sidecar.quarantined)
-        for sidecar in sidecars
-    )
-    given = lost + sum(len(sidecar.keys) for sidecar in sidecars)
-    if not bad or lost / given <= max_bad_fraction:
+    usual = sum(whole) / max(1, len(whole))  # samples in a shard; how many a damaged one had is unknown
+    lost = 0
+    for sidecar in sidecars:
+        missing = round(usual) - len(sidecar.keys) if sidecar.lost_its_end else 0
+        lost += max(len(sidecar.quarantined), missing)
+    total = lost + sum(len(sidecar.keys) for sidecar in sidecars)
+    if not bad or lost / total <= max_bad_fraction:
         return
     shard, first = bad[0]
     about = "about " if lost != len(bad) else ""
     error = CacheError(
-        f"{root}: {about}{lost} of {given} samples are quarantined, more than max_bad_fraction {max_bad_fraction}; "
+        f"{root}: {about}{lost} of {total} samples are quarantined, more than max_bad_fraction {max_bad_fraction}; "
         f"fix them or allow more; the sidecars list them all, the first: {shard}, sample {first.key!r}: {first.reason}"
     )
     error.summary = summary  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What Ctrl-C and a scheduler's SIGTERM do: the first ends a job cleanly, the second at once."""
+"""Interrupts: the first Ctrl-C or SIGTERM ends a job cleanly, the second at once."""
 
 import os
 import signal
@@ -20,22 +20,22 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within the block the first SIGINT or SIGTERM raises `Interrupted`, and the second leaves without a word."""
+    """Within the block the first SIGINT or SIGTERM raises `Interrupted`, and the second exits silently."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets only the main thread handle signals
         return
 
     def first(number: int, _: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, second)
+        for handled in SIGNALS:
+            signal.signal(handled, second)
         raise Interrupted(number)
 
     def second(number: int, _: FrameType | None) -> None:
         os._exit(128 + number)
 
-    before = {each: signal.signal(each, first) for each in SIGNALS}
+    previous = {number: signal.signal(number, first) for number in SIGNALS}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Which shards a caching job has to do: those that are new, and those whose input is no longer what it was."""
+"""Plan of a caching job: the shards to do, which are new or whose input has changed."""
 
 import json
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ STAMPS = ".stamps-"
 
 @dataclass
 class Plan:
-    """Input shards by what is to be done with them.
+    """Input shards by their state.
 
-    `new` and `stale` (its input has changed since) are to do, `done` is not; `removed` are cached shards, by name,
-    whose input is not among the inputs any more. They stay.
+    `new` ones and `stale` ones (the input has changed since) are to do, `done` ones are not. `removed` are cached
+    shards, by name, that are not among the inputs any more; they stay.
     """
 
     done: list[str] = field(default_factory=list)
@@ -48,20 +48,20 @@ class Plan:
 
 
 class Stamps:
-    """What the inputs looked like when they were last hashed, so that nothing is hashed again that did not change.
+    """The state of the inputs when they were last hashed, so that only changed ones are hashed again.
 
-    Kept beside the shards, one file for each process of a job; derived, and never needed.
+    Kept beside the shards, one file for each process of a job; may be deleted.
     """
 
     def __init__(self, root: Path, rank: int) -> None:
         self._path = root / f"{STAMPS}{rank}"
         self._known: dict[str, list[str]] = {}
-        for path in sorted(root.glob(f"{STAMPS}[0-9]*")) if root.is_dir() else ():
+        for path in sorted(root.glob(f"{STAMPS}[0-9]*")):
             with suppress(OSError, ValueError):
                 self._known |= json.loads(path.read_bytes())
 
     def sha256(self, shard: str) -> str:
-        """The hash of a shard's bytes, computed only when its stamp is not the one it had."""
+        """The hash of a shard's bytes, computed only if its stamp has changed."""
         stamp = shard_stamp(shard)
         known = self._known.get(shard_stem(shard))
         if known is None or known[0] != stamp:
@@ -73,31 +73,31 @@ class Stamps:
 
 
 def plan_shards(inputs: Sequence[str], root: Path, stamps: Stamps) -> Plan:
-    """Compare the inputs with what is committed at `root`: by size, and by hash where the size is the same.
+    """Compare the inputs with the committed shards at `root`: by size, and by hash if the size is the same.
 
     Raises:
         UsageError: the sidecar of an input would be the cache's own file.
         CacheError: a sidecar is damaged.
     """
-    done = {sidecar.shard: sidecar for sidecar in map(Sidecar.read, committed(root))}
+    cached = {sidecar.shard: sidecar for sidecar in map(Sidecar.read, committed(root))}
     plan = Plan()
     for shard in inputs:
         name = f"{shard_stem(shard)}.tar"
         if f"{shard_stem(shard)}.json" == CACHE_FILE:
             raise UsageError(f"{shard}: its sidecar would be the cache's own {CACHE_FILE}; rename the shard")
-        sidecar = done.pop(name, None)
+        sidecar = cached.pop(name, None)
         if sidecar is None or not _is_whole(root, sidecar):
             plan.new.append(shard)
         elif _is_same(shard, sidecar, stamps):
             plan.done.append(shard)
         else:
             plan.stale.append(shard)
-    plan.removed = sorted(done)
+    plan.removed = sorted(cached)
     return plan
 
 
 def _is_whole(root: Path, sidecar: Sidecar) -> bool:
-    """Whether the tar that a sidecar commits is there in its size; `verify` looks closer."""
+    """True if the tar of a sidecar exists in its size; `verify` checks more."""
     with suppress(OSError):
         return (root / sidecar.shard).stat().st_size == int(sidecar.output["size"])
     return False

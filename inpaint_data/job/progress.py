@@ -1,4 +1,4 @@
-"""What a person sees of a job: a bar or plain lines while it runs, a table at its end."""
+"""Progress of a job for a person: a bar or plain lines while it runs, a table at its end."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ from inpaint_data.latent_cache.format import Quarantined
 
 
 class Progress:
-    """Counts images, on stderr. `expected` is how many there will be in all, as far as one can tell by now."""
+    """Counts images, on stderr. `expected` is the estimate of how many there will be in all."""
 
     def __init__(self, shards: int) -> None:
         self._shards = shards
@@ -57,7 +57,7 @@ class Progress:
 
 @dataclass
 class Summary:
-    """What a run did. Seconds of stages overlap, so they add up to more than `seconds`."""
+    """The counts and times of a run. Seconds of stages overlap, so they add up to more than `seconds`."""
 
     plan: Plan = field(default_factory=Plan)
     dry_run: bool = False
@@ -99,7 +99,7 @@ class Summary:
         lines += [f"  quarantined  {shard}, {bad.key!r}: {bad.reason}" for shard, bad in self.quarantined[:10]]
         if len(self.quarantined) > 10:
             lines.append(f"  ... and {len(self.quarantined) - 10} more, in the sidecars")
-        lines += [f"  no input     {name} is not among the shards given; it stays" for name in self.plan.removed]
+        lines += [f"  no input     {name} is not among the input shards; it stays" for name in self.plan.removed]
         return "\n".join(lines)
 
     def _filtered(self) -> str:

@@ -1,4 +1,4 @@
-"""How the offline job runs, and what its cache holds beside latents and masks."""
+"""Settings of the offline job."""
 
 from typing import Literal
 
@@ -14,10 +14,10 @@ class JobSettings(Settings):
     group = "job"
 
     variants: Count = 1
-    """Masks and offsets for each picture; they share one encode of the full picture."""
+    """Masks and offsets for each image; they share one encode of the full image."""
 
     seed: int = 0
-    """Of every random choice."""
+    """Seed of every random choice."""
 
     batch_size: Count = 8
     """Samples encoded at a time."""
@@ -26,16 +26,16 @@ class JobSettings(Settings):
     """ "auto", "cpu", "cuda", "cuda:1", "mps"."""
 
     storage: Storage = "float16"
-    """Of the latents in the cache."""
+    """Number type of the latents in the cache."""
 
     num_workers: Natural = 2
     """Threads that decode."""
 
     on_bad: OnBad = "quarantine"
-    """"quarantine" bad samples and go on, or "raise" at the first one."""
+    """"quarantine" bad samples and continue, or "raise" at the first one."""
 
     max_bad_fraction: Share = 0.01
     """Share of quarantined samples in the cache above which the run counts as failed."""
 
     dry_run: bool = False
-    """Only look: what is to do, and how long it would take by a short probe. Writes nothing."""
+    """Only print what is to do, and how long it would take by a short probe. Writes nothing."""

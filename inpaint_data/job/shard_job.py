@@ -1,4 +1,4 @@
-"""From decoded batches to committed shards: threads decode ahead, this one encodes, another one writes."""
+"""Work of the job: threads decode batches ahead, this one encodes, another one writes and commits shards."""
 
 import time
 from collections import deque
@@ -32,10 +32,10 @@ BATCHES_AHEAD = 2  # decoded ones that may wait for the device
 
 @dataclass(frozen=True)
 class Work:
-    """What a job does with each shard, whichever it is."""
+    """Everything a job needs to cache any shard."""
 
     examples: ExampleSettings
-    own: Sequence[Stage]
+    own_stages: Sequence[Stage]
     encoder: Encoder
     device: torch.device
     job: JobSettings
@@ -48,28 +48,28 @@ class Work:
         """The pictures of some shards in batches, read and decoded ahead, with Faults and ShardEnds among them."""
         variants = range(self.job.variants)
         stages = image_stages(
-            shards, self.examples, self.own, self.job.batch_size, variants, max(1, self.job.num_workers), tally
+            shards, self.examples, self.own_stages, self.job.batch_size, variants, max(1, self.job.num_workers), tally
         )
         return ahead(iter(wds.DataPipeline(*stages, in_pinned_memory())), BATCHES_AHEAD)
 
 
 class Committer:
-    """Writes encoded batches to the shard in hand; runs in the writing thread alone."""
+    """Writes encoded batches to the current shard; runs in the writing thread alone."""
 
     def __init__(self, root: Path, cache_fingerprint: str, work: Work, summary: Summary) -> None:
         self._root, self._fingerprint, self._work, self._summary = root, cache_fingerprint, work, summary
         self._shard: ShardWriter | None = None
         self._faults: list[Fault] = []
-        self._spoilt = False
+        self._failed = False
 
     @contextmanager
     def _step(self) -> Iterator[None]:
-        """A step that fails spoils the shard: what waits behind it runs before anybody knows, and must not commit."""
-        if self._spoilt:
+        """Steps that were queued after a failed one still run, and must not commit the shard."""
+        if self._failed:
             raise CacheError("an earlier step of this shard failed")
-        self._spoilt = True
+        self._failed = True
         yield
-        self._spoilt = False
+        self._failed = False
 
     def _open(self, shard: str) -> ShardWriter:
         if self._shard is None:
@@ -82,7 +82,7 @@ class Committer:
             self._add(shard, variants, list(faults))
 
     def note(self, fault: Fault) -> None:
-        """Account for a sample that does not come through."""
+        """Record a sample that is not cached."""
         with self._step():
             self._take([fault])
 
@@ -100,9 +100,9 @@ class Committer:
                 faults.append(Fault(shard, key, str(error), None, None))
         self._take(faults)
         for batch in variants:
-            there = (batch["mask"] > 0.5).flatten(1).any(1)  # what models are fed of a soft one
-            self._summary.masks += there.numel()
-            self._summary.empty_masks += int((~there).sum())
+            has_hole = (batch["mask"] > 0.5).flatten(1).any(1)  # as recipes feed a soft mask to models
+            self._summary.masks += has_hole.numel()
+            self._summary.empty_masks += int((~has_hole).sum())
         self._summary.write_seconds += time.perf_counter() - started
 
     def _commit(self, end: ShardEnd) -> Sidecar:
@@ -137,14 +137,15 @@ class Committer:
         self._faults += faults
 
     def drop(self) -> None:
-        """Leave no trace of the shard in hand."""
+        """Remove what was written of the current shard."""
         if self._shard is not None:
             self._shard.drop()
 
 
 def cache_shards(work: Work, shards: list[str], committer: Committer, summary: Summary) -> None:
-    """Encode and commit `shards` in their order; at any error the shard in hand is dropped and the others stay."""
-    progress, total_bytes, tally = Progress(len(shards)), sum(map(shard_size, shards)), Tally()
+    """Encode and commit `shards` in their order; at any error the current shard is dropped and the others stay."""
+    progress, tally = Progress(len(shards)), Tally()
+    total_bytes = sum(map(shard_size, shards))
     pending: deque[Future[Sidecar | None]] = deque()
 
     def finish_one() -> None:
@@ -180,7 +181,7 @@ def cache_shards(work: Work, shards: list[str], committer: Committer, summary: S
 
 
 def encode(work: Work, batch: ImageBatch) -> tuple[list[Batch], list[Fault]]:
-    """Encode on the device and bring the result to the host; samples that stay NaN are left out and named.
+    """Encode a batch on the device and bring it to the CPU; samples whose latents stay NaN become faults.
 
     Returns:
         A batch for each variant, and the faults.
@@ -194,7 +195,7 @@ def encode(work: Work, batch: ImageBatch) -> tuple[list[Batch], list[Fault]]:
         except EncodeError as error:
             bad = set(error.indexes)
             keys = rows["__key__"]
-            reason = "the VAE gives NaN or infinity for it, in float32 too; look at the picture"
+            reason = "the VAE gives NaN or infinity for it, in float32 too; look at the image"
             faults += [Fault(rows["__shard__"][index], keys[index], reason, None, None) for index in sorted(bad)]
             rows = select(rows, [index for index in range(len(keys)) if index not in bad])
-    return [to_device(each, torch.device("cpu")) for each in encoded], faults
+    return [to_device(variant, torch.device("cpu")) for variant in encoded], faults

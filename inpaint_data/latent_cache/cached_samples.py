@@ -1,4 +1,4 @@
-"""From the members of cached samples to a batch: what `LatentCache` and the `cached` stage both do."""
+"""Batches of cached samples from their members, for `LatentCache` and the `cached` stage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,20 +23,20 @@ class CachedSample:
 
     key: str
     shard: str
-    members: Mapping[str, Bytes]  # at least the record and the masks; latents that are not wanted are left out
+    members: Mapping[str, Bytes]  # the record, the masks, and those of the latents that were asked for
     variant: int  # which of the masks
     variants: int  # how many there are
     carried: dict[str, Any] = field(default_factory=dict)
 
 
 def check_posterior(posterior: str) -> None:
-    """Raises UsageError for one that is unknown."""
+    """Raises UsageError if it is unknown."""
     if posterior not in POSTERIORS:
         raise UsageError(f"posterior: {posterior!r} is unknown; choose from {', '.join(POSTERIORS)}")
 
 
 def batch_of(samples: Sequence[CachedSample], posterior: Posterior, seed: int, epoch: int) -> Batch:
-    """The batch of some samples of one size.
+    """The batch of samples of one size.
 
     Args:
         samples: at least one.
@@ -46,12 +46,12 @@ def batch_of(samples: Sequence[CachedSample], posterior: Posterior, seed: int, e
     Raises:
         CacheError, ValueError, KeyError, TypeError: a member is not what a cache has.
     """
-    records = [_read(each, RECORD) for each in samples]
-    moments = bool(records[0]["has_posterior"])
-    keys = [each.key for each in samples]
-    arrays = [name for name in ARRAYS if all(name in each.members for each in samples)]
+    records = [_read(sample, RECORD) for sample in samples]
+    has_posterior = bool(records[0]["has_posterior"])
+    keys = [sample.key for sample in samples]
+    arrays = [name for name in ARRAYS if all(name in sample.members for sample in samples)]
     latents = {
-        ARRAYS[name].key: _latents(name, samples, posterior if moments else "moments", keys, seed, epoch)
+        ARRAYS[name].key: _latents(name, samples, posterior if has_posterior else "moments", keys, seed, epoch)
         for name in arrays
     }
     batch: dict[str, Any] = {
@@ -59,15 +59,15 @@ def batch_of(samples: Sequence[CachedSample], posterior: Posterior, seed: int, e
         "mask": _masks(samples),
         "offset": torch.tensor([record["offset"] for record in records]),
         "window": [record["window"] for record in records],
-        "variant": torch.tensor([each.variant for each in samples]),
+        "variant": torch.tensor([sample.variant for sample in samples]),
         "caption": [record["caption"] for record in records],
         "generator": [record["generator"] for record in records],
         "edits": [record["edits"] for record in records],
         **{name: torch.tensor([record[name] for record in records]) for name in SIZES},
         "flip": torch.tensor([record["flip"] for record in records]),
-        "carried": [each.carried for each in samples],
+        "carried": [sample.carried for sample in samples],
         "__key__": keys,
-        "__shard__": [each.shard for each in samples],
+        "__shard__": [sample.shard for sample in samples],
     }
     return cast(Batch, batch)
 
@@ -77,16 +77,16 @@ def _read(sample: CachedSample, name: str) -> Any:
 
 
 def _masks(samples: Sequence[CachedSample]) -> Tensor:
-    """(B, 1, H, W) bool, or of soft ones float32 in [0, 1]."""
+    """(B, 1, H, W) bool, or float32 in [0, 1] if soft."""
     name = masks_member(samples[0].members)
-    stacked = torch.from_numpy(np.stack([_read(each, name) for each in samples]))[:, None]
+    stacked = torch.from_numpy(np.stack([_read(sample, name) for sample in samples]))[:, None]
     return from_levels(stacked) if name == SOFT_MASK else stacked
 
 
 def _latents(
     name: str, samples: Sequence[CachedSample], posterior: Posterior, keys: Sequence[str], seed: int, epoch: int
 ) -> Tensor:
-    """One tensor for the batch, filled from the mapped files without a copy in between; float32."""
+    """One float32 tensor for the batch, filled from the mapped files without a copy in between."""
     raw = None
     for row, sample in enumerate(samples):
         array = _read(sample, name)
@@ -96,7 +96,7 @@ def _latents(
             raise CacheError(f"{name}: {array.shape} and {raw.shape[1:]} do not go into one batch")
         raw[row] = array
     assert raw is not None
-    moments = torch.from_numpy(raw)
+    moments = torch.from_numpy(raw)  # or latents, of an autoencoder without a posterior
     if posterior == "moments":
         return moments
     mean = moments.chunk(2, dim=1)[0]

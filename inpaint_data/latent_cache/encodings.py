@@ -1,6 +1,6 @@
-"""How arrays, masks and records become the bytes of a cached member, and come back.
+"""Encodings: arrays, masks and records to the bytes of a cached member, and back.
 
-Shapes: K masks of a sample, H W the picture.
+Shapes: K masks of a sample, H W the image.
 """
 
 import io
@@ -33,7 +33,7 @@ def read_npy(data: Bytes) -> npt.NDArray[Any]:
 
 @lru_cache(64)
 def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype; the samples of a cache have but a few headers between them."""
+    """Shape and dtype; kept, since the samples of a cache have only a few different headers."""
     file = io.BytesIO(header)
     np.lib.format.read_magic(file)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
@@ -43,7 +43,7 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def pbm_bytes(masks: npt.NDArray[np.bool_]) -> bytes:
-    """(K, H, W) bool, True = repaint -> a binary PBM of K pictures stacked downwards, repaint white.
+    """(K, H, W) bool, True = repaint -> a binary PBM of K masks stacked downwards, repaint white.
 
     In P4 a set bit is black, so the bits are the complement; rows are padded to whole bytes.
     """
@@ -53,31 +53,31 @@ def pbm_bytes(masks: npt.NDArray[np.bool_]) -> bytes:
 
 
 def read_pbm(data: Bytes, count: int) -> npt.NDArray[np.bool_]:
-    """The (K, H, W) bool masks in what `pbm_bytes` made, K = `count`."""
+    """The (K, H, W) bool masks that `pbm_bytes` encoded, K = `count`."""
     data = bytes(data)
     magic, size, pixels = data.split(b"\n", 2)
     width, rows = map(int, size.split())
     packed = np.frombuffer(pixels, np.uint8)
     if magic != b"P4" or rows % count or packed.size != rows * ((width + 7) // 8):
-        raise CacheError(f"mask.pbm: not a P4 picture of {count} masks")
+        raise CacheError(f"mask.pbm: not a P4 file of {count} masks")
     bits = np.unpackbits(packed.reshape(rows, -1), axis=1, count=width)
     masks: npt.NDArray[np.bool_] = (bits == 0).reshape(count, rows // count, width)
     return masks
 
 
 def png_bytes(levels: npt.NDArray[np.uint8]) -> bytes:
-    """(K, H, W) uint8, 255 = repaint -> a grey PNG of K pictures stacked downwards."""
+    """(K, H, W) uint8, 255 = repaint -> a grey PNG of K masks stacked downwards."""
     from inpaint_data.pictures.images import encode_png  # soft masks alone need Pillow
 
     return encode_png(levels.reshape(-1, levels.shape[-1]))
 
 
 def read_png(data: Bytes, count: int) -> npt.NDArray[np.uint8]:
-    """The (K, H, W) uint8 masks in what `png_bytes` made, K = `count`.
+    """The (K, H, W) uint8 masks that `png_bytes` encoded, K = `count`.
 
     Raises:
-        SampleError: not a PNG, damaged, or too large a picture.
-        CacheError: another kind of picture.
+        SampleError: not a PNG, damaged, or too large.
+        CacheError: another kind of image, or not of K masks.
     """
     from inpaint_data.pictures.images import decode_image  # as above
 
@@ -87,12 +87,12 @@ def read_png(data: Bytes, count: int) -> npt.NDArray[np.uint8]:
         raise CacheError("soft_mask.png: not a grey PNG of 8 bits")
     levels = decode_image(data)[..., 0]
     if len(levels) % count:
-        raise CacheError(f"soft_mask.png: not a picture of {count} masks")
+        raise CacheError(f"soft_mask.png: its height is not that of {count} masks")
     return levels.reshape(count, -1, levels.shape[-1])
 
 
 def json_bytes(value: Any) -> bytes:
     """The one way JSON is written here: sorted and compact, so that equal values are equal bytes."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    # A name that is not UTF-8 comes as lone surrogates, which JSON can escape.
+    # A name that is not UTF-8 has lone surrogates, which JSON can escape.
     return text.encode("utf-8", "backslashreplace") + b"\n"

@@ -1,4 +1,4 @@
-"""What stands in the files of a cache beside its shards: `cache.json` and the sidecars."""
+"""The files of a cache beside its shards: `cache.json` and the sidecars."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class CacheFile:
-    """What `cache.json` says. `settings_json` is what the fingerprint covers; without `totals` a job is under way."""
+    """The content of `cache.json`. The fingerprint covers `settings_json`; without `totals` a job is under way."""
 
     fingerprint: str
     settings_json: dict[str, Any]
@@ -36,14 +36,14 @@ class CacheFile:
 
     @cached_property
     def settings(self) -> "CacheSettings":
-        """Raises CacheError where they are not those of a cache."""
+        """Raises CacheError if they are not those of a cache."""
         # Here, since reading a cache for training needs none of it.
         from inpaint_data.latent_cache.settings import CacheSettings
 
         return CacheSettings.from_json(self.settings_json)
 
     def to_bytes(self) -> bytes:
-        """As it stands on disk, indented: people read this one."""
+        """The bytes of the file, indented for people to read."""
         content = {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
@@ -54,7 +54,7 @@ class CacheFile:
 
 
 def read_cache_file(root: Path) -> CacheFile:
-    """What the `cache.json` of the cache at `root` says.
+    """The content of the `cache.json` at `root`.
 
     Raises:
         UsageError: no such folder.
@@ -82,7 +82,7 @@ def read_cache_file(root: Path) -> CacheFile:
 
 
 def is_cache(root: str | Path) -> bool:
-    """Whether a folder or a URL is a cache: it has a `cache.json`, whatever else lies there."""
+    """True if a folder or a URL has a `cache.json`, whatever else is there."""
     if not is_url(str(root)):
         return (Path(root).expanduser() / CACHE_FILE).is_file()
     import fsspec  # only what lies elsewhere needs it
@@ -95,8 +95,8 @@ def is_cache(root: str | Path) -> bool:
 
 
 def has_sidecars(folder: str | Path) -> bool:
-    """Whether a local folder has what a cache's sidecars look like: a `x.json` beside a `x.tar` that says so itself."""
-    for path in committed(Path(folder)) if Path(folder).is_dir() else ():
+    """True if a local folder has the sidecar of a cache: an `x.json` beside an `x.tar`, with the fields of one."""
+    for path in committed(Path(folder)):
         if path.with_suffix(".tar").exists():
             try:
                 return bool({"format", "fingerprint", "index"} <= json.loads(path.read_bytes()).keys())
@@ -106,7 +106,7 @@ def has_sidecars(folder: str | Path) -> bool:
 
 
 def missing_cache_file(root: str, sidecars: bool) -> str:
-    """What to say of a folder without a `cache.json`."""
+    """The error for a folder without a `cache.json`."""
     if sidecars:
         return (
             f"{root}: has the tars and sidecars of a cache, but no {CACHE_FILE}; run the cache command with the "
@@ -116,7 +116,7 @@ def missing_cache_file(root: str, sidecars: bool) -> str:
 
 
 def write_cache_file(root: Path, settings: Mapping[str, Any], totals: Mapping[str, int] | None) -> None:
-    """Write `cache.json`. Without totals it says that a job is under way, or was when it died."""
+    """Write `cache.json`. Without totals a job is under way, or was when it died."""
     content = CacheFile(fingerprint(settings), dict(settings), None if totals is None else dict(totals))
     write_file(root / CACHE_FILE, content.to_bytes())
 
@@ -127,15 +127,15 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
         names = sorted({*old, *new})
         return [
             line
-            for each in names
-            for line in differences(old.get(each), new.get(each), f"{name}.{each}" if name else str(each))
+            for key in names
+            for line in differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
         ]
     return [] if old == new else [f"{name}: the cache has {json.dumps(old)}, this run {json.dumps(new)}"]
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A sample, or an extent [offset, end) of bytes, that did not come through."""
+    """A sample, or an extent [offset, end) of bytes, that is not in the cache."""
 
     key: str | None
     reason: str
@@ -145,7 +145,7 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What stands beside a shard and commits it. What `filtered` lists was left out on purpose."""
+    """The file beside a shard that commits it. The samples in `filtered` were left out on purpose."""
 
     shard: str
     fingerprint: str
@@ -162,11 +162,11 @@ class Sidecar:
 
     @property
     def lost_its_end(self) -> bool:
-        """Whether the input was damaged so that all behind some byte was lost."""
+        """True if the input was damaged so that all behind some byte was lost."""
         return any(entry.end is not None and entry.end == self.input["size"] for entry in self.quarantined)
 
     def to_bytes(self) -> bytes:
-        """As it stands on disk. `sha256` is that of the rest, so that an edited sidecar is told from a written one."""
+        """The bytes of the file. `sha256` is the hash of the other fields, so that an edit is noticed."""
         content = {
             "format": FORMAT,
             "shard": self.shard,
@@ -189,8 +189,8 @@ class Sidecar:
             fields = json.loads(data)
             if fields.get("format") != FORMAT:
                 raise ValueError(f"it says format {fields.get('format')}")
-            if wrong := list(_disagreements(path, fields)):
-                raise ValueError("; ".join(wrong))
+            if problems := list(_problems(path, fields)):
+                raise ValueError("; ".join(problems))
             sidecar = cls(
                 shard=fields["shard"],
                 fingerprint=fields["fingerprint"],
@@ -210,14 +210,14 @@ class Sidecar:
         return sidecar
 
 
-def _disagreements(path: Path, fields: Mapping[str, Any]) -> Iterator[str]:
-    """What a sidecar from a stranger may get wrong though its hash is right: it must name its own tar, inside it."""
+def _problems(path: Path, fields: Mapping[str, Any]) -> Iterator[str]:
+    """What can be wrong in a sidecar from a stranger though its hash is right."""
     if fields["shard"] != f"{path.stem}.tar":
         yield f"it is the sidecar of {fields['shard']!r}"
-    for what in ("input", "output"):
-        file = fields[what]
+    for name in ("input", "output"):
+        file = fields[name]
         if not (isinstance(file, dict) and is_count(file.get("size")) and isinstance(file.get("sha256"), str)):
-            yield f"its {what} has no size and sha256"
+            yield f"its {name} has no size and sha256"
     if not isinstance(fields["fingerprint"], str):
         yield "its fingerprint is not a text"
     if not is_count(fields["variants"]) or not fields["variants"]:

@@ -1,4 +1,4 @@
-"""Where every member of every sample of one shard lies: the columns of a sidecar."""
+"""Index of one shard: the place of every member of every sample, as the columns of a sidecar."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,12 +13,12 @@ SIDES = ("height", "width")
 
 
 class ShardIndex:
-    """The samples of a shard in their order: keys, extents of members, sizes of pictures.
+    """The samples of a shard in their order: keys, extents of members, sizes of images.
 
     Attributes:
         keys: of the samples.
         offsets, sizes: member name -> (N,) int64, its byte offset and size in the tar; -1 where a sample has none.
-        target_sizes: (N, 2) int64, height and width of each picture.
+        target_sizes: (N, 2) int64, height and width of each image.
     """
 
     def __init__(
@@ -34,21 +34,21 @@ class ShardIndex:
         target_sizes: Sequence[Sequence[int]],
     ) -> "ShardIndex":
         """From the (offset, size) of each member of each sample."""
-        names = sorted({name for each in extents for name in each})
+        names = sorted({name for members in extents for name in members})
         offsets, sizes = (
-            {name: np.array([each.get(name, (-1, -1))[column] for each in extents], np.int64) for name in names}
+            {name: np.array([members.get(name, (-1, -1))[column] for members in extents], np.int64) for name in names}
             for column in (0, 1)
         )
         return cls(list(keys), offsets, sizes, np.array(target_sizes, np.int64).reshape(-1, 2))
 
     @property
     def members(self) -> Collection[str]:
-        """Of any sample."""
+        """The members that any sample has."""
         return self.offsets.keys()
 
     @property
     def masks(self) -> str:
-        """The member that has the masks."""
+        """The name of the member with the masks."""
         return masks_member(self.members)
 
     @property
@@ -80,27 +80,27 @@ class ShardIndex:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any], end: int) -> "ShardIndex":
-        """What `to_json` made, of a tar of `end` bytes.
+        """The index that `to_json` encoded, of a tar of `end` bytes.
 
         Raises:
-            ValueError: a stranger's columns may get wrong what their hash does not tell; the message says what.
+            ValueError: the columns are wrong, as those from a stranger may be though their hash is right.
         """
-        if wrong := "; ".join(_disagreements(fields["keys"], fields["index"], fields["target_size"], end)):
-            raise ValueError(wrong)
+        if problems := "; ".join(_problems(fields["keys"], fields["index"], fields["target_size"], end)):
+            raise ValueError(problems)
         offsets, sizes = (
-            {name: np.array(columns[which], np.int64) for name, columns in fields["index"].items()}
-            for which in ("offset", "size")
+            {name: np.array(columns[column], np.int64) for name, columns in fields["index"].items()}
+            for column in ("offset", "size")
         )
         sides = np.array([fields["target_size"][name] for name in SIDES], np.int64).T.reshape(-1, 2)
         return cls(fields["keys"], offsets, sizes, sides)
 
 
 def is_count(value: object) -> bool:
-    """Whether a value of JSON is a whole number, 0 or more."""
+    """True if a value of JSON is a whole number, 0 or more."""
     return type(value) is int and 0 <= value < 2**63
 
 
-def _disagreements(keys: Any, index: Any, sides: Any, end: int) -> Iterator[str]:
+def _problems(keys: Any, index: Any, sides: Any, end: int) -> Iterator[str]:
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys) and isinstance(index, dict)):
         yield "it has no keys and index"
         return
@@ -111,7 +111,6 @@ def _disagreements(keys: Any, index: Any, sides: Any, end: int) -> Iterator[str]
         yield f"its target_size does not have a height and a width for each of {len(keys)} samples"
     if len(set(keys)) < len(keys):
         yield f"its key {next(key for key in keys if keys.count(key) > 1)!r} comes twice"
-    own = MEMBERS.keys()
     for name in sorted(index.keys() | (REQUIRED | {masks_member(index)} if keys else set())):
         columns = index.get(name)
         if not (isinstance(columns, dict) and columns.keys() == {"offset", "size"}):
@@ -120,6 +119,6 @@ def _disagreements(keys: Any, index: Any, sides: Any, end: int) -> Iterator[str]
             yield f"its index of {name} does not have an entry for each of {len(keys)} samples"
         else:
             for key, *place in zip(keys, columns["offset"], columns["size"], strict=True):
-                absent = place == [-1, -1] and name not in own
+                absent = place == [-1, -1] and name not in MEMBERS
                 if not absent and not (all(map(is_count, place)) and sum(place) <= end):
                     yield f"its index says {place} for {name} of sample {key!r}"

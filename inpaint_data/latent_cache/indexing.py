@@ -1,4 +1,4 @@
-"""Sidecars for the tars of a cache that has lost them, or that another tool wrote."""
+"""Indexing: sidecars for the tars of a cache that has lost them, or that another tool wrote."""
 
 import io
 import json
@@ -40,10 +40,10 @@ from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, locate_
 
 
 def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[str]:
-    """Write the sidecars that a folder of tars lacks, and its `cache.json`.
+    """Write the sidecars that are missing from a folder of tars, and its `cache.json`.
 
-    Every sample is checked as `verify` does it. What the shards were made from is not known, so the cache command,
-    given their inputs, would make them again.
+    Every sample is checked as `verify` does it. The inputs of the shards are unknown, so the cache command, given
+    their inputs, would make them again.
 
     Args:
         root: the folder. Its tars have the members of cache format 1.
@@ -60,27 +60,27 @@ def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[
     tars = sorted(root.glob("*.tar"))
     if not tars:
         raise UsageError(f"{root}: no tar here to index; name the folder of a cache")
-    lacking = [path for path in tars if not sidecar_path(root, path.stem).exists()]
+    unindexed = [path for path in tars if not sidecar_path(root, path.stem).exists()]
     has_file = (root / CACHE_FILE).exists()
     settings = read_cache_file(root).settings if has_file else None
-    if settings is None and len(lacking) < len(tars):
+    if settings is None and len(unindexed) < len(tars):
         raise CacheError(
             f"{root}: has sidecars but no {CACHE_FILE}; run the cache command with the same settings, it writes it anew"
         )
     if settings is None:
         if vae is None:
             raise UsageError(f"vae: there is no {CACHE_FILE} in {root}; name the VAE that made these latents")
-        settings = _settings(lacking, load_vae(vae) if isinstance(vae, str) else vae)
+        settings = _settings(unindexed, load_vae(vae) if isinstance(vae, str) else vae)
     check = SampleCheck(settings.expected)
-    made = [_sidecar(path, settings, check) for path in lacking]
-    for sidecar in made:
+    sidecars = [_sidecar(path, settings, check) for path in unindexed]
+    for sidecar in sidecars:
         write_file(sidecar_path(root, Path(sidecar.shard).stem), sidecar.to_bytes())
     write_cache_file(root, settings.to_json(), totals([Sidecar.read(path) for path in committed(root)]))
-    return [sidecar.shard for sidecar in made]
+    return [sidecar.shard for sidecar in sidecars]
 
 
 def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
-    """What the first sample, and the offsets and windows of all, say of how they were made."""
+    """The settings as far as samples show them: the first one, and the offsets, windows and sizes of all."""
     offsets: list[int] = []
     windows: set[str] = set()
     sizes: set[tuple[int, int]] = set()
@@ -91,7 +91,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
             record = _record(path, sample)
             for variant in record["variants"]:
                 offsets.append(int(variant["offset"]))
-                windows.add(str(variant.get("window", "square")))  # that it is missing, the check will say
+                windows.add(str(variant.get("window", "square")))  # the check reports a missing one
             sizes.add(tuple(record["target_size"]))
     if first is None:
         raise CacheError(f"{tars[0]}: no sample in any of the tars; name the folder of a cache")
@@ -121,7 +121,7 @@ def _storage(dtype: str) -> Storage:
 
 
 def _record(path: Path, sample: Sample) -> dict[str, Any]:
-    """What a sample says of itself, as far as the settings need it; the check says the rest."""
+    """The record of a sample, checked as far as the settings need it; `SampleCheck` checks the rest."""
     try:
         record = json.loads(sample.members[RECORD])
         if not record["variants"] or len(record["target_size"]) != 2:
@@ -158,8 +158,8 @@ def _sidecar(path: Path, settings: CacheSettings, check: SampleCheck) -> Sidecar
     extents: list[dict[str, tuple[int, int]]] = []
     target_sizes: list[tuple[int, int]] = []
     for sample in _samples(path):
-        own = {name: data for name, data in sample.members.items() if name in MEMBERS}
-        for problem in check.problems(own):
+        members = {name: data for name, data in sample.members.items() if name in MEMBERS}
+        for problem in check.problems(members):
             raise CacheError(f"{path}, sample {sample.key!r}: {problem}; take it out, or fix it")
         keys.append(sample.key)
         extents.append({name: (sample.offsets[name], len(data)) for name, data in sample.members.items()})
@@ -168,7 +168,7 @@ def _sidecar(path: Path, settings: CacheSettings, check: SampleCheck) -> Sidecar
     return Sidecar(
         shard=path.name,
         fingerprint=settings.fingerprint,
-        input={"name": path.name, "size": 0, "sha256": ""},  # nobody knows
+        input={"name": path.name, "size": 0, "sha256": ""},  # unknown
         output={"size": identity.size, "sha256": identity.sha256},
         variants=settings.variants,
         index=ShardIndex.of(keys, extents, target_sizes),

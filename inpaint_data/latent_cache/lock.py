@@ -1,4 +1,4 @@
-"""Who may write to a cache: the processes of one job at a time, and no dead ones for ever."""
+"""Lock of a cache: one job writes to it at a time, and the lock of a dead process does not last."""
 
 import json
 import os
@@ -24,40 +24,40 @@ def locked(root: Path, rank: int = 0, job: str = "") -> Iterator[None]:
 
     A lock is a file with the holder's host and process, touched as a sign of life. A holder on this machine is dead
     when its process is gone; one on another machine when it has given no sign for five minutes. Each process makes
-    its own lock first and looks for those of other jobs then: of two jobs that start at once, none goes on unseen.
+    its own lock first and then looks for those of other jobs, so two jobs that start at once see each other.
 
     Raises:
-        CacheError: another job that lives holds it, or this job's process of that rank.
+        CacheError: a living process of another job holds it, or of this job with the same rank.
     """
-    own = {
+    holder = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "born": _born(os.getpid()),
+        "born": _start_of(os.getpid()),
         "id": uuid.uuid4().hex,
         "job": job or uuid.uuid4().hex,
     }
     path = root / f"{LOCK}{rank}"
-    while not _create(path, own):
-        _refuse_or_bury(root, path)
+    while not _create(path, holder):
+        _refuse_or_remove(root, path)
     stopped = threading.Event()
     heart = threading.Thread(target=_beat, args=(path, stopped), name="inpaint_data-lock", daemon=True)
     heart.start()
     try:
         for other in sorted(root.glob(f"{LOCK}[0-9]*")):
-            holder = _holder(other)
-            if other != path and holder is not None and holder.get("job") != own["job"]:
-                _refuse_or_bury(root, other)
+            other_holder = _holder(other)
+            if other != path and other_holder is not None and other_holder.get("job") != holder["job"]:
+                _refuse_or_remove(root, other)
         yield
     finally:
         stopped.set()
         heart.join()
         with suppress(OSError):  # the folder may be gone or read-only by now
-            if _holder(path) == own:
+            if _holder(path) == holder:
                 path.unlink()
 
 
-def _born(pid: int) -> str | None:
-    """When the process started, in the kernel's ticks: a dead process's number may come again. None if unknown."""
+def _start_of(pid: int) -> str | None:
+    """When the process started, in the kernel's ticks, since process numbers are used again. None if unknown."""
     try:
         # The name, in brackets, may have spaces; the start time is the twentieth field after it.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -65,11 +65,11 @@ def _born(pid: int) -> str | None:
         return None
 
 
-def _create(path: Path, own: dict[str, Any]) -> bool:
-    """Put the lock there in one step, whole; False when there is one. A hard link fails where a rename would not."""
-    temporary = path.with_name(f".new{path.name}.{own['id']}")
+def _create(path: Path, holder: dict[str, Any]) -> bool:
+    """Create the lock in one step, whole; False if there is one. A hard link fails where a rename would replace it."""
+    temporary = path.with_name(f".new{path.name}.{holder['id']}")
     try:
-        temporary.write_text(json.dumps(own))
+        temporary.write_text(json.dumps(holder))
         os.link(temporary, path)
     except FileExistsError:
         return False
@@ -82,7 +82,7 @@ def _create(path: Path, own: dict[str, Any]) -> bool:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Who the lock says holds it; None when it is gone, empty when it cannot be read."""
+    """The holder of a lock; None if the lock is gone, empty if it cannot be read."""
     try:
         holder = json.loads(path.read_text())
     except FileNotFoundError:
@@ -92,38 +92,39 @@ def _holder(path: Path) -> dict[str, Any] | None:
     return holder if isinstance(holder, dict) else {}
 
 
-def _refuse_or_bury(root: Path, path: Path) -> None:
-    """Refuse if the holder of that lock lives; else take the lock away. The caller looks again."""
+def _refuse_or_remove(root: Path, path: Path) -> None:
+    """Raise CacheError if the holder of that lock is alive; else remove the lock. The caller tries again."""
     holder = _holder(path)
     if holder is None:
         return
-    if _lives(path, holder):
-        who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "somebody"
+    if _is_alive(path, holder):
+        known = {"pid", "host"} <= holder.keys()
+        writer = f"process {holder['pid']} on {holder['host']}" if known else "another process"
         raise CacheError(
-            f"{root}: {who} is writing to this cache; wait for it, or stop it and start again "
+            f"{root}: {writer} is writing to this cache; wait for it, or stop it and start again "
             f"(one on another machine counts as dead {STALE / 60:.0f} minutes after its last sign of life)"
         )
-    grave = path.with_name(f".old{path.name}.{uuid.uuid4().hex}")
-    with suppress(FileNotFoundError):  # somebody else was quicker
-        os.rename(path, grave)
-        if _holder(grave) == holder:
-            grave.unlink()
-        else:  # not the dead one's: somebody took it over between the look and the rename
-            os.rename(grave, path)
+    aside = path.with_name(f".old{path.name}.{uuid.uuid4().hex}")
+    with suppress(FileNotFoundError):  # another process was quicker
+        os.rename(path, aside)
+        if _holder(aside) == holder:
+            aside.unlink()
+        else:  # a new lock, made between the look and the rename
+            os.rename(aside, path)
 
 
-def _lives(path: Path, holder: dict[str, Any]) -> bool:
+def _is_alive(path: Path, holder: dict[str, Any]) -> bool:
     if holder.get("host") != socket.gethostname():
         return _seconds_since_sign(path) < STALE
     pid = holder.get("pid")
     if not isinstance(pid, int) or pid <= 0:
         return False
-    born = _born(pid)
-    return is_running(pid) and (born is None or holder.get("born") in (None, born))
+    start = _start_of(pid)
+    return is_running(pid) and (start is None or holder.get("born") in (None, start))
 
 
 def _seconds_since_sign(path: Path) -> float:
-    """By the file system's own clock: those of two machines may differ."""
+    """Measured by the clock of the file system, since those of two machines may differ."""
     probe = path.with_name(f".now{path.name}.{uuid.uuid4().hex}")
     probe.touch()
     try:

@@ -1,6 +1,6 @@
-"""What a cached sample has: one table of members, each with its way to bytes, from bytes, and what is checked of them.
+"""Members of a cached sample: one table, each with how it is written, read and checked.
 
-A new member is a row of `MEMBERS`. Shapes: K mask variants, C latent channels (2C for moments), H W the picture, h w
+A new member is a row of `MEMBERS`. Shapes: K mask variants, C latent channels (2C for moments), H W the image, h w
 latents.
 """
 
@@ -41,48 +41,48 @@ FIELDS_OF_VARIANT = {"offset", "window", "generator", "edits", "coverage"}
 
 @dataclass(frozen=True)
 class Storing:
-    """How a job stores what it encoded."""
+    """Settings of a job for its latents."""
 
     storage: str  # of latents, "float16" or "float32"
-    has_posterior: bool  # whether latents are moments
+    has_posterior: bool  # latents are moments
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the settings of a cache say of every sample."""
+    """The values that every sample of a cache must have, by its settings."""
 
     variants: int
-    sizes: frozenset[tuple[int, int]]  # of pictures and masks
-    factor: int  # how much smaller latents are
+    sizes: frozenset[tuple[int, int]]  # of images and masks
+    factor: int  # pixels per latent along each side
     storage: str
     has_posterior: bool
     offsets: tuple[int, int]
     windows: tuple[str, ...]
-    members: frozenset[str]  # which of `MEMBERS` there are
+    members: frozenset[str]  # those of `MEMBERS` that there are
 
 
 @dataclass
 class Seen:
-    """What the members of one sample, and those of the samples before it, said so far."""
+    """Values found in the members checked so far, of one sample and of those before it."""
 
     channels: int = 0  # the first sample sets how many all have, which no setting says
-    size: tuple[int, int] = (0, 0)  # of the picture of the sample in hand
+    size: tuple[int, int] = (0, 0)  # of the image of the current sample
 
 
 class Codec(Protocol):
-    """How one member is stored."""
+    """One kind of member: how it is written, read and checked."""
 
     def takes(self, batch: Batch) -> bool:
-        """Whether samples of this batch have the member."""
+        """True if the samples of this batch have the member."""
 
-    def write(self, batches: Sequence[Batch], row: int, how: Storing) -> bytes:
-        """The member of one sample, from the batches of its K variants. Raises SampleError where it cannot be."""
+    def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:
+        """The bytes for one sample, from the batches of its K variants. Raises SampleError if it cannot be stored."""
 
     def read(self, data: Bytes, variant: int, variants: int) -> Any:
-        """What a batch of that variant has of it; arrays are views into `data` where they can be."""
+        """The content for one variant; arrays are views into `data` where possible."""
 
     def check(self, data: bytes, expected: Expected, seen: Seen) -> Any:
-        """What is in it. Raises SampleError with what is wrong, to be said after the member's name."""
+        """The content of all variants. Raises SampleError with the problem, without the member's name."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ class Latents:
     def takes(self, batch: Batch) -> bool:
         return self.key in batch
 
-    def write(self, batches: Sequence[Batch], row: int, how: Storing) -> bytes:
+    def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:
         rows = [_tensor(batch, self.key)[row] for batch in batches]
         array = (torch.stack(rows) if self.per_variant else rows[0]).numpy()
         with np.errstate(over="ignore"):
-            stored = array.astype(how.storage)
+            stored = array.astype(storing.storage)
         if not np.isfinite(stored).all():
             raise SampleError(
-                f"{self.key}.npy: {np.abs(array).max():.3g} is too large for {how.storage}; set storage: float32"
+                f"{self.key}.npy: {np.abs(array).max():.3g} is too large for {storing.storage}; set storage: float32"
             )
         return npy_bytes(stored)
 
@@ -122,8 +122,8 @@ class Latents:
         channels = array.shape[-3] if array.ndim == len(leading) + 3 else 0
         odd = expected.has_posterior and channels % 2
         if not channels or odd or array.shape != (*leading, seen.channels or channels, height, width):
-            wanted = ", ".join(map(str, (*leading, seen.channels or "channels", height, width)))
-            raise SampleError(f"has the shape {array.shape}, not ({wanted}) as the settings and the other samples have")
+            shape = ", ".join(map(str, (*leading, seen.channels or "channels", height, width)))
+            raise SampleError(f"has the shape {array.shape}, not ({shape}) as the settings and the other samples have")
         if not np.isfinite(array).all():
             raise SampleError("has NaN or infinity in it")
         if npy_bytes(array) != data:
@@ -138,7 +138,7 @@ class HardMasks:
     def takes(self, batch: Batch) -> bool:
         return not batch["mask"].is_floating_point()
 
-    def write(self, batches: Sequence[Batch], row: int, how: Storing) -> bytes:  # noqa: ARG002 - of the protocol
+    def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:  # noqa: ARG002 - of the protocol
         return pbm_bytes(np.stack([batch["mask"][row, 0].numpy() for batch in batches]))
 
     def read(self, data: Bytes, variant: int, variants: int) -> npt.NDArray[np.bool_]:
@@ -164,7 +164,7 @@ class SoftMasks:
     def takes(self, batch: Batch) -> bool:
         return batch["mask"].is_floating_point()
 
-    def write(self, batches: Sequence[Batch], row: int, how: Storing) -> bytes:  # noqa: ARG002 - of the protocol
+    def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:  # noqa: ARG002 - of the protocol
         return png_bytes(np.stack([to_levels(batch["mask"][row, 0]).numpy() for batch in batches]))
 
     def read(self, data: Bytes, variant: int, variants: int) -> npt.NDArray[np.uint8]:
@@ -185,19 +185,19 @@ class SoftMasks:
 
 
 class Record:
-    """What was drawn and how the picture was cut, as JSON."""
+    """What was drawn and how the image was cut, as JSON."""
 
     def takes(self, batch: Batch) -> bool:  # noqa: ARG002 - of the protocol
         return True
 
-    def write(self, batches: Sequence[Batch], row: int, how: Storing) -> bytes:
+    def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:
         first: Any = batches[0]
         return json_bytes(
             {
                 "caption": first["caption"][row],
                 **{name: first[name][row].tolist() for name in SIZES},
                 "flip": bool(first["flip"][row]),
-                "has_posterior": how.has_posterior,
+                "has_posterior": storing.has_posterior,
                 "variants": [
                     {
                         "offset": int(batch["offset"][row]),
@@ -213,8 +213,8 @@ class Record:
 
     def read(self, data: Bytes, variant: int, variants: int) -> dict[str, Any]:  # noqa: ARG002 - of the protocol
         record = json.loads(bytes(data))
-        drawn = record.pop("variants")
-        return {**record, **drawn[variant], "count": len(drawn)}
+        records = record.pop("variants")
+        return {**record, **records[variant], "count": len(records)}
 
     def check(self, data: bytes, expected: Expected, seen: Seen) -> dict[str, Any]:
         try:
@@ -222,16 +222,16 @@ class Record:
             as_written = json_bytes(record)
         except (ValueError, RecursionError) as error:
             raise SampleError(f"not JSON ({error})") from None
-        _has_fields(record, FIELDS, "it")
+        _check_fields(record, FIELDS, "it")
         if not isinstance(record["caption"], str):
             raise SampleError("its caption is not a text")
         for name, least in (("original_size", 1), ("resized_size", 1), ("crop_top_left", 0)):
             if not _is_pair(record[name], least):
-                raise SampleError(f"its {name} is {record[name]}, not two whole numbers from {least} on")
+                raise SampleError(f"its {name} is {record[name]}, not two whole numbers of at least {least}")
         size, sizes = record["target_size"], expected.sizes
         if not _is_pair(size, 1) or tuple(size) not in sizes:
-            named = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
-            raise SampleError(f"its target_size is {size}, the cache has {named}")
+            known = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
+            raise SampleError(f"its target_size is {size}, the cache has {known}")
         seen.size = (size[0], size[1])
         for name in ("flip", "has_posterior"):
             if type(record[name]) is not bool:
@@ -249,14 +249,14 @@ class Record:
             raise SampleError(f"does not have the cache's {expected.variants} variants")
         low, high = expected.offsets
         for number, variant in enumerate(variants):
-            _has_fields(variant, FIELDS_OF_VARIANT, f"variant {number}")
+            _check_fields(variant, FIELDS_OF_VARIANT, f"variant {number}")
             offset, edits = variant["offset"], variant["edits"]
             if type(offset) is not int or not low <= offset <= high:
                 raise SampleError(f"variant {number} has offset {offset}, outside the cache's {low}...{high}")
             if variant["window"] not in expected.windows:
-                named = ", ".join(expected.windows)
+                known = ", ".join(expected.windows)
                 raise SampleError(
-                    f"variant {number} has window {variant['window']!r}, which is not among the cache's {named}"
+                    f"variant {number} has window {variant['window']!r}, which is not among the cache's {known}"
                 )
             if not isinstance(variant["generator"], str) or not variant["generator"]:
                 raise SampleError(f"variant {number} does not name its generator")
@@ -266,7 +266,7 @@ class Record:
                 raise SampleError(f"variant {number} has coverage {variant['coverage']}, which is not a fraction")
 
 
-# In the order in which they are checked: the record first, since it has the size of the others.
+# In the order of the checks: the record first, since it holds the size of the others.
 MEMBERS: Mapping[str, Codec] = {
     RECORD: Record(),
     LATENTS: Latents("latents"),
@@ -280,31 +280,31 @@ REQUIRED = frozenset({LATENTS, RECORD})  # and the masks, see `masks_member`
 
 
 def masks_member(names: Collection[str]) -> str:
-    """Which of a sample's members holds its masks: hard ones or soft ones."""
+    """The member that holds the masks: hard or soft ones."""
     return SOFT_MASK if SOFT_MASK in names else MASK
 
 
-def members_of(batches: Sequence[Batch], row: int, how: Storing) -> dict[str, bytes]:
+def members_of(batches: Sequence[Batch], row: int, storing: Storing) -> dict[str, bytes]:
     """Member name -> bytes of one sample, from the batches of its K variants.
 
     Args:
-        batches: of raw moments on the CPU; they share all that does not depend on the mask.
-        row: which sample.
-        how: of the whole cache.
+        batches: of raw moments on the CPU; they share everything that does not depend on the mask.
+        row: of the sample in each batch.
+        storing: settings of the job.
 
     Raises:
         SampleError: a value too large for the storage, or a carried member whose name the cache uses itself.
     """
     first = batches[0]
     carried: dict[str, bytes] = first["carried"][row]
-    own = {name: codec for name, codec in MEMBERS.items() if codec.takes(first)}
-    if taken := sorted(MEMBERS.keys() & carried.keys()):
-        raise SampleError(f"it carries a member called {taken[0]}, which the cache uses itself; rename it")
-    return carried | {name: codec.write(batches, row, how) for name, codec in own.items()}
+    codecs = {name: codec for name, codec in MEMBERS.items() if codec.takes(first)}
+    if clashes := sorted(MEMBERS.keys() & carried.keys()):
+        raise SampleError(f"it carries a member called {clashes[0]}, which the cache uses itself; rename it")
+    return carried | {name: codec.write(batches, row, storing) for name, codec in codecs.items()}
 
 
 def coverage_of(mask: npt.NDArray[Any]) -> float:
-    """The mean of a mask, bool or uint8 levels, where 1 = repaint: of a hard one the share that is repainted."""
+    """The mean of a mask, bool or uint8 levels, with 1 = repaint: for a hard mask the share that is repainted."""
     return round(float(mask.mean()) / (1 if mask.dtype == np.bool_ else 255), 6)
 
 
@@ -314,16 +314,16 @@ def _tensor(batch: Batch, key: str) -> Tensor:
 
 
 def _levels(mask: Tensor) -> npt.NDArray[Any]:
-    """(H, W) bool, or uint8 levels of a soft one."""
+    """(H, W) bool, or uint8 levels if soft."""
     return to_levels(mask).numpy() if mask.is_floating_point() else mask.numpy()
 
 
-def _has_fields(value: Any, fields: set[str], what: str) -> None:
+def _check_fields(value: Any, fields: set[str], name: str) -> None:
     if not isinstance(value, dict):
-        raise SampleError(f"{what} is not a JSON object")
+        raise SampleError(f"{name} is not a JSON object")
     if value.keys() != fields:
-        raise SampleError(f"{what} has the fields {', '.join(sorted(value))}, not {', '.join(sorted(fields))}")
+        raise SampleError(f"{name} has the fields {', '.join(sorted(value))}, not {', '.join(sorted(fields))}")
 
 
 def _is_pair(value: Any, least: int) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(each) is int and each >= least for each in value)
+    return isinstance(value, list) and len(value) == 2 and all(type(side) is int and side >= least for side in value)

@@ -1,4 +1,4 @@
-"""A cache as a map-style dataset that hands out the batch the live transform would."""
+"""Cache reader: a map-style dataset of the batches that the live transform would give."""
 
 import hashlib
 import mmap
@@ -48,8 +48,8 @@ class LatentCache(Dataset[Batch]):
         posterior: "mode", "sample" (noise from seed, epoch and key) or "moments" (mean, then log-variance).
         variant: which of the K mask variants; "draw" draws one for each sample and `epoch`.
         seed: of variants and noise.
-        carried: which of the members carried along to read, and with a mapping what makes each one's bytes into a
-            value: `{"depth.npy": decode}`. None reads all, as bytes.
+        carried: the carried members to read; or a mapping from each to the function that decodes it:
+            `{"depth.npy": decode}`. None reads all, as bytes.
         masked_latents: whether to read `masked_latents`, where the cache has them.
         mirror: folder for the copies of a remote cache, which processes may share; a folder of the user's by default.
         mirror_bytes: how much the copies may take. Shards for which there is no room are read piece by piece.
@@ -58,7 +58,7 @@ class LatentCache(Dataset[Batch]):
         epoch: set it before each epoch; only variant "draw" and posterior "sample" depend on it.
         fingerprint: of the settings that the cache was made with.
         buckets: (N,) int64, the bucket of every sample; samples of one bucket have one size and fit into a batch.
-        quarantined, filtered: (shard, entry) of every sample that the job could not use, or left out on purpose.
+        quarantined, filtered: (shard, entry) of every sample that the job could not use or left out on purpose.
 
     Raises:
         CacheError: no cache at `root`, nothing committed yet, or a shard that is not what its sidecar says.
@@ -79,24 +79,25 @@ class LatentCache(Dataset[Batch]):
     ) -> None:
         roots = [root] if isinstance(root, str | Path) else list(root)
         self.root = ", ".join(map(str, roots))
-        opened = [_Opened(str(each), mirror, mirror_bytes) for each in roots]
-        self._file = opened[0].file
+        caches = [_Cache(str(folder), mirror, mirror_bytes) for folder in roots]
+        self._file = caches[0].file
         self.fingerprint: str = self._file.fingerprint
-        for other in opened[1:]:
+        for other in caches[1:]:
             if other.file.fingerprint != self.fingerprint:
                 raise UsageError(
-                    f"source: {other.root} was made with other settings than {opened[0].root}, so they are not one "
+                    f"source: {other.root} was made with other settings than {caches[0].root}, so they are not one "
                     "cache; train on one of them, or make them with the same settings"
                 )
         check_posterior(posterior)
-        self.posterior, self.variant, self.seed, self.epoch = posterior, variant, seed, 0
-        self.quarantined = [each for one in opened for each in one.left_out(on_purpose=False)]
-        self.filtered = [each for one in opened for each in one.left_out(on_purpose=True)]
-        self._shards = [shard for one in opened for shard in one.shards()]
+        self.posterior, self.variant = posterior, variant
+        self.seed, self.epoch = seed, 0
+        self.quarantined = [entry for cache in caches for entry in cache.left_out(on_purpose=False)]
+        self.filtered = [entry for cache in caches for entry in cache.left_out(on_purpose=True)]
+        self._shards = [shard for cache in caches for shard in cache.shards()]
         if not self._shards:
             bad, filtered = len(self.quarantined), len(self.filtered)
             fix = "fix them or the filters" if bad or filtered else "run the cache command to its end"
-            raise CacheError(f"{self.root}: no sample is in it, {bad} are quarantined and {filtered} filtered; {fix}")
+            raise CacheError(f"{self.root}: has no samples, {bad} are quarantined and {filtered} filtered; {fix}")
         self.variants = self._shards[0].variants
         if variant != "draw" and not (type(variant) is int and 0 <= variant < self.variants):
             raise UsageError(f"variant: {variant!r} is not in the cache, which has 0...{self.variants - 1}")
@@ -113,17 +114,17 @@ class LatentCache(Dataset[Batch]):
         self.buckets = np.unique(sides, axis=0, return_inverse=True)[1].reshape(-1)
 
     def _checked(self, carried: Collection[str] | Mapping[str, Decoder] | None) -> Mapping[str, Decoder] | None:
-        """What makes each carried member into a value; None for all, as bytes."""
+        """The function that decodes each carried member; None for all, as bytes."""
         if carried is None:
             return None
-        there = {name for shard in self._shards for name in shard.index.carried}
-        if isinstance(carried, str) or not set(carried) <= there:
-            raise UsageError(f"carried: {carried!r} is not a list of names among {', '.join(sorted(there)) or 'none'}")
+        names = {name for shard in self._shards for name in shard.index.carried}
+        if isinstance(carried, str) or not set(carried) <= names:
+            raise UsageError(f"carried: {carried!r} is not a list of names among {', '.join(sorted(names)) or 'none'}")
         return carried if isinstance(carried, Mapping) else dict.fromkeys(carried, bytes)
 
     @property
     def settings(self) -> "CacheSettings":
-        """What the cache was made with; `settings.vae.config` is the autoencoder's."""
+        """The settings that the cache was made with; `settings.vae.config` is the autoencoder's."""
         return self._file.settings
 
     def __len__(self) -> int:
@@ -203,18 +204,19 @@ class LatentCache(Dataset[Batch]):
         return self._shards[number], int(index - (self._ends[number - 1] if number else 0))
 
 
-class _Opened:
-    """One cache: its files, as they are now."""
+class _Cache:
+    """One cache: its files at the time it was opened."""
 
     def __init__(self, root: str, mirror: str | None, mirror_bytes: int) -> None:
-        self.root, self._url, self._copies, self._bytes = root, None, None, mirror_bytes
-        folder = Path(root).expanduser()
+        self.root, self._mirror_bytes = root, mirror_bytes
+        self._url: str | None = None
+        self._copies: Mirror | None = None
+        self._folder = Path(root).expanduser()
         if is_url(root):
             self._url, self._copies = root.rstrip("/"), mirror_in(mirror)
-            folder = _fetch_sidecars(self._url, self._copies.folder)
-        self._folder = folder
-        self.file = read_cache_file(folder)
-        self._sidecars = list(map(Sidecar.read, committed(folder)))
+            self._folder = _fetch_sidecars(self._url, self._copies.folder)
+        self.file = read_cache_file(self._folder)
+        self._sidecars = list(map(Sidecar.read, committed(self._folder)))
 
     def left_out(self, on_purpose: bool) -> Iterator[tuple[str, Any]]:
         for sidecar in self._sidecars:
@@ -228,16 +230,17 @@ class _Opened:
             if sidecar.fingerprint != self.file.fingerprint:
                 path = tar_path(self._folder, Path(sidecar.shard).stem)
                 raise CacheError(f"{path}: made with other settings than cache.json says; {FIX}")
-            yield _Shard(self._folder, sidecar, self._url, self._copies, self._bytes)
+            yield _Shard(self._folder, sidecar, self._url, self._copies, self._mirror_bytes)
 
 
 class _Shard:
-    """One tar, mapped into memory when it is first read: nothing is copied but what is asked for."""
+    """One tar, mapped into memory when it is first read: only the members that are read are copied."""
 
     def __init__(self, root: Path, sidecar: Sidecar, url: str | None, copies: Mirror | None, mirror_bytes: int) -> None:
         self.name, self.index, self.variants = sidecar.shard, sidecar.index, sidecar.variants
         self._path: Path | None = tar_path(root, Path(sidecar.shard).stem)
-        self._url, self._copies, self._bytes, self._output = f"{url}/{self.name}", copies, mirror_bytes, sidecar.output
+        self._url, self._copies, self._mirror_bytes = f"{url}/{self.name}", copies, mirror_bytes
+        self._output = sidecar.output
         self._map: mmap.mmap | None = None
         if copies is None:
             self._check_size(self._path)
@@ -265,12 +268,12 @@ class _Shard:
         return {name: whole[start - first : end - first] for name, (start, end) in extents.items()}
 
     def _mapped(self) -> mmap.mmap | None:
-        """The file in memory; None for a remote one that there is no room to copy."""
+        """The file in memory; None for a remote one where there is no room for a copy."""
         if self._map is None:
             path = self._path
             if self._copies is not None:
                 sha256, size = self._output["sha256"], self._output["size"]
-                path = self._copies.copy(self._url, sha256, size, self._bytes, sha256)
+                path = self._copies.copy(self._url, sha256, size, self._mirror_bytes, sha256)
             if path is None:
                 return None
             with path.open("rb") as file:
@@ -279,25 +282,25 @@ class _Shard:
 
 
 def _fetch_sidecars(url: str, mirror: Path) -> Path:
-    """Copy `cache.json` and the sidecars of a remote cache, as they are now, to a folder of their own."""
+    """Copy `cache.json` and the sidecars of a remote cache to a folder of its own, and return that."""
     import fsspec  # only a remote cache needs it
 
     folder = mirror / hashlib.sha256(url.encode()).hexdigest()[:16]
     try:
         files, path = fsspec.core.url_to_fs(url)
         files.invalidate_cache()
-        names = [name for name in files.ls(path, detail=False) if name.endswith(".json")]
-        contents = files.cat(names) if names else {}
+        paths = [path for path in files.ls(path, detail=False) if path.endswith(".json")]
+        data_by_path = files.cat(paths) if paths else {}
     except FileNotFoundError:
-        contents = {}
+        data_by_path = {}
     except Exception as error:  # every file system of fsspec has errors of its own
         raise unreadable(url, error) from error
-    there = {name.rpartition("/")[2]: data for name, data in contents.items()}
-    if CACHE_FILE not in there:
+    contents = {path.rpartition("/")[2]: data for path, data in data_by_path.items()}
+    if CACHE_FILE not in contents:
         raise CacheError(missing_cache_file(url, sidecars=False))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in there.items():
+    for name, data in contents.items():
         write_file(folder / name, data)
-    for gone in {path.name for path in folder.glob("*.json")} - there.keys():
-        (folder / gone).unlink(missing_ok=True)
+    for name in {path.name for path in folder.glob("*.json")} - contents.keys():
+        (folder / name).unlink(missing_ok=True)
     return folder

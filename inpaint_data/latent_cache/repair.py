@@ -1,4 +1,4 @@
-"""What has to go from a damaged cache so that the next job can make it whole."""
+"""Repair of a cache: remove damaged shards, so that the next job makes them again."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def repair_cache(root: str | Path) -> list[str]:
     The next run of the cache command makes just these again. Files that are not part of the cache stay.
 
     Returns:
-        The names of what was removed.
+        The names of the removed files.
 
     Raises:
         UsageError: there is no folder at `root`.
@@ -37,8 +37,8 @@ def repair_cache(root: str | Path) -> list[str]:
         files = [Path(problem.file) for problem in verify_files(root).problems]
         damaged = {file.stem for file in files if file.suffix in (".tar", ".json")}
         uncommitted = {path.stem for path in root.glob("*.tar") if not sidecar_path(root, path.stem).exists()}
-        # The sidecar first: without it the tar counts for nothing, should this stop in between.
-        doomed = [
+        # The sidecar first: without it the tar does not count, should this stop in between.
+        to_remove = [
             path
             for stem in sorted(damaged | uncommitted)
             if tar_path(root, stem).is_file() or _is_sidecar(sidecar_path(root, stem))
@@ -46,17 +46,17 @@ def repair_cache(root: str | Path) -> list[str]:
             if path.name != CACHE_FILE and path.is_file()
         ]
         try:
-            if doomed or Path(CACHE_FILE) in files:
+            if to_remove or Path(CACHE_FILE) in files:
                 write_cache_file(root, settings, None)
-            for path in doomed:
+            for path in to_remove:
                 path.unlink()
         except OSError as error:
-            raise CacheError(f"{error.filename or root}: {error.strerror}; mend that and repair again") from None
-    return [path.name for path in doomed]
+            raise CacheError(f"{error.filename or root}: {error.strerror}; fix that and repair again") from None
+    return [path.name for path in to_remove]
 
 
 def _is_sidecar(path: Path) -> bool:
-    """A JSON file with no tar beside it that is not a sidecar either is somebody's own."""
+    """False for a JSON file of the user's own."""
     try:
         Sidecar.read(path)
     except CacheError:
@@ -65,14 +65,14 @@ def _is_sidecar(path: Path) -> bool:
 
 
 def _settings(root: Path) -> dict[str, Any]:
-    """Those in `cache.json`; raises CacheError when they are broken, since by them good shards would be judged bad."""
+    """Those in `cache.json`. Raises CacheError if they are damaged, since good shards would then seem bad."""
     try:
         content = read_cache_file(root)
     except CacheError as error:
-        raise CacheError(f"{error}; nothing is removed while it is not known what the shards should be") from None
+        raise CacheError(f"{error}; nothing is removed while its settings are unknown") from None
     fingerprints = {Sidecar.read(path).fingerprint for path in committed(root) if _is_sidecar(path)}
     if fingerprints and content.fingerprint not in fingerprints:
         raise CacheError(
-            f"{root / CACHE_FILE}: no shard was made with its settings, so it is not this cache's own; put back a copy"
+            f"{root / CACHE_FILE}: no shard was made with its settings, so it is not this cache's; put back a copy"
         )
     return content.settings_json

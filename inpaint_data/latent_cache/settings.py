@@ -1,4 +1,4 @@
-"""Everything that decides the values in a cache: what its fingerprint covers."""
+"""Settings of a cache: everything that decides its values, which its fingerprint covers."""
 
 import platform
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ class VaeRecord(Settings):
     channels_last: bool
     compiled: bool = False
     has_posterior: bool
-    """Whether latents are moments: mean, then log-variance."""
+    """Latents are moments: mean, then log-variance."""
     factor: Count
     """Pixels per latent along each side."""
 
@@ -56,17 +56,17 @@ class VaeRecord(Settings):
 
 
 class FoundInTars(Settings):
-    """What is known of a cache whose tars were indexed, and not made here."""
+    """Settings of a cache whose tars were indexed, as its samples show them."""
 
     sizes: Annotated[list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(min_length=1)]
-    """(height, width) of its pictures."""
+    """(height, width) of its images."""
     low: int
     high: int
     """The offsets are within these."""
     windows: list[str]
     soft: bool
     paired: list[str]
-    """Pictures beside the image whose latents there are."""
+    """Paired pictures whose latents there are."""
     carry_image: Carry
 
 
@@ -82,7 +82,7 @@ class CacheSettings(Settings):
     """Encoding is not batch-invariant."""
     pictures: PictureSettings | None = None
     masks: MaskSettings | None = None
-    """With its offset, fill and preset as they were chosen; like `pictures` None where tars were indexed."""
+    """With offset, fill and preset filled in; like `pictures` None if tars were indexed."""
     indexed: FoundInTars | None = None
     stages: list[str] = Field(default_factory=list)
     """Names of the user's own functions between reading and examples."""
@@ -104,7 +104,7 @@ class CacheSettings(Settings):
         device: torch.device,
         stages: list[str],
     ) -> "CacheSettings":
-        """Of a job on this machine."""
+        """The settings of a cache that a job on this machine makes."""
         transform = encoder.transform
         preset = Preset(transform.preset.growth, transform.preset.threshold, transform.fill)
         return cls(
@@ -125,14 +125,14 @@ class CacheSettings(Settings):
 
     @property
     def examples(self) -> ExampleSettings | None:
-        """What decided its pixels; None where tars were indexed."""
+        """The settings of its pixels and masks; None if tars were indexed."""
         if self.pictures is None or self.masks is None:
             return None
         return ExampleSettings(self.pictures, self.masks, self.seed or 0)
 
     @property
     def encode(self) -> EncodeSettings:
-        """What its latents were encoded with, but for the autoencoder itself."""
+        """The settings of its latents, except for the autoencoder itself."""
         return EncodeSettings(
             dtype=self.vae.dtype,
             posterior="moments",
@@ -142,35 +142,33 @@ class CacheSettings(Settings):
 
     @property
     def carry_image(self) -> Carry:
-        """What its samples carry of their pictures."""
+        """What its samples carry of their images."""
         if self.indexed is not None:
             return self.indexed.carry_image
         return "none" if self.pictures is None else self.pictures.carry_image
 
     @property
     def soft(self) -> bool:
-        """Whether its masks are soft."""
+        """True if its masks are soft."""
         if self.indexed is not None:
             return self.indexed.soft
         return self.masks is not None and self.masks.soft is not None
 
     @property
     def expected(self) -> Expected:
-        """What they say of every sample. Raises CacheError where they contradict themselves."""
-        found = self.indexed
-        if found is None and (self.pictures is None or self.masks is None):
-            raise CacheError("its settings are not those of a cache: they say nothing of pictures and masks")
-        if found is not None:
-            sizes, paired = [(height, width) for height, width in found.sizes], found.paired
-            offsets, windows = (found.low, found.high), tuple(found.windows)
-        else:
-            assert self.pictures is not None
-            assert self.masks is not None
+        """The values that every sample must have. Raises CacheError if the settings contradict themselves."""
+        if self.indexed is not None:
+            sizes = [(height, width) for height, width in self.indexed.sizes]
+            paired, windows = self.indexed.paired, self.indexed.windows
+            offsets = (self.indexed.low, self.indexed.high)
+        elif self.pictures is not None and self.masks is not None:
             sizes, paired = self.pictures.views.sizes(), self.pictures.paired
             offsets = check_offset(self.masks.chosen_offset)
-            windows = tuple(windows_of(self.masks.chosen_offset))
+            windows = list(windows_of(self.masks.chosen_offset))
+        else:
+            raise CacheError("its settings are not those of a cache: they have no pictures or no masks")
         if min(side // self.vae.factor for size in sizes for side in size) < 1:
-            raise CacheError(f"its settings are not those of a cache: no latents are left of pictures of {sizes}")
+            raise CacheError(f"its settings are not those of a cache: images of {sizes} are too small for latents")
         members = {
             RECORD: True,
             LATENTS: True,
@@ -185,8 +183,8 @@ class CacheSettings(Settings):
             storage=self.storage,
             has_posterior=self.vae.has_posterior,
             offsets=offsets,
-            windows=windows,
-            members=frozenset(name for name, there in members.items() if there),
+            windows=tuple(windows),
+            members=frozenset(name for name, present in members.items() if present),
         )
 
     @property
@@ -194,7 +192,7 @@ class CacheSettings(Settings):
         return fingerprint(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """As `cache.json` has it: a setting that cannot matter is left out, so that it is no reason to refuse."""
+        """As in `cache.json`. Settings without effect are left out, so that a cache is not refused for them."""
         content: dict[str, Any] = {"format": FORMAT} | plain(self)
         pictures, masks = content["pictures"], content["masks"]
         if self.pictures is not None:
@@ -211,24 +209,23 @@ class CacheSettings(Settings):
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "CacheSettings":
-        """What `to_json` made.
+        """The settings that `to_json` encoded.
 
         Raises:
-            CacheError: it did not.
+            CacheError: `content` is not what it encodes.
         """
         try:
-            given = {name: value for name, value in content.items() if name != "format"}
-            return cls(**given)
+            return cls(**{name: value for name, value in content.items() if name != "format"})
         except (UsageError, TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
             raise CacheError(f"its settings are not those of a cache ({type(error).__name__}: {error})") from None
 
 
 def plain(value: Any) -> Any:
-    """Settings and dataclasses as JSON has them: mappings, and lists in place of tuples."""
+    """Settings and dataclasses as JSON: mappings, and lists in place of tuples."""
     if isinstance(value, Settings):
         return {name: plain(getattr(value, name)) for name in type(value).model_fields}
     if is_dataclass(value):
-        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(name): plain(each) for name, each in value.items()}
-    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+        return {str(name): plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Whether the files of a cache are whole and say the same."""
+"""Verification of the files of a cache: each is whole, and they agree."""
 
 import json
 import os
@@ -26,21 +26,20 @@ from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a file of the cache, by its name there, or with an input shard, by its path or URL."""
+    """A problem of a file in the cache, by its name there, or of an input shard, by its path or URL."""
 
     file: str
     key: str | None
     problem: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.file}: {self.problem}" if self.key is None else f"{self.file}, sample {self.key!r}: {self.problem}"
-        )
+        place = self.file if self.key is None else f"{self.file}, sample {self.key!r}"
+        return f"{place}: {self.problem}"
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found in a cache: `totals` of its readable sidecars (shards, samples, quarantined, bytes)."""
+    """The result of a verification; `totals` are those of the readable sidecars (shards, samples, …)."""
 
     totals: dict[str, int]
     problems: list[Problem]
@@ -51,7 +50,7 @@ class Verification:
         return not self.problems
 
     def table(self) -> str:
-        """For a person to read, the problems left out."""
+        """For a person to read, without the problems."""
         lines = [", ".join(f"{number} {name}" for name, number in self.totals.items()), *self.notes]
         if self.problems:
             lines.append(
@@ -65,18 +64,18 @@ class Verification:
 
 
 def verify_files(root: str | Path) -> Verification:
-    """Check every file of a cache, and every member of every shard, against what sidecars and settings say.
+    """Check every file of a cache, and every member of every shard, against sidecars and settings.
 
     Raises:
         UsageError: there is no cache at `root`, not even a damaged one.
     """
     root = Path(root)
     if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
-        raise UsageError(f"{root}: no such folder, or one that may not be read; name the folder of a latent cache")
+        raise UsageError(f"{root}: no such folder, or it cannot be read; name the folder of a latent cache")
     problems: list[Problem] = []
     content = _cache_file(root, problems)
     check = _sample_check(content, problems)
-    found, stems = dict.fromkeys(totals([]), 0), set()
+    counts, stems = dict.fromkeys(totals([]), 0), set()
     for path in committed(root):
         stems.add(path.stem)
         try:
@@ -84,21 +83,21 @@ def verify_files(root: str | Path) -> Verification:
         except CacheError as error:
             problems.append(Problem(path.name, None, str(error).removeprefix(f"{path}: ")))
             continue
-        found = {name: found[name] + number for name, number in totals([sidecar]).items()}
+        counts = {name: counts[name] + number for name, number in totals([sidecar]).items()}
         if content is not None and sidecar.fingerprint != content.fingerprint:
             problems.append(Problem(path.name, None, f"its shard was made with other settings than {CACHE_FILE} says"))
         elif check is not None and sidecar.variants != check.expected.variants:
             problems.append(Problem(path.name, None, f"says {sidecar.variants} variants, {CACHE_FILE} another number"))
         problems += _shard_problems(tar_path(root, path.stem), sidecar, check)
-    if content is None and not found["shards"]:
-        raise UsageError(f"{root}: neither {CACHE_FILE} nor a sidecar is here and whole, so this is no latent cache")
+    if content is None and not counts["shards"]:
+        raise UsageError(f"{root}: has neither a whole {CACHE_FILE} nor a whole sidecar, so this is not a latent cache")
 
     under_way = content is not None and content.totals is None
     problems += _leftovers(root, stems, under_way)
-    if content is not None and content.totals not in (None, found):
-        problems.append(Problem(CACHE_FILE, None, f"counts {content.totals}, but the whole sidecars {found}"))
-    notes = ["not finished: a job is under way or was stopped; the cache command goes on with it"] if under_way else []
-    return Verification(found, problems, notes)
+    if content is not None and content.totals not in (None, counts):
+        problems.append(Problem(CACHE_FILE, None, f"counts {content.totals}, but the whole sidecars {counts}"))
+    notes = ["not finished: a job is under way or was stopped; the cache command resumes it"] if under_way else []
+    return Verification(counts, problems, notes)
 
 
 def _cache_file(root: Path, problems: list[Problem]) -> CacheFile | None:
@@ -110,7 +109,7 @@ def _cache_file(root: Path, problems: list[Problem]) -> CacheFile | None:
         return None
     try:
         content = read_cache_file(root)
-        if path.read_bytes() != content.to_bytes():  # a byte that says nothing was changed all the same
+        if path.read_bytes() != content.to_bytes():  # so a byte without meaning was changed
             problems.append(Problem(CACHE_FILE, None, "was changed after it was written, though its settings hold"))
     except (CacheError, OSError, RecursionError) as error:
         problems.append(Problem(CACHE_FILE, None, str(error).removeprefix(f"{path}: ")))
@@ -119,7 +118,7 @@ def _cache_file(root: Path, problems: list[Problem]) -> CacheFile | None:
 
 
 def _sample_check(content: CacheFile | None, problems: list[Problem]) -> SampleCheck | None:
-    """None where nothing is known of the samples."""
+    """The check of samples; None if the settings are missing or damaged."""
     if content is None:
         return None
     try:
@@ -130,7 +129,7 @@ def _sample_check(content: CacheFile | None, problems: list[Problem]) -> SampleC
 
 
 def _shard_problems(path: Path, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
-    """Walk the tar itself, and compare with the index."""
+    """Read the tar itself, and compare with the index."""
     try:
         with path.open("rb") as file:
             source = TarStream(str(path), file)
@@ -150,14 +149,15 @@ def _shard_problems(path: Path, sidecar: Sidecar, check: SampleCheck | None) -> 
 
 def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
     expected = _layout(sidecar)
-    own: dict[str | None, set[str]] = {}  # the cache's own members of each sample
+    own_members: dict[str | None, set[str]] = {}  # of each sample, those that are not carried
     for sample, name, *_ in expected.values():
-        own.setdefault(sample, set()).update({name} & MEMBERS.keys())
+        own_members.setdefault(sample, set()).update({name} & MEMBERS.keys())
     sizes: dict[str | None, Size] = {
         key: (height, width)
         for key, (height, width) in zip(sidecar.keys, sidecar.index.target_sizes.tolist(), strict=True)
     }
-    key, data = None, dict[str, bytes]()  # of the sample that is being read
+    key: str | None = None  # of the sample that is being read
+    data: dict[str, bytes] = {}
     try:
         for member in members_of_tar(source):
             owner, name, *place = expected.pop(member.name, (None, "", -1, -1))
@@ -165,10 +165,10 @@ def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: Sampl
             if owner is None:
                 yield Problem(tar, None, f"{member} at byte {source.offset} is not in the index, or comes again")
             elif not as_indexed:
-                here = (
+                moved = (
                     f"at byte {source.offset} with {member.size} bytes, where the index says {place[0]} and {place[1]}"
                 )
-                yield Problem(tar, owner, f"{member} {member.problem or here}")
+                yield Problem(tar, owner, f"{member} {member.problem or moved}")
             if owner != key:
                 key, data = owner, {}
             if as_indexed and name in MEMBERS:
@@ -176,7 +176,7 @@ def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: Sampl
                 source.skip(member.padded - member.size, str(member))
             else:
                 source.skip(member.padded, str(member))
-            if check is not None and name in data and data.keys() == own[key]:
+            if check is not None and name in data and data.keys() == own_members[key]:
                 yield from (Problem(tar, key, problem) for problem in check.problems(data))
                 if key in sizes and sizes[key] != check.size:
                     yield Problem(tar, key, f"its target_size is {check.size}, its sidecar says {sizes[key]}")
@@ -192,7 +192,7 @@ def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: Sampl
 
 
 def _layout(sidecar: Sidecar) -> dict[str, tuple[str, str, int, int]]:
-    """Name in the tar -> key, member name, byte offset and size, as the index has them."""
+    """Name in the tar -> key, member name, byte offset and size, by the index."""
     return {
         f"{key}.{name}": (key, name, start, end - start)
         for row, key in enumerate(sidecar.keys)
@@ -201,7 +201,7 @@ def _layout(sidecar: Sidecar) -> dict[str, tuple[str, str, int, int]]:
 
 
 def _leftovers(root: Path, stems: set[str], under_way: bool) -> Iterator[Problem]:
-    """Tars that nothing commits, and what does not belong. Names with a dot in front do: locks, stamps, temporaries."""
+    """Tars without a sidecar, and foreign files. Names that begin with a dot belong: locks, stamps, temporary files."""
     for path in sorted(root.iterdir()):
         if path.suffix == ".tar" and path.is_file():
             if path.stem not in stems and not under_way:

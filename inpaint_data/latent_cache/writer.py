@@ -1,12 +1,9 @@
-"""How a cache is written: a shard appears whole or not at all, and its sidecar commits it."""
+"""Cache writer: a shard appears whole or not at all, and its sidecar commits it."""
 
-import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import webdataset as wds
 
 from inpaint_data.durable import NewFile, name_of_leftover, sync_folder, write_file
 from inpaint_data.errors import CacheError, UsageError
@@ -23,10 +20,11 @@ from inpaint_data.latent_cache.format import (
 )
 from inpaint_data.latent_cache.index import ShardIndex
 from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
+from inpaint_data.shards.writing import tar_writer
 
 
 def check_folder(root: Path) -> None:
-    """Make the cache's folder and see that it may be written and holds nothing but a cache.
+    """Make the cache's folder, and check that it can be written and holds nothing but a cache.
 
     Raises:
         UsageError: it cannot be written, or holds something else.
@@ -43,35 +41,36 @@ def check_folder(root: Path) -> None:
 
 
 def check_settings(root: Path, settings: Mapping[str, Any]) -> None:
-    """See that the cache at `root`, if there is one, was made with these settings.
+    """Check that the cache at `root`, if there is one, was made with these settings.
 
-    A `cache.json` that is missing or damaged is no hindrance where every sidecar has the fingerprint of these settings.
+    `cache.json` may be missing or damaged if every sidecar has the fingerprint of these settings.
 
     Args:
         root: the cache's folder.
-        settings: as `CacheSettings.to_json` has them.
+        settings: as `CacheSettings.to_json` gives them.
 
     Raises:
-        UsageError: it was not; every field that differs is named with both values.
+        UsageError: the settings differ; every field that does is named with both values.
         CacheError: `cache.json` is damaged.
     """
     sidecars = committed(root) if root.is_dir() else []
     if not (root / CACHE_FILE).exists() and not sidecars:
         return
     try:
-        before: Mapping[str, Any] = read_cache_file(root).settings_json
+        previous: Mapping[str, Any] = read_cache_file(root).settings_json
     except CacheError:
         if not sidecars or any(Sidecar.read(path).fingerprint != fingerprint(settings) for path in sidecars):
             raise
-        before = settings
-    lines = differences(before, dict(settings))
+        previous = settings
+    lines = differences(previous, dict(settings))
     if lines:
         raise UsageError(f"{root}: made with other settings; use them again or another folder: {'; '.join(lines)}")
 
 
 def clean(root: Path, stems: Callable[[str], bool]) -> None:
-    """Remove what a dead job left of those shards, whose tars nobody else writes now: temporary files, and tars that
-    no sidecar commits."""
+    """Remove what a dead job left of the shards that `stems` accepts: temporary files, and tars without a sidecar.
+
+    No other process may be writing these shards."""
     for path in root.iterdir():
         name = name_of_leftover(path.name, ours=lambda name: name.endswith(".tar")) or path.name
         stem = name.removesuffix(".tar") if name.endswith(".tar") else name.removesuffix(".json")
@@ -86,16 +85,13 @@ class ShardWriter:
     def __init__(self, root: Path, stem: str) -> None:
         self._root, self._stem = root, stem
         self._file = NewFile(tar_path(root, stem))
-        # keep_meta: else members whose names begin with an underscore would be dropped without a word.
-        self._tar = wds.TarWriter(self._file, encoder=False, keep_meta=True, mtime=0, mode=0o644, user="", group="")
-        # TarWriter takes a format but does not pass it on. PAX headers would have another layout in each Python.
-        self._tar.tarstream.format = tarfile.GNU_FORMAT
+        self._tar = tar_writer(self._file)
         self._keys: list[str] = []
         self._members: list[tuple[int, str]] = []  # row and name of each, in the order of the tar
         self._target_sizes: list[Sequence[int]] = []
 
     def add(self, key: str, members: Mapping[str, bytes], target_size: Sequence[int]) -> None:
-        """Append one sample: member name -> bytes. `target_size` is the (height, width) of its picture."""
+        """Append one sample: member name -> bytes. `target_size` is the (height, width) of its image."""
         self._tar.write({"__key__": key, **members})
         self._members += [(len(self._keys), name) for name in sorted(members)]
         self._keys.append(key)
@@ -140,7 +136,7 @@ class ShardWriter:
         return sidecar
 
     def _read_back(self) -> ShardIndex:
-        """Where everything lies, as the disk gives it back."""
+        """The index of the tar, read from the disk."""
         extents: list[dict[str, tuple[int, int]]] = [{} for _ in self._keys]
         with self._file.temporary.open("rb") as written:
             source = TarStream(str(self._file.temporary), written)
@@ -149,14 +145,14 @@ class ShardWriter:
                     extents[row][name] = (source.offset, member.size)
                     source.skip(member.padded, str(member))
             except (Damage, ValueError):
-                pass  # as the hash of what was read up to there says
+                pass  # the hash below differs then
             source.skip_to_end()
         if source.sha256.digest() != self._file.sha256.digest():
             raise CacheError(f"{self._file.temporary}: reads back other bytes than were written; check the disk")
         return ShardIndex.of(self._keys, extents, self._target_sizes)
 
     def drop(self) -> None:
-        """Remove what was written so far; where even that fails, the next run does it."""
+        """Remove what was written so far; if that fails, the next run does it."""
         with suppress(OSError, ValueError):  # closed while it can still write: tarfile complains when it cannot later
             self._tar.close()
         self._file.drop()

@@ -1,1 +1,1 @@
-"""Masks, from how they are drawn to how they come to latents. No I/O, no state."""
+"""Masks: drawn, edited, grown and brought to the size of latents. No I/O, no state."""

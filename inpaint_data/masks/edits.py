@@ -1,7 +1,7 @@
-"""How a mask is cleaned up or made coarser before it is used.
+"""Edits that clean a mask up or make it coarser before it is used.
 
 Every edit is a pure function of a (height, width) bool mask and returns another; lengths are for 512 pixels and scale
-with the short side. What decides a pixel are whole numbers, so that machines agree on it. Outside the frame counts as
+with the short side. Every pixel is decided in whole numbers, so that machines agree on it. Outside the frame counts as
 masked where a mask would shrink, as in `offset_mask`.
 """
 
@@ -23,7 +23,7 @@ BOX = len(SHARES)  # the last level
 
 def fill_holes(mask: BoolArray) -> BoolArray:
     """Mask what the mask encloses: every unmasked pixel from which no way of steps up, down, left and right leaves the
-    picture without crossing the mask."""
+    image without crossing the mask."""
     height, width = mask.shape
     canvas = np.zeros((height + 2, width + 2), np.uint8)
     canvas[1:-1, 1:-1] = mask
@@ -35,7 +35,7 @@ def open_mask(mask: BoolArray) -> BoolArray:
     """Leave what an 8x8 square covers that lies in the mask, so that spikes and specks go.
 
     Source: BrushNet, MyWebDataset in examples/brushnet/train_brushnet.py, which erodes and dilates by that square, in
-    the picture's own size.
+    the image's own size.
     """
     side = max(1, round(OPENING * min(mask.shape) / 512))
     padded = cv2.copyMakeBorder(mask.view(np.uint8), side, side, side, side, cv2.BORDER_CONSTANT, value=(1,))
@@ -48,7 +48,7 @@ def open_mask(mask: BoolArray) -> BoolArray:
 def smooth(mask: BoolArray) -> BoolArray:
     """Round off steps and teeth: masked is where a Gaussian blur of the mask, of 4 pixels, is a half or more.
 
-    Beyond the frame the border goes on.
+    Outside the frame the pixels of the border are repeated.
     """
     deviation = SMOOTHING * min(mask.shape) / 512
     reach = math.ceil(3 * deviation)
@@ -73,7 +73,8 @@ def convex_hull(mask: BoolArray) -> BoolArray:
     for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
         if y0 > y1:
             x0, y0, x1, y1 = x1, y1, x0, y0
-        high, span = max(1, y1 - y0), slice(y0, y1 + 1)
+        high = max(1, y1 - y0)
+        span = slice(y0, y1 + 1)
         crossed = x0 * high + (x1 - x0) * np.arange(y1 - y0 + 1)  # where it crosses each row, times its height
         left[span] = np.minimum(left[span], -(-crossed // high))
         right[span] = np.maximum(right[span], crossed // high)
@@ -97,8 +98,8 @@ def at_precision(mask: BoolArray, level: int) -> BoolArray:
         grown[box] = True
         return grown
     radius = round(SHARES[level] * math.sqrt(np.count_nonzero(mask) / math.pi))
-    away = cv2.distanceTransform((~mask[box]).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    grown[box] = away <= math.sqrt(radius**2 + 0.5)  # halfway to the next possible distance
+    distances = cv2.distanceTransform((~mask[box]).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    grown[box] = distances <= math.sqrt(radius**2 + 0.5)  # halfway to the next possible distance
     return grown
 
 
@@ -121,18 +122,20 @@ def edit(mask: BoolArray, names: Sequence[str], level: int) -> tuple[BoolArray, 
     Returns:
         The mask, and what was applied: ("opened", "precision2").
     """
-    done: list[str] = []
+    applied: list[str] = []
     for name in names:
         word, apply = EDITS[name]
         edited = apply(mask)
         if edited.any():
             mask = edited
-            done.append(word)
-    return at_precision(mask, level), (*done, *([f"precision{level}"] if level else []))
+            applied.append(word)
+    if level:
+        applied.append(f"precision{level}")
+    return at_precision(mask, level), tuple(applied)
 
 
 class Way(NamedTuple):
-    """What is done with a mask after it was drawn."""
+    """The edits and other changes that a mask gets after it was drawn."""
 
     edits: tuple[str, ...]
     level: int  # of precision
@@ -141,12 +144,13 @@ class Way(NamedTuple):
 
     @property
     def last(self) -> tuple[str, ...]:
-        """What is done after all edits, which is never left out."""
-        return (*(["inverted"] if self.inverted else []), *(["stroke"] if self.stroked else []))
+        """The words for what follows all edits and is never left out."""
+        words = {"inverted": self.inverted, "stroke": self.stroked}
+        return tuple(word for word, applies in words.items() if applies)
 
 
 class Origin(NamedTuple):
-    """Where a mask is from: its generator, and what was done to it afterwards, in this order, of "filled", "opened",
+    """The origin of a mask: its generator, and what was done to it afterwards, in this order, of "filled", "opened",
     "smoothed", "hull", "precision1" to 4, "inverted" and "stroke"."""
 
     generator: str
@@ -157,9 +161,9 @@ class Origin(NamedTuple):
 
 
 def finish(mask: BoolArray, generator: str, way: Way, rng: np.random.Generator) -> tuple[BoolArray, Origin]:
-    """The mask after all that is done with it, and where it is from."""
-    mask, done = edit(mask, way.edits, way.level)
+    """The mask after all its changes, and its origin."""
+    mask, edits = edit(mask, way.edits, way.level)
     mask = ~mask if way.inverted else mask
     if way.stroked:
         mask = mask | strokes(mask.shape[0], mask.shape[1], rng, count=(1, 1))
-    return mask, Origin(generator, done + way.last)
+    return mask, Origin(generator, edits + way.last)

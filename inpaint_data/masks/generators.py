@@ -1,8 +1,8 @@
-"""How a training mask is drawn: one small pure function for each kind.
+"""Mask generators: one small pure function for each kind of training mask.
 
 Every generator is (height, width, rng) -> (height, width) bool, True = repaint. Lengths are those published for 512
-pixels and scale with the short side. What stands after the `*` of a generator's signature is its parameters, which a
-`MaskMixture` may set.
+pixels and scale with the short side. The parameters of a generator, which a `MaskMixture` may set, stand after the `*`
+of its signature.
 
 Everything that decides a pixel is integer arithmetic or plain float64, so that machines agree on it.
 """
@@ -49,9 +49,9 @@ def strokes(
     total = int(segments.sum())
     mirrored = np.repeat(np.where(np.arange(number) % 2 == 0, -1, 1), segments)
     angles = mirrored * (0.01 + rng.integers(4, size=total))
-    far, wide = rng.uniform(*length, total) * scale, rng.uniform(*thickness, total) * scale
-    dx, dy = (far * np.sin(angles)).tolist(), (far * np.cos(angles)).tolist()
-    thick = np.clip(np.rint(wide), 1, THICKEST).astype(np.int64).tolist()
+    lengths, widths = rng.uniform(*length, total) * scale, rng.uniform(*thickness, total) * scale
+    dx, dy = (lengths * np.sin(angles)).tolist(), (lengths * np.cos(angles)).tolist()
+    thick = np.clip(np.rint(widths), 1, THICKEST).astype(np.int64).tolist()
     first = 0
     for (x, y), last in zip(starts.tolist(), np.cumsum(segments).tolist(), strict=True):
         for i in range(first, last):
@@ -88,12 +88,12 @@ def boxes(
 
 
 def full(height: int, width: int, rng: np.random.Generator) -> BoolArray:  # noqa: ARG001 - a generator's signature
-    """The whole picture. A share of these keeps the model able to paint without any context."""
+    """The whole image. A share of these keeps the model able to paint without any context."""
     return np.ones((height, width), np.bool_)
 
 
 def none(height: int, width: int, rng: np.random.Generator) -> BoolArray:  # noqa: ARG001 - a generator's signature
-    """Nothing: the model learns to give the picture back."""
+    """Nothing: the model learns to give the image back."""
     return np.zeros((height, width), np.bool_)
 
 
@@ -115,7 +115,7 @@ def center(
 def grid(
     height: int, width: int, rng: np.random.Generator, *, cell: Span = (16, 128), share: Span = (0.1, 0.5)
 ) -> BoolArray:
-    """Some of the square cells that the picture is divided into, as MAE hides patches. At least one."""
+    """Some of the square cells that the image is divided into, as MAE hides patches. At least one."""
     side = max(1, round(rng.uniform(*cell) * min(height, width) / 512))
     rows, columns = -(-height // side), -(-width // side)
     chosen = np.zeros(rows * columns, np.bool_)
@@ -128,7 +128,7 @@ def outpaint(
 ) -> BoolArray:
     """A band along the left, right, upper and lower side, each with probability `side`, at least along one.
 
-    `depth` is a share of the picture's extent across the band. Source: LaMa, OutpaintingMaskGenerator.
+    `depth` is a share of the image's extent across the band. Source: LaMa, OutpaintingMaskGenerator.
     """
     deep = rng.uniform(*depth, size=4).tolist()
     chosen = rng.random(4) < side
@@ -189,11 +189,11 @@ def clouds(
         cells = [max(2, round(4 * 2**octave * extent / min(height, width)) + 1) for extent in (height, width)]
         noise += _smooth_noise(rng, (cells[0], cells[1]), (rows, columns)) * 0.5**octave
     highest = max(1, round(rng.uniform(*share) * noise.size))
-    whole = (4096 * noise).astype(np.int16)  # the octaves' sum is below 2
-    cutoff = np.partition(whole, noise.size - highest, None)[noise.size - highest]
+    levels = (4096 * noise).astype(np.int16)  # the octaves' sum is below 2
+    cutoff = np.partition(levels, noise.size - highest, None)[noise.size - highest]
     # 8 bits around the cutoff, in the only interpolation that OpenCV promises to be the same on every machine.
-    levels = np.clip(128 + ((whole - cutoff) >> 4), 0, 255).astype(np.uint8)
-    enlarged = cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+    near_cutoff = np.clip(128 + ((levels - cutoff) >> 4), 0, 255).astype(np.uint8)
+    enlarged = cv2.resize(near_cutoff, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
     mask: BoolArray = cv2.threshold(enlarged, 127, 1, cv2.THRESH_BINARY)[1].view(np.bool_)
     return mask
 
@@ -208,17 +208,17 @@ def free_form(height: int, width: int, rng: np.random.Generator, *, hole: Span =
     Raises:
         UsageError: no draw met `hole`.
     """
-    few = min(hole[0] + hole[1], 1.0)
+    fewer = min(hole[0] + hole[1], 1.0)
 
     def draw() -> BoolArray:
         mask = np.zeros((height, width), np.bool_)
         for most, part in ((5, 2), (3, 1)):
-            for _ in range(rng.integers(math.ceil(most * few) + 1)):
+            for _ in range(rng.integers(math.ceil(most * fewer) + 1)):
                 box_w, box_h = int(rng.integers(width // part + 1)), int(rng.integers(height // part + 1))
                 left = int(rng.integers(-(box_w // 2), width - box_w + box_w // 2 + 1))
                 top = int(rng.integers(-(box_h // 2), height - box_h + box_h // 2 + 1))
                 mask[max(top, 0) : top + box_h, max(left, 0) : left + box_w] = True
-        return mask | _brushes(height, width, rng, int(rng.integers(math.ceil(9 * few) + 1)))
+        return mask | _brushes(height, width, rng, int(rng.integers(math.ceil(9 * fewer) + 1)))
 
     pixel = 1 / (height * width)
     return draw_within(max(hole[0], pixel), min(hole[1], 1 - pixel), draw, "free-form")
@@ -230,31 +230,33 @@ def _brushes(height: int, width: int, rng: np.random.Generator, number: int) -> 
     for _ in range(number):
         corners = int(rng.integers(4, 19))
         bend = 2 * math.pi / 15
-        low, high = (2 * math.pi / 5 + each * rng.uniform(0, bend) for each in (-1, 1))
+        low, high = (2 * math.pi / 5 + sign * rng.uniform(0, bend) for sign in (-1, 1))
         angles = rng.uniform(low, high, corners)
         angles[::2] *= -1
-        far = np.clip(rng.normal(step, step / 2, corners), 0, 2 * step)
+        lengths = np.clip(rng.normal(step, step / 2, corners), 0, 2 * step)
         x, y = int(rng.integers(width)), int(rng.integers(height))
         points = [(x, y)]
-        for dx, dy in zip((far * np.cos(angles)).tolist(), (far * np.sin(angles)).tolist(), strict=True):
+        for dx, dy in zip((lengths * np.cos(angles)).tolist(), (lengths * np.sin(angles)).tolist(), strict=True):
             x, y = int(min(max(x + dx, 0), width)), int(min(max(y + dy, 0), height))
             points.append((x, y))
         thickness = max(1, round(rng.uniform(12, 48) * min(height, width) / 512))
         cv2.polylines(canvas, [np.array(points, np.int32)], False, 1, thickness)  # thick lines have round ends
-    # The strokes run to the right, so half of the pictures are turned over.
+    # The strokes run to the right, so half of the masks are turned over.
     upside_down, mirrored = rng.random(2) < 0.5
-    return canvas.view(np.bool_)[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+    mask = canvas.view(np.bool_)
+    mask = mask[::-1] if upside_down else mask
+    return mask[:, ::-1] if mirrored else mask
 
 
 def lama_thin(height: int, width: int, rng: np.random.Generator) -> BoolArray:
-    """LaMa's thin masks, configs/data_gen/random_thin_512.yaml: 4-70 thin strokes, up to half of the picture."""
+    """LaMa's thin masks, configs/data_gen/random_thin_512.yaml: 4-70 thin strokes, up to half of the image."""
     return draw_within(
         0, 0.5, lambda: strokes(height, width, rng, count=(4, 70), length=(10, 110), thickness=(5, 25)), "lama-thin"
     )
 
 
 def lama_medium(height: int, width: int, rng: np.random.Generator) -> BoolArray:
-    """LaMa's medium masks, configs/data_gen/random_medium_512.yaml: strokes 1, boxes 0.3, up to half of the picture."""
+    """LaMa's medium masks, configs/data_gen/random_medium_512.yaml: strokes 1, boxes 0.3, up to half of the image."""
 
     def draw() -> BoolArray:
         return strokes(height, width, rng) if rng.random() < 1 / 1.3 else boxes(height, width, rng)
@@ -263,7 +265,7 @@ def lama_medium(height: int, width: int, rng: np.random.Generator) -> BoolArray:
 
 
 def lama_thick(height: int, width: int, rng: np.random.Generator) -> BoolArray:
-    """LaMa's thick masks, configs/data_gen/random_thick_512.yaml: strokes 1, boxes 0.3, up to half of the picture."""
+    """LaMa's thick masks, configs/data_gen/random_thick_512.yaml: strokes 1, boxes 0.3, up to half of the image."""
 
     def draw() -> BoolArray:
         if rng.random() < 1 / 1.3:
@@ -274,7 +276,7 @@ def lama_thick(height: int, width: int, rng: np.random.Generator) -> BoolArray:
 
 
 def lama_mix(height: int, width: int, rng: np.random.Generator) -> BoolArray:
-    """What LaMa was trained on: strokes and boxes alike often, published for 256 pixels, so twice as long at 512."""
+    """LaMa's training masks: strokes and boxes equally often, published for 256 pixels, so twice as long at 512."""
     if rng.random() < 0.5:
         return strokes(height, width, rng, count=(1, 5), length=(20, 420), thickness=(10, 210))
     return boxes(height, width, rng, count=(1, 4), side=(60, 300), margin=20)
@@ -301,7 +303,7 @@ GENERATORS: Mapping[str, MaskGenerator] = MappingProxyType(
 
 
 def hole_ratio(mask: BoolArray) -> float:
-    """The share of the picture that is to be repainted."""
+    """The share of the image that is to be repainted."""
     return float(np.count_nonzero(mask) / mask.size)
 
 
@@ -342,7 +344,7 @@ def _smooth_noise(rng: np.random.Generator, cells: tuple[int, int], size: tuple[
 @lru_cache(64)
 def _blending(cells: int, extent: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """For each of `extent` points the corner (extent,) before it, and how much the next one counts (extent, 1)."""
-    at = np.linspace(0, cells - 1.0, extent)
-    before = np.minimum(at.astype(np.int64), cells - 2)
-    blend = at - before
+    positions = np.linspace(0, cells - 1.0, extent)
+    before = np.minimum(positions.astype(np.int64), cells - 2)
+    blend = positions - before
     return before, (blend * blend * (3 - 2 * blend))[:, None]

@@ -1,6 +1,6 @@
-"""How a mask comes from pixels to latents.
+"""Masks brought from the size of pixels to the size of latents.
 
-Shapes: B batch, H W the picture, h w latents, F pixels per latent along each side.
+Shapes: B batch, H W the image, h w latents, F pixels per latent along each side.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def latent_mask(mask: Tensor, factor: int, how: LatentMask | None) -> Tensor:
     return _LATENT_MASKS[how](mask, factor)
 
 
-def _as(mask: Tensor, values: Tensor, threshold: float) -> Tensor:
+def _hard_or_soft(mask: Tensor, values: Tensor, threshold: float) -> Tensor:
     """Bool, the values above the threshold, for a hard mask; the values themselves for a soft one."""
     return values > threshold if mask.dtype == torch.bool else values.float()
 
@@ -67,7 +67,7 @@ def _resized(mask: Tensor, factor: int, antialias: bool = False) -> Tensor:
 
 
 def _bicubic(mask: Tensor, factor: int) -> Tensor:
-    """(B, 1, h, w) float32 of whole levels 0...255: what Pillow's `resize` gives for a picture of 8 bits."""
+    """(B, 1, h, w) float32 of whole levels 0...255: what Pillow's `resize` gives for an image of 8 bits."""
     exact = torch.device("cpu") if mask.device.type == "mps" else mask.device  # which has no float64
     levels = (mask.to(exact).double() * 255).round()
     # Pillow goes along the rows first (along the columns where H > 2 W), and rounds to 8 bits in between.
@@ -103,9 +103,11 @@ def _kandinsky(mask: Tensor, factor: int) -> Tensor:
 
 _LATENT_MASKS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "nearest": lambda mask, factor: mask[..., ::factor, ::factor],
-    "bilinear": lambda mask, factor: _as(mask, _resized(mask, factor), 0.5),  # ComfyUI's round() sends 0.5 to 0
-    "bicubic": lambda mask, factor: _as(mask, _bicubic(mask, factor) / 255, 0.5),
-    "max": lambda mask, factor: _as(mask, F.max_pool2d(mask.float(), factor), 0),
+    "bilinear": lambda mask, factor: _hard_or_soft(
+        mask, _resized(mask, factor), 0.5
+    ),  # ComfyUI's round() sends 0.5 to 0
+    "bicubic": lambda mask, factor: _hard_or_soft(mask, _bicubic(mask, factor) / 255, 0.5),
+    "max": lambda mask, factor: _hard_or_soft(mask, F.max_pool2d(mask.float(), factor), 0),
     "area": lambda mask, factor: _resized(mask, factor, antialias=True).clamp(0, 1),
     "unshuffle": F.pixel_unshuffle,
     "kandinsky": _kandinsky,

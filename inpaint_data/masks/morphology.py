@@ -1,4 +1,4 @@
-"""How a binary mask grows or shrinks by a number of pixels.
+"""Morphology: binary masks grow or shrink by a number of pixels.
 
 Shapes: B batch, H height, W width, R rows of a result, N all elements of the padded batch in a row.
 """
@@ -33,8 +33,8 @@ def offset_mask(mask: Tensor, offset: int | Tensor, window: Window | Sequence[Wi
     Args:
         mask: (B, 1, H, W) bool; or integers, where any non-zero value is masked; or floats, where > 0.5 is masked
             (0.5 is not: the node this descends from rounds half to even).
-        offset: one int for all, or an integer tensor (B,) with a value and a sign for each sample. Values beyond
-            the picture are allowed. A tensor on the CPU avoids waiting for the device.
+        offset: one int for all, or an integer tensor (B,) with a value and a sign for each sample. Values larger
+            than the image are allowed. A tensor on the CPU avoids waiting for the device.
         window: one name for all, or B names, one for each sample.
 
     Returns:
@@ -70,7 +70,7 @@ def offset_mask(mask: Tensor, offset: int | Tensor, window: Window | Sequence[Wi
 
 
 def _radii(radii_B: Tensor, window: Window | Sequence[Window]) -> tuple[Tensor, Tensor]:
-    """What each sample's window is made of: the radius of a square, and that of a diamond by which it then grows."""
+    """The two parts of each sample's window: the radius of a square, and that of a diamond by which it then grows."""
     names = [window] * len(radii_B) if isinstance(window, str) else list(window)
     if len(names) != len(radii_B):
         raise UsageError(f"window must be one name or {len(radii_B)} names for this batch, not {len(names)}")
@@ -118,8 +118,8 @@ def _grow_by_diamonds(mask_BHW: Tensor, radii: Tensor) -> Tensor:
     batch, height, width = mask_BHW.shape
     steps = radii.clamp(max=height + width) - 1
     m = int(steps.max())
-    # m empty rows above and columns before each picture. A step past its right or lower end comes out in the empty part
-    # before the next row or picture; the last picture needs rows behind it for that. The cross reaches a pixel beyond
+    # m empty rows above and columns before each mask. A step past its right or lower end comes out in the empty part
+    # before the next row or mask; the last mask needs rows behind it for that. The cross reaches a pixel outside
     # the frame, from where the steps lead back into it.
     high, row = height + 2 + m, width + 2 + m
     flat_N = mask_BHW.new_zeros((batch * high + m + 1) * row)
@@ -139,7 +139,7 @@ def _windows(level_N: Tensor, neighbour: int, lengths: Tensor, starts_BR: Tensor
 
     Level p of a table holds the OR of 2^p neighbours from each position on, made from two entries of level p - 1.
     Any window is then the OR of two entries that overlap: log2 of its length steps instead of its length. On flat
-    memory a neighbour is one element, one picture width or both away; each output row is one contiguous piece of a
+    memory a neighbour is one element, one image width or both away; each output row is one contiguous piece of a
     level, so that every sample can have its own shift without a loop over samples.
     """
     batch, rows = starts_BR.shape
@@ -158,6 +158,6 @@ def _windows(level_N: Tensor, neighbour: int, lengths: Tensor, starts_BR: Tensor
         chosen = (levels == p).nonzero()[:, 0]
         if len(chosen):
             pieces = level_N.as_strided((level_N.numel() - width + 1, width), (1, 1))
-            one, other = pieces.index_select(0, starts_2BR[:, chosen].flatten().to(pieces.device)).chunk(2)
-            result[chosen.to(pieces.device)] = (one | other).reshape(-1, rows, width)
+            first, second = pieces.index_select(0, starts_2BR[:, chosen].flatten().to(pieces.device)).chunk(2)
+            result[chosen.to(pieces.device)] = (first | second).reshape(-1, rows, width)
     return result

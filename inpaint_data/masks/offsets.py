@@ -1,4 +1,4 @@
-"""How far a mask grows or shrinks: the distribution that its offset, and the window, are drawn from."""
+"""Mask offsets: the distribution that the offset of a mask, and its window, are drawn from."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ USED = {"fixed": ("value",), "uniform": ("low", "high"), "normal": ("mean", "dev
 
 @dataclass(frozen=True)
 class RandomOffset:
-    """A distribution of offsets in pixels: > 0 grows a mask, < 0 shrinks it. What is drawn is kept within -128...128.
+    """A distribution of offsets in pixels: > 0 grows a mask, < 0 shrinks it. Draws are kept within -128...128.
 
     Jitter of object masks is described by SmartBrush (its mask precision) and Omnieraser; their public code has none.
 
     Args:
         distribution: "fixed" (`value`), "uniform" (between `low` and `high`, both included), "normal" (`mean`,
-            `deviation`) or "two-sided" (a size between `low` and `high`, grown or shrunk alike often).
+            `deviation`) or "two-sided" (a size between `low` and `high`, grown or shrunk equally often).
         value, low, high, mean, deviation: of the distribution; those that it does not use stay 0. Pixels, or with
             `relative` shares of the radius of the disc that has the mask's area: 0.1 grows a face by a tenth.
         relative: to the size of what is masked.
@@ -34,8 +34,8 @@ class RandomOffset:
 
     Raises:
         UsageError: an unknown distribution, a number it does not use, `low` above `high`, a negative size or
-            deviation, pixels that are not whole where a uniform distribution needs them, anything beyond -128...128,
-            a `relative` that is no bool; no window, or an unknown one.
+            deviation, pixels that are not whole where a uniform distribution needs them, anything outside -128...128,
+            a `relative` that is not a bool; no window, or an unknown one.
     """
 
     distribution: Distribution = "uniform"
@@ -71,14 +71,20 @@ class RandomOffset:
             raise UsageError(f"mask_offset: zero: {self.zero} is not between 0 and 1")
         if self.low > self.high:
             raise UsageError(f"mask_offset: the range [{self.low}, {self.high}] is empty; give the lower number first")
-        for name in ("deviation", *(("low",) if self.distribution == "two-sided" else ())):
-            if getattr(self, name) < 0:
-                of = f"{name} of a {self.distribution} offset"
-                raise UsageError(f"mask_offset: {name}: {getattr(self, name)}, but {of} is a size; give 0 or more")
-        given: Any = self.windows
-        if not isinstance(given, list | tuple) or not given or not all(each in WINDOWS for each in given):
+        sizes = ("deviation", "low") if self.distribution == "two-sided" else ("deviation",)
+        for name in sizes:
+            number = getattr(self, name)
+            if number < 0:
+                raise UsageError(
+                    f"mask_offset: {name}: {number}, but {name} of a {self.distribution} offset is a size; "
+                    "give 0 or more"
+                )
+        windows: Any = self.windows
+        if not isinstance(windows, list | tuple) or not windows or not all(window in WINDOWS for window in windows):
             known = ", ".join(WINDOWS)
-            raise UsageError(f"mask_offset: windows: {given!r} is no list of some of {known}; give, say, [octagon]")
+            raise UsageError(
+                f"mask_offset: windows: {windows!r} is not a list of some of {known}; give, say, [octagon]"
+            )
         object.__setattr__(self, "windows", tuple(self.windows))  # YAML and JSON have lists
 
     @property
@@ -114,32 +120,32 @@ class RandomOffset:
             raise UsageError("mask_offset: an offset relative to the mask's size needs the mask")
         unit = math.sqrt((area or 0.0) / math.pi) if self.relative else 1.0
         if self.distribution == "normal":
-            drawn = rng.normal(self.mean, self.deviation)
+            offset = rng.normal(self.mean, self.deviation)
         elif self.distribution == "fixed":
-            drawn = self.value
+            offset = self.value
         elif self.relative:
-            drawn = rng.uniform(self.low, self.high)
+            offset = rng.uniform(self.low, self.high)
         else:
-            drawn = float(rng.integers(int(self.low), int(self.high) + 1))
+            offset = float(rng.integers(int(self.low), int(self.high) + 1))
         if self.distribution == "two-sided":
-            drawn *= 1 if rng.random() < 0.5 else -1
+            offset *= 1 if rng.random() < 0.5 else -1
         # Last, so that the share of exact masks does not shift the other offsets.
         exact = rng.random() < self.zero
-        return 0 if exact else round(min(max(drawn * unit, -MAX_OFFSET), MAX_OFFSET))
+        return 0 if exact else round(min(max(offset * unit, -MAX_OFFSET), MAX_OFFSET))
 
 
 Offset = int | tuple[int, int] | RandomOffset
 
 
 def offset_settings(mask_offset: Offset) -> int | list[int] | dict[str, Any]:
-    """The same for JSON, as a cache's fingerprint has it."""
+    """The offset for JSON, as a cache's fingerprint has it."""
     if isinstance(mask_offset, RandomOffset):
         return asdict(mask_offset) | {"windows": list(mask_offset.windows)}
     return mask_offset if isinstance(mask_offset, int) else list(mask_offset)
 
 
 def offset_from(settings: int | Sequence[int] | Mapping[str, Any]) -> Offset:
-    """What `offset_settings` made."""
+    """The offset that `offset_settings` was given."""
     if isinstance(settings, Mapping):
         return RandomOffset(**settings)
     return settings if isinstance(settings, int) else (settings[0], settings[1])
@@ -149,19 +155,19 @@ def check_offset(mask_offset: Offset) -> tuple[int, int]:
     """The inclusive range (low, high) of the offsets that `mask_offset` stands for.
 
     Raises:
-        UsageError: low above high, or beyond -128...128.
+        UsageError: low above high, or outside -128...128.
     """
     if isinstance(mask_offset, RandomOffset):
         return mask_offset.bounds
     pair: Any = (mask_offset, mask_offset) if isinstance(mask_offset, int) else mask_offset
-    if not isinstance(pair, tuple | list) or [type(each) for each in pair] != [int, int]:
+    if not isinstance(pair, tuple | list) or [type(bound) for bound in pair] != [int, int]:
         raise UsageError(f"mask_offset: {mask_offset!r} is neither a whole number of pixels nor a range [low, high]")
     low, high = pair
     if low > high:
         raise UsageError(f"mask_offset: the range [{low}, {high}] is empty; give the lower number first")
     if low < -MAX_OFFSET or high > MAX_OFFSET:
-        named = low if low == high else [low, high]
-        raise UsageError(f"mask_offset: {named} is outside -{MAX_OFFSET}...{MAX_OFFSET} pixels; stay within")
+        bounds = low if low == high else [low, high]
+        raise UsageError(f"mask_offset: {bounds} is outside -{MAX_OFFSET}...{MAX_OFFSET} pixels; stay within")
     return low, high
 
 
@@ -174,11 +180,11 @@ def draw_offset(mask_offset: Offset, rng: np.random.Generator, area: float | Non
 
 
 def windows_of(mask_offset: Offset) -> tuple[Window, ...]:
-    """The windows that one is drawn from for each mask."""
+    """The windows from which each mask's is drawn."""
     return mask_offset.windows if isinstance(mask_offset, RandomOffset) else ("square",)
 
 
 def draw_window(mask_offset: Offset, rng: np.random.Generator) -> Window:
-    """The window of one mask, each alike often."""
+    """The window of one mask, each equally likely."""
     windows = windows_of(mask_offset)
     return windows[int(rng.integers(len(windows)))]

@@ -1,6 +1,6 @@
-"""Which parameters a mask generator takes, and how far each may go.
+"""Parameters of mask generators, and the range of each.
 
-They are read off the signatures in `generators.py`, so that a new generator has its own at once.
+They are read from the signatures in `generators.py`, so that a new generator has its own at once.
 """
 
 import inspect
@@ -20,11 +20,11 @@ LONGEST = 1024  # pixels at 512: more than the diagonal, so that nothing longer 
 def parameters_of(name: str) -> dict[str, Any]:
     """The parameters of a generator with their defaults; a tuple is a span [low, high]."""
     signature = inspect.signature(GENERATORS[name]).parameters.values()
-    return {each.name: each.default for each in signature if each.kind is each.KEYWORD_ONLY}
+    return {entry.name: entry.default for entry in signature if entry.kind is entry.KEYWORD_ONLY}
 
 
 def range_of(name: str, parameter: str) -> str:
-    """What a parameter is, in words: "[low, high], each a whole number of 1 to 256"."""
+    """The values that a parameter takes, in words: "[low, high], each a whole number of 1 to 256"."""
     default = parameters_of(name)[parameter]
     low, high = _limits(parameter, default, _whole(name, parameter))
     kind = "a whole number" if _whole(name, parameter) else "a number"
@@ -32,8 +32,8 @@ def range_of(name: str, parameter: str) -> str:
     return f"{kind} above 0, at most {high}" if low is None else f"{kind} of {low} to {high}"
 
 
-def check_parameters(name: str, given: Any) -> None:
-    """See that a generator takes these parameters: of its defaults' kind, within their range, spans in order.
+def check_parameters(name: str, values: Any) -> None:
+    """Check that a generator takes these parameters: of its defaults' kind, within their range, spans in order.
 
     Raises:
         UsageError: it does not.
@@ -42,18 +42,18 @@ def check_parameters(name: str, given: Any) -> None:
         raise UsageError(f"mixture: parameters: no generator is called {name!r}; choose from {', '.join(GENERATORS)}")
     defaults = parameters_of(name)
     known = f"it takes {', '.join(defaults)}" if defaults else "it takes none"
-    if not isinstance(given, Mapping):
-        raise UsageError(f"mixture: parameters: {name}: {given!r} is not parameter: value; {known}")
-    for parameter, value in given.items():
+    if not isinstance(values, Mapping):
+        raise UsageError(f"mixture: parameters: {name}: {values!r} is not a mapping of parameters to values; {known}")
+    for parameter, value in values.items():
         if parameter not in defaults:
             raise UsageError(f"mixture: parameters: {name} has no parameter {parameter!r}; {known}")
         default, whole = defaults[parameter], _whole(name, parameter)
-        spread = as_tuple(value)
-        ends, usual = (each if isinstance(each, tuple) else (each,) for each in (spread, default))
+        is_span = isinstance(as_tuple(value), tuple)
+        ends = _ends(as_tuple(value))
         low, high = _limits(parameter, default, whole)
         if (
-            isinstance(spread, tuple) != isinstance(default, tuple)
-            or len(ends) != len(usual)
+            is_span != isinstance(default, tuple)
+            or len(ends) != len(_ends(default))
             or not all(is_number(end) and (not whole or type(end) is int) for end in ends)
             or not all((end > 0 if low is None else low <= end) and end <= high for end in ends)
             or list(ends) != sorted(ends)
@@ -68,19 +68,22 @@ def _whole(name: str, parameter: str) -> bool:
 
 def _limits(parameter: str, default: Any, whole: bool) -> tuple[int | None, int]:
     """The least and the greatest value; None where it must be above 0."""
-    usual = default if isinstance(default, tuple) else (default,)
     if whole:
         return LEAST.get(parameter, 1), FEWER.get(parameter, MOST)
-    if 0 < max(usual) <= 1:  # a share or a probability
+    if 0 < max(_ends(default)) <= 1:  # a share or a probability
         return 0, 1
-    return (0 if 0 in usual else None), LONGEST
+    return (0 if 0 in _ends(default) else None), LONGEST
+
+
+def _ends(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number that a float can hold."""
+    """True for a finite number that a float can hold."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def as_tuple(value: Any) -> Any:
-    """YAML and JSON have lists where a span is a tuple."""
+    """The value as a span: a tuple where YAML and JSON have a list."""
     return tuple(value) if isinstance(value, list) else value

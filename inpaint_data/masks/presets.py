@@ -1,4 +1,4 @@
-"""What other tools do differently with a mask.
+"""Presets: what each inpainting tool does differently with a mask.
 
 Four independent axes: how it grows, what counts as masked, what the hole holds, and how it comes to latent size.
 """
@@ -21,7 +21,7 @@ FILLS: tuple[Fill, ...] = get_args(Fill)
 
 @dataclass(frozen=True)
 class Preset:
-    """What one tool does, or what you want of several.
+    """The way of one tool with a mask, or a way of your own.
 
     Args:
         growth: "square": `offset_mask`, 2k + 1 wide, before the hole is filled. "comfy": `grow_comfy`, k wide, of the
@@ -34,7 +34,7 @@ class Preset:
         offset: how far the tool grows masks where nothing is said.
 
     Raises:
-        UsageError: an unknown name, or an offset that is no whole number.
+        UsageError: an unknown name, or an offset that is not a whole number.
     """
 
     growth: Growth = "square"
@@ -51,11 +51,11 @@ class Preset:
             ("latent_mask", (None, *get_args(LatentMask))),
         ):
             if (value := getattr(self, name)) not in choices:
-                named = ", ".join(each for each in choices if each)
-                raise UsageError(f"preset: {name}: {value!r} is unknown; choose from {named}")
+                known = ", ".join(choice for choice in choices if choice)
+                raise UsageError(f"preset: {name}: {value!r} is unknown; choose from {known}")
         if type(self.offset) is not int or not -128 <= self.offset <= 128:
             raise UsageError(
-                f"preset: offset: {self.offset!r} is no whole number of pixels of -128 to 128; give one, such as 6"
+                f"preset: offset: {self.offset!r} is not a whole number of pixels of -128 to 128; give one, such as 6"
             )
 
 

@@ -1,4 +1,4 @@
-"""Which masks a picture gets, how far they grow, and what the hole holds."""
+"""Settings of masks: where they come from, how far they grow, and what the hole holds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -49,12 +49,12 @@ def _soft(value: Any) -> SoftBorder | None:
 
 
 class MaskSettings(Settings):
-    """Which masks a picture gets, how far they grow, and what the hole holds."""
+    """Settings of masks: where they come from, how far they grow, and what the hole holds."""
 
     group = "masks"
 
     source: Annotated[str, checked(_source, str), Flag("masks")] = "sample"
-    """"sample" (the member mask.png, white = repaint), "alpha" (repaint where the picture is more transparent than
+    """"sample" (the member mask.png, white = repaint), "alpha" (repaint where the image is more transparent than
     not), "object" (mask.0.png ..., or COCO annotations in json), a generator's name, or "mixture"."""
 
     mixture: Annotated[MaskMixture, built(MaskMixture)] = MaskMixture()
@@ -70,8 +70,8 @@ class MaskSettings(Settings):
     """What the hole holds when it is encoded, see fill_hole; left out, the preset's."""
 
     preset: Annotated[Preset, checked(_preset, str | dict[str, Any])] = PRESETS["was"]
-    """Whose way with masks: "was" (they grow alike on all sides), "comfy" (ComfyUI's own node), "diffusers" (they do
-    not grow), "a1111" or "fooocus", see PRESETS; or a mapping of your own, see Preset."""
+    """The tool whose way with masks is followed: "was" (they grow alike on all sides), "comfy" (ComfyUI's own node),
+    "diffusers" (they do not grow), "a1111" or "fooocus", see PRESETS; or a mapping of your own, see Preset."""
 
     soft: Annotated[SoftBorder | None, checked(_soft, dict[str, Any] | None)] = None
     """Soften the border of masks, see SoftBorder: {kind: gaussian, radius: 4}. Batches then have float masks, a cache
@@ -84,7 +84,7 @@ class MaskSettings(Settings):
         return self
 
     def check_drawn(self) -> None:
-        """Raises UsageError for a mixture, or its weights, that would have no say."""
+        """Raises UsageError for a mixture, or its weights, that would not be used."""
         if self.source in ("sample", "alpha") and self.mixture != MaskMixture():
             raise UsageError(
                 f"mixture: one is given, but masks is {self.source}, which does not draw from it; set masks: mixture",
@@ -99,14 +99,14 @@ class MaskSettings(Settings):
 
     @cached_property
     def drawn_from(self) -> MaskMixture | None:
-        """What masks are drawn from; None where a sample brings its one mask."""
+        """The mixture that masks are drawn from; None where a sample brings its one mask."""
         if self.source in ("sample", "alpha"):
             return None
         return self.mixture if self.source == "mixture" else replace(self.mixture, weights={self.source: 1.0})
 
     @property
     def draws_objects(self) -> bool:
-        """Whether a mask may be one of the objects that a sample brings."""
+        """True if a mask may be one of the objects that a sample brings."""
         return self.drawn_from is not None and bool(self.drawn_from.weights.get(OBJECT))
 
     @property

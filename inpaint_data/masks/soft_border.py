@@ -1,7 +1,7 @@
-"""How the border of a mask is softened.
+"""Soft borders of masks.
 
 Soft masks have 256 levels, k of which is exactly k / 255, so that one from a cache is the live one to the last bit.
-Shapes: B batch, K mask variants, H W the picture.
+Shapes: B batch, K mask variants, H W the image.
 """
 
 import math
@@ -27,14 +27,14 @@ class SoftBorder:
 
     Args:
         kind: "gaussian": blurred with deviation `radius` as AUTOMATIC1111's mask blur does it: a window of
-            int(2.5 * radius + 0.5) pixels on each side, and the picture mirrored at its edges (its last row not
+            int(2.5 * radius + 0.5) pixels on each side, and the mask mirrored at its edges (its last row not
             repeated). Details smaller than the radius become faint.
             "ramp": a straight line over `radius` pixels on each side of the border: the mean of the mask grown and
             shrunk by -radius...radius. The hard mask is where it is above 0.5, to the pixel.
         radius: 1...64 pixels.
 
     Raises:
-        UsageError: an unknown kind, or a radius that is no whole number of 1...64.
+        UsageError: an unknown kind, or a radius that is not a whole number of 1...64.
     """
 
     kind: Literal["gaussian", "ramp"] = "gaussian"
@@ -59,13 +59,13 @@ class SoftBorder:
 
 
 def check_soft(soft: Any) -> None:
-    """See that a setting `soft` is a border or None.
+    """Check that a setting `soft` is a border or None.
 
     Raises:
         UsageError: it is something else.
     """
     if not isinstance(soft, SoftBorder | None):
-        raise UsageError(f"soft: {soft!r} is no border; give a SoftBorder, such as SoftBorder('gaussian', 4)")
+        raise UsageError(f"soft: {soft!r} is not a border; give a SoftBorder, such as SoftBorder('gaussian', 4)")
 
 
 def from_levels(levels: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def from_levels(levels: Tensor) -> Tensor:
 
 
 def to_levels(mask: Tensor) -> Tensor:
-    """What `from_levels` was given."""
+    """float32 in [0, 1], as `from_levels` gives it -> uint8 0...255."""
     return (mask * 255).round().to(torch.uint8)
 
 

@@ -1,1 +1,1 @@
-"""From the bytes of a sample to pixels and masks of one size."""
+"""Pixels and masks of one size, from the bytes of a sample."""

@@ -1,8 +1,9 @@
-"""From a shard's sample to the arrays of one training example, and from examples to a batch."""
+"""Training examples: the arrays that are made of a sample, and the batch that is made of examples."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar, cast
+from functools import partial
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -53,40 +54,46 @@ def prepare(
 
     Args:
         sample: the sample.
-        settings: what decides the pixels.
+        settings: all that decides the pixels.
         variants: numbers of the mask variants.
-        views: numbers of the views; None for all that the picture gives.
+        views: numbers of the views; None for all that the image gives.
 
     Returns:
-        An example of each view, or why there is none: of the whole sample, or of a view. With `views` None, each view
-        is accounted for.
+        An example of each view, or a Fault that says why there is none: of the whole sample, or of a view. With `views`
+        None, each view is accounted for.
     """
     try:
         settings.pictures.views.check_key(sample.key)
         parts = _Parts.of(sample, settings)
-        settings.pictures.filters.check_picture(parts.size, parts.caption)
+        settings.pictures.filters.check_image(parts.size, parts.caption)
         planned = settings.pictures.views.of(parts.size)
     except SampleError as error:
         return [_fault(sample.shard, sample.key, error)]
-    made: list[Example | Fault] = []
+    results: list[Example | Fault] = []
     if views is None:
-        made += _too_small(sample, settings.pictures.views, parts.size, planned)
+        results += _too_small(sample, settings.pictures.views, parts.size, planned)
     for view in planned:
         if views is None or view.number in views:
             key = settings.pictures.views.key(sample.key, view.number)
             try:
-                made.append(parts.view(key, settings, view, variants))
+                results.append(parts.view(key, settings, view, variants))
             except SampleError as error:
-                made.append(_fault(sample.shard, key, error))
-    return made
+                results.append(_fault(sample.shard, key, error))
+    return results
 
 
 def _too_small(sample: Sample, views: Views, size: Size, planned: Sequence[View]) -> list[Fault]:
-    """The views that a picture is too small for, though not for all, count as left out on purpose."""
+    """A Fault for each view that the image is too small for, though not for all: left out on purpose."""
     missing = sorted(set(range(views.count)) - {view.number for view in planned})
-    what = f"resolution: image is {size[0]} high and {size[1]} wide, too small for"
     return [
-        Fault(sample.shard, views.key(sample.key, number), f"{what} {views.resolution_of(number)}", None, None, True)
+        Fault(
+            sample.shard,
+            views.key(sample.key, number),
+            f"resolution: image is {size[0]} high and {size[1]} wide, too small for {views.resolution_of(number)}",
+            offset=None,
+            end=None,
+            on_purpose=True,
+        )
         for number in missing
     ]
 
@@ -104,7 +111,7 @@ def prepare_again(
         cut_by: the settings that it was cut by.
 
     Raises:
-        SampleError: the sample cannot be used; the message is the reason and the mend.
+        SampleError: the sample cannot be used; the message is the reason and the fix.
     """
     parts = _Parts.of(view, settings)
     if cut_by.pictures.views.crop_of(view.key) == "mask":
@@ -118,10 +125,10 @@ def _fault(shard: str, key: str, error: SampleError) -> Fault:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What all views of a sample are made of, at the picture's own size."""
+    """The decoded parts of a sample that all its views are cut from, at the image's own size."""
 
     sample: Sample
-    name: str  # of the image
+    image_name: str  # the member that is the image
     image: npt.NDArray[np.uint8]
     caption: str
     mask: BoolArray | None  # where all views and variants have the same
@@ -130,23 +137,23 @@ class _Parts:
 
     @classmethod
     def of(cls, sample: Sample, settings: ExampleSettings) -> "_Parts":
-        name = image_member(sample)
-        data = sample.members[name]
-        image = _named(name, decode_image, data)
+        image_name = image_member(sample)
+        data = sample.members[image_name]
+        image = _named(image_name, decode_image, data)
         size = (image.shape[0], image.shape[1])
-        mask = _own_mask(sample, data, size, settings.masks.source) if settings.masks.drawn_from is None else None
+        mask = _mask_of(sample, data, size, settings.masks.source) if settings.masks.drawn_from is None else None
         objects = find_objects(sample.members, size) if settings.masks.draws_objects else []
-        paired = {each: _paired(sample, each, size) for each in settings.pictures.paired}
-        return cls(sample, name, image, _caption(sample), mask, objects, paired)
+        paired = {name: _paired(sample, name, size) for name in settings.pictures.paired}
+        return cls(sample, image_name, image, _caption(sample), mask, objects, paired)
 
     @property
     def size(self) -> tuple[int, int]:
         return self.image.shape[0], self.image.shape[1]
 
     @property
-    def _pictures(self) -> set[str]:
-        """The members that are pictures, which a cache does not carry."""
-        return {self.name, *(member for member, _ in self.paired.values())}
+    def _images(self) -> set[str]:
+        """The members that are images, which a cache does not carry."""
+        return {self.image_name, *(member for member, _ in self.paired.values())}
 
     def view(self, key: str, settings: ExampleSettings, view: View, variants: Sequence[int]) -> Example:
         if view.crop == "mask":
@@ -157,19 +164,19 @@ class _Parts:
                 mask, view.target, settings.pictures.mask_padding, view.flip, settings.pictures.upscale
             )
         else:
-            parts, crop = self, cast(Literal["center", "random"], view.crop)
+            parts = self
+            crop = cast(Literal["center", "random"], view.crop)
             geometry = plan(self.size, view.target, crop, view.flip, generator_for(settings.seed, key, 0, "crop"))
         example = parts.example(key, settings, geometry, variants)
         settings.pictures.filters.check_masks(example.masks)
         return example
 
     def around(self, key: str, seed: int) -> "_Parts":
-        """With the one object that crop "mask" is around, which alone is masked then; an empty one only if all are."""
+        """The same parts with the one object that crop "mask" is cut around; it is empty only if all objects are."""
         if not self.objects:
             return self
-        for chosen in generator_for(seed, key, 0, "crop").permutation(len(self.objects)).tolist():
-            if self.objects[chosen]().any():
-                break
+        order = generator_for(seed, key, 0, "crop").permutation(len(self.objects)).tolist()
+        chosen = next((index for index in order if self.objects[index]().any()), order[-1])
         return replace(self, objects=[self.objects[chosen]])
 
     def example(self, key: str, settings: ExampleSettings, geometry: Geometry, variants: Sequence[int]) -> Example:
@@ -185,8 +192,8 @@ class _Parts:
             seed=settings.seed,
             geometry=geometry,
             caption=self.caption,
-            carried=_carried(self.sample, self._pictures, cut, settings.pictures.carry_image),
-            paired={each: geometry.apply(pixels) for each, (_, pixels) in self.paired.items()},
+            carried=_carried(self.sample, self._images, cut, settings.pictures.carry_image),
+            paired={name: geometry.apply(pixels) for name, (_, pixels) in self.paired.items()},
         )
 
     def _masks(
@@ -198,12 +205,16 @@ class _Parts:
         mixture = settings.masks.drawn_from
         assert mixture is not None
         height, width = geometry.target_size
-        objects: Any = [lambda make=make: geometry.apply_to_mask(make()) for make in self.objects]
-        drawn = [
+
+        def cut_object(make: Callable[[], BoolArray]) -> BoolArray:
+            return geometry.apply_to_mask(make())
+
+        objects = [partial(cut_object, make) for make in self.objects]
+        masks_and_origins = [
             mixture.draw(height, width, generator_for(settings.seed, key, variant, "mask"), objects)
             for variant in variants
         ]
-        return np.stack([mask for mask, _ in drawn]), tuple(origin for _, origin in drawn)
+        return np.stack([mask for mask, _ in masks_and_origins]), tuple(origin for _, origin in masks_and_origins)
 
 
 def _paired(sample: Sample, name: str, size: Size) -> tuple[str, npt.NDArray[np.uint8]]:
@@ -214,28 +225,29 @@ def _paired(sample: Sample, name: str, size: Size) -> tuple[str, npt.NDArray[np.
     """
     members = [member for member in sample.members if member in PAIRED_MEMBERS and member.startswith(f"{name}.")]
     if len(members) != 1:
-        what = f"several {name}s: {', '.join(members)}; keep one" if members else f"no {name}; add {name}.jpg"
-        raise SampleError(f"{what}, or set {name}: false")
-    picture = _named(members[0], decode_image, sample.members[members[0]])
-    if picture.shape[:2] != size:
-        (height, width), (own_height, own_width) = size, picture.shape[:2]
+        problem = f"several {name}s: {', '.join(members)}; keep one" if members else f"no {name}; add {name}.jpg"
+        raise SampleError(f"{problem}, or set {name}: false")
+    pixels = _named(members[0], decode_image, sample.members[members[0]])
+    height, width = pixels.shape[:2]
+    if (height, width) != size:
         raise SampleError(
-            f"{members[0]} is {own_height} high and {own_width} wide, but image is {height} high and {width} wide; "
+            f"{members[0]} is {height} high and {width} wide, but image is {size[0]} high and {size[1]} wide; "
             f"give {name}s the image's size"
         )
-    return members[0], picture
+    return members[0], pixels
 
 
-def _own_mask(sample: Sample, image_data: bytes, size: Size, masks: str) -> BoolArray:
-    given = _mask_member(sample) if masks == "sample" else _mask_from_alpha(image_data)
-    if given.shape != size:
-        (mask_h, mask_w), (height, width) = given.shape, size
-        turned = " as its EXIF orientation turns it" if given.shape == size[::-1] else ""
+def _mask_of(sample: Sample, image_data: bytes, size: Size, source: str) -> BoolArray:
+    """The one mask that the sample brings: its member mask.png, or the alpha of its image."""
+    mask = _mask_member(sample) if source == "sample" else _mask_from_alpha(image_data)
+    height, width = mask.shape
+    if (height, width) != size:
+        turned = " as its EXIF orientation turns it" if (width, height) == size else ""
         raise SampleError(
-            f"mask is {mask_h} high and {mask_w} wide, but image is {height} high and {width} wide{turned}; "
+            f"mask is {height} high and {width} wide, but image is {size[0]} high and {size[1]} wide{turned}; "
             "give masks the image's size"
         )
-    return given
+    return mask
 
 
 def _mask_member(sample: Sample) -> npt.NDArray[np.bool_]:
@@ -272,13 +284,11 @@ def _caption(sample: Sample) -> str:
         ) from None
 
 
-def _carried(sample: Sample, pictures: Collection[str], cut: npt.NDArray[np.uint8], carry: Carry) -> dict[str, bytes]:
-    """What a cache holds beside its own members: all others but, unless asked for, pictures and masks."""
+def _carried(sample: Sample, images: Collection[str], cut: npt.NDArray[np.uint8], carry: Carry) -> dict[str, bytes]:
+    """The members that a cache holds beside its own: all but, unless they are asked for, images and masks."""
     if carry == "original":
         return dict(sample.members)
-    carried = {
-        name: data for name, data in sample.members.items() if name not in pictures and not MEMBER.fullmatch(name)
-    }
+    carried = {name: data for name, data in sample.members.items() if name not in images and not MEMBER.fullmatch(name)}
     if carry == "crop":
         if "crop.png" in carried:
             raise SampleError("it has a member crop.png already; rename it, or set carry_image to none or original")
@@ -293,23 +303,23 @@ def collate(examples: Sequence[Example]) -> ImageBatch:
         return torch.tensor(values, dtype=torch.int64).reshape(-1, 2)
 
     batch: ImageBatch = {
-        "image": torch.from_numpy(np.stack([each.image for each in examples])).permute(0, 3, 1, 2),
-        "masks": torch.from_numpy(np.stack([each.masks for each in examples])),
+        "image": torch.from_numpy(np.stack([example.image for example in examples])).permute(0, 3, 1, 2),
+        "masks": torch.from_numpy(np.stack([example.masks for example in examples])),
         "variants": list(examples[0].variants),
         "seed": examples[0].seed,
-        "caption": [each.caption for each in examples],
-        "generator": [[origin.generator for origin in each.origins] for each in examples],
-        "edits": [[list(origin.edits) for origin in each.origins] for each in examples],
-        "original_size": pairs([each.geometry.original_size for each in examples]),
-        "resized_size": pairs([each.geometry.resized_size for each in examples]),
-        "crop_top_left": pairs([each.geometry.crop_top_left for each in examples]),
-        "target_size": pairs([each.geometry.target_size for each in examples]),
-        "flip": torch.tensor([each.geometry.flip for each in examples], dtype=torch.bool),
-        "carried": [each.carried for each in examples],
-        "__key__": [each.key for each in examples],
-        "__shard__": [f"{shard_stem(each.shard)}.tar" for each in examples],
+        "caption": [example.caption for example in examples],
+        "generator": [[origin.generator for origin in example.origins] for example in examples],
+        "edits": [[list(origin.edits) for origin in example.origins] for example in examples],
+        "original_size": pairs([example.geometry.original_size for example in examples]),
+        "resized_size": pairs([example.geometry.resized_size for example in examples]),
+        "crop_top_left": pairs([example.geometry.crop_top_left for example in examples]),
+        "target_size": pairs([example.geometry.target_size for example in examples]),
+        "flip": torch.tensor([example.geometry.flip for example in examples], dtype=torch.bool),
+        "carried": [example.carried for example in examples],
+        "__key__": [example.key for example in examples],
+        "__shard__": [f"{shard_stem(example.shard)}.tar" for example in examples],
     }
     for name in examples[0].paired:
-        stacked = torch.from_numpy(np.stack([each.paired[name] for each in examples]))
+        stacked = torch.from_numpy(np.stack([example.paired[name] for example in examples]))
         batch[name] = stacked.permute(0, 3, 1, 2)  # type: ignore[literal-required]
     return batch

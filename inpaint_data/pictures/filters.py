@@ -1,4 +1,4 @@
-"""Which samples are left out on purpose: counted and listed, unlike bad ones no failure."""
+"""Filters: samples that are left out on purpose are counted and listed, and are not failures."""
 
 import math
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from inpaint_data.pictures.geometry import Size
 
 @dataclass(frozen=True)
 class Filters:
-    """What a sample must have to be taken; the defaults take all.
+    """Conditions that a sample must meet to be used; the defaults accept all.
 
     Args:
-        min_side: least short side of the picture, in pixels.
-        max_aspect: greatest long side to short side of the picture; 0 takes any.
+        min_side: least short side of the image, in pixels.
+        max_aspect: greatest long side to short side of the image; 0 accepts any.
         min_hole, max_hole: least and greatest share of the view that each of its masks covers, before the offset.
         caption: whether it must have a caption.
 
     Raises:
-        UsageError: a number that cannot be, or limits the wrong way round.
+        UsageError: a number outside its range, or limits the wrong way round.
     """
 
     min_side: int = 0
@@ -32,11 +32,11 @@ class Filters:
 
     def __post_init__(self) -> None:
         if type(self.min_side) is not int or self.min_side < 0:
-            raise UsageError(f"filters: min_side: {self.min_side!r} is no number of pixels; give 0 or more")
+            raise UsageError(f"filters: min_side: {self.min_side!r} is not a number of pixels; give 0 or more")
         for name in ("max_aspect", "min_hole", "max_hole"):
             value = getattr(self, name)
             if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-                raise UsageError(f"filters: {name}: {value!r} cannot be; give a number, 0 or more")
+                raise UsageError(f"filters: {name}: {value!r} is not a finite number, 0 or more; give one")
         if type(self.caption) is not bool:
             raise UsageError(f"filters: caption: {self.caption!r} is neither true nor false")
         if 0 < self.max_aspect < 1:
@@ -47,23 +47,23 @@ class Filters:
                 "give 0 <= min_hole <= max_hole <= 1"
             )
 
-    def check_picture(self, size: Size, caption: str) -> None:
-        """Raises FilteredError, whose message begins with the filter's name, for a picture that is left out."""
+    def check_image(self, size: Size, caption: str) -> None:
+        """Raises FilteredError, whose message begins with the filter's name, for an image that is left out."""
         short, long = sorted(size)
         if short < self.min_side:
-            raise FilteredError(f"min_side: the picture's short side has {short} pixels, fewer than {self.min_side}")
+            raise FilteredError(f"min_side: the image's short side has {short} pixels, fewer than {self.min_side}")
         if self.max_aspect and long > self.max_aspect * short:
-            raise FilteredError(f"max_aspect: the picture is {long / short:.3g} to 1, beyond {self.max_aspect:g}")
+            raise FilteredError(f"max_aspect: the image is {long / short:.3g} to 1, more than {self.max_aspect:g}")
         if self.caption and not caption:
             raise FilteredError("caption: the sample has none")
 
     def check_box(self, mask: npt.NDArray[np.bool_]) -> None:
-        """The same for a mask that a view is to be cut around, which it cannot be where nothing is masked."""
+        """Raises FilteredError for an empty mask that a view is to be cut around, where `min_hole` is set."""
         if self.min_hole and not mask.any():
             raise FilteredError(f"min_hole: nothing is masked, less than {self.min_hole:g} of any view")
 
     def check_masks(self, masks: npt.NDArray[np.bool_]) -> None:
-        """The same for the masks (K, H, W) of a view."""
+        """Raises FilteredError where one of the masks (K, H, W) of a view covers too little or too much."""
         for ratio in masks.mean((1, 2)).tolist():
             if ratio < self.min_hole:
                 raise FilteredError(f"min_hole: a mask covers {ratio:.3g} of the view, less than {self.min_hole:g}")

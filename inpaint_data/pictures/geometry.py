@@ -1,4 +1,4 @@
-"""The box of a picture that is cut out, resized and perhaps mirrored, the very same for image, mask and target.
+"""The box of an image that is cut out, resized and perhaps mirrored: the same for image, mask and target.
 
 Sizes and positions are (height, width) or (top, left) everywhere in this file.
 """
@@ -18,9 +18,9 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a picture becomes one of `target_size`.
+    """The way from an image to its cut of `target_size`.
 
-    The whole picture is thought of as resized to `resized_size`, then mirrored where `flip` is set, and `target_size`
+    The whole image is thought of as resized to `resized_size`, then mirrored where `flip` is set, and `target_size`
     cut out of that at `crop_top_left`: SDXL's size conditioning.
     """
 
@@ -43,7 +43,7 @@ class Geometry:
             left = self.resized_size[1] - self.target_size[1] - left
         if self.resized_size == self.original_size:
             return pixels[top : top + self.target_size[0], left : left + self.target_size[1]]
-        down, right = (o / r for o, r in zip(self.original_size, self.resized_size, strict=True))
+        down, right = (old / new for old, new in zip(self.original_size, self.resized_size, strict=True))
         box = (
             left * right,
             top * down,
@@ -54,7 +54,7 @@ class Geometry:
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, box=box))
 
     def apply_to_mask(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Cut and resize (H, W) bool like the image: a mask painted into the picture is found there again."""
+        """Cut and resize (H, W) bool like the image: a mask painted into the image is found there again."""
         return self.apply(mask.astype(np.uint8) * 255) > 127
 
 
@@ -74,7 +74,7 @@ def plan_around(mask: npt.NDArray[np.bool_], target: Size, padding: int, flip: b
     """Cut the box of what is masked, as A1111's "only masked" and CropAndStitch do at inference.
 
     The box gets `padding` pixels of the original on each side, grows to the aspect of `target` and, unless `upscale`,
-    to its size, and is shifted inside. One that the picture has no room for is as large as the picture allows, and
+    to its size, and is shifted inside. One that the image has no room for is as large as the image allows, and
     where it cannot hold all that is masked it lies around the middle one of those pixels.
 
     Args:
@@ -89,10 +89,10 @@ def plan_around(mask: npt.NDArray[np.bool_], target: Size, padding: int, flip: b
     places = [np.sort(axis) for axis in np.nonzero(mask)]  # rows and columns of all masked pixels
     extents = [int(axis[-1] - axis[0]) + 1 for axis in places]
     # How many pixels of the original become one of the target.
-    wanted = max((extent + 2 * padding) / side for extent, side in zip(extents, target, strict=True))
-    most = min(size[0] / target[0], size[1] / target[1])
-    scale = min(wanted if upscale else max(wanted, 1.0), most)
-    resized = tuple(max(side, round(whole / scale)) for side, whole in zip(target, size, strict=True))
+    needed_scale = max((extent + 2 * padding) / side for extent, side in zip(extents, target, strict=True))
+    largest_scale = min(size[0] / target[0], size[1] / target[1])
+    scale = min(needed_scale if upscale else max(needed_scale, 1.0), largest_scale)
+    resized = tuple(max(side, round(extent / scale)) for side, extent in zip(target, size, strict=True))
     top_left = []
     for axis, extent, side, new, old in zip(places, extents, target, resized, size, strict=True):
         middle = axis[0] + extent / 2 if extent <= side * scale else axis[len(axis) // 2] + 0.5

@@ -1,4 +1,4 @@
-"""Encoded image bytes to uint8 pixels and back.
+"""Image files: their bytes to uint8 pixels and back.
 
 JPEG, PNG and WEBP, told by their content and not by a name. A file comes out whole or not at all: what a viewer
 would show half grey is a SampleError here. Turned upright as EXIF says, everywhere in this file.
@@ -42,12 +42,12 @@ def decode_image(data: bytes) -> Uint8Array:
     8: grey as round(v / 257), colour as v // 256 (Pillow's own reduction).
 
     Raises:
-        SampleError: no JPEG, PNG or WEBP, damaged, cut short, or above MAX_PIXELS.
+        SampleError: not a JPEG, PNG or WEBP, damaged, cut short, or above MAX_PIXELS.
     """
     with _opened(data) as image:
-        turned = _orientation(image, data)
+        orientation = _orientation(image, data)
         pixels = _jpeg_rgb(data, image) if data[:2] == b"\xff\xd8" else _pillow_rgb(image)
-        return _upright(pixels, turned)
+        return _upright(pixels, orientation)
 
 
 def decode_alpha(data: bytes) -> Uint8Array | None:
@@ -59,14 +59,14 @@ def decode_alpha(data: bytes) -> Uint8Array | None:
     with _opened(data) as image:
         if not image.has_transparency_data:
             return None
-        turned = _orientation(image, data)
+        orientation = _orientation(image, data)
         if image.mode.startswith("I"):  # a 16-bit grey that stands for transparent
             alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
         elif image.mode == "RGB" and data[24] == 16:
             raise SampleError("a 16-bit colour PNG with one transparent colour; save it with an alpha channel")
         else:
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-        return _upright(alpha, turned)
+        return _upright(alpha, orientation)
 
 
 def decode_mask(data: bytes) -> npt.NDArray[np.bool_]:
@@ -77,15 +77,15 @@ def decode_mask(data: bytes) -> npt.NDArray[np.bool_]:
     Raises:
         SampleError: as `decode_image`.
     """
-    # 127.5 of 255 is no 8-bit value, and both reductions from 16 bits keep 32767 below and 32768 above it
+    # 127.5 of 255 is not an 8-bit value, and both reductions from 16 bits keep 32767 below and 32768 above it
     return np.asarray(Image.fromarray(decode_image(data)).convert("L")) > 127
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """(height, width) of the picture once upright, from the header alone.
+    """(height, width) of the image once upright, from the header alone.
 
     Raises:
-        SampleError: no JPEG, PNG or WEBP, or above MAX_PIXELS.
+        SampleError: not a JPEG, PNG or WEBP, or above MAX_PIXELS.
     """
     with _opened(data, check=False) as image:
         width, height = image.size
@@ -117,17 +117,17 @@ def _opened(data: bytes, check: bool = True) -> Iterator[Image.Image]:
     except (SampleError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise SampleError(f"{_known_as(data)} {len(data)} bytes long") from error
+        raise SampleError(f"{_problem_at_start(data)} {len(data)} bytes long") from error
     except Exception as error:  # damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error …
         raise SampleError(f"image is damaged: {error or type(error).__name__}") from error
 
 
-def _known_as(data: bytes) -> str:
+def _problem_at_start(data: bytes) -> str:
     if not data:
         return "image is empty,"
     if data[:3] == b"\xff\xd8\xff" or data[:4] in (b"\x89PNG", b"RIFF"):
         return "image is damaged at its start or cut short,"
-    return "image is no JPEG, PNG or WEBP,"
+    return "image is not a JPEG, PNG or WEBP,"
 
 
 _strict_lock = threading.Lock()
@@ -137,7 +137,7 @@ _callers_choice = False
 
 @contextmanager
 def _refuse_truncated() -> Iterator[None]:
-    """Pillow's switch for cut files is global and training scripts do set it: off until the last of us is out."""
+    """Turn off Pillow's global switch for cut files, which training scripts do set, until the last user is done."""
     global _strict_now, _callers_choice
     with _strict_lock:
         if _strict_now == 0:
@@ -164,8 +164,8 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 
 
 def _upright(pixels: Uint8Array, orientation: int) -> Uint8Array:
-    turned = UPRIGHT[orientation](pixels) if orientation in UPRIGHT else pixels
-    return np.require(turned, requirements=["C", "W"])
+    upright = UPRIGHT[orientation](pixels) if orientation in UPRIGHT else pixels
+    return np.require(upright, requirements=["C", "W"])
 
 
 def _jpeg_rgb(data: bytes, image: Image.Image) -> Uint8Array:
@@ -196,14 +196,16 @@ def _pillow_rgb(image: Image.Image) -> Uint8Array:
 
 
 def _check_png(data: bytes) -> None:
-    """Check every chunk's checksum, the closing chunk, and that there are as many bytes as the picture needs.
+    """Check every chunk's checksum, the closing chunk, and that there are as many bytes as the image needs.
 
     Pillow opens a file whose pixels have a wrong checksum, and one without its closing chunk.
 
     Raises:
         SampleError: the first of them that fails.
     """
-    at, kind, scanlines = 8, b"", []
+    at = 8
+    kind = b""
+    scanlines = []
     while kind != b"IEND":
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         body, checksum = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
@@ -225,14 +227,15 @@ def _check_png(data: bytes) -> None:
 
 
 def _png_scanline_bytes(data: bytes) -> int:
-    """How long the unpacked pixels of a PNG are: each row of each pass has one byte in front that names its filter."""
+    """The length of a PNG's unpacked pixels: each row of each pass has one byte in front that names its filter."""
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     depth, colour_type, interlaced = data[24], data[25], data[28]
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour_type]
-    # Adam7: (first column, first row, column step, row step)
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    passes = [(0, 0, 1, 1)]  # (first column, first row, column step, row step)
+    if interlaced:  # Adam7
+        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     total = 0
-    for left, top, across, down in passes if interlaced else [(0, 0, 1, 1)]:
+    for left, top, across, down in passes:
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)
         if columns > 0 and rows > 0:
             total += rows * (1 + -(-columns * bits // 8))

@@ -1,4 +1,4 @@
-"""Which object masks a sample brings along: its mask members, or COCO annotations in its `json`.
+"""Object masks that a sample brings: its mask members, or COCO annotations in its `json`.
 
 Members: `mask.png`, `mask.0.png`, `mask.1.png` ..., white = the object. Where there are none, `json` may be a COCO
 annotation, a list of them, or have such a list under "annotations", as SA-1B's files do. Of each annotation the
@@ -24,25 +24,25 @@ MEMBER = re.compile(r"mask\.(?:(\d+)\.)?png")
 
 
 def find_objects(members: Mapping[str, bytes], size: Size) -> list[Callable[[], BoolArray]]:
-    """What makes each object mask of a sample, (height, width) bool; nothing is decoded before it is called.
+    """A function for each object mask of a sample, which makes it, (height, width) bool; nothing is decoded before.
 
     Args:
         members: the sample's, by extension.
-        size: of the upright picture. A mask of another size raises SampleError when it is made.
+        size: of the upright image. A mask of another size raises SampleError when it is made.
 
     Raises:
         SampleError: the sample brings no object mask, or its json cannot be read.
     """
-    found = sorted((int(match[1] or -1), name) for name in members if (match := MEMBER.fullmatch(name)))
-    if found:
-        return [partial(_from_member, name, members[name], size) for _, name in found]
+    numbered_names = sorted((int(match[1] or -1), name) for name in members if (match := MEMBER.fullmatch(name)))
+    if numbered_names:
+        return [partial(_from_member, name, members[name], size) for _, name in numbered_names]
     annotations = _annotations(members["json"]) if "json" in members else []
     if not annotations:
         raise SampleError(
             f"no object mask: the sample has {', '.join(sorted(members))}; add mask.png or mask.0.png, or a COCO "
             "segmentation or bbox to its json"
         )
-    return [partial(_from_annotation, each, number, size) for number, each in enumerate(annotations)]
+    return [partial(_from_annotation, annotation, number, size) for number, annotation in enumerate(annotations)]
 
 
 def decode_rle(rle: Mapping[str, Any], size: Size) -> BoolArray:
@@ -53,18 +53,18 @@ def decode_rle(rle: Mapping[str, Any], size: Size) -> BoolArray:
     Raises:
         SampleError: another size than `size`, or damaged.
     """
-    given = rle.get("size")
-    if not isinstance(given, list | tuple) or [type(side) for side in given] != [int, int]:
-        raise SampleError(f"its size is {given!r} and not [height, width]; correct it")
-    if tuple(given) != size:
+    sides = rle.get("size")
+    if not isinstance(sides, list | tuple) or [type(side) for side in sides] != [int, int]:
+        raise SampleError(f"its size is {sides!r} and not [height, width]; correct it")
+    if tuple(sides) != size:
         raise SampleError(
-            f"it is {given[0]} high and {given[1]} wide, but image is {size[0]} high and {size[1]} wide; "
+            f"it is {sides[0]} high and {sides[1]} wide, but image is {size[0]} high and {size[1]} wide; "
             "give masks the image's size"
         )
     counts = rle.get("counts")
     runs = _unpack(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or any(type(run) is not int or run < 0 for run in runs):
-        raise SampleError("its counts are no run lengths; encode it again")
+        raise SampleError("its counts are not run lengths; encode it again")
     if sum(runs) != size[0] * size[1]:
         raise SampleError(f"its counts cover {sum(runs)} pixels instead of {size[0] * size[1]}; encode it again")
     mask: BoolArray = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[1], size[0]).T
@@ -125,7 +125,7 @@ def _annotations(data: bytes) -> list[Mapping[str, Any]]:
         content = content["annotations"] if isinstance(content.get("annotations"), list) else [content]
     if not isinstance(content, list):
         return []
-    return [each for each in content if isinstance(each, dict) and (each.get("segmentation") or each.get("bbox"))]
+    return [entry for entry in content if isinstance(entry, dict) and (entry.get("segmentation") or entry.get("bbox"))]
 
 
 def _from_annotation(annotation: Mapping[str, Any], number: int, size: Size) -> BoolArray:
@@ -133,31 +133,31 @@ def _from_annotation(annotation: Mapping[str, Any], number: int, size: Size) -> 
     try:
         if isinstance(shape, dict):
             return decode_rle(shape, size)
-        if shape:
-            corners = [_corners(each, size) for each in shape] if isinstance(shape, list) else None
+        if not shape:
+            polygons = [_box(annotation["bbox"], size)]
+        elif isinstance(shape, list):
+            polygons = [_corners(polygon, size) for polygon in shape]
         else:
-            corners = [_box(annotation["bbox"], size)]
-        if corners is None:
             raise SampleError("it is neither an RLE with size and counts nor a list of polygons; correct it")
     except SampleError as error:
         kind = "segmentation" if shape else "bbox"
         raise SampleError(f"json: {kind} of annotation {number}: {error}") from None
     mask = np.zeros(size, np.bool_)
-    for each in corners:
-        mask |= fill_polygon(each, size)
+    for corners in polygons:
+        mask |= fill_polygon(corners, size)
     return mask
 
 
-def _corners(flat: Any, size: Size, what: str = "a polygon") -> npt.NDArray[np.float64]:
+def _corners(flat: Any, size: Size, name: str = "a polygon") -> npt.NDArray[np.float64]:
     """[x, y, x, y ...] -> (N, 2)."""
-    points = _numbers(flat, what)
+    points = _numbers(flat, name)
     if len(points) < 6 or len(points) % 2:
-        raise SampleError(f"{what} has {len(points)} numbers; give x and y of three corners or more")
+        raise SampleError(f"{name} has {len(points)} numbers; give x and y of three corners or more")
     corners = np.array(points, np.float64).reshape(-1, 2)
     height, width = size
-    # Somewhat outside is usual, for an object that the frame cuts; farther away it belongs to another picture.
+    # Somewhat outside is usual, for an object that the frame cuts; farther away it belongs to another image.
     if (abs(corners - (width / 2, height / 2)) > (1.5 * width, 1.5 * height)).any():
-        raise SampleError(f"{what} lies far outside the image of {height}x{width}; give it in the image's pixels")
+        raise SampleError(f"{name} lies far outside the image of {height}x{width}; give it in the image's pixels")
     return corners
 
 
@@ -170,10 +170,10 @@ def _box(box: Any, size: Size) -> npt.NDArray[np.float64]:
     return _corners([left, top, left, bottom, right, bottom, right, top], size, "the box")
 
 
-def _numbers(given: Any, what: str) -> Sequence[float]:
-    if not isinstance(given, list) or any(type(each) not in (int, float) or not abs(each) < 1e9 for each in given):
-        raise SampleError(f"{what} is no list of numbers; correct it")
-    return given
+def _numbers(values: Any, name: str) -> Sequence[float]:
+    if not isinstance(values, list) or any(type(value) not in (int, float) or not abs(value) < 1e9 for value in values):
+        raise SampleError(f"{name} is not a list of numbers; correct it")
+    return values
 
 
 def _unpack(packed: str) -> list[int]:
@@ -186,7 +186,7 @@ def _unpack(packed: str) -> list[int]:
     for character in packed:
         code = ord(character) - 48
         if not 0 <= code < 64 or shift > 60:
-            raise SampleError("its counts are no COCO string; encode it again")
+            raise SampleError("its counts are not a COCO string; encode it again")
         value |= (code & 31) << shift
         shift += 5
         if code & 32:

@@ -1,4 +1,4 @@
-"""How pictures are cut, which are left out, and all that decides the pixels of an example."""
+"""Settings of how images are cut and which are left out, and all that decides the pixels of an example."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,24 +23,24 @@ def _one_or_more(value: Any) -> Any:
 
 
 class PictureSettings(Settings):
-    """How pictures are cut, and which are left out."""
+    """Settings of how images are cut, and which are left out."""
 
     group = "pictures"
 
     resolution: Annotated[int | tuple[int, ...], checked(_one_or_more, int | list[int])] = 512
     """Side of the square, in pixels, a multiple of the autoencoder's downscale factor. Several make a view of each
-    picture at each that it is large enough for."""
+    image at each resolution that it is large enough for."""
 
     crop: Annotated[str | tuple[str, ...], checked(_one_or_more, str | list[str])] = "center"
     """Cut from the "center", from a "random" place that depends on (seed, key), or around the "mask" that comes with
-    the sample (A1111's "only masked"); with "+flip" behind it mirrored. Several make a view each, whose keys end in
+    the sample (A1111's "only masked"); with "+flip" behind it, mirrored. Several make a view each, whose keys end in
     _view0, _view1 ..."""
 
     upscale: bool = False
-    """Enlarge pictures smaller than the resolution instead of quarantining them."""
+    """Enlarge images smaller than the resolution instead of quarantining them."""
 
     max_aspect: Annotated[float, checked(lambda value: value, float)] = 1.0
-    """Above 1, pictures keep their aspect as far as buckets of up to this aspect do (SDXL: 2 to 4)."""
+    """Above 1, images keep their aspect as far as buckets of up to this aspect allow (SDXL: 2 to 4)."""
 
     bucket_step: Annotated[int, checked(lambda value: value, int)] = 64
     """Sides of buckets are multiples of it."""
@@ -49,14 +49,14 @@ class PictureSettings(Settings):
     """Pixels of the original that crop "mask" leaves on each side (A1111: 32)."""
 
     filters: Annotated[Filters, built(Filters)] = Filters()
-    """What is left out on purpose, counted and listed: min_side, max_aspect, min_hole, max_hole, caption."""
+    """Samples to be left out on purpose, counted and listed: min_side, max_aspect, min_hole, max_hole, caption."""
 
     target: bool = False
-    """Each sample has a second picture, target.jpg (or png, webp), of the same size: what the masked region shall
-    become (remove, replace, relight). It is cut and encoded beside the first one."""
+    """Each sample has a paired picture, target.jpg (or png, webp), of the image's size: what the masked region
+    shall become (remove, replace, relight). It is cut and encoded beside the image."""
 
     carry_image: Carry = "none"
-    """What is carried of the picture itself, in a cache or in a batch: "none", "original" (its bytes, and the sample's
+    """What is carried of the image itself, in a cache or in a batch: "none", "original" (its bytes, and the sample's
     masks) or "crop" (what was cut out, a lossless PNG). Fresh masks need it."""
 
     @model_validator(mode="after")
@@ -66,7 +66,7 @@ class PictureSettings(Settings):
 
     @property
     def paired(self) -> list[str]:
-        """Which pictures each sample has beside its image."""
+        """Names of the paired pictures that each sample has beside its image."""
         return [name for name in PAIRED if getattr(self, name)]
 
     @cached_property
@@ -78,7 +78,7 @@ class PictureSettings(Settings):
 
 @dataclass(frozen=True)
 class ExampleSettings:
-    """All that decides the pixels of an example.
+    """The settings that decide the pixels of an example.
 
     Args:
         pictures: how it is cut.
@@ -86,7 +86,7 @@ class ExampleSettings:
         seed: of every random choice.
 
     Raises:
-        UsageError: pictures are cut around masks that do not come with them, or a mixture would have no say.
+        UsageError: images are cut around masks that do not come with them, or a mixture would not be used.
     """
 
     pictures: PictureSettings = field(default_factory=PictureSettings)

@@ -1,4 +1,4 @@
-"""Which views are cut from a picture, of which size, and what each is called.
+"""Views: the cuts that are made of an image, their sizes and their keys.
 
 A view is an example of its own, with its own encode and key. Sizes are (height, width).
 """
@@ -32,12 +32,12 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """The views of every picture: each of `crops` at each of `resolutions`, in this order.
+    """The views of every image: each of `crops` at each of `resolutions`, in this order.
 
     Args:
         resolutions: a bucket has about this number of pixels squared; ascending.
         crops: "center", "random" or "mask", each perhaps with "+flip".
-        upscale: enlarge pictures that are smaller than their bucket.
+        upscale: enlarge images that are smaller than their bucket.
         max_aspect: of buckets, long side to short side; 1 has the square alone.
         step: of the sides of buckets that are not square, in pixels.
     """
@@ -53,11 +53,11 @@ class Views:
         return len(self.resolutions) * len(self.crops)
 
     def key(self, key: str, number: int) -> str:
-        """What the view of a sample is called: the sample's own key where there is but one."""
+        """The key of a sample's view: the sample's own key where there is only one view."""
         return key if self.count == 1 else f"{key}_view{number}"
 
     def resolution_of(self, number: int) -> int:
-        """That of a view, by its number."""
+        """The resolution of a view, by its number."""
         return self.resolutions[number // len(self.crops)]
 
     def sample_key(self, key: str) -> str:
@@ -65,46 +65,49 @@ class Views:
         return key if self.count == 1 else _SUFFIX.sub("", key)
 
     def crop_of(self, key: str) -> str:
-        """Where the view of that key was cut: "center", "random" or "mask"."""
-        found = _SUFFIX.search(key) if self.count > 1 else None
-        return self.crops[(int(found[1]) if found else 0) % len(self.crops)].removesuffix(FLIPPED)
+        """The crop of the view of that key: "center", "random" or "mask"."""
+        match = _SUFFIX.search(key) if self.count > 1 else None
+        number = int(match[1]) if match else 0
+        return self.crops[number % len(self.crops)].removesuffix(FLIPPED)
 
     def check_key(self, key: str) -> None:
         """Raises SampleError where a sample's own key could be that of another one's view."""
-        if self.count > 1 and (found := _SUFFIX.search(key)):
-            raise SampleError(f"its key ends in {found[0]}, as those of views do; rename it")
+        if self.count > 1 and (match := _SUFFIX.search(key)):
+            raise SampleError(f"its key ends in {match[0]}, as those of views do; rename it")
 
     def sizes(self) -> list[Size]:
         """All sizes that a view may have, sorted."""
-        return sorted({size for each in self.resolutions for size in buckets(each, self.max_aspect, self.step)})
+        return sorted(
+            {size for resolution in self.resolutions for size in buckets(resolution, self.max_aspect, self.step)}
+        )
 
     def of(self, size: Size) -> list[View]:
-        """The views of a picture of `size`: at each resolution it is large enough for, all with `upscale`.
+        """The views of an image of `size`: at each resolution it is large enough for, all with `upscale`.
 
         Raises:
             SampleError: it is too small for any.
         """
-        made = []
-        for place, resolution in enumerate(self.resolutions):
+        views = []
+        for index, resolution in enumerate(self.resolutions):
             target = nearest(size, buckets(resolution, self.max_aspect, self.step))
             if not self.upscale and (size[0] < target[0] or size[1] < target[1]):
-                if place:
+                if index:
                     continue
                 bucket = f"its bucket of {target[0]}x{target[1]}" if self.max_aspect > 1 else f"resolution {resolution}"
                 raise SampleError(
                     f"image is {size[0]} high and {size[1]} wide, smaller than {bucket}; "
                     "lower the resolution or set upscale: true"
                 )
-            for number, crop in enumerate(self.crops, place * len(self.crops)):
-                made.append(View(number, target, crop.removesuffix(FLIPPED), crop.endswith(FLIPPED)))
-        return made
+            for number, crop in enumerate(self.crops, index * len(self.crops)):
+                views.append(View(number, target, crop.removesuffix(FLIPPED), crop.endswith(FLIPPED)))
+        return views
 
     def check(self) -> None:
         """Raises UsageError where the settings cannot work."""
-        bad = [each for each in self.resolutions if type(each) is not int or not 1 <= each <= LARGEST]
+        bad = [side for side in self.resolutions if type(side) is not int or not 1 <= side <= LARGEST]
         if bad or not self.resolutions:
-            what = f"{bad[0]!r} is not a number of pixels from 1 to {LARGEST}" if bad else "none is given"
-            raise UsageError(f"resolution: {what}; try 512", ("resolution",))
+            problem = f"{bad[0]!r} is not a number of pixels from 1 to {LARGEST}" if bad else "none is given"
+            raise UsageError(f"resolution: {problem}; try 512", ("resolution",))
         if list(self.resolutions) != sorted(set(self.resolutions)):
             raise UsageError(
                 f"resolution: give {list(self.resolutions)} in ascending order, each once", ("resolution",)
@@ -121,14 +124,15 @@ class Views:
             )
         if type(self.max_aspect) not in (int, float) or not 1 <= self.max_aspect <= WIDEST:
             raise UsageError(
-                f"max_aspect: {self.max_aspect!r} is no aspect of 1 to {WIDEST}; give 1 for squares, 2 for up to 2:1",
+                f"max_aspect: {self.max_aspect!r} is not an aspect of 1 to {WIDEST}; "
+                "give 1 for squares, 2 for up to 2:1",
                 ("max_aspect",),
             )
         if type(self.step) is not int or self.step < 1:
             raise UsageError(f"bucket_step: {self.step!r} is not a positive number of pixels; try 64", ("bucket_step",))
-        if self.max_aspect > 1 and (odd := [each for each in self.resolutions if each % self.step]):
+        if self.max_aspect > 1 and (undivided := [side for side in self.resolutions if side % self.step]):
             raise UsageError(
-                f"bucket_step: {self.step} does not divide resolution {odd[0]}; choose another", ("bucket_step",)
+                f"bucket_step: {self.step} does not divide resolution {undivided[0]}; choose another", ("bucket_step",)
             )
 
 
@@ -154,8 +158,8 @@ def nearest(size: Size, sizes: Sequence[Size]) -> Size:
     """The bucket whose aspect is nearest to that of `size`, as a ratio; of equal ones the largest."""
 
     def apart(bucket: Size) -> float:
-        # As a quotient of products, so that pictures on their side decide alike.
-        one, other = bucket[0] * size[1], bucket[1] * size[0]
-        return max(one, other) / min(one, other)
+        # As a quotient of products, so that images on their side decide alike.
+        products = (bucket[0] * size[1], bucket[1] * size[0])
+        return max(products) / min(products)
 
     return min(sizes, key=lambda bucket: (apart(bucket), -bucket[0] * bucket[1], bucket))

@@ -1,4 +1,4 @@
-"""Local copies of remote files, in a folder that does not grow beyond a limit."""
+"""Local copies of remote files, in a folder that stays within a limit."""
 
 import hashlib
 import os
@@ -74,7 +74,7 @@ class Mirror:
         return path
 
     def _take(self, path: Path, size: int) -> bool:
-        """Whether the copy is there; then it stays as long as this process runs."""
+        """True if the copy is there; then it stays as long as this process runs."""
         with suppress(OSError):  # a read-only mirror serves as well
             self._lease(path).touch()
         with suppress(OSError):
@@ -94,27 +94,27 @@ class Mirror:
         with FileLock(self.folder / ".room.lock"):
             leased = self._leased()
             copies = {}
-            for each in self.folder.iterdir():
-                if name_of_leftover(each.name):
-                    each.unlink(missing_ok=True)
-                elif each.suffix in (SUFFIX, ".tmp"):
+            for file_path in self.folder.iterdir():
+                if name_of_leftover(file_path.name):
+                    file_path.unlink(missing_ok=True)
+                elif file_path.suffix in (SUFFIX, ".tmp"):
                     with suppress(OSError):
-                        copies[each] = each.stat()
-            taken = sum(found.st_size for found in copies.values())
-            idle = [each for each in copies if each.suffix == SUFFIX and each.name not in leased]
-            for each in sorted(idle, key=lambda each: copies[each].st_mtime):
-                if taken + size <= limit:
+                        copies[file_path] = file_path.stat()
+            total = sum(status.st_size for status in copies.values())
+            idle = [copy for copy in copies if copy.suffix == SUFFIX and copy.name not in leased]
+            for copy in sorted(idle, key=lambda copy: copies[copy].st_mtime):
+                if total + size <= limit:
                     break
-                each.unlink(missing_ok=True)
-                taken -= copies[each].st_size
-            if taken + size > limit:
+                copy.unlink(missing_ok=True)
+                total -= copies[copy].st_size
+            if total + size > limit:
                 return None
             file = NewFile(path)
             os.truncate(file.temporary, size)  # so that others count it
             return file
 
     def _leased(self) -> set[str]:
-        """The copies that a running process asked for. Leases of dead ones are taken away."""
+        """The copies that a running process asked for. Leases of dead ones are removed."""
         names = set()
         for lease in self.folder.glob(".*.lease"):
             match = _LEASE.fullmatch(lease.name)
@@ -136,7 +136,7 @@ def _mirror(folder: Path) -> Mirror:
 
 
 def default_folder() -> Path:
-    """Where copies lie unless somebody says otherwise: the user's cache folder."""
+    """The folder of copies unless another is named: in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inpaint_data" / "mirror"
 
 
@@ -149,7 +149,7 @@ def read_range(url: str, start: int, end: int) -> bytes:
     """The bytes [start, end) of a remote file.
 
     Raises:
-        ShardError: it cannot be read, or ends before.
+        ShardError: it cannot be read, or ends before `end`.
     """
     import fsspec  # only what lies elsewhere needs it
 

@@ -1,7 +1,7 @@
-"""From a tar shard to samples: strict, nothing executed.
+"""Reading of tar shards into samples: strict, nothing executed.
 
 What went in comes out: every member of a shard belongs to a `Sample` or to a `Fault` that names it. Only directories
-and what macOS and pax leave behind (`._*`, `.DS_Store`, `PaxHeader*/`) are passed over.
+and what macOS and pax leave behind (`._*`, `.DS_Store`, `PaxHeader*/`) are skipped.
 
 A tar has a checksum for each header but none for the data and no list of its members. So bytes changed inside a
 member are not found here, nor members cut out whole, nor a tail of zeros that is no longer than a tar's own padding.
@@ -57,7 +57,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class ShardIdentity:
-    """Which bytes a shard was made of: their number and their sha256 in hex."""
+    """The bytes that a shard was made of: their number and their sha256 in hex."""
 
     size: int
     sha256: str
@@ -65,7 +65,7 @@ class ShardIdentity:
 
 @dataclass(frozen=True)
 class ShardEnd:
-    """Follows the last sample of a shard: which bytes it was, and how many keys there were, samples and faults."""
+    """The end of a shard, after its last sample: which bytes it was, and how many keys it had, samples and faults."""
 
     shard: str
     identity: ShardIdentity
@@ -79,13 +79,13 @@ def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     In the order given; globs and folders sorted.
 
     Raises:
-        UsageError: nothing or not everything is there, a shard comes twice, two share their stem, a name is no .tar,
+        UsageError: nothing or not everything is there, a shard comes twice, two share their stem, a name is not a .tar,
             or a URL would run a command.
     """
     specs: Sequence[Any] = [spec] if isinstance(spec, str | os.PathLike) or not isinstance(spec, Sequence) else spec
-    if strange := [one for one in specs if not isinstance(one, str | os.PathLike)]:
-        raise UsageError(f"shards: {strange[0]!r} is no path; give a path, a pattern, a folder, or a list of those")
-    shards = [shard for one in specs for shard in _expand_one(os.fspath(one))]
+    if strange := [item for item in specs if not isinstance(item, str | os.PathLike)]:
+        raise UsageError(f"shards: {strange[0]!r} is not a path; give a path, a pattern, a folder, or a list of those")
+    shards = [shard for item in specs for shard in _expand_one(os.fspath(item))]
     if not shards:
         raise UsageError("shards: the list is empty; name at least one shard")
     by_stem: dict[str, str] = {}
@@ -123,7 +123,7 @@ def read_shard(url: str) -> Iterator[Sample | Fault | ShardEnd]:
 
 
 def locate_samples(path: str, shard: str | None = None) -> Iterator[Sample | Fault]:
-    """What `read_shard` gives, but with members of no bytes: of a local shard it reads little more than headers.
+    """The items of `read_shard`, but with members of no bytes: little more than headers is read of a local shard.
 
     Args:
         path: of the shard, or of a copy of it.
@@ -174,10 +174,10 @@ def _samples(source: TarStream, located: bool = False) -> Iterator[Sample | Faul
         if group is not None:
             yield from group.close(url, source.start)
     except Damage as damage:
-        start, reading = (group.start, group.key) if group else (source.start, None)
-        behind = [match[1] for name in source.names_to_end() if (match := _KEY_AND_EXTENSION.fullmatch(name))]
-        yield Fault(url, reading, str(damage), start, source.offset)
-        for key in dict.fromkeys(behind):
+        start, open_key = (group.start, group.key) if group else (source.start, None)
+        lost_keys = [match[1] for name in source.names_to_end() if (match := _KEY_AND_EXTENSION.fullmatch(name))]
+        yield Fault(url, open_key, str(damage), start, source.offset)
+        for key in dict.fromkeys(lost_keys):
             if key not in keys:
                 yield Fault(url, key, f"lies behind the damage: {damage}", start, source.offset)
 
@@ -188,12 +188,12 @@ def image_member(sample: Sample) -> str:
     Raises:
         SampleError: it has none or several.
     """
-    found = [extension for extension in sample.members if extension in IMAGE_EXTENSIONS]
-    if len(found) == 1:
-        return found[0]
+    images = [extension for extension in sample.members if extension in IMAGE_EXTENSIONS]
+    if len(images) == 1:
+        return images[0]
     names = ", ".join(sorted(sample.members))
-    if found:
-        raise SampleError(f"several images: it has members {names}; keep one of {', '.join(found)}")
+    if images:
+        raise SampleError(f"several images: it has members {names}; keep one of {', '.join(images)}")
     raise SampleError(f"no image: it has members {names}, none of them {', '.join(IMAGE_EXTENSIONS)}")
 
 
@@ -216,11 +216,11 @@ def shard_size(url: str) -> int:
 
 
 def shard_stamp(url: str) -> str:
-    """What changes when a shard does, without reading it: its times and size, or what the store has for that."""
+    """A text that changes when the shard does, without reading it: its times and size, or the store's own stamp."""
     try:
         if not is_url(url):
-            found = os.stat(url)
-            return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+            status = os.stat(url)
+            return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
         files, path = fsspec.core.url_to_fs(url)
         return str(files.ukey(path))
     except Exception as error:  # as in shard_size
@@ -228,7 +228,7 @@ def shard_stamp(url: str) -> str:
 
 
 def shard_stem(url: str) -> str:
-    """File name without `.tar`; what a web address has after ? or # is no part of it."""
+    """File name without `.tar`, and without what a web address has after ? or #."""
     return _path(url).rstrip("/").rpartition("/")[2].removesuffix(".tar")
 
 
@@ -243,7 +243,7 @@ class _Group:
     offsets: dict[str, int] = field(default_factory=dict)
 
     def take(self, member: Member, extension: str, source: TarStream, located: bool) -> None:
-        """Read a member's data, or pass over it where the sample is lost anyway."""
+        """Read a member's data, or skip it where the sample is lost anyway."""
         problem = member.problem or name_problem(member.name)
         if extension.startswith("__"):
             problem = "has an extension as webdataset's own fields have them; rename it without the underscores"
@@ -262,7 +262,7 @@ class _Group:
             if located:
                 source.skip(member.size, str(member))
             if any(source.exactly(member.padded - member.size, str(member))):
-                self.reason = f"{member} goes on behind its end: the size in its header is wrong"
+                self.reason = f"{member} continues behind its end: the size in its header is wrong"
 
     def close(self, url: str, end: int) -> Iterator[Sample | Fault]:
         keys = self._keys_with_dots()
@@ -277,8 +277,8 @@ class _Group:
 
     def _keys_with_dots(self) -> list[str]:
         """The keys that were meant, where the members are plainly those of several samples: `v2.jpg` with `v2.txt`, or
-        pictures with dots and none without. A lone `depth.png` beside `jpg` is a member like any other, and so is one
-        in a latent cache, whose samples need no picture."""
+        images with dots and none without. A lone `depth.png` beside `jpg` is a member like any other, and so is one
+        in a latent cache, whose samples need no image."""
         if CACHED in self.members:
             return []
         stems = {name.rpartition(".")[0] for name in self.members if name.endswith(IMAGE_EXTENSIONS) and "." in name}
@@ -287,19 +287,20 @@ class _Group:
         companions = {f"{stem}.{name}" for stem in stems for name in ("txt", "json", "mask.png")}
         if not stems or (plain and not companions & self.members.keys()):
             return []
-        return [*([self.key] if plain else []), *(f"{self.key}.{stem}" for stem in sorted(stems))]
+        keys = [f"{self.key}.{stem}" for stem in sorted(stems)]
+        return [self.key, *keys] if plain else keys
 
 
 def name_problem(name: str) -> str | None:
-    """What is wrong with a member's name, to be said after the name; None where nothing is."""
+    """The problem with a member's name, to be said after the name; None where there is none."""
     if any("\ud800" <= character <= "\udfff" for character in name):
-        return "is no UTF-8; rename it"
+        return "is not UTF-8; rename it"
     if name.startswith("/"):
         return "has an absolute name; pack with relative ones"
     if ".." in name.split("/"):
         return "leads out of its folder with '..'; pack with plain names"
     if re.match(r"__[^/]*__/", name):
-        return "is webdataset's own metadata by its name, which readers pass over; rename its folder"
+        return "is webdataset's own metadata by its name, which readers skip; rename its folder"
     return None
 
 
@@ -321,14 +322,14 @@ def _expand_one(spec: str) -> list[str]:
     try:
         names = list(braceexpand.braceexpand(spec)) if "{" in spec and not _is_there(spec) else [spec]
     except ValueError as error:
-        raise UsageError(f"shards: {spec!r} is no brace pattern: {error}; write it like {{0000..0012}}") from error
-    found = [_matches(name) for name in names]
-    missing = [name for name, shards in zip(names, found, strict=True) if not shards]
+        raise UsageError(f"shards: {spec!r} is not a brace pattern: {error}; write it like {{0000..0012}}") from error
+    matches = [_matches(name) for name in names]
+    missing = [name for name, shards in zip(names, matches, strict=True) if not shards]
     if missing:
-        which = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
-        of = f" ({len(missing)} of the {len(names)} in {spec})" if len(names) > 1 else ""
-        raise UsageError(f"shards: no such file: {which}{of}; correct the name, or make the shards first")
-    return [shard for shards in found for shard in shards]
+        listed = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        share = f" ({len(missing)} of the {len(names)} in {spec})" if len(names) > 1 else ""
+        raise UsageError(f"shards: no such file: {listed}{share}; correct the name, or make the shards first")
+    return [shard for shards in matches for shard in shards]
 
 
 def _check_protocols(url: str) -> None:
@@ -349,22 +350,24 @@ def _is_there(name: str) -> bool:
 def _matches(name: str) -> list[str]:
     """One file, the tars of a folder, or what a glob finds; nothing where a file is missing."""
     remote = is_url(name)
-    lists = not name.startswith(("http://", "https://")) and "::" not in name  # the web's ? is no glob
+    can_list = not name.startswith(("http://", "https://")) and "::" not in name  # the web's ? is not a glob
     try:
         files, path = fsspec.core.url_to_fs(name) if remote else (fsspec.filesystem("file"), name)
         if files.isfile(path):
             shards = [name]
-        elif lists and (files.isdir(path) or any(character in path for character in "*?[")):
+        elif can_list and (files.isdir(path) or any(character in path for character in "*?[")):
             pattern = os.path.join(glob.escape(path), "*.tar") if files.isdir(path) else path
-            found = files.glob(pattern) if remote else glob.glob(pattern, recursive=True)
-            shards = sorted(files.unstrip_protocol(one) if remote else one for one in found)
+            if remote:
+                shards = sorted(files.unstrip_protocol(path) for path in files.glob(pattern))
+            else:
+                shards = sorted(glob.glob(pattern, recursive=True))
             if not shards:
                 raise UsageError(f"shards: there is no {pattern}; name a folder or a pattern that has shards")
         else:
             shards = []
     except UsageError:
         raise
-    except Exception as error:  # as in Source.read
+    except Exception as error:  # as in TarStream.read
         raise UsageError(
             f"shards: {name} cannot be looked up: {error}; check the address and its credentials"
         ) from error

@@ -1,4 +1,4 @@
-"""How a tar is laid out: members one after another, every header checked, and damage told from an end.
+"""The tar format: members one after another, every header checked, and damage told from an end.
 
 Formats: v7, ustar, pax and GNU, as POSIX.1 (pax) and GNU tar's manual (Basic Tar Format) lay them out.
 """
@@ -35,7 +35,7 @@ class Damage(Exception):
 class TarStream:
     """A stream that knows where it is and reads all that is asked for, or tells that it cannot.
 
-    `size` is that of the whole file; where it is given, what is passed over is not read but sought over.
+    `size` is that of the whole file; where it is known, skipped bytes are not read.
     """
 
     url: str
@@ -51,7 +51,7 @@ class TarStream:
         while count > 0:
             try:
                 piece = self.stream.read(count)
-            except Exception as error:  # those of aiohttp, botocore … are no OSError
+            except Exception as error:  # those of aiohttp, botocore … are not an OSError
                 raise unreadable(self.url, error) from error
             if not piece:
                 break
@@ -61,19 +61,19 @@ class TarStream:
             self.offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def exactly(self, count: int, what: str) -> bytes:
+    def exactly(self, count: int, part: str) -> bytes:
         data = self.read(count)
         if len(data) < count:
-            raise Damage(f"the shard is cut off at byte {self.offset}, inside {what}")
+            raise Damage(f"the shard is cut off at byte {self.offset}, inside {part}")
         return data
 
-    def skip(self, count: int, what: str) -> None:
+    def skip(self, count: int, part: str) -> None:
         if self.size is not None and self.offset + count <= self.size:
             self.stream.seek(count, os.SEEK_CUR)
             self.offset += count
             return
         while count > 0:
-            count -= len(self.exactly(min(count, 2**20), what))
+            count -= len(self.exactly(min(count, 2**20), part))
 
     def skip_to_end(self) -> int:
         while self.read(2**20):
@@ -82,12 +82,14 @@ class TarStream:
 
     def names_to_end(self) -> list[str]:
         """Read on to the end and name the members whose headers are still whole, wherever they lie."""
-        names, long_name, window, piece = [], "", b"", b"-"
+        names: list[str] = []
+        long_name = ""
+        window, piece = b"", b"-"
         while piece:
             piece = self.read(2**20)
             window += piece
-            done = 0
-            while (at := window.find(b"ustar", done + MAGIC)) >= 0:
+            searched = 0
+            while (at := window.find(b"ustar", searched + MAGIC)) >= 0:
                 header = window[at - MAGIC : at - MAGIC + BLOCK]
                 size = min(_number(header[124:136]) or 0, MAX_EXTENDED_HEADER_BYTES) if header[156:157] in b"Lx" else 0
                 if len(window) < at - MAGIC + BLOCK + size and piece:
@@ -102,8 +104,8 @@ class TarStream:
                     elif header[156:157] in REGULAR:
                         names.append(long_name or _ustar_name(header))
                         long_name = ""
-                done = at - MAGIC + 1
-            window = window[at - MAGIC if at >= 0 else max(done, len(window) - BLOCK) :]
+                searched = at - MAGIC + 1
+            window = window[at - MAGIC if at >= 0 else max(searched, len(window) - BLOCK) :]
         return names
 
     def expect_only_zeros(self) -> None:
@@ -114,11 +116,13 @@ class TarStream:
         # Writers pad to 20 blocks, or to the power of two that tar -b was told.
         records = (RECORD, 1 if self.offset % RECORD == 0 else min(self.offset & -self.offset, 2**20))
         if all(self.offset > -(-(self.start + 2 * BLOCK) // record) * record for record in records):
-            raise Damage(f"all is zero from byte {self.start} on, far beyond a tar's padding: an unfinished download")
+            raise Damage(f"all bytes from {self.start} on are zero, more than a tar's padding: an unfinished download")
 
 
 @dataclass(frozen=True)
 class Member:
+    """A file in a tar. `problem` says why it cannot be used, after its name; None where nothing is wrong."""
+
     name: str
     size: int
     start: int
@@ -134,9 +138,10 @@ class Member:
 
 def members_of_tar(source: TarStream) -> Iterator[Member]:
     """Every file of the archive up to its two closing zero blocks; whoever asks for the next has read its data."""
-    everywhere: dict[str, str] = {}  # a global pax header holds for all that follows
-    here: dict[str, str] = {}
-    long_name, long_link = "", False
+    global_pax: dict[str, str] = {}  # holds for all members that follow
+    member_pax: dict[str, str] = {}  # holds for the next member alone
+    long_name = ""
+    has_long_link = False
     while header := _header(source):
         kind, size = header[156:157], _number(header[124:136])
         if size is None:
@@ -150,33 +155,34 @@ def members_of_tar(source: TarStream) -> Iterator[Member]:
                 if not long_name:
                     raise Damage(f"the extended header before byte {source.offset} has no name in it")
             elif kind == b"g":
-                everywhere |= _pax_records(data)
+                global_pax |= _pax_records(data)
             elif kind == b"K":
-                long_link = True  # the target of the link that must follow
+                has_long_link = True  # the target of the link that must follow
             else:
-                here = _pax_records(data)
+                member_pax = _pax_records(data)
             continue
         if long_name and not long_name.encode("utf-8", "surrogateescape").startswith(header[:100].rstrip(b"\0")):
             # Its own block has no checksum, but writers put the first 100 bytes into the header, which has one.
             raise Damage(f"the long name before byte {source.offset} is not that of its member")
-        if long_link and kind not in (b"1", b"2"):
+        if has_long_link and kind not in (b"1", b"2"):
             raise Damage(f"the long target before byte {source.offset} is not followed by a link")
-        pax = everywhere | here
+        pax = global_pax | member_pax
         name = pax.get("GNU.sparse.name") or pax.get("path") or long_name or _ustar_name(header)
         if pax.get("size"):
             size = _decimal(pax["size"])
         problem = WITHOUT_DATA.get(kind)
         if kind == b"S" or any(keyword.startswith("GNU.sparse") for keyword in pax):
             problem = "is a sparse file; pack with tar without --sparse"
-            more = kind == b"S" and header[482]
-            while more:
-                more = source.exactly(BLOCK, "a sparse file's map")[504]
+            is_continued = kind == b"S" and header[482]
+            while is_continued:
+                is_continued = source.exactly(BLOCK, "a sparse file's map")[504]
         elif problem is None and kind not in REGULAR:
             problem = f"is of the unknown type {kind!r}"
         if kind != b"5" and not (kind in REGULAR and name.endswith("/") and size == 0):  # v7 directories
             yield Member(name, 0 if kind in WITHOUT_DATA else size, source.start, problem)
-        source.start, here, long_name, long_link = source.offset, {}, "", False
-    if here or long_name:
+        source.start = source.offset
+        member_pax, long_name, has_long_link = {}, "", False
+    if member_pax or long_name:
         raise Damage("the archive ends after an extended header, without its member")
 
 
@@ -197,18 +203,18 @@ def _header(source: TarStream) -> bytes:
     if header[:2] == b"\x1f\x8b":
         raise Damage(f"there is gzip data at byte {at}; unpack the shard with gunzip")
     if not has_checksum(header):
-        raise Damage(f"the block at byte {at} is no tar header: its checksum is wrong")
+        raise Damage(f"the block at byte {at} is not a tar header: its checksum is wrong")
     return header
 
 
 def has_checksum(header: bytes) -> bool:
-    """Whether a header's checksum is right: unsigned as POSIX has it, or signed as old Suns wrote it."""
+    """True if a header's checksum is right: unsigned as POSIX has it, or signed as old Suns wrote it."""
     views = (memoryview(header), memoryview(header).cast("b"))
     return _number(header[148:156]) in [sum(view) - sum(view[148:156]) + 8 * 32 for view in views]
 
 
 def stored_size(members: Iterable[bytes]) -> int:
-    """What members take in a tar, headers and padding included."""
+    """The bytes that members take in a tar, headers and padding included."""
     return sum(BLOCK + _padded(len(data)) for data in members)
 
 

@@ -1,8 +1,9 @@
 """InpaintDataModule: the same batch from pictures, encoded live, or from a cache."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from inpaint_data.pipeline.stage import Stage
 from inpaint_data.settings import MOST, group_of
 from inpaint_data.training.cache_check import check_cache
 from inpaint_data.training.fresh_masks import FreshMasks, masks_over
-from inpaint_data.training.loader import EpochLoader, TrainingSource, read_ahead
+from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass, TrainingSource, read_ahead
 from inpaint_data.training.resume import Resume, ResumeElsewhere
 from inpaint_data.training.settings import LoadSettings
 from inpaint_data.training.sources import (
@@ -101,8 +102,8 @@ class InpaintDataModule(LightningDataModule):
         stages: list[Any] | None = None,
     ) -> None:
         super().__init__()
-        given = dict(zip(PARAMETERS, (source, val_source, test_source, predict_source), strict=True))
-        self.sources: dict[str, Source] = {stage: one for stage, one in given.items() if one is not None}
+        sources = dict(zip(PARAMETERS, (source, val_source, test_source, predict_source), strict=True))
+        self.sources: dict[str, Source] = {stage: source for stage, source in sources.items() if source is not None}
         if not self.sources:
             raise UsageError("source: give InpaintDataModule image shards or a cache to train on", ("source",))
         if type(batch_size) is not int or not 1 <= batch_size <= MOST:
@@ -117,16 +118,15 @@ class InpaintDataModule(LightningDataModule):
         self.loading = group_of(LoadSettings, loading)
         self.stages: list[Stage] = check_stages(stages or [])
         recipe_row(self.encode)
-        self.caches = {
-            stage for stage, one in self.sources.items() if names_a_cache(PARAMETERS[stage], one)
-        }  # which of the sources are
+        # The stages whose source is a cache.
+        self.caches = {stage for stage in self.sources if names_a_cache(PARAMETERS[stage], self.sources[stage])}
         self._check()
         text = self.loading.text
         self._text = {True: Text(text), False: Text(replace(text, dropout=0.0))}  # by whether it is for training
         self.encoder: Encoder | None = None
         self.resume = Resume()
-        self.epoch = 0  # where there is no Trainer to ask
-        self._loaders: dict[str, EpochLoader] = {}
+        self.epoch: int | None = None  # set it where there is no Trainer; else passes are counted
+        self._loaders: dict[str, EpochLoader | _OwnLoader] = {}
         for stage, name in LOADERS.items():
             if stage not in self.sources:
                 # As if there were none: Lightning warns of an empty loader at every fit.
@@ -164,13 +164,16 @@ class InpaintDataModule(LightningDataModule):
         if stage in PARAMETERS and stage not in self.sources:
             raise UsageError(f"{PARAMETERS[stage]}: none was given, and {stage} needs it; name image shards or a cache")
         callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
-        if self.trainer is not None and not any(isinstance(each, ResumeElsewhere) for each in callbacks):
+        if self.trainer is not None and not any(isinstance(callback, ResumeElsewhere) for callback in callbacks):
             callbacks.insert(0, ResumeElsewhere(self))
+        if stage == "fit":
+            self.resume = Resume()  # a checkpoint that this fit begins from is loaded afterwards
         self._make_encoder()
         if self.trainer is not None and stage == "fit":
-            for each in ("fit", "validate"):
-                if each in self.sources:
-                    self._loader(each)
+            for needed in self.sources.keys() & {"fit", "validate"}:
+                loader = self._loader(needed)
+                if isinstance(loader, EpochLoader):
+                    len(loader)  # which refuses fewer batches than ranks
 
     def _make_encoder(self) -> None:
         if self.encoder is not None or not (self.live or self.loading.fresh_masks):
@@ -226,23 +229,32 @@ class InpaintDataModule(LightningDataModule):
 
     def _loader(self, stage: str) -> Any:
         """The batches of a stage."""
-        trainer, train = self.trainer, stage == "fit"
-        ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        if not is_named(self.sources[stage]):
-            return _OwnLoader(self, stage, ranks)
+        if stage not in self._loaders and not is_named(self.sources[stage]):
+            self._loaders[stage] = _OwnLoader(self, stage)
         if stage not in self._loaders:
-            self._loaders[stage] = EpochLoader(
-                self._source(stage),
-                self.batch_size,
-                self.loading.seed,
-                train,
-                self._epoch if train else lambda: 0,
-                ranks,
-                (lambda epoch: self.resume.of_epoch(epoch)) if train else lambda _: (),
-                lambda batch, epoch: self._text[train](batch, self.loading.seed, epoch),
-                self.loading.num_workers if self.loading.workers == "processes" else 0,
-            )
-        return self._loaders[stage]
+            processes = self.loading.num_workers if self.loading.workers == "processes" else 0
+            next_pass, finish = partial(self.next_pass, stage), partial(self._with_text, stage)
+            self._loaders[stage] = EpochLoader(self._source(stage), next_pass, finish, processes)
+        loader = self._loaders[stage]
+        return AsDataLoader(loader) if self.trainer is None else loader
+
+    def next_pass(self, stage: str) -> Pass:
+        """How the next pass of a stage is to be, as things are now."""
+        train, (rank, world) = stage == "fit", self._ranks()
+        epoch = self._epoch() if train else 0
+        consumed = self.resume.of_epoch(epoch) if train else ()
+        return Pass(epoch, self.batch_size, rank, world, self.loading.seed, train, consumed)
+
+    def _with_text(self, stage: str, batch: Any, epoch: int) -> Any:
+        return self._text[stage == "fit"](batch, self.loading.seed, epoch)
+
+    def _ranks(self) -> tuple[int, int]:
+        """This rank and how many there are: by the Trainer, by torch.distributed, or as torchrun says."""
+        if self.trainer is not None:
+            return self.trainer.global_rank, self.trainer.world_size
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
     def _source(self, stage: str) -> TrainingSource:
         source: Any = self.sources[stage]
@@ -287,19 +299,25 @@ class InpaintDataModule(LightningDataModule):
         return {}
 
     def _epoch(self) -> int:
-        return self.epoch if self.trainer is None else self.trainer.current_epoch
+        """Which pass over the training data it is."""
+        if self.trainer is not None:
+            # Whoever overfits wants the same batches in every epoch.
+            return 0 if getattr(self.trainer, "overfit_batches", 0) else self.trainer.current_epoch
+        if self.epoch is not None:
+            return self.epoch
+        return self._loaders["fit"].passes if "fit" in self._loaders else 0
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, for a checkpoint."""
         loader = self._loaders.get("fit")
-        if loader is None:
+        if not isinstance(loader, EpochLoader) or loader.current is None:
             return {}
-        steps = loader.handed_out
+        this, steps = loader.current, loader.handed_out
         if self.trainer is not None:
             # Lightning repeats a batch that was in hand; what it counts as processed has been learnt from.
             progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            steps = progress.processed - (len(loader) - loader.left(self._epoch()))
-        return self.resume.state(self._epoch(), Consumed(self.batch_size, steps * loader.world))
+            steps = progress.processed - (loader.steps(this) - loader.left(this))
+        return self.resume.state(self._epoch(), Consumed(this.batch_size, steps * this.world))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.resume = Resume.load(state_dict)
@@ -325,16 +343,18 @@ class InpaintDataModule(LightningDataModule):
 class _OwnLoader:
     """The batches of a source of the user's own. How many there are, nobody knows."""
 
-    def __init__(self, data: InpaintDataModule, stage: str, ranks: tuple[int, int]) -> None:
-        self.data, self.stage, self.ranks = data, stage, ranks
+    def __init__(self, data: InpaintDataModule, stage: str) -> None:
+        self.data, self.stage = data, stage
+        self.passes = 0  # that were begun
 
     def __iter__(self) -> Iterator[Any]:
-        data, train = self.data, self.stage == "fit"
-        epoch = data._epoch() if train else 0
+        data, this = self.data, self.data.next_pass(self.stage)
+        self.passes += 1
         processes = data.loading.num_workers if data.loading.workers == "processes" else 0
         threads = 0 if processes else max(1, data.loading.num_workers)
-        source: Any = data.sources[self.stage]
         settings = ExampleSettings(data.pictures, data.masks, data._seed(self.stage))
-        own = OwnSource(source, settings, data.stages, data.batch_size, epoch, threads, self.ranks)
-        for batch in read_ahead(own, processes):
-            yield data._text[train](batch, data.loading.seed, epoch)
+        samples: Any = data.sources[self.stage]
+        ranks = (this.rank, this.world)
+        source = OwnSource(samples, settings, data.stages, this.batch_size, this.epoch, threads, ranks)
+        for batch in read_ahead(source, processes):
+            yield data._with_text(self.stage, batch, this.epoch)

@@ -1,6 +1,7 @@
 """The batches of an epoch, read ahead: one rank's share, from where an earlier run stopped."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,28 @@ from inpaint_data.order import Batches, Consumed, left_over, permutation
 HOPELESS = 8  # bad batches without a good one before them end the run
 AHEAD = 2  # batches; what a batch takes in memory is little beside what its reading may take in time
 Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over a source, as things are when it begins.
+
+    Attributes:
+        epoch: which pass over the data it is.
+        batch_size: samples in a batch on each rank.
+        rank, world: this rank and how many there are.
+        seed: of the order.
+        train: a new order every epoch, by (seed, epoch); otherwise the source's own.
+        consumed: what an earlier run took from that epoch.
+    """
+
+    epoch: int
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+    seed: int = 0
+    train: bool = True
+    consumed: Sequence[Consumed] = ()
 
 
 class TrainingSource(Protocol):
@@ -37,91 +60,70 @@ class EpochLoader:
 
     Args:
         source: what is loaded from.
-        batch_size: samples in a batch on each rank.
-        seed: of the order.
-        train: a new order every epoch, by (seed, epoch); otherwise the source's own.
-        epoch: asked when the first batch of a pass is.
-        ranks: this rank and how many there are.
-        consumed: what an earlier run took from that epoch.
-        finish: what else is done to a batch, before it is handed out.
+        next_pass: says how the next pass is to be; asked when its first batch is, and by `len`. Nothing is frozen
+            before: ranks, epoch and batch size are those of that moment.
+        finish: what else is done to a batch of an epoch, before it is handed out.
         processes: how many DataLoader workers read; 0 reads in a thread.
 
+    Attributes:
+        current: the pass that is under way, or was last.
+        passes: how many were begun.
+        handed_out: batches of that pass, on this rank.
+
     Raises:
-        UsageError: fewer batches than ranks.
+        UsageError: fewer batches than ranks, when it is asked for its length or iterated.
     """
 
     def __init__(
         self,
         source: TrainingSource,
-        batch_size: int,
-        seed: int,
-        train: bool,
-        epoch: Callable[[], int],
-        ranks: tuple[int, int],
-        consumed: Callable[[int], Sequence[Consumed]] = lambda _: (),
-        finish: Callable[[Any, int], Any] = lambda batch, _: batch,
+        next_pass: Callable[[], Pass],
+        finish: Callable[[Any, int], Any] | None = None,
         processes: int = 0,
     ) -> None:
-        self.source, self.batch_size, self.seed, self.train = source, batch_size, seed, train
-        self._epoch, (self.rank, self.world), self._consumed, self._finish = epoch, ranks, consumed, finish
-        self._processes = processes
-        self.handed_out = 0  # batches of this pass, on this rank
-        count = len(Batches(np.arange(len(source)), source.buckets, batch_size))
-        if train and count < self.world:
-            raise UsageError(
-                f"{len(source)} samples make {count} batches of {batch_size}, fewer than one for each of {self.world} "
-                "ranks; use fewer ranks or a smaller batch_size"
-            )
-        self._steps = count // self.world if train else -(-count // self.world)
+        self.source, self.next_pass, self.finish, self.processes = source, next_pass, finish, processes
+        self.current: Pass | None = None
+        self.passes = self.handed_out = 0
 
     def __len__(self) -> int:
         """Batches of a whole epoch on each rank."""
-        return self._steps
+        return self.steps(self.next_pass())
 
-    def left(self, epoch: int) -> int:
-        """How many of an epoch's batches on each rank an earlier run did not take."""
-        return self._steps_of(self._batches(epoch), epoch)
+    def steps(self, this: Pass) -> int:
+        """How many batches such a pass has on each rank, whatever was consumed before."""
+        rows, buckets = np.arange(len(self.source)), self.source.buckets
+        count = len(Batches(rows, buckets, this.batch_size))
+        if this.train and count < this.world:
+            raise UsageError(
+                f"{len(rows)} samples make {count} batches of {this.batch_size}, fewer than one for each of "
+                f"{this.world} ranks; use fewer ranks or a smaller batch_size"
+            )
+        return count // this.world if this.train else -(-count // this.world)
 
-    def _steps_of(self, batches: Batches, epoch: int) -> int:
-        return len(batches) // self.world if self._consumed(epoch) else len(self)
+    def left(self, this: Pass) -> int:
+        """How many of a pass's batches on each rank an earlier run did not take."""
+        return len(self._batches(this)) // this.world if this.consumed else self.steps(this)
 
-    def _batches(self, epoch: int) -> Batches:
+    def _batches(self, this: Pass) -> Batches:
         count = len(self.source)
-        order = permutation(count, self.seed, epoch) if self.train else np.arange(count)
-        return Batches(
-            left_over(order, self.source.buckets, self._consumed(epoch)), self.source.buckets, self.batch_size
-        )
+        order = permutation(count, this.seed, this.epoch) if this.train else np.arange(count)
+        rest = left_over(order, self.source.buckets, this.consumed)
+        return Batches(rest, self.source.buckets, this.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
         # A generator: Lightning calls iter() before it knows the epoch that it resumes, and next() after.
-        epoch = self._epoch()
+        this = self.current = self.next_pass()
+        self.passes += 1
         self.handed_out = 0
-        batches = self._batches(epoch)
-        last = len(batches) - 1
-        rows = (step * self.world + self.rank for step in range(self._steps_of(batches, epoch)))
-        plan = [batches[min(number, last)] for number in rows]
-        for batch in read_ahead(_Planned(self.source, plan, epoch, self.batch_size), self._processes):
-            self._check(batch, len(plan))
-            finished = None if batch is None else self._finish(batch, epoch)
+        batches, hope = self._batches(this), _Hope(this.world)
+        rows = [step * this.world + this.rank for step in range(self.left(this))]
+        plan = [batches[min(number, len(batches) - 1)] for number in rows]
+        for batch in read_ahead(_Planned(self.source, plan, this), self.processes):
+            hope.check(batch, len(plan))
+            if batch is not None and self.finish is not None:
+                batch = self.finish(batch, this.epoch)
             self.handed_out += 1
-            yield finished
-
-    def _check(self, batch: Any, planned: int) -> None:
-        """Raises SampleError where a run would go on without data, for ever or on one rank of several."""
-        if batch is not None:
-            self._good = True
-            return
-        if self.world > 1:
-            raise SampleError("every sample of a batch is bad, and the other ranks cannot wait; cache the shards")
-        if self.handed_out == 0:
-            self._good = False
-        # A Trainer that counts steps would go through such epochs for ever.
-        if not self._good and self.handed_out + 1 == min(HOPELESS, planned):
-            raise SampleError(
-                f"no sample of the first {self.handed_out + 1} batches can be used; the log names each with its reason"
-            )
-
-    _good = False  # whether this pass had a batch that can be used
+            yield batch
 
     # With these two Lightning does not warn that the loader cannot resume; the position is kept by the DataModule,
     # since `estimated_stepping_batches` makes Lightning drop what it keeps of loaders.
@@ -132,23 +134,67 @@ class EpochLoader:
         pass
 
 
+class _Hope:
+    """Ends a run that would go on without data, for ever or on one rank of several."""
+
+    def __init__(self, world: int) -> None:
+        self._world, self._bad, self._good = world, 0, False
+
+    def check(self, batch: Any, planned: int) -> None:
+        """Raises SampleError where no further batch is to be waited for."""
+        if batch is not None:
+            self._good = True
+            return
+        if self._world > 1:
+            raise SampleError("every sample of a batch is bad, and the other ranks cannot wait; cache the shards")
+        self._bad += 1
+        # A Trainer that counts steps would go through such epochs for ever.
+        if not self._good and self._bad == min(HOPELESS, planned):
+            raise SampleError(
+                f"no sample of the first {self._bad} batches can be used; the log names each with its reason"
+            )
+
+
+class AsDataLoader(DataLoader[Any]):
+    """A loader as a torch DataLoader, which Fabric insists on. Ranks and order are the loader's own matter."""
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__(_Batches(loader), batch_size=None, collate_fn=_as_it_is)
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Any:
+        return iter(self.loader)
+
+
+class _Batches(IterableDataset[Any]):
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
+
 class _Planned(IterableDataset[Any]):
     """The batches of a plan; in a DataLoader's worker every so many-th, which the loader puts in order again."""
 
-    def __init__(self, source: TrainingSource, plan: Sequence[Rows], epoch: int, batch_size: int) -> None:
-        self.source, self.plan, self.epoch, self.batch_size = source, plan, epoch, batch_size
+    def __init__(self, source: TrainingSource, plan: Sequence[Rows], this: Pass) -> None:
+        self.source, self.plan, self.this = source, plan, this
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         mine = self.plan if worker is None else self.plan[worker.id :: worker.num_workers]
-        yield from self.source.planned(mine, self.epoch, self.batch_size)
+        yield from self.source.planned(mine, self.this.epoch, self.this.batch_size)
 
 
 def read_ahead(dataset: IterableDataset[Any], processes: int) -> Iterator[Any]:
     """The items of a dataset, read ahead by a thread or by worker processes; batches in pinned memory for a GPU."""
     gpu = torch.cuda.is_available()
     if processes:
-        yield from _pinned(iter(DataLoader(dataset, batch_size=None, num_workers=processes, collate_fn=_as_it_is)), gpu)
+        loader = DataLoader(dataset, batch_size=None, num_workers=processes, collate_fn=_as_it_is)
+        yield from _pinned(iter(loader), gpu)
         return
     reading = ahead(_pinned(iter(dataset), gpu), AHEAD)
     try:

@@ -1,7 +1,7 @@
-"""Where in an epoch a run stopped, and how Lightning goes on from there, on as many ranks as there are now."""
+"""Where in an epoch a run stopped, and how Lightning resumes from there, on as many ranks as there are now."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -42,7 +42,7 @@ class Resume:
 class ResumeElsewhere(Callback):
     """Tells Lightning how far an epoch is in the steps of this run, whose ranks may be more or fewer than before.
 
-    Lightning counts batches of a rank. What is left of the epoch decides where in that count the run goes on, so that
+    Lightning counts batches of a rank. What is left of the epoch decides where in that count the run resumes, so that
     the epoch ends with its last batch.
     """
 
@@ -59,12 +59,13 @@ class ResumeElsewhere(Callback):
         progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
         if not state or not progress or not state["consumed"] or trainer.state.fn != "fit":
             return
-        loader = self.module.train_dataloader()
         resume = Resume.load(state)
-        step = len(loader)
+        loader = self.module.train_dataloader()
+        this = replace(self.module.next_pass("fit"), epoch=resume.epoch, consumed=())
+        step = loader.steps(this)
         if not progress["is_last_batch"]:
             self.module.resume = resume
-            step -= loader.left(resume.epoch)
+            step -= loader.left(replace(this, consumed=resume.consumed))
         moved = step - progress["current"]["processed"]
         for name in ("ready", "started", "processed", "completed"):
             progress["current"][name] += moved
