@@ -1,4 +1,4 @@
-"""Every command and every piece of Python in the README does what it says there."""
+"""Every command and every piece of Python in the README and the docs does what it says there."""
 
 import re
 import shlex
@@ -12,7 +12,12 @@ from inpaint_data.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("pipeline", "training", "cache"))]
+PYTHON = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
 COMMANDS = re.findall(r"^\$ (inpaint-data .*)$", README, re.MULTILINE)
 
 
@@ -29,14 +34,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_commands_make_a_cache_and_a_contact_sheet(folder: Path) -> None:
-    assert len(COMMANDS) == 4
+    assert len(COMMANDS) == 5
     assert (folder / "cache" / "cache.json").is_file()
     assert (folder / "sheet.png").is_file()
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_the_python_runs(number: int, folder: Path) -> None:
-    subprocess.run([sys.executable, "-c", PYTHON[number]], cwd=folder, check=True, capture_output=True, text=True)
+@pytest.mark.parametrize("block", PYTHON)
+def test_the_python_runs(block: str, folder: Path) -> None:
+    (folder / "block.py").write_text(block)  # a file, as worker processes need one
+    done = subprocess.run([sys.executable, "block.py"], cwd=folder, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_make_targets_exist() -> None:
@@ -47,7 +54,9 @@ def test_the_make_targets_exist() -> None:
 
 
 def test_every_file_it_names_is_there() -> None:
-    for name in re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(
-        r"`((?:configs|benchmarks|scripts)/[\w./]+)`", README
-    ):
-        assert (ROOT / name).exists(), name
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text()
+        for name in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
+            assert (page.parent / name).exists(), (page.name, name)
+        for name in re.findall(r"[` ]((?:configs|benchmarks|scripts)/[\w./]+)`", text):
+            assert (ROOT / name).exists(), (page.name, name)

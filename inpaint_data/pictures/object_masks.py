@@ -131,7 +131,7 @@ def _annotations(data: bytes) -> list[Mapping[str, Any]]:
 def _from_annotation(annotation: Mapping[str, Any], number: int, size: Size) -> BoolArray:
     shape = annotation.get("segmentation")
     try:
-        if isinstance(shape, dict):
+        if shape and isinstance(shape, dict):
             return decode_rle(shape, size)
         if not shape:
             polygons = [_box(annotation["bbox"], size)]

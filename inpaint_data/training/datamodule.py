@@ -53,6 +53,7 @@ LOADERS = {
     "test": "test_dataloader",
     "predict": "predict_dataloader",
 }
+NEEDS = {"image": "image", "control": "control_latents"}  # part of a recipe -> what it reads beside the usual keys
 EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 Given = Mapping[str, Any]
 
@@ -117,7 +118,6 @@ class InpaintDataModule(LightningDataModule):
         self.encode = group_of(EncodeSettings, encode)
         self.loading = group_of(LoadSettings, loading)
         self.stages: list[Stage] = check_stages(stages or [])
-        recipe_row(self.encode)
         # The stages whose source is a cache.
         self.caches = {stage for stage in self.sources if names_a_cache(PARAMETERS[stage], self.sources[stage])}
         self._check()
@@ -134,6 +134,13 @@ class InpaintDataModule(LightningDataModule):
 
     def _check(self) -> None:
         """Refuse what cannot be together."""
+        row = recipe_row(self.encode)
+        if row and (missing := [NEEDS[part] for part in row.parts if part in NEEDS]):
+            raise UsageError(
+                f"recipe: {self.encode.recipe} reads {missing[0]!r}, which batches of InpaintDataModule do not have; "
+                "add it to the batch yourself and use conditioning()",
+                ("encode", "recipe"),
+            )
         if self.loading.fresh_masks and "fit" not in self.caches:
             raise UsageError(
                 f"fresh_masks: source {self.sources.get('fit')!r} is not a cache; pictures have new masks every epoch "
@@ -317,7 +324,7 @@ class InpaintDataModule(LightningDataModule):
             # Lightning repeats a batch that was in hand; what it counts as processed has been learnt from.
             progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
             steps = progress.processed - (loader.steps(this) - loader.left(this))
-        return self.resume.state(self._epoch(), Consumed(this.batch_size, steps * this.world))
+        return self.resume.state(this.epoch, Consumed(this.batch_size, steps * this.world))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.resume = Resume.load(state_dict)
@@ -337,7 +344,9 @@ class InpaintDataModule(LightningDataModule):
             return batch
         if self.encoder is None:
             raise UsageError("call setup() before the first batch")
-        return self.encoder.encode(batch)
+        encoded = self.encoder.encode(batch)
+        # As Lightning has converted what comes from a cache, before this hook.
+        return encoded if self.trainer is None else self.trainer.precision_plugin.convert_input(encoded)
 
 
 class _OwnLoader:

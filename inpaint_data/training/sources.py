@@ -57,7 +57,7 @@ class ImageSource:
                 yield batch
                 batch = None
             elif isinstance(item, Fault):
-                warn(item)
+                _say(item)
             else:
                 batch = item
 
@@ -86,7 +86,7 @@ class OwnSource(torch.utils.data.IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         for item in wds.DataPipeline(_Dealt(self.source, self.ranks), *self.stages):
             if isinstance(item, Fault):
-                warn(item)
+                _say(item)
             elif is_batch(item):
                 yield item
             else:
@@ -94,6 +94,11 @@ class OwnSource(torch.utils.data.IterableDataset[Any]):
                     f"source: yours gives {type(item).__name__}; give sample dicts with __key__ and members of bytes, "
                     "or batches"
                 )
+
+
+def _say(fault: Fault) -> None:
+    if not fault.on_purpose:
+        warn(fault)
 
 
 class _Dealt:

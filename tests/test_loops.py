@@ -1,0 +1,217 @@
+"""Training in the loops that people use: nothing is frozen before a pass begins."""
+
+import pickle
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Pooling, small_samples, write_shard
+from flat import cache_latents, data_module
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
+
+from inpaint_data import Autoencoder, UsageError
+
+SMALL: dict[str, Any] = {"resolution": 16, "masks": "boxes", "upscale": True}
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+}  # fmt: skip
+
+
+class Noting(LightningModule):
+    """Notes which samples came in which epoch, in which types."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.seen: list[tuple[int, tuple[str, ...]]] = []
+        self.types: list[dict[str, torch.dtype]] = []
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        self.seen.append((self.current_epoch, tuple(batch["__key__"])))
+        self.types.append({name: value.dtype for name, value in batch.items() if isinstance(value, torch.Tensor)})
+        result: torch.Tensor = self.layer(torch.ones(1, 1, dtype=self.layer.weight.dtype)).sum()
+        return result
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+    def epoch(self, number: int) -> list[tuple[str, ...]]:
+        return [keys for epoch, keys in self.seen if epoch == number]
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """The arguments of a DataModule for shards and for a cache, of 16 samples."""
+    write_shard(tmp_path / "in" / "a.tar", small_samples(16))
+    vae = Autoencoder(Pooling())
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae=vae, variants=3, **SMALL)
+    return {
+        "cache": {"source": str(tmp_path / "cache")},
+        "shards": {"source": str(tmp_path / "in"), "vae": vae, **SMALL},
+    }
+
+
+def fit(data: Any, **options: Any) -> Noting:
+    model = Noting()
+    Trainer(**(QUIET | {"max_epochs": 1, "enable_checkpointing": False} | options)).fit(model, datamodule=data)
+    return model
+
+
+def stopped(data: Any, folder: Path, steps: int) -> None:
+    """Leave a checkpoint behind that many steps."""
+    keep = ModelCheckpoint(folder, "last", every_n_train_steps=steps, save_top_k=1, enable_version_counter=False)
+    Trainer(**QUIET, max_steps=steps, callbacks=[keep]).fit(Noting(), datamodule=data)
+
+
+@pytest.mark.parametrize("kind", ["cache", "shards"])
+def test_a_second_fit_begins_anew_also_after_a_resumed_one(kind: str, sources: Any, tmp_path: Path) -> None:
+    data = data_module(batch_size=4, **sources[kind])
+    first = fit(data, max_epochs=2)
+    assert fit(data, max_epochs=2).seen == first.seen
+    stopped(data, tmp_path, 2)
+    resumed = Noting()
+    Trainer(**QUIET, max_epochs=1, default_root_dir=tmp_path).fit(
+        resumed, datamodule=data, ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert resumed.seen == first.seen[2:4]
+    assert fit(data, max_epochs=2).seen == first.seen
+
+
+@pytest.mark.parametrize("kind", ["cache", "shards"])
+def test_a_changed_batch_size_counts_from_the_next_pass(kind: str, sources: Any, tmp_path: Path) -> None:
+    data = data_module(batch_size=4, **sources[kind])
+    data.setup("fit")
+    assert len(data.train_dataloader()) == 4
+    data.batch_size = 8
+    assert len(data.train_dataloader()) == 2
+    assert [len(keys) for _, keys in fit(data).seen] == [8, 8]
+    stopped(data, tmp_path, 1)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=False)["InpaintDataModule"]
+    assert state == {"epoch": 0, "consumed": [[8, 1]]}
+
+
+@pytest.mark.parametrize("val", [True, False])
+def test_lightnings_batch_size_finder_finds(val: bool, sources: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = {"val_source": sources["cache"]["source"]} if val else {}
+    data = data_module(batch_size=2, **sources["cache"], **more)
+    model, trainer = Noting(), Trainer(**QUIET, max_epochs=1)
+    size = Tuner(trainer).scale_batch_size(model, datamodule=data, max_trials=3, init_val=2, steps_per_trial=1)
+    assert size == data.batch_size
+    assert [len(keys) for _, keys in model.seen][:3] == [2, 4, 8]
+
+
+@pytest.mark.parametrize("kind", ["cache", "shards"])
+def test_overfit_batches_gives_the_same_batch_every_epoch(kind: str, sources: Any) -> None:
+    model = fit(data_module(batch_size=4, **sources[kind]), max_epochs=3, overfit_batches=1)
+    assert len(model.seen) == 3
+    assert len({keys for _, keys in model.seen}) == 1
+
+
+@pytest.mark.parametrize("kind", ["cache", "shards"])
+def test_without_a_trainer_passes_are_counted(kind: str, sources: Any) -> None:
+    data = data_module(batch_size=4, **sources[kind])
+    data.setup("fit")
+    loader = data.train_dataloader()
+    passes = [[tuple(batch["__key__"]) for batch in loader] for _ in range(3)]
+    trained = fit(data_module(batch_size=4, **sources[kind]), max_epochs=3)
+    assert passes == [trained.epoch(number) for number in range(3)]
+    data.epoch = 1
+    assert [tuple(batch["__key__"]) for batch in loader] == passes[1]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed"])
+def test_types_are_the_same_live_and_cached_under_every_precision(precision: Any, sources: Any) -> None:
+    live = fit(data_module(batch_size=4, **sources["shards"]), precision=precision).types[0]
+    cached = fit(data_module(batch_size=4, **sources["cache"]), precision=precision).types[0]
+    assert live == cached
+
+
+@pytest.mark.parametrize("kind", ["cache", "shards"])
+def test_it_can_be_pickled_after_a_loader_was_made(kind: str, sources: Any) -> None:
+    data = data_module(batch_size=4, **sources[kind])
+    data.setup("fit")
+    keys = [batch["__key__"] for batch in data.train_dataloader()]
+    again = pickle.loads(pickle.dumps(data_module(batch_size=4, **sources[kind])))
+    again.setup("fit")
+    assert [batch["__key__"] for batch in again.train_dataloader()] == keys
+    pickle.loads(pickle.dumps(data))
+
+
+@pytest.mark.parametrize("recipe", ["sd15-controlnet-inpaint", "z-image-controlnet-inpaint"])
+def test_a_recipe_that_reads_more_than_batches_have_is_refused(recipe: str, sources: Any) -> None:
+    with pytest.raises(UsageError, match=f"recipe: {recipe} reads '(image|control_latents)', which batches"):
+        data_module(recipe=recipe, **sources["cache"])
+
+
+RANKS = """
+    import os, sys, warnings
+    sys.path.insert(0, {tests!r})
+    warnings.filterwarnings("ignore")
+    import torch
+    torch.set_num_threads(1)
+    from inpaint_data import Autoencoder, InpaintDataModule
+    from conftest import Pooling
+
+    SMALL = dict(pictures=dict(resolution=16, upscale=True), masks=dict(source="boxes"))
+    SOURCES = dict(
+        cache=dict(source={cache!r}),
+        shards=dict(source={shards!r}, encode=dict(vae=Autoencoder(Pooling())), **SMALL),
+    )
+
+    def keys(loader):
+        return [key for batch in loader for key in batch["__key__"]]
+
+    def say(*words):
+        print(*words, flush=True)
+"""
+TORCHRUN = (
+    RANKS
+    + """
+    import torch.distributed as dist
+    for name, arguments in SOURCES.items():
+        data = InpaintDataModule(batch_size=2, **arguments)
+        data.setup("fit")
+        len(data.train_dataloader())  # a peek, before there are ranks
+        if not dist.is_initialized():
+            dist.init_process_group("gloo")
+        say(name, dist.get_rank(), *keys(data.train_dataloader()))
+    dist.destroy_process_group()
+"""
+)
+FABRIC = (
+    RANKS
+    + """
+    from lightning.fabric import Fabric
+    if __name__ == "__main__":
+        fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+        fabric.launch()
+        for name, arguments in SOURCES.items():
+            data = InpaintDataModule(batch_size=2, **arguments)
+            data.setup("fit")
+            say(name, fabric.global_rank, *keys(fabric.setup_dataloaders(data.train_dataloader())))
+"""
+)
+
+
+@pytest.mark.parametrize("way", ["torchrun", "fabric"])
+@pytest.mark.usefixtures("sources")
+def test_two_ranks_without_a_trainer_share_the_samples(way: str, tmp_path: Path) -> None:
+    script = {"torchrun": TORCHRUN, "fabric": FABRIC}[way]
+    names = {"tests": str(Path(__file__).parent), "cache": str(tmp_path / "cache"), "shards": str(tmp_path / "in")}
+    (tmp_path / "ranks.py").write_text(textwrap.dedent(script.format(**names)))
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29713"]
+    command = [sys.executable, *(launcher if way == "torchrun" else []), str(tmp_path / "ranks.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith(("cache ", "shards "))]
+    for name in ("cache", "shards"):
+        shares = [line[2:] for line in lines if line[0] == name]
+        assert [len(share) for share in shares] == [8, 8], (name, lines)
+        assert len({*shares[0], *shares[1]}) == 16
