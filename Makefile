@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lowest lint format bench clean
 
 help:  ## list what can be done
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -18,12 +18,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-demo: $(VENV)/.installed  ## pack, cache and verify the demo photographs, and draw a contact sheet
+demo: $(VENV)/.installed  ## pack, cache and verify the demo's images, and draw a contact sheet
 	$(BIN)/inpaint-data demo --out demo_out
 
 test: $(VENV)/.installed  ## run the linters and all tests
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
+
+lowest:  ## run all tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[test]'
+	.venv-lowest/bin/python -m pytest
 
 lint: $(VENV)/.installed  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -38,4 +44,4 @@ bench: $(VENV)/.installed  ## print the figures of the README's tables
 	for script in benchmarks/*.py; do $(BIN)/python $$script; done
 
 clean:  ## remove .venv and what the demo made
-	rm -rf $(VENV) demo_out
+	rm -rf $(VENV) .venv-lowest demo_out

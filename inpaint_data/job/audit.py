@@ -191,7 +191,7 @@ def _encode_again(
         return [], "encoded again: nothing, since the cache was indexed and its settings are unknown"
     if names_of(check_stages(stages)) != settings.stages:
         raise UsageError(
-            f"deep: {root} was made with stages {settings.stages}, not {names_of(stages)}; give them as stages"
+            f"deep: {root} was made with stages {settings.stages}, not {names_of(check_stages(stages))}; give them as stages"
         )
     rng = generator_for(settings.seed or 0, "", 0, "verify")
     chosen = [whole[i] for i in sorted(rng.permutation(len(whole))[:ENCODED_AGAIN])]
