@@ -189,10 +189,9 @@ def _encode_again(
     settings = read_cache_file(root).settings
     if settings.pictures is None or settings.masks is None:
         return [], "encoded again: nothing, since the cache was indexed and its settings are unknown"
-    if names_of(check_stages(stages)) != settings.stages:
-        raise UsageError(
-            f"deep: {root} was made with stages {settings.stages}, not {names_of(check_stages(stages))}; give them as stages"
-        )
+    names = names_of(check_stages(stages))
+    if names != settings.stages:
+        raise UsageError(f"deep: {root} was made with stages {settings.stages}, not {names}; give them as stages")
     rng = generator_for(settings.seed or 0, "", 0, "verify")
     chosen = [whole[i] for i in sorted(rng.permutation(len(whole))[:ENCODED_AGAIN])]
     work = _work(settings, vae, stages)
