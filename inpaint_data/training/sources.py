@@ -45,6 +45,7 @@ class ImageSource:
     def __init__(self, shards: IndexedShards, variant: int | None, threads: int) -> None:
         self.shards, self.variant, self.threads = shards, variant, threads
         self.buckets: npt.NDArray[Any] = shards.buckets
+        self._log = _Log()
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -57,7 +58,7 @@ class ImageSource:
                 yield batch
                 batch = None
             elif isinstance(item, Fault):
-                _say(item)
+                self._log(item)
             else:
                 batch = item
 
@@ -79,14 +80,14 @@ class OwnSource(torch.utils.data.IterableDataset[Any]):
         threads: int,
         ranks: tuple[int, int],
     ) -> None:
-        self.source, self.ranks = source, ranks
+        self.source, self.ranks, self._log = source, ranks, _Log()
         self.stages = way_of_a_sample(settings, own, batch_size, [variant], threads)
         _check_split(source, ranks)
 
     def __iter__(self) -> Iterator[Any]:
         for item in wds.DataPipeline(_Dealt(self.source, self.ranks), *self.stages):
             if isinstance(item, Fault):
-                _say(item)
+                self._log(item)
             elif is_batch(item):
                 yield item
             else:
@@ -96,9 +97,16 @@ class OwnSource(torch.utils.data.IterableDataset[Any]):
                 )
 
 
-def _say(fault: Fault) -> None:
-    if not fault.on_purpose:
-        warn(fault)
+class _Log:
+    """Names bad samples; one that is left out on purpose only the first time."""
+
+    def __init__(self) -> None:
+        self._named: set[tuple[str, str | None]] = set()
+
+    def __call__(self, fault: Fault) -> None:
+        if not fault.on_purpose or (fault.shard, fault.key) not in self._named:
+            warn(fault)
+        self._named.add((fault.shard, fault.key))
 
 
 class _Dealt:
