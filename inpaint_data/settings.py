@@ -101,7 +101,7 @@ def built_of(kind: type[T], value: Any) -> T:
     Raises:
         UsageError: it is not a mapping, has a field that there is not, or `kind` refuses it.
     """
-    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if not isinstance(value, Mapping):
         raise UsageError(f"{value!r} is not a mapping; give some of {', '.join(known)}")
     if unknown := [name for name in value if name not in known]:
@@ -140,7 +140,7 @@ def reason_of(details: Mapping[str, Any]) -> str:
 def short_name(kind: type[BaseModel], field: str) -> str:
     """What a setting is called on the command line, and in errors."""
     metadata = kind.model_fields[field].metadata if field in kind.model_fields else []
-    return next((each.name for each in metadata if isinstance(each, Flag)), field)
+    return next((mark.name for mark in metadata if isinstance(mark, Flag)), field)
 
 
 def _choices(context: Mapping[str, Any]) -> str:

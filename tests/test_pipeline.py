@@ -275,13 +275,23 @@ def test_stages_that_cannot_be_are_refused(stages: Any, message: str, shards: st
         (lambda samples: [3 for _ in samples], "a stage made int and not a sample"),
         (lambda samples: [{"jpg": b""} for _ in samples], "a stage made dict and not a sample"),
         (lambda samples: [s for sample in samples for s in (sample, sample)], "a stage made two samples with the key"),
+        (
+            lambda samples: [sample | {"__key__": "same"} for sample in samples],
+            "two samples with the key 'same' in one",
+        ),
+        (lambda samples: [sample | {"__key__": ""} for sample in samples], "with the key ''; give one without dots"),
+        (lambda samples: [sample | {"__key__": "v1.0"} for sample in samples], "with the key 'v1.0'; give one without"),
+        (lambda samples: [sample | {"__key__": "../a"} for sample in samples], "with the key '../a'"),
+        (lambda samples: [sample | {"extra": 3} for sample in samples], "a stage made extra of sample"),
+        (lambda sample: sample["__key__"] != "cat", "put a function of one sample into wds.map or wds.select"),
     ],
 )
 def test_what_a_stage_makes_is_looked_at(
     stage: Any, reason: str, shards: str, tmp_path: Path, vae: Autoencoder
 ) -> None:
     summary = cache_latents(shards, str(tmp_path / "c"), vae=vae, stages=[stage], max_bad_fraction=1.0, **FLAT)
-    assert {entry.key for _, entry in summary.quarantined} >= {"cat", "coffee"}
+    assert {entry.key for _, entry in summary.quarantined} >= {"cat"}
+    assert summary.cached + len(summary.quarantined) >= 12
     assert all(reason in entry.reason for _, entry in summary.quarantined)
 
 
@@ -384,6 +394,32 @@ def test_faults_are_said_kept_passed_on_or_end_the_run(
     assert passed == kept
     with pytest.raises(SampleError, match=r"bad.tar, sample 'torn': jpg: image is damaged"):
         run(ip.stop)
+
+
+def test_stages_in_the_wrong_order_and_sources_without_a_batch_are_refused(
+    shards: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    with pytest.raises(UsageError, match=r"came to bucketed\(\) as it was read; put examples\(\) before it"):
+        list(wds.DataPipeline(urls(shards), ip.read_shards(), ip.bucketed(4)))
+    with pytest.raises(UsageError, match="batch_size: 0 is not a positive whole number"):
+        list(wds.DataPipeline(urls(shards), ip.read_shards(), ip.examples(PICTURES, MASKS), ip.bucketed(0)))
+    with pytest.raises(UsageError, match="variant: 'all' is neither a number nor \"draw\""):
+        list(wds.DataPipeline(urls(shards), ip.read_shards(), ip.cached(variant="all")))
+    with pytest.raises(UsageError, match="source: 3 is neither a path nor samples"):
+        data_module(3)
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, **FLAT)
+    forgotten = wds.WebDataset(ip.expand(str(tmp_path / "cache")), shardshuffle=False)
+    data = data_module(forgotten, vae=vae, **FLAT)
+    data.setup("fit")
+    with pytest.raises(SampleError, match="source: yours gave no batch that can be used"):
+        list(data.train_dataloader())
+
+
+def test_a_cache_that_lost_a_sidecar_is_refused(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, **FLAT)
+    (tmp_path / "cache" / "000001.json").unlink()
+    with pytest.raises(CacheError, match=r"its sidecars have 5 samples, but cache.json counts 12"):
+        LatentCache(tmp_path / "cache")
 
 
 def test_every_stage_can_be_pickled() -> None:

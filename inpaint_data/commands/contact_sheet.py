@@ -15,11 +15,11 @@ from inpaint_data.encoding.fills import fill_hole, hole_noise
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.job.caching import inputs_of
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.masks.edits import Origin
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.stages import image_stages
-from inpaint_data.shards.reading import expand_shards
 
 COLUMNS = ("image", "mask, as drawn", "mask, offset", "masked image", "decoded latents", "decoded masked_latents")
 
@@ -53,7 +53,7 @@ def contact_sheet(
         )
     decoder = load_vae(vae)
     rows: list[Image.Image] = []
-    stages = image_stages(expand_shards(shards), settings, (), count, variants=[0], threads=2)
+    stages = image_stages(inputs_of(shards), settings, (), count, variants=[0], threads=2)
     with closing(iter(wds.DataPipeline(*stages))) as events:
         for batch in filter(is_batch, events):
             rows += _rows(batch, cached, decoder, settings, tile)

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,12 +136,20 @@ class TextEncoders:
         return len(tokenizer(caption, verbose=False).input_ids) > int(tokenizer.model_max_length)
 
 
+@cache
+def _is_offline(name: str) -> bool:
+    """True if the model is a folder, or the Hub does not answer: each download would retry for minutes."""
+    from inpaint_data.encoding.vae_loading import hub_answers
+
+    return Path(name).is_dir() or not hub_answers()
+
+
 def _text_side(name: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The configuration of a pipeline, and the class of each of its text encoders by subfolder."""
     from diffusers import DiffusionPipeline
 
     try:
-        pipeline: dict[str, Any] = DiffusionPipeline.load_config(name)
+        pipeline: dict[str, Any] = DiffusionPipeline.load_config(name, local_files_only=_is_offline(name))
     except OSError:  # no model_index.json, so this is a text model alone
         return {"_class_name": "StableDiffusionPipeline"}, {"": "CLIPTextModel"}
     kinds = {part: kind[1] for part, kind in sorted(pipeline.items()) if re.match(r"text_encoder(_\d)?$", part)}
@@ -151,8 +160,13 @@ def _load_clip(name: str, part: str, kind: str, device: "torch.device") -> tuple
     """Load a CLIP. What a folder lacks is an error; transformers would make up weights or a tokenizer."""
     import transformers
 
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(name, subfolder=part.replace("text_encoder", "tokenizer"))
-    model, loading = getattr(transformers, kind).from_pretrained(name, subfolder=part, output_loading_info=True)
+    local: Any = {"local_files_only": _is_offline(name)}
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(
+        name, subfolder=part.replace("text_encoder", "tokenizer"), **local
+    )
+    model, loading = getattr(transformers, kind).from_pretrained(
+        name, subfolder=part, output_loading_info=True, **local
+    )
     if loading["missing_keys"]:
         raise ValueError(f"it has no {', '.join(sorted(loading['missing_keys'])[:3])}")
     if len(tokenizer) != model.config.vocab_size:

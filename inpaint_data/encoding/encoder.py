@@ -1,5 +1,6 @@
 """The encoder of decoded images to latents, on the device: used by live steps, the job, previews and audits."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import UsageError, VaeError
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import PictureSettings
+from inpaint_data.settings import group_of
 
 SHARED = ("latents", *PAIRED.values())  # these do not depend on the mask
 
@@ -36,12 +38,13 @@ class Encoder:
 
     def __init__(
         self,
-        masks: MaskSettings,
-        encode: EncodeSettings,
+        masks: MaskSettings | Mapping[str, Any],
+        encode: EncodeSettings | Mapping[str, Any],
         autoencoder: Autoencoder | None,
         seed: int = 0,
         posterior: Posterior | None = None,
     ) -> None:
+        masks, encode = group_of(MaskSettings, masks), group_of(EncodeSettings, encode)
         row = recipe_row(encode)
         masked = wants_masked_latents(encode)
         fill = masks.fill or (row.fill if row else None) or masks.preset.fill

@@ -67,7 +67,7 @@ def load_vae(
         # vae first: pipelines may have a config.json of their own at the root, autoencoders have no folder vae.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*local_dir_use_symlinks")  # a retired argument diffusers still passes
-            module = _from_pretrained(name, ("vae", None), offline=not _hub_answers())
+            module = _from_pretrained(name, ("vae", None), offline=not hub_answers())
     return Autoencoder(module.to(device), name=name, dtype=precision, channels_last=channels_last, compile=compile)
 
 
@@ -79,7 +79,7 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[name]
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """One short request, since each download retries a dead network for half a minute."""
     try:
         huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
@@ -151,7 +151,7 @@ def _from_file(file: Path) -> nn.Module:
                 f"{file}: {vae_class.__name__} has no single-file format; name it diffusion_pytorch_model.safetensors"
             )
         options = {"config": str(file.parent)} if has_config else {}
-        offline = has_config or not _hub_answers()
+        offline = has_config or not hub_answers()
         module: nn.Module = vae_class.from_single_file(
             str(file), low_cpu_mem_usage=False, local_files_only=offline, **options
         )

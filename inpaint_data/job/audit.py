@@ -15,7 +15,7 @@ from inpaint_data.encoding.device import choose_device
 from inpaint_data.encoding.encoder import autoencoder_of
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.errors import CacheError, SampleError, ShardError, UsageError
-from inpaint_data.job.caching import settings_of, work_of
+from inpaint_data.job.caching import inputs_of, settings_of, work_of
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.job.shard_job import Work, encode
 from inpaint_data.latent_cache.encodings import read_png
@@ -34,10 +34,10 @@ from inpaint_data.latent_cache.settings import CacheSettings
 from inpaint_data.latent_cache.verify import Problem, Verification, verify_files
 from inpaint_data.pictures.settings import PictureSettings
 from inpaint_data.pictures.views import Views
+from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.own_stages import check_stages, names_of
-from inpaint_data.pipeline.stage import Stage
 from inpaint_data.seeding import generator_for
-from inpaint_data.shards.reading import Fault, ShardEnd, ShardIdentity, expand_shards, read_shard, shard_stem
+from inpaint_data.shards.reading import Fault, ShardEnd, ShardIdentity, read_shard, shard_stem
 
 ENCODED_AGAIN = 3  # shards, one batch of each
 TOLERANCE = 2e-2  # of 1 + |value|, if device, threads or versions are not those of the cache
@@ -68,7 +68,7 @@ def verify_cache(
     """
     if deep and against is None:
         raise UsageError("deep: encoding again needs the images; name the input shards with against")
-    inputs = [] if against is None else expand_shards(against)
+    inputs = [] if against is None else inputs_of(against)
     root = Path(root)
     files = verify_files(root)
     if against is None:
@@ -191,7 +191,9 @@ def _encode_again(
         return [], "encoded again: nothing, since the cache was indexed and its settings are unknown"
     names = names_of(check_stages(stages))
     if names != settings.stages:
-        raise UsageError(f"deep: {root} was made with stages {settings.stages}, not {names}; give them as stages")
+        raise UsageError(
+            f"deep: {root} was made with stages {settings.stages}, not {names}; give them to verify_cache as stages"
+        )
     rng = generator_for(settings.seed or 0, "", 0, "verify")
     chosen = [whole[i] for i in sorted(rng.permutation(len(whole))[:ENCODED_AGAIN])]
     work = _work(settings, vae, stages)

@@ -32,8 +32,8 @@ from inpaint_data.latent_cache.settings import CacheSettings
 from inpaint_data.latent_cache.writer import check_folder, check_settings, clean
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
+from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.own_stages import check_stages, names_of
-from inpaint_data.pipeline.stage import Stage
 from inpaint_data.pipeline.stages import Tally
 from inpaint_data.settings import group_of
 from inpaint_data.shards.reading import Fault, ShardEnd, expand_shards, shard_size, shard_stem

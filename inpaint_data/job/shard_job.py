@@ -22,7 +22,7 @@ from inpaint_data.latent_cache.format import Quarantined, Sidecar
 from inpaint_data.latent_cache.members import Storing, members_of
 from inpaint_data.latent_cache.writer import ShardWriter
 from inpaint_data.pictures.settings import ExampleSettings
-from inpaint_data.pipeline.stage import Stage
+from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.stages import Tally, image_stages, in_pinned_memory
 from inpaint_data.shards.reading import Fault, ShardEnd, shard_size, shard_stem
 

@@ -17,6 +17,7 @@ from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     Sidecar,
     committed,
+    differences,
     missing_cache_file,
     read_cache_file,
     tar_path,
@@ -84,9 +85,11 @@ class LatentCache(Dataset[Batch]):
         self.fingerprint: str = self._file.fingerprint
         for other in caches[1:]:
             if other.file.fingerprint != self.fingerprint:
+                lines = differences(self._file.settings_json, other.file.settings_json)
                 raise UsageError(
                     f"source: {other.root} was made with other settings than {caches[0].root}, so they are not one "
-                    "cache; train on one of them, or make them with the same settings"
+                    "cache; train on one of them, or make them with the same settings. The first has on the left: "
+                    f"{'; '.join(line.replace('the cache has ', '').replace('this run ', '') for line in lines)}"
                 )
         check_posterior(posterior)
         self.posterior, self.variant = posterior, variant
@@ -98,6 +101,8 @@ class LatentCache(Dataset[Batch]):
             bad, filtered = len(self.quarantined), len(self.filtered)
             fix = "fix them or the filters" if bad or filtered else "run the cache command to its end"
             raise CacheError(f"{self.root}: has no samples, {bad} are quarantined and {filtered} filtered; {fix}")
+        for cache in caches:
+            cache.check_complete()
         self.variants = self._shards[0].variants
         if variant != "draw" and not (type(variant) is int and 0 <= variant < self.variants):
             raise UsageError(f"variant: {variant!r} is not in the cache, which has 0...{self.variants - 1}")
@@ -222,6 +227,15 @@ class _Cache:
         for sidecar in self._sidecars:
             for entry in sidecar.filtered if on_purpose else sidecar.quarantined:
                 yield sidecar.shard, entry
+
+    def check_complete(self) -> None:
+        """Raises CacheError if samples are missing that `cache.json` counts; a job under way has counted none yet."""
+        count = sum(len(sidecar.keys) for sidecar in self._sidecars)
+        if self.file.totals is not None and count != self.file.totals["samples"]:
+            raise CacheError(
+                f"{self.root}: its sidecars have {count} samples, but cache.json counts {self.file.totals['samples']}; "
+                "run the cache command again, it makes what is missing, or `inpaint-data verify` to see what that is"
+            )
 
     def shards(self) -> "Iterator[_Shard]":
         for sidecar in self._sidecars:

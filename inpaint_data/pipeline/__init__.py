@@ -1,7 +1,7 @@
 """The way of a sample, stage by stage, for any `wds.DataPipeline`: `import inpaint_data.pipeline as ip`."""
 
+from inpaint_data.pipeline.decorator import stage
 from inpaint_data.pipeline.faults import stop, warn
-from inpaint_data.pipeline.stage import stage
 from inpaint_data.pipeline.stages import (
     bucketed,
     cached,

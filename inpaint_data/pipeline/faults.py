@@ -1,9 +1,9 @@
-"""What becomes of a sample that cannot be used: it goes on as an item, is said, is kept, or ends the run."""
+"""Samples that cannot be used: each is passed on as an item, logged, kept in a list, or ends the run."""
 
 import logging
 from collections.abc import Callable
 
-from inpaint_data.errors import SampleError
+from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.shards.reading import Fault
 
 log = logging.getLogger(__name__)
@@ -22,9 +22,11 @@ def stop(fault: Fault) -> None:
 
 
 def handled(fault: Fault, on_fault: OnFault) -> bool:
-    """Whether somebody took the fault; else it is to be passed on."""
+    """True if somebody took the fault; else it is to be passed on."""
     if on_fault is None:
         return False
     take = on_fault.append if isinstance(on_fault, list) else on_fault
+    if not callable(take):
+        raise UsageError(f"on_fault: {on_fault!r} is neither a function nor a list nor None; give ip.warn or ip.stop")
     take(fault)
     return True

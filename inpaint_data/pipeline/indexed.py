@@ -17,9 +17,9 @@ from inpaint_data.errors import SampleError, ShardError
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.decorator import SampleDict, Stage
 from inpaint_data.pipeline.faults import warn
 from inpaint_data.pipeline.own_stages import run_on
-from inpaint_data.pipeline.stage import SampleDict, Stage
 from inpaint_data.pipeline.stages import VIEWS, BatchEnd, as_dict, as_sample, way_of_a_sample
 from inpaint_data.shards.mirror import DEFAULT_BYTES, mirror_in, name_of_contents, read_range
 from inpaint_data.shards.reading import (
@@ -71,8 +71,9 @@ class IndexedShards:
         self._sizes = settings.pictures.views.sizes()
         places: list[tuple[int, ...]] = []  # shard, extent, which of the stages' results, view, size of the view
         for number, file in enumerate(self._files):
+            keys: set[str] = set()
             for item in file.locate():
-                for place in [item] if isinstance(item, Fault) else self._places_of(item, file):
+                for place in [item] if isinstance(item, Fault) else self._places_of(item, file, keys):
                     if isinstance(place, Fault):
                         self._note(place)
                     else:
@@ -90,14 +91,14 @@ class IndexedShards:
         if not fault.on_purpose:
             warn(fault)
 
-    def _places_of(self, sample: Sample, file: "_File") -> Iterator[tuple[int, ...] | Fault]:
+    def _places_of(self, sample: Sample, file: "_File", keys: set[str]) -> Iterator[tuple[int, ...] | Fault]:
         """Extent, number of the stages' result, number and size of each view of a sample."""
         if not self.own:
             for view, size in self._views(sample, file):
                 yield (*sample.extent, 0, view, *size)
             return
         read = file.read(sample.extent)
-        results = [read] if isinstance(read, Fault) else run_on(as_dict(read), self.own, file.shard)
+        results = [read] if isinstance(read, Fault) else run_on(as_dict(read), self.own, file.shard, keys)
         for number, result in enumerate(results):
             if isinstance(result, Fault):
                 yield result
@@ -124,9 +125,9 @@ class IndexedShards:
         if views.count == len(self._sizes) == 1:
             return [(0, self._sizes[0])]
         with suppress(SampleError):
-            found = views.of(image_size(image))
-            self.too_small += views.count - len(found)
-            return [(view.number, view.target) for view in found]
+            fitting = views.of(image_size(image))
+            self.too_small += views.count - len(fitting)
+            return [(view.number, view.target) for view in fitting]
         return [(0, self._sizes[0])]
 
     def __len__(self) -> int:
@@ -145,8 +146,8 @@ class IndexedShards:
         if result >= len(results):
             reason = "stages: a stage of yours made another number of samples than before; it must not draw at random"
             return Fault(file.shard, read.key, reason, None, None)
-        made = results[result]
-        return made if isinstance(made, Fault) else made | {"__url__": file.shard, VIEWS: [view]}
+        item = results[result]
+        return item if isinstance(item, Fault) else item | {"__url__": file.shard, VIEWS: [view]}
 
     def samples(self, plan: Sequence[Rows]) -> Iterator[SampleDict | Fault | BatchEnd]:
         """The head of a pipeline: what is at the rows of each planned batch, each batch followed by its end."""

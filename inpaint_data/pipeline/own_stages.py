@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inpaint_data.errors import UsageError
-from inpaint_data.pipeline.stage import SampleDict, Stage
-from inpaint_data.shards.reading import Fault
+from inpaint_data.pipeline.decorator import SampleDict, Stage
+from inpaint_data.shards.reading import Fault, name_problem
 
+HINT = "; a stage takes an iterator of samples: put a function of one sample into wds.map or wds.select"
 LEFT_OUT = "stages: a stage of yours leaves it out"
 
 
@@ -23,7 +24,7 @@ def check_stages(stages: Sequence[Stage | str]) -> list[Stage]:
     """
     if isinstance(stages, str) or not isinstance(stages, Sequence):
         raise UsageError(f"stages: {stages!r} is not a list of functions; give [wds.select(keep)]", place=("stages",))
-    found: list[Stage] = []
+    functions: list[Stage] = []
     for stage in stages:
         function = _at(stage) if isinstance(stage, str) else stage
         if not callable(function):
@@ -32,28 +33,31 @@ def check_stages(stages: Sequence[Stage | str]) -> list[Stage]:
                 "of samples, such as wds.select(keep)",
                 place=("stages",),
             )
-        found.append(function)
-    return found
+        functions.append(function)
+    return functions
 
 
 def names_of(stages: Sequence[Stage]) -> list[str]:
-    """What a cache records of them. A function is known by its name, not by what it does."""
+    """The names that a cache records. A function is known by its name, not by what it does."""
     return [_name(stage) for stage in stages]
 
 
-def run_on(sample: SampleDict, stages: Sequence[Stage], shard: str) -> Iterator[SampleDict | Fault]:
-    """What the stages make of one sample: itself, changed, several, or a Fault that says why there is none."""
+def run_on(
+    sample: SampleDict, stages: Sequence[Stage], shard: str, keys: set[str] | None = None
+) -> Iterator[SampleDict | Fault]:
+    """Run the stages on one sample: itself, changed, several, or a Fault that says why there is none."""
     key, samples = sample["__key__"], iter([sample])
     try:
         for stage in stages:
             samples = iter(stage(samples))
         results = list(samples)
     except Exception as error:  # whatever a user's function raises
-        yield Fault(shard, key, f"stages: {type(error).__name__}: {' '.join(str(error).split())}", None, None)
+        hint = HINT if isinstance(error, TypeError) else ""
+        yield Fault(shard, key, f"stages: {type(error).__name__}: {' '.join(str(error).split())}{hint}", None, None)
         return
     if not results:
         yield Fault(shard, key, LEFT_OUT, None, None, on_purpose=True)
-    keys: set[str] = set()
+    keys = set() if keys is None else keys
     for result in results:
         problem = _problem(result, keys)
         if problem:
@@ -63,12 +67,20 @@ def run_on(sample: SampleDict, stages: Sequence[Stage], shard: str) -> Iterator[
 
 
 def _problem(result: Any, keys: set[str]) -> str | None:
-    """What is wrong with a sample that a stage made; None where nothing is, and its key is noted."""
+    """The problem of a sample that a stage made; None if it is good, and then its key is noted."""
     if not isinstance(result, dict) or not isinstance(result.get("__key__"), str):
         return f"a stage made {type(result).__name__} and not a sample: a dict with __key__ and members of bytes"
-    if result["__key__"] in keys:
-        return f"a stage made two samples with the key {result['__key__']!r}; give each one of its own"
-    keys.add(result["__key__"])
+    key = result["__key__"]
+    if not key or "." in key.rpartition("/")[2]:
+        return f"a stage made a sample with the key {key!r}; give one without dots, where webdataset splits names"
+    if problem := name_problem(key):
+        return f"a stage made a sample with the key {key!r}, which {problem}"
+    if key in keys:
+        return f"a stage made two samples with the key {key!r} in one shard; give each one of its own"
+    for name, value in result.items():
+        if not name.startswith("__") and not isinstance(value, bytes):
+            return f"a stage made {name} of sample {key!r} {type(value).__name__}, and members are bytes; encode it"
+    keys.add(key)
     return None
 
 
@@ -89,6 +101,6 @@ def _name(stage: Any) -> str:
     if function is None:
         kind = stage if hasattr(stage, "__qualname__") else type(stage)
         return f"{kind.__module__}.{kind.__qualname__}"
-    given = [*getattr(stage, "args", ()), *getattr(stage, "kw", {}).values()]
-    named = ", ".join(_name(each) if callable(each) else repr(each) for each in given)
+    arguments = [*getattr(stage, "args", ()), *getattr(stage, "kw", {}).values()]
+    named = ", ".join(_name(value) if callable(value) else repr(value) for value in arguments)
     return f"{function.__name__.lstrip('_')}({named})"

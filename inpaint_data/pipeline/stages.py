@@ -6,7 +6,7 @@ with None passes on as an item, so that whoever counts at the end can account fo
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,10 +24,11 @@ from inpaint_data.latent_cache.reader import Variant
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.examples import Example, collate, prepare
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
+from inpaint_data.pipeline.decorator import SampleDict, Stage, stage
 from inpaint_data.pipeline.faults import OnFault, handled, warn
 from inpaint_data.pipeline.own_stages import run_on
-from inpaint_data.pipeline.stage import SampleDict, Stage, stage
 from inpaint_data.seeding import generator_for
+from inpaint_data.settings import group_of
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard, shard_stem
 from inpaint_data.shards.tar import stored_size
 
@@ -127,15 +128,18 @@ def read_shards(
 
 @stage
 def own_stages(items: Iterable[Any], stages: Sequence[Stage]) -> Iterator[Any]:
-    """Run the user's stages on each sample alone; all else passes by them."""
+    """Run the user's stages on each sample alone; all else passes by them. Keys stay different within a shard."""
+    keys: set[str] = set()  # of the shard
     for item in items:
-        if not stages or not isinstance(item, dict) or is_batch(item):
+        if isinstance(item, ShardEnd):
+            keys = set()
+        if not stages or not _is_sample(item):
             yield item
             continue
-        for result in run_on(item, stages, str(item.get("__url__", ""))):
+        for result in run_on(item, stages, str(item.get("__url__", "")), keys):
             if isinstance(result, dict):
-                kept = {name: value for name, value in item.items() if name.startswith("__")}
-                yield kept | result
+                fields = {name: value for name, value in item.items() if name.startswith("__")}
+                yield fields | result
             else:
                 yield result
 
@@ -143,8 +147,8 @@ def own_stages(items: Iterable[Any], stages: Sequence[Stage]) -> Iterator[Any]:
 @stage
 def examples(
     items: Iterable[Any],
-    pictures: PictureSettings | None = None,
-    masks: MaskSettings | None = None,
+    pictures: PictureSettings | Mapping[str, Any] | None = None,
+    masks: MaskSettings | Mapping[str, Any] | None = None,
     seed: int = 0,
     variants: Sequence[int] = (0,),
     threads: int = 0,
@@ -164,19 +168,19 @@ def examples(
     Raises:
         UsageError: settings that cannot work, or members that are not bytes any more.
     """
-    settings = ExampleSettings(pictures or PictureSettings(), masks or MaskSettings(), seed)
+    settings = ExampleSettings(group_of(PictureSettings, pictures), group_of(MaskSettings, masks), seed)
     seconds = 0.0  # of decoding, since the last shard's end
-    for made in _in_order(items, settings, tuple(variants), threads):
-        if isinstance(made, ShardEnd):
-            yield replace(made, decode_seconds=seconds)
+    for item in _in_order(items, settings, tuple(variants), threads):
+        if isinstance(item, ShardEnd):
+            yield replace(item, decode_seconds=seconds)
             seconds = 0.0
-        elif isinstance(made, _Decoded):
-            seconds += made.seconds
-            for result in made.results:
+        elif isinstance(item, _Decoded):
+            seconds += item.seconds
+            for result in item.results:
                 if not isinstance(result, Fault) or not handled(result, on_fault):
                     yield result
-        elif not isinstance(made, Fault) or not handled(made, on_fault):
-            yield made
+        elif not isinstance(item, Fault) or not handled(item, on_fault):
+            yield item
 
 
 @dataclass(frozen=True)
@@ -205,8 +209,8 @@ def _in_order(
             yield _result(pending.popleft())
 
 
-def _result(made: Any) -> Any:
-    return made.result() if isinstance(made, Future) else made
+def _result(item: Any) -> Any:
+    return item.result() if isinstance(item, Future) else item
 
 
 def _is_sample(item: Any) -> bool:
@@ -228,8 +232,15 @@ def bucketed(items: Iterable[Any], batch_size: int) -> Iterator[Any]:
             `BatchEnd`, and at the end.
         batch_size: samples in a batch; what is left over of each size makes a smaller one.
     """
+    if type(batch_size) is not int or batch_size < 1:
+        raise UsageError(f"batch_size: {batch_size!r} is not a positive whole number; give 1 or more")
     waiting: dict[tuple[int, int], list[Any]] = {}
     for item in items:
+        if _is_sample(item):
+            raise UsageError(
+                f"{item.get('__url__', '')}, sample {item.get('__key__')!r} came to bucketed() as it was read; put "
+                "examples() before it, or cached() for a cache"
+            )
         if isinstance(item, Example | CachedExample):
             group = waiting.setdefault(item.size, [])
             group.append(item)
@@ -247,7 +258,7 @@ def bucketed(items: Iterable[Any], batch_size: int) -> Iterator[Any]:
 def _batch(group: Sequence[Any]) -> ImageBatch | Batch:
     if isinstance(group[0], CachedExample):
         first = group[0]
-        return batch_of([each.sample for each in group], first.posterior, first.seed, first.epoch)
+        return batch_of([example.sample for example in group], first.posterior, first.seed, first.epoch)
     return collate(group)
 
 
@@ -282,6 +293,8 @@ def cached(
         UsageError: not a sample of a cache, or a variant that it does not have.
     """
     check_posterior(posterior)
+    if variant != "draw" and type(variant) is not int:
+        raise UsageError(f'variant: {variant!r} is neither a number nor "draw"; give one of them')
     for item in samples:
         if not _is_sample(item):
             yield item
@@ -301,9 +314,9 @@ def cached(
         if not 0 <= number < variants:
             raise UsageError(f"variant: {variant!r} is not in the cache, which has 0...{variants - 1}")
         carried = {name: data for name, data in sample.members.items() if name not in MEMBERS}
-        one = CachedSample(sample.key, f"{shard_stem(sample.shard)}.tar", sample.members, number, variants, carried)
+        stored = CachedSample(sample.key, f"{shard_stem(sample.shard)}.tar", sample.members, number, variants, carried)
         height, width = record["target_size"]
-        yield CachedExample(one, (height, width), posterior, seed, epoch)
+        yield CachedExample(stored, (height, width), posterior, seed, epoch)
 
 
 @stage
@@ -330,9 +343,9 @@ def encode(items: Iterable[Any], encoder: Encoder, device: torch.device | str | 
 @stage
 def in_pinned_memory(items: Iterable[Any]) -> Iterator[Any]:
     """Batches in pinned memory where there is a CUDA device, so that they cross to it while it works."""
-    there = torch.cuda.is_available()
+    has_gpu = torch.cuda.is_available()
     for item in items:
-        yield pinned(item) if there and is_batch(item) else item
+        yield pinned(item) if has_gpu and is_batch(item) else item
 
 
 def as_dict(sample: Sample) -> SampleDict:

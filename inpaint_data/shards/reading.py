@@ -194,6 +194,8 @@ def image_member(sample: Sample) -> str:
     names = ", ".join(sorted(sample.members))
     if images:
         raise SampleError(f"several images: it has members {names}; keep one of {', '.join(images)}")
+    if CACHED in sample.members:
+        raise SampleError("it is a sample of a latent cache, not an image; read it with cached(), or as a cache")
     raise SampleError(f"no image: it has members {names}, none of them {', '.join(IMAGE_EXTENSIONS)}")
 
 

@@ -41,9 +41,9 @@ def check_cache(
     if "dtype" in encode.given:
         lines += differences(settings.vae.dtype, encode.dtype, "dtype")
     if autoencoder is not None:
-        own = VaeRecord.of(autoencoder)
+        record = VaeRecord.of(autoencoder)
         for name in ("kind", "config", "weights_sha256"):
-            lines += differences(getattr(settings.vae, name), getattr(own, name), f"vae.{name}")
+            lines += differences(getattr(settings.vae, name), getattr(record, name), f"vae.{name}")
     if fingerprint is not None and not cache.fingerprint.startswith(fingerprint):
         lines += differences(cache.fingerprint, fingerprint, "fingerprint")
     if lines:
@@ -51,15 +51,15 @@ def check_cache(
     _check_recipe(cache, encode, fresh)
 
 
-def _of_pictures(settings: CacheSettings, given: PictureSettings) -> list[str]:
+def _of_pictures(settings: CacheSettings, pictures: PictureSettings) -> list[str]:
     has = settings.pictures
     if has is None:
         return []
     lines = []
-    for name, wants in given.given.items():
+    for name, wants in pictures.given.items():
         if name in ("resolution", "crop"):  # one is a list of one
             name_of_views = {"resolution": "resolutions", "crop": "crops"}[name]
-            pair: tuple[Any, Any] = getattr(has.views, name_of_views), getattr(given.views, name_of_views)
+            pair: tuple[Any, Any] = getattr(has.views, name_of_views), getattr(pictures.views, name_of_views)
             pair = (pair[0][0], pair[1][0]) if len(pair[0]) == len(pair[1]) == 1 else pair
         else:
             pair = getattr(has, name), wants
@@ -67,12 +67,12 @@ def _of_pictures(settings: CacheSettings, given: PictureSettings) -> list[str]:
     return lines
 
 
-def _of_masks(settings: CacheSettings, given: MaskSettings) -> list[str]:
+def _of_masks(settings: CacheSettings, masks: MaskSettings) -> list[str]:
     has = settings.masks
     if has is None:
         return []
     pairs: dict[str, tuple[Any, Any]] = {}
-    for name, wants in given.given.items():
+    for name, wants in masks.given.items():
         if name == "preset":
             pairs |= {axis: (getattr(has.preset, axis), getattr(wants, axis)) for axis in ("growth", "threshold")}
         elif name == "source":
@@ -81,8 +81,8 @@ def _of_masks(settings: CacheSettings, given: MaskSettings) -> list[str]:
             pairs["mask_offset"] = has.chosen_offset, wants
         else:
             pairs[name] = getattr(has, name), wants
-    asked = {name: pair for name, pair in pairs.items() if pair[1] is not None}
-    return [line for name, (old, new) in asked.items() for line in differences(plain(old), plain(new), name)]
+    set_pairs = {name: pair for name, pair in pairs.items() if pair[1] is not None}
+    return [line for name, (old, new) in set_pairs.items() for line in differences(plain(old), plain(new), name)]
 
 
 def _check_recipe(cache: LatentCache, encode: EncodeSettings, fresh: bool) -> None:

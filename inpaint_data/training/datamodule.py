@@ -22,14 +22,14 @@ from inpaint_data.encoding.recipes import Recipe, conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.text import Text
 from inpaint_data.encoding.vae import Autoencoder
-from inpaint_data.errors import UsageError
+from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.order import Consumed
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
+from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.own_stages import check_stages
-from inpaint_data.pipeline.stage import Stage
 from inpaint_data.settings import MOST, group_of
 from inpaint_data.training.cache_check import check_cache
 from inpaint_data.training.fresh_masks import FreshMasks, masks_over
@@ -62,7 +62,7 @@ class InpaintDataModule(LightningDataModule):
     """Batches for training an inpainting model, from image shards (encoded live on the device) or from a cache.
 
     Either way a step gets the same `Batch`, key for key. The frozen autoencoder lives here, outside the model and its
-    checkpoints; what checkpoints get is the place in the epoch, so that training goes on with the very next batch, also
+    checkpoints; what checkpoints get is the place in the epoch, so that training resumes with the very next batch, also
     on another number of ranks.
 
     A setting that is left out is the cache's own, or for pictures its default. One that is given beside a cache must be
@@ -107,6 +107,13 @@ class InpaintDataModule(LightningDataModule):
         self.sources: dict[str, Source] = {stage: source for stage, source in sources.items() if source is not None}
         if not self.sources:
             raise UsageError("source: give InpaintDataModule image shards or a cache to train on", ("source",))
+        for stage, source in self.sources.items():
+            if not is_named(source) and not hasattr(source, "__iter__"):
+                raise UsageError(
+                    f"{PARAMETERS[stage]}: {source!r} is neither a path nor samples; name image shards or a cache, or "
+                    "give a wds pipeline",
+                    (PARAMETERS[stage],),
+                )
         if type(batch_size) is not int or not 1 <= batch_size <= MOST:
             raise UsageError(
                 f"batch_size: {batch_size!r} is not a positive whole number up to {MOST}; give 1 or more",
@@ -365,5 +372,12 @@ class _OwnLoader:
         samples: Any = data.sources[self.stage]
         ranks = (this.rank, this.world)
         source = OwnSource(samples, settings, data.stages, this.batch_size, this.epoch, threads, ranks)
+        batches = 0
         for batch in read_ahead(source, processes):
+            batches += 1
             yield data._with_text(self.stage, batch, this.epoch)
+        if not batches:
+            raise SampleError(
+                f"{PARAMETERS[self.stage]}: yours gave no batch that can be used; the log names each sample with its "
+                "reason"
+            )

@@ -20,20 +20,20 @@ from inpaint_data.training.loader import Rows
 FROM_CACHE = ("latents", *PAIRED.values(), "caption", *SIZES, "flip", "carried", "__key__", "__shard__")
 
 
-def masks_over(made: MaskSettings | None, given: MaskSettings) -> MaskSettings:
-    """The masks that a cache was made with, and over them what was given.
+def masks_over(cached: MaskSettings | None, changed: MaskSettings) -> MaskSettings:
+    """The masks that a cache was made with, and over them those that were changed.
 
     The fill is not taken over: it is the recipe's, or else the preset's.
     """
-    if made is None:
-        return given
-    changes = dict(given.given)
+    if cached is None:
+        return changed
+    changes = dict(changed.given)
     if "mixture" not in changes and changes.get("source", "mixture") != "mixture":
         # Its limits and edits stay; its weights would have no say.
-        own = changes["source"] in ("sample", "alpha")
-        changes["mixture"] = MaskMixture() if own else replace(made.mixture, weights=MaskMixture().weights)
+        brought = changes["source"] in ("sample", "alpha")
+        changes["mixture"] = MaskMixture() if brought else replace(cached.mixture, weights=MaskMixture().weights)
     try:
-        return made.but(**{"fill": None, **changes})
+        return cached.but(**{"fill": None, **changes})
     except UsageError as error:
         raise UsageError(str(error), ("masks", *error.place)) from None
 
@@ -54,12 +54,14 @@ class FreshMasks:
     def __init__(self, cache: LatentCache, masks: MaskSettings, seed: int, threads: int) -> None:
         settings: CacheSettings = cache.settings
         carry = settings.carry_image
-        own = masks.drawn_from is None or masks.draws_objects
-        if carry == "none" or (own and carry == "crop"):
-            what = f"masks: {masks.source} needs the original files" if own else "fresh masks need the pictures"
+        needs_files = masks.drawn_from is None or masks.draws_objects
+        if carry == "none" or (needs_files and carry == "crop"):
+            reason = (
+                f"masks: {masks.source} needs the original files" if needs_files else "fresh masks need the pictures"
+            )
             raise UsageError(
-                f"{cache.root}: {what}, but the cache was made with carry_image: {carry}; "
-                f"make it with carry_image: {'original' if own else 'crop'}"
+                f"{cache.root}: {reason}, but the cache was made with carry_image: {carry}; "
+                f"make it with carry_image: {'original' if needs_files else 'crop'}"
             )
         self.cache, self.carry, self.threads, self.buckets = cache, carry, threads, cache.buckets
         self.settings = ExampleSettings(masks=masks, seed=seed)
@@ -79,12 +81,12 @@ class FreshMasks:
                 yield self._batch(cached, [future.result() for future in futures])
 
     def _batch(self, cached: Batch, examples: Sequence[Example]) -> ImageBatch:
-        kept: dict[str, Any] = {name: value for name, value in cached.items() if name in FROM_CACHE}
+        entries: dict[str, Any] = {name: value for name, value in cached.items() if name in FROM_CACHE}
         if self.carry == "crop":
-            kept["carried"] = [
+            entries["carried"] = [
                 {name: data for name, data in members.items() if name != "crop.png"} for members in cached["carried"]
             ]
-        return cast(ImageBatch, collate(examples) | kept)
+        return cast(ImageBatch, collate(examples) | entries)
 
     def _prepare(self, cached: Batch, row: int, epoch: int) -> Example:
         key, shard, carried = cached["__key__"][row], cached["__shard__"][row], cached["carried"][row]

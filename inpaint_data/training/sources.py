@@ -14,9 +14,9 @@ from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.format import CACHE_FILE, has_sidecars, is_cache, missing_cache_file
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.faults import warn
 from inpaint_data.pipeline.indexed import IndexedShards
-from inpaint_data.pipeline.stage import Stage
 from inpaint_data.pipeline.stages import BatchEnd, way_of_a_sample
 from inpaint_data.shards.reading import Fault, expand_shards
 from inpaint_data.training.loader import Rows

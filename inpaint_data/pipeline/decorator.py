@@ -1,4 +1,4 @@
-"""What a stage is: webdataset's own kind, with types, and so that it can be pickled."""
+"""Pipeline stages: webdataset's own kind, with types, and so that they can be pickled."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Concatenate, ParamSpec, cast
@@ -12,7 +12,7 @@ Stage = Callable[[Iterable[Any]], Iterable[Any]]
 
 def stage(function: Callable[Concatenate[Iterable[Any], P], Iterator[Any]]) -> Callable[P, Stage]:
     """Make a generator function of (items, ...) into a stage: called without the items, it waits for them."""
-    made = wds.pipelinefilter(function)
+    curried = wds.pipelinefilter(function)
     # pickle looks a function up by its name, under which the stage stands now; it has the function as `f`.
     function.__qualname__ = f"{function.__qualname__}.f"
-    return cast(Callable[P, Stage], made)
+    return cast(Callable[P, Stage], curried)
