@@ -12,7 +12,7 @@ from inpaint_data.durable import write_file
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.encodings import json_bytes
 from inpaint_data.latent_cache.index import ShardIndex, is_count
-from inpaint_data.shards.tar import is_url, unreadable
+from inpaint_data.shards.stores import is_url, unreadable
 
 if TYPE_CHECKING:
     from inpaint_data.latent_cache.settings import CacheSettings

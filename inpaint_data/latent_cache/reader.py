@@ -25,8 +25,8 @@ from inpaint_data.latent_cache.format import (
 from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, RECORD
 from inpaint_data.order import Batches, permutation
 from inpaint_data.seeding import generator_for
-from inpaint_data.shards.mirror import DEFAULT_BYTES, Mirror, mirror_in, read_range
-from inpaint_data.shards.tar import is_url, unreadable
+from inpaint_data.shards.mirror import DEFAULT_BYTES, Mirror, mirror_in
+from inpaint_data.shards.stores import is_url, read_range, unreadable
 
 if TYPE_CHECKING:
     from inpaint_data.latent_cache.settings import CacheSettings

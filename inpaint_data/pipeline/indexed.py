@@ -21,7 +21,7 @@ from inpaint_data.pipeline.decorator import SampleDict, Stage
 from inpaint_data.pipeline.faults import warn
 from inpaint_data.pipeline.own_stages import run_on
 from inpaint_data.pipeline.stages import VIEWS, BatchEnd, as_dict, as_sample, way_of_a_sample
-from inpaint_data.shards.mirror import DEFAULT_BYTES, mirror_in, name_of_contents, read_range
+from inpaint_data.shards.mirror import DEFAULT_BYTES, mirror_in, name_of_contents
 from inpaint_data.shards.reading import (
     Fault,
     Sample,
@@ -31,7 +31,7 @@ from inpaint_data.shards.reading import (
     shard_size,
     shard_stamp,
 )
-from inpaint_data.shards.tar import is_url
+from inpaint_data.shards.stores import is_url, read_range
 
 HEADER = 2**16  # bytes of a picture that tell its size, but for those with much before it
 Rows = Sequence[int] | npt.NDArray[np.int64]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inpaint_data.durable import NewFile, is_running, name_of_leftover
 from inpaint_data.errors import UsageError
-from inpaint_data.shards.tar import open_stream, unreadable
+from inpaint_data.shards.stores import open_stream, unreadable
 
 SUFFIX = ".copy"
 DEFAULT_BYTES = 100 * 10**9
@@ -143,21 +143,3 @@ def default_folder() -> Path:
 def name_of_contents(*parts: str) -> str:
     """A name for a copy, of what tells its contents from all others."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def read_range(url: str, start: int, end: int) -> bytes:
-    """The bytes [start, end) of a remote file.
-
-    Raises:
-        ShardError: it cannot be read, or ends before `end`.
-    """
-    import fsspec  # only what lies elsewhere needs it
-
-    try:
-        files, path = fsspec.core.url_to_fs(url)
-        data = bytes(files.cat_file(path, start=start, end=end))
-        if len(data) != end - start:
-            raise OSError(f"it ends at byte {start + len(data)}, before byte {end}")
-    except Exception as error:  # as in Mirror.copy
-        raise unreadable(url, error) from error
-    return data

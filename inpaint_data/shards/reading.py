@@ -19,7 +19,8 @@ import braceexpand
 import fsspec
 
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.shards.tar import BLOCK, Damage, Member, TarStream, is_url, members_of_tar, open_stream, unreadable
+from inpaint_data.shards.stores import is_url, open_stream, unreadable
+from inpaint_data.shards.tar import BLOCK, Damage, Member, TarStream, members_of_tar
 
 MAX_MEMBER_BYTES = 2**30  # larger members are not read into memory
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")

@@ -7,11 +7,11 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from inpaint_data.errors import ShardError
+from inpaint_data.shards.stores import unreadable
 
 BLOCK = 512
 RECORD = 20 * BLOCK
@@ -257,29 +257,3 @@ def _pax_records(data: bytes) -> dict[str, str]:
         records[_text(keyword)] = value.decode("utf-8", "surrogateescape")
         at += _decimal(digits)
     return records
-
-
-def is_url(name: str) -> bool:
-    return re.match(r"([A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]*://", name) is not None
-
-
-def unreadable(url: str, error: Exception) -> ShardError:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return ShardError(f"{url}: {reason}; see that the shard is there and may be read, then start again")
-
-
-@contextmanager
-def open_stream(url: str) -> Iterator[IO[bytes]]:
-    try:
-        opener = _opener(url) if is_url(url) else None  # must outlive its stream
-        stream = opener.open() if opener else open(url, "rb")  # noqa: SIM115 - closed below
-    except Exception as error:  # as in TarStream.read
-        raise unreadable(url, error) from error
-    with stream:
-        yield stream
-
-
-def _opener(url: str) -> Any:
-    import fsspec  # only what lies elsewhere needs it
-
-    return fsspec.open(url, "rb")
