@@ -81,7 +81,7 @@ def live_batches(shards: str, vae: Autoencoder, variants: int = 1, **settings: o
     assert not any(isinstance(item, Fault) for item in items)
     if variants == 1:
         return [[module.on_after_batch_transfer(batch, 0)] for batch in items]
-    return [module.encoder.variants(module.encoder.to_device(batch)) for batch in items]
+    return [module.encoder.variants(batch) for batch in items]
 
 
 @pytest.mark.parametrize("mask_offset", [(-4, 9), RandomOffset(low=-4, high=9, windows=("octagon", "cross"))])

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from inpaint_data.batch import Batch
 from inpaint_data.encoding.encoder import Encoder
 from inpaint_data.encoding.settings import EncodeSettings
-from inpaint_data.errors import CacheError, ShardError, UsageError
+from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.job.settings import JobSettings
-from inpaint_data.latent_cache.format import has_sidecars, is_cache, missing_cache_file
+from inpaint_data.latent_cache.format import is_cache_or_lost
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.masks.edits import Origin
 from inpaint_data.masks.latent_mask import LatentMask, latent_mask
@@ -245,9 +245,7 @@ def mask_statistics(
         raise UsageError(f"factor: {factor} is not a number of pixels; most autoencoders have 8", ("factor",))
     pictures, masks = group_of(PictureSettings, pictures), group_of(MaskSettings, masks)
     job = group_of(JobSettings, job)
-    if not (isinstance(source, str) and is_cache(source)):
-        if isinstance(source, str) and has_sidecars(source):
-            raise CacheError(missing_cache_file(source, sidecars=True))
+    if not (isinstance(source, str) and is_cache_or_lost(source)):
         return _of_shards(source, samples, factor or 8, ExampleSettings(pictures, masks, job.seed), job.variants)
     refused = [
         (short_name(type(settings), name), (settings.group, name))

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from inpaint_data.batch import PAIRED, Batch, ImageBatch, Posterior, to_device
+from inpaint_data.batch import PAIRED, Batch, ImageBatch, Posterior
 from inpaint_data.encoding.recipes import RECIPES, RecipeRow, conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.transform import InpaintTransform
@@ -67,10 +67,6 @@ class Encoder:
     def autoencoder(self) -> Autoencoder:
         """Raises UsageError where there is none."""
         return self.transform.vae
-
-    def to_device(self, batch: ImageBatch) -> ImageBatch:
-        """The batch on the autoencoder's device."""
-        return to_device(batch, self.autoencoder.device)
 
     def encode(self, batch: ImageBatch) -> Batch:
         """The batch of its one variant.

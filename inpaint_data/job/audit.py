@@ -12,7 +12,6 @@ import numpy as np
 
 from inpaint_data.batch import is_batch
 from inpaint_data.encoding.device import choose_device
-from inpaint_data.encoding.encoder import autoencoder_of
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.errors import CacheError, SampleError, ShardError, UsageError
 from inpaint_data.job.caching import inputs_of, settings_of, work_of
@@ -230,8 +229,7 @@ def _work(settings: CacheSettings, vae: str | Autoencoder, stages: Sequence[Stag
         device=device,
         storage=settings.storage,
     )
-    encode = settings.encode.but(vae=vae, posterior=None)
-    return work_of(settings.pictures, settings.masks, encode.but(vae=autoencoder_of(encode)), job, stages)
+    return work_of(settings.pictures, settings.masks, settings.encode.but(vae=vae), job, stages)
 
 
 def _compare(root: Path, shard: str, sidecar: Sidecar, work: Work, exact: bool) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ from inpaint_data.latent_cache.format import (
     Sidecar,
     committed,
     fingerprint,
+    folders_of,
     has_sidecars,
     is_cache,
     read_cache_file,
@@ -136,7 +137,7 @@ def inputs_of(shards: str | list[str]) -> list[str]:
         UsageError: see `expand_shards`; or a shard is in a latent cache.
     """
     inputs = expand_shards(shards)
-    for folder in sorted({shard.rpartition("/")[0] or "." for shard in inputs}):
+    for folder in folders_of(inputs):
         if is_cache(folder) or has_sidecars(folder):
             raise UsageError(
                 f"shards: {folder} is a latent cache and not image shards; name the shards that it was made from",

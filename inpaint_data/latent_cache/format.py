@@ -105,6 +105,24 @@ def has_sidecars(folder: str | Path) -> bool:
     return False
 
 
+def is_cache_or_lost(root: str | Path) -> bool:
+    """True if a folder or a URL is a cache.
+
+    Raises:
+        CacheError: it has sidecars, and has lost its `cache.json`.
+    """
+    if is_cache(root):
+        return True
+    if has_sidecars(root):
+        raise CacheError(missing_cache_file(str(root), sidecars=True))
+    return False
+
+
+def folders_of(shards: Sequence[str]) -> list[str]:
+    """The folders or URLs that shards lie in, each once."""
+    return sorted({shard.rpartition("/")[0] or "." for shard in shards})
+
+
 def missing_cache_file(root: str, sidecars: bool) -> str:
     """The error for a folder without a `cache.json`."""
     if sidecars:

@@ -135,7 +135,6 @@ class CacheSettings(Settings):
         """The settings of its latents, except for the autoencoder itself."""
         return EncodeSettings(
             dtype=self.vae.dtype,
-            posterior="moments",
             masked_latents=self.masked_latents,
             compile=self.vae.compiled,
         )

@@ -6,8 +6,9 @@ the user has stages, every sample goes through them once beforehand: what they l
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,31 +104,44 @@ class IndexedShards:
             if isinstance(result, Fault):
                 yield result
                 continue
-            changed = as_sample(result)
-            for view, size in self._views_of(changed.members.get(_image(changed) or "", b"")):
+            for view, size in self._views_of_changed(as_sample(result)):
                 yield (*sample.extent, number, view, *size)
+
+    def _views_of_changed(self, sample: Sample) -> list[tuple[int, Size]]:
+        """Number and size of each view of a sample that the user's stages made."""
+        if not self._has_one_view:
+            with suppress(SampleError):
+                return self._views_of(image_size(sample.members[image_member(sample)]))
+        return self._unknown_view
 
     def _views(self, sample: Sample, file: "_File") -> list[tuple[int, Size]]:
         """Number and size of each view of a sample, by the header of its picture, which it looks up in the shard."""
-        if self.settings.pictures.views.count == len(self._sizes) == 1:
-            return [(0, self._sizes[0])]
+        if self._has_one_view:
+            return self._unknown_view
         with suppress(SampleError):
             offset, end = sample.offsets[image_member(sample)], sample.extent[1]
             for length in (min(HEADER, end - offset), end - offset):
-                data = file.bytes(offset, offset + length)
                 with suppress(SampleError):
-                    image_size(data)
-                    return self._views_of(data)
-        return [(0, self._sizes[0])]  # why it cannot be used is said when it is read
+                    return self._views_of(image_size(file.bytes(offset, offset + length)))
+        return self._unknown_view  # why it cannot be used is said when it is read
 
-    def _views_of(self, image: bytes) -> list[tuple[int, Size]]:
+    def _views_of(self, size: Size) -> list[tuple[int, Size]]:
+        """Number and size of each view of an image of that size."""
         views = self.settings.pictures.views
-        if views.count == len(self._sizes) == 1:
-            return [(0, self._sizes[0])]
-        with suppress(SampleError):
-            fitting = views.of(image_size(image))
-            self.too_small += views.count - len(fitting)
-            return [(view.number, view.target) for view in fitting]
+        try:
+            fitting = views.of(size)
+        except SampleError:  # too small for any
+            return self._unknown_view
+        self.too_small += views.count - len(fitting)
+        return [(view.number, view.target) for view in fitting]
+
+    @property
+    def _has_one_view(self) -> bool:
+        """Whether the settings alone say which view of which size every sample has."""
+        return self.settings.pictures.views.count == len(self._sizes) == 1
+
+    @property
+    def _unknown_view(self) -> list[tuple[int, Size]]:
         return [(0, self._sizes[0])]
 
     def __len__(self) -> int:
@@ -161,18 +175,8 @@ class IndexedShards:
 
         The user's stages have run when a sample leaves the head.
         """
-        head = _Head(self, plan)
+        head = partial(self.samples, plan)
         return wds.DataPipeline(head, *way_of_a_sample(self.settings, (), batch_size, variants, threads))
-
-
-class _Head:
-    """The first stage of a pipeline: called without a source. A class, so that it can be pickled."""
-
-    def __init__(self, shards: IndexedShards, plan: Sequence[Rows]) -> None:
-        self.shards, self.plan = shards, plan
-
-    def __call__(self) -> Iterator[Any]:
-        return self.shards.samples(self.plan)
 
 
 class _File:
@@ -194,21 +198,10 @@ class _File:
             return read_range(self.shard, start, end)
         try:
             with self._path.open("rb") as file:
-                return _read(file, start, end)
+                file.seek(start)
+                return file.read(end - start)
         except OSError as error:
             raise ShardError(f"{self._path}: {error.strerror}; it was there when training began") from error
 
     def read(self, extent: tuple[int, int]) -> Sample | Fault:
         return read_sample(self.shard, self.bytes(*extent))
-
-
-def _read(file: BinaryIO, start: int, end: int) -> bytes:
-    file.seek(start)
-    return file.read(end - start)
-
-
-def _image(sample: Sample) -> str | None:
-    try:
-        return image_member(sample)
-    except SampleError:
-        return None

@@ -32,7 +32,6 @@ from inpaint_data.settings import group_of
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard, shard_stem
 from inpaint_data.shards.tar import stored_size
 
-ViewNumbers = Sequence[int]
 VIEWS = "__views__"  # of a sample dict: which of its views are wanted, where not all are
 
 

@@ -134,6 +134,7 @@ class InpaintDataModule(LightningDataModule):
         self.resume = Resume()
         self.epoch: int | None = None  # set it where there is no Trainer; else passes are counted
         self._loaders: dict[str, EpochLoader | _OwnLoader] = {}
+        self._caches: dict[str, LatentCache] = {}
         for stage, name in LOADERS.items():
             if stage not in self.sources:
                 # As if there were none: Lightning warns of an empty loader at every fit.
@@ -307,10 +308,6 @@ class InpaintDataModule(LightningDataModule):
                 mirror_bytes=self.loading.mirror_bytes,
             )
         return self._caches[stage]
-
-    @cached_property
-    def _caches(self) -> dict[str, LatentCache]:
-        return {}
 
     def _epoch(self) -> int:
         """Which pass over the training data it is."""

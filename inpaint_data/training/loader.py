@@ -82,6 +82,7 @@ class EpochLoader:
         processes: int = 0,
     ) -> None:
         self.source, self.next_pass, self.finish, self.processes = source, next_pass, finish, processes
+        self._bucket_sizes = np.unique(source.buckets, return_counts=True)[1]
         self.current: Pass | None = None
         self.passes = self.handed_out = 0
 
@@ -91,11 +92,10 @@ class EpochLoader:
 
     def steps(self, this: Pass) -> int:
         """How many batches such a pass has on each rank, whatever was consumed before."""
-        rows, buckets = np.arange(len(self.source)), self.source.buckets
-        count = len(Batches(rows, buckets, this.batch_size))
+        count = int((-(-self._bucket_sizes // this.batch_size)).sum())  # as many as `Batches` makes
         if this.train and count < this.world:
             raise UsageError(
-                f"{len(rows)} samples make {count} batches of {this.batch_size}, fewer than one for each of "
+                f"{len(self.source)} samples make {count} batches of {this.batch_size}, fewer than one for each of "
                 f"{this.world} ranks; use fewer ranks or a smaller batch_size"
             )
         return count // this.world if this.train else -(-count // this.world)

@@ -1,6 +1,7 @@
 """What training loads from: a cache, pictures, a cache with fresh masks, or samples of the user's own."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import torch.utils.data
 import webdataset as wds
 
 from inpaint_data.batch import is_batch
-from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.latent_cache.format import CACHE_FILE, has_sidecars, is_cache, missing_cache_file
+from inpaint_data.errors import UsageError
+from inpaint_data.latent_cache.format import CACHE_FILE, folders_of, is_cache, is_cache_or_lost
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
@@ -85,7 +86,7 @@ class OwnSource(torch.utils.data.IterableDataset[Any]):
         _check_split(source, ranks)
 
     def __iter__(self) -> Iterator[Any]:
-        for item in wds.DataPipeline(_Dealt(self.source, self.ranks), *self.stages):
+        for item in wds.DataPipeline(partial(_dealt, self.source, self.ranks), *self.stages):
             if isinstance(item, Fault):
                 self._log(item)
             elif is_batch(item):
@@ -109,19 +110,14 @@ class _Log:
         self._named.add((fault.shard, fault.key))
 
 
-class _Dealt:
+def _dealt(source: Iterable[Any], ranks: tuple[int, int]) -> Iterator[Any]:
     """The first stage of a pipeline: this rank's and this worker's share."""
-
-    def __init__(self, source: Iterable[Any], ranks: tuple[int, int]) -> None:
-        self.source, self.ranks = source, ranks
-
-    def __call__(self) -> Iterator[Any]:
-        if isinstance(self.source, torch.utils.data.IterableDataset):
-            return iter(self.source)
-        (rank, world), worker = self.ranks, torch.utils.data.get_worker_info()
-        if worker is not None:
-            rank, world = rank * worker.num_workers + worker.id, world * worker.num_workers
-        return islice(iter(self.source), rank, None, world)
+    if isinstance(source, torch.utils.data.IterableDataset):
+        return iter(source)
+    (rank, world), worker = ranks, torch.utils.data.get_worker_info()
+    if worker is not None:
+        rank, world = rank * worker.num_workers + worker.id, world * worker.num_workers
+    return islice(iter(source), rank, None, world)
 
 
 def _check_split(source: Iterable[Any], ranks: tuple[int, int]) -> None:
@@ -144,22 +140,14 @@ def names_a_cache(name: str, source: Source) -> bool:
         CacheError: it is a cache that has lost its `cache.json`.
     """
     if isinstance(source, str | Path):
-        return _is_cache(source)
+        return is_cache_or_lost(source)
     if not is_named(source):
         return False
-    caches = [_is_cache(each) for each in source]
+    caches = [is_cache_or_lost(root) for root in source]
     if any(caches) and not all(caches):
         odd = list(source)[caches.index(False)]
         raise UsageError(f"{name}: {odd!r} is not a cache, though others in the list are; name caches or shards alone")
     return bool(caches) and all(caches)
-
-
-def _is_cache(root: Any) -> bool:
-    if is_cache(root):
-        return True
-    if has_sidecars(root):
-        raise CacheError(missing_cache_file(str(root), sidecars=True))
-    return False
 
 
 def is_named(source: Source) -> bool:
@@ -175,7 +163,7 @@ def shards_of(name: str, source: Any) -> list[str]:
         shards = expand_shards(source)
     except UsageError as error:
         raise UsageError(f"{name}: {str(error).removeprefix('shards: ')}, or name a cache") from None
-    for folder in sorted({shard.rpartition("/")[0] or "." for shard in shards}):
+    for folder in folders_of(shards):
         if is_cache(folder):
             raise UsageError(f"{name}: {shards[0]} lies in a cache; name the folder with {CACHE_FILE}, {folder}")
     return shards
