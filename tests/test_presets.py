@@ -104,9 +104,18 @@ def test_thresholds_differ_at_one_half_alone(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("threshold", ["exclusive", "inclusive"])
-def test_masks_of_whole_numbers_are_masked_where_not_zero(threshold: Any) -> None:
-    assert binarise(torch.tensor([0, 1, 255], dtype=torch.uint8), threshold).tolist() == [False, True, True]
+def test_masks_of_whole_numbers_are_0_and_1_or_levels(threshold: Any) -> None:
+    assert binarise(torch.tensor([0, 1]), threshold).tolist() == [False, True]
+    levels = torch.tensor([0, 1, 127, 128, 255], dtype=torch.uint8)
+    assert binarise(levels, threshold).tolist() == [False, False, False, True, True]
     assert binarise(torch.tensor([False, True]), threshold).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("threshold", ["exclusive", "inclusive"])
+@pytest.mark.parametrize("values", [[0.0, 255.0], [-1.0, 1.0], [0.0, math.nan], [0, 3], [0, 256], [-1, 1]])
+def test_values_that_no_mask_has_are_refused(values: list[float], threshold: Any) -> None:
+    with pytest.raises(UsageError, match="mask"):
+        binarise(torch.tensor(values), threshold)
 
 
 def test_an_unknown_threshold_is_refused() -> None:

@@ -73,14 +73,14 @@ def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float, noise: Tenso
     return torch.where(mask, filled.to(pixels.dtype) / scale + low, pixels)
 
 
-def hole_noise(seed: int, keys: Sequence[str], variants: Sequence[int], height: int, width: int) -> Tensor:
-    """The noise for fill "noise", from (seed, key, variant): (B, 3, H, W) standard normal float32 on the CPU.
+def hole_noise(seed: int, samples: Sequence[str], variants: Sequence[int], height: int, width: int) -> Tensor:
+    """The noise for fill "noise", from (seed, sample, variant): (B, 3, H, W) standard normal float32 on the CPU.
 
     The fill is its half of half the range around the middle, cut at the ends: in [-1, 1] normal with deviation 0.5.
     """
-    noise = torch.empty(len(keys), 3, height, width)
-    for row, key, variant in zip(noise, keys, variants, strict=True):
-        row.copy_(noise_for(seed, key, variant, "fill", (3, height, width)))
+    noise = torch.empty(len(samples), 3, height, width)
+    for row, sample, variant in zip(noise, samples, variants, strict=True):
+        row.copy_(noise_for(seed, sample, variant, "fill", (3, height, width)))
     return noise
 
 

@@ -35,7 +35,7 @@ class EncodeSettings(Settings):
     masked_latents, where these are left out."""
 
     posterior: Posterior | None = None
-    """How latents come from the autoencoder: "mode" (ComfyUI), "sample" (diffusers; noise from seed, key and variant)
+    """How latents come from the autoencoder: "mode" (ComfyUI), "sample" (diffusers; noise from seed, sample, variant)
     or "moments". Left out, the recipe's, else "mode". A cache always has moments."""
 
     masked_latents: bool | None = None

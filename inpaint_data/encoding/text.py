@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from inpaint_data.batch import KEYS, AnyBatch
 from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.seeding import generator_for
+from inpaint_data.seeding import generator_for, sample_id
 
 _COMMAND = "inpaint-data embed-text"
 
@@ -26,7 +26,7 @@ class TextSettings:
 
     Args:
         embeddings: names of the carried members that hold them, such as `prompt_embeds.npy`.
-        dropout: share of the captions that are replaced by the empty prompt, drawn from (seed, key, epoch).
+        dropout: share of the captions that are replaced by the empty prompt, drawn from (seed, sample, epoch).
         empty_prompt: folder with the empty prompt's embeddings, a file for each name in `embeddings`, as
             `inpaint-data embed-text` writes it. Read only where `dropout` needs it.
 
@@ -98,7 +98,8 @@ class Text:
             CacheError: a member is missing or damaged, or its rank or width is not that of the others.
         """
         names, share = self.settings.embeddings, self.settings.dropout
-        dropped = [generator_for(seed, key, epoch, "caption").random() < share for key in batch["__key__"]]
+        samples = map(sample_id, batch["__shard__"], batch["__key__"])
+        dropped = [generator_for(seed, sample, epoch, "caption").random() < share for sample in samples]
         result: dict[str, Any] = dict(batch)
         result["caption"] = ["" if drop else text for drop, text in zip(dropped, batch["caption"], strict=True)]
         result["carried"] = [

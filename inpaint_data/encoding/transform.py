@@ -21,7 +21,7 @@ from inpaint_data.masks.morphology import Window, offset_mask
 from inpaint_data.masks.offsets import Offset, RandomOffset, check_offset, draw_offset, draw_window, windows_of
 from inpaint_data.masks.presets import FILLS, Fill, Preset, binarise, grow_comfy, preset_of
 from inpaint_data.masks.soft_border import SoftBorder, check_soft
-from inpaint_data.seeding import generator_for, noise_for
+from inpaint_data.seeding import generator_for, noise_for, sample_id
 
 
 class NodeVae(Protocol):
@@ -96,12 +96,12 @@ class InpaintTransform(nn.Module):
     Args:
         vae: an `Autoencoder`, a diffusers autoencoder, or a name for `load_vae`; None where nothing is to be encoded.
         mask_offset: an int for all; an inclusive range (low, high) drawn for each sample and variant from
-            (seed, key, variant); or another `RandomOffset`, which may have windows other than the square; each within
+            (seed, sample, variant); or another `RandomOffset`, which may have windows other than square; each within
             -128...128. None is what the preset's tool does: 6 for "was" and "comfy", else 0.
         fill: what the hole holds when it is encoded: "grey" (0.5; ComfyUI, SD, SDXL, Flux Fill), "black" (SD3 and
             Qwen ControlNet, BrushNet), "original" (the image as it is), or another of `FILLS`, see `fill_hole`. None
             is the preset's.
-        posterior: "mode" (ComfyUI), "sample" (diffusers; noise from (seed, key, variant)), or "moments".
+        posterior: "mode" (ComfyUI), "sample" (diffusers; noise from (seed, sample, variant)), or "moments".
         seed: of offsets and noise.
         preset: a name in `PRESETS`, or a `Preset`: how masks grow, and whether 0.5 is masked.
         masked_latents: whether to encode the image with its hole; models that only blend do not need it.
@@ -155,6 +155,7 @@ class InpaintTransform(nn.Module):
         self.seed = seed
         self.masked_latents = masked_latents
         self.soft = soft
+        self.epoch = 0
 
     @property
     def has_vae(self) -> bool:
@@ -167,6 +168,10 @@ class InpaintTransform(nn.Module):
             raise UsageError("this transform was made without a VAE and cannot encode; give it one")
         return self._vae
 
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other offsets and noise than in other epochs, for batches that do not say their `variant`."""
+        self.epoch = epoch
+
     def extra_repr(self) -> str:
         chosen = f"mask_offset={self.mask_offset}, fill={self.fill!r}, posterior={self.posterior!r}, seed={self.seed}"
         return chosen if self.soft is None else f"{chosen}, soft={self.soft}"
@@ -175,11 +180,12 @@ class InpaintTransform(nn.Module):
         """Encode one batch.
 
         Args:
-            batch: `image` (B, 3, H, W) uint8, or float in [0, 1]; `mask` (B, 1, H, W) bool, integer or float,
-                1 = repaint; `__key__` B strings; `variant` B ints (default 0), with key and seed what offsets and noise
-                are drawn from; `seed` in place of the transform's. Paired pictures, such as `target`, are like `image`,
-                which is not needed where `latents` are there and nothing else is to be encoded. Latents that are there
-                already, from a cache, stay. Other entries pass through.
+            batch: `image` (B, 3, H, W) uint8, or float in [0, 1]; `mask` (B, 1, H, W) bool, float in [0, 1], or
+                integers 0 and 1 or 0 to 255, the highest = repaint. What offsets and noise are drawn from: `__key__`
+                B strings, `__shard__` B names where keys start again in each, `variant` B ints (by default the epoch of
+                `set_epoch`), and `seed` in place of the transform's. Paired pictures, such as `target`, are like
+                `image`, which is not needed where `latents` are there and nothing else is to be encoded. Latents that
+                are there already, from a cache, stay. Other entries pass through.
 
         Returns:
             A `Batch`: the entries that came in, without the images.
@@ -228,28 +234,29 @@ class InpaintTransform(nn.Module):
             raise UsageError(
                 f"mask must be (B, 1, H, W), not {tuple(mask.shape)}; give every variant of masks a batch of its own"
             )
-        variants = [int(variant) for variant in batch.get("variant", [0] * len(keys))]
+        variants = [int(variant) for variant in batch.get("variant", [self.epoch] * len(keys))]
         if len(keys) != len(mask) or len(variants) != len(mask):
             raise UsageError(f"{len(mask)} samples need as many keys and variants, not {len(keys)} and {len(variants)}")
         seed = batch.get("seed", self.seed)
         binary = binarise(mask, self.preset.threshold)
-        offsets = self._offsets(binary, keys, variants, seed)
+        samples = list(map(sample_id, batch.get("__shard__", [""] * len(keys)), keys))
+        offsets = self._offsets(binary, samples, variants, seed)
         windows = [
-            draw_window(self.mask_offset, generator_for(seed, key, variant, "window"))
-            for key, variant in zip(keys, variants, strict=True)
+            draw_window(self.mask_offset, generator_for(seed, sample, variant, "window"))
+            for sample, variant in zip(samples, variants, strict=True)
         ]
         comfy = self.preset.growth == "comfy"
         grown = grow_comfy(binary, offsets) if comfy else offset_mask(binary, offsets, windows)
         # ComfyUI's own node fills under the mask as it was drawn.
-        return _Masks(keys, variants, seed, offsets, windows, grown, binary if comfy else grown)
+        return _Masks(keys, samples, variants, seed, offsets, windows, grown, binary if comfy else grown)
 
-    def _offsets(self, masks: Tensor, keys: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
+    def _offsets(self, masks: Tensor, samples: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
         """(B,) int64 on the CPU, so that the window sizes are known without waiting for the device."""
         relative = isinstance(self.mask_offset, RandomOffset) and self.mask_offset.relative
-        areas = masks.sum((-3, -2, -1)).tolist() if relative else [0.0] * len(keys)
+        areas = masks.sum((-3, -2, -1)).tolist() if relative else [0.0] * len(samples)
         offsets = [
-            draw_offset(self.mask_offset, generator_for(seed, key, variant, "offset"), area)
-            for key, variant, area in zip(keys, variants, areas, strict=True)
+            draw_offset(self.mask_offset, generator_for(seed, sample, variant, "offset"), area)
+            for sample, variant, area in zip(samples, variants, areas, strict=True)
         ]
         return torch.tensor(offsets, dtype=torch.int64)
 
@@ -257,7 +264,7 @@ class InpaintTransform(nn.Module):
         """The images (B, 3, H, W) in [-1, 1] with their holes filled."""
         noise = None
         if self.fill == "noise":
-            noise = hole_noise(masks.seed, masks.keys, masks.variants, *pixels.shape[-2:]).to(pixels.device)
+            noise = hole_noise(masks.seed, masks.samples, masks.variants, *pixels.shape[-2:]).to(pixels.device)
         return fill_hole(pixels, masks.hidden, self.fill, -1.0, noise)
 
     def _encoded(self, pixels: Tensor, masks: "_Masks", purpose: str) -> Tensor:
@@ -270,8 +277,8 @@ class InpaintTransform(nn.Module):
         shape = (self.vae.latent_channels, *raw.shape[-2:])
         noise = torch.stack(
             [
-                noise_for(masks.seed, key, variant, purpose, shape)
-                for key, variant in zip(masks.keys, masks.variants, strict=True)
+                noise_for(masks.seed, sample, variant, purpose, shape)
+                for sample, variant in zip(masks.samples, masks.variants, strict=True)
             ]
         )
         return self.vae.sample(raw, noise.to(raw.device))
@@ -281,6 +288,7 @@ class _Masks(NamedTuple):
     """The masks of a batch after their offset, and what they were made from."""
 
     keys: list[str]
+    samples: list[str]  # their `sample_id`s
     variants: list[int]
     seed: int
     offsets: Tensor  # (B,) int64, on the CPU

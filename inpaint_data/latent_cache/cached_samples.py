@@ -14,7 +14,7 @@ from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.encodings import Bytes
 from inpaint_data.latent_cache.members import ARRAYS, MEMBERS, RECORD, SOFT_MASK, masks_member
 from inpaint_data.masks.soft_border import from_levels
-from inpaint_data.seeding import noise_for
+from inpaint_data.seeding import noise_for, sample_id
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class CachedSample:
     variant: int  # which of the masks
     variants: int  # how many there are
     carried: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return sample_id(self.shard, self.key)
 
 
 def check_posterior(posterior: str) -> None:
@@ -51,7 +55,7 @@ def batch_of(samples: Sequence[CachedSample], posterior: Posterior, seed: int, e
     keys = [sample.key for sample in samples]
     arrays = [name for name in ARRAYS if all(name in sample.members for sample in samples)]
     latents = {
-        ARRAYS[name].key: _latents(name, samples, posterior if has_posterior else "moments", keys, seed, epoch)
+        ARRAYS[name].key: _latents(name, samples, posterior if has_posterior else "moments", seed, epoch)
         for name in arrays
     }
     batch: dict[str, Any] = {
@@ -83,9 +87,7 @@ def _masks(samples: Sequence[CachedSample]) -> Tensor:
     return from_levels(stacked) if name == SOFT_MASK else stacked
 
 
-def _latents(
-    name: str, samples: Sequence[CachedSample], posterior: Posterior, keys: Sequence[str], seed: int, epoch: int
-) -> Tensor:
+def _latents(name: str, samples: Sequence[CachedSample], posterior: Posterior, seed: int, epoch: int) -> Tensor:
     """One float32 tensor for the batch, filled from the mapped files without a copy in between."""
     raw = None
     for row, sample in enumerate(samples):
@@ -103,5 +105,5 @@ def _latents(
     if posterior == "mode":
         return mean.contiguous()
     shape, purpose = tuple(mean.shape[1:]), ARRAYS[name].key
-    noise = torch.stack([noise_for(seed, key, epoch, purpose, shape) for key in keys])
+    noise = torch.stack([noise_for(seed, sample.id, epoch, purpose, shape) for sample in samples])
     return sample_posterior(moments, noise)

@@ -24,7 +24,7 @@ from inpaint_data.latent_cache.format import (
 )
 from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, RECORD
 from inpaint_data.order import Batches, permutation
-from inpaint_data.seeding import generator_for
+from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.shards.mirror import DEFAULT_BYTES, Mirror, mirror_in
 from inpaint_data.shards.stores import is_url, read_range, unreadable
 
@@ -201,7 +201,9 @@ class LatentCache(Dataset[Batch]):
             values = {name: self._decoders[name](data) for name, data in values.items()}
         variant = self.variant
         if variant == "draw":
-            variant = int(generator_for(self.seed, key, self.epoch, "variant").integers(self.variants))
+            variant = int(
+                generator_for(self.seed, sample_id(shard.name, key), self.epoch, "variant").integers(self.variants)
+            )
         return CachedSample(key, shard.name, members, variant, self.variants, values)
 
     def _place(self, index: int) -> "tuple[_Shard, int]":

@@ -13,6 +13,7 @@ from inpaint_data.errors import UsageError
 
 Window = Literal["square", "octagon", "cross"]
 WINDOWS: tuple[Window, ...] = get_args(Window)
+ROUNDING = 0.01  # beyond 0 and 1, which a resize in bfloat16 reaches
 
 
 def offset_mask(mask: Tensor, offset: int | Tensor, window: Window | Sequence[Window] = "square") -> Tensor:
@@ -31,8 +32,8 @@ def offset_mask(mask: Tensor, offset: int | Tensor, window: Window | Sequence[Wi
             reaches 0.71 k, and its area is 0.64 of the disc's.
 
     Args:
-        mask: (B, 1, H, W) bool; or integers, where any non-zero value is masked; or floats, where > 0.5 is masked
-            (0.5 is not: the node this descends from rounds half to even).
+        mask: (B, 1, H, W) bool; or integers 0 and 1, or levels up to 255, masked above 127; or floats in [0, 1], masked
+            above 0.5 (0.5 is not: the node this descends from rounds half to even).
         offset: one int for all, or an integer tensor (B,) with a value and a sign for each sample. Values larger
             than the image are allowed. A tensor on the CPU avoids waiting for the device.
         window: one name for all, or B names, one for each sample.
@@ -41,7 +42,7 @@ def offset_mask(mask: Tensor, offset: int | Tensor, window: Window | Sequence[Wi
         (B, 1, H, W) bool on the mask's device, a new tensor.
 
     Raises:
-        UsageError: wrong shape, a floating-point offset, or an unknown window.
+        UsageError: wrong shape or values, a floating-point offset, or an unknown window.
     """
     if mask.ndim != 4 or mask.shape[1] != 1:
         raise UsageError(f"mask must be (B, 1, H, W), not {tuple(mask.shape)}")
@@ -85,10 +86,32 @@ def _radii(radii_B: Tensor, window: Window | Sequence[Window]) -> tuple[Tensor, 
 
 
 def binarise(mask: Tensor) -> Tensor:
-    """Bool of the same shape: floats are masked above 0.5, integers where they are not zero."""
+    """Bool of the same shape: floats are masked above 0.5, integers where they are 1, or of levels up to 255 above 127.
+
+    Raises:
+        UsageError: floats outside [0, 1] or NaN; integers that are neither 0 and 1 nor levels of 0 to 255.
+    """
+    check_range(mask)
     if mask.is_floating_point():
         return mask > 0.5
-    return mask if mask.dtype == torch.bool else mask != 0
+    if mask.dtype == torch.bool:
+        return mask
+    return mask > (127 if mask.numel() and int(mask.max()) > 1 else 0)
+
+
+def check_range(mask: Tensor) -> None:
+    """Raises UsageError for values that no mask has, see `binarise`."""
+    if mask.dtype == torch.bool or not mask.numel():
+        return
+    low, high = mask.min().item(), mask.max().item()
+    if mask.is_floating_point():
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+            raise UsageError(f"a float mask must be in [0, 1], not {low:g} to {high:g}; divide levels by 255")
+    elif low < 0 or high > 255 or 1 < high < 128:
+        raise UsageError(
+            f"a mask of integers must be of 0 and 1, or of levels up to 255, not {low} to {high}; "
+            "compare labels first: mask == label"
+        )
 
 
 def _grow(mask_BHW: Tensor, radii: Tensor, *, along_rows: bool) -> Tensor:

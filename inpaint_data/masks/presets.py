@@ -86,10 +86,12 @@ def preset_of(preset: str | Preset) -> Preset:
 
 def binarise(mask: Tensor, threshold: Threshold) -> Tensor:
     """Bool of the same shape: floats above 0.5 ("exclusive": nodes, which round half to even) or from 0.5 on
-    ("inclusive": diffusers); integers where they are not zero. UsageError for another threshold."""
+    ("inclusive": diffusers); integers as in `morphology.binarise`. UsageError for another threshold, or values that no
+    mask has."""
     if threshold not in ("exclusive", "inclusive"):
         raise UsageError(f"threshold {threshold!r} is unknown; choose from exclusive, inclusive")
     if threshold == "inclusive" and mask.is_floating_point():
+        morphology.check_range(mask)
         return mask >= 0.5
     return morphology.binarise(mask)
 

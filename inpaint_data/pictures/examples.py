@@ -19,9 +19,10 @@ from inpaint_data.pictures.images import decode_alpha, decode_image, decode_mask
 from inpaint_data.pictures.object_masks import MEMBER, find_objects
 from inpaint_data.pictures.settings import Carry, ExampleSettings
 from inpaint_data.pictures.views import View, Views
-from inpaint_data.seeding import generator_for
+from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, image_member, shard_stem
 
+FIRST = 0  # the variant that cuts what a cache holds
 T = TypeVar("T")
 PAIRED_MEMBERS = tuple(f"{name}.{extension}" for name in PAIRED for extension in IMAGE_EXTENSIONS)
 
@@ -50,7 +51,9 @@ class Example:
 def prepare(
     sample: Sample, settings: ExampleSettings, variants: Sequence[int], views: Sequence[int] | None = None
 ) -> list[Example | Fault]:
-    """Decode a sample once, and cut and mask its views; K = len(variants) masks of each from (seed, its key, variant).
+    """Decode a sample once, and cut and mask its views; K = len(variants) masks of each from (seed, sample, variant).
+
+    All K masks share one cut, which the first variant decides: the first of a cache, the epoch's where it is live.
 
     Args:
         sample: the sample.
@@ -115,7 +118,7 @@ def prepare_again(
     """
     parts = _Parts.of(view, settings)
     if cut_by.pictures.views.crop_of(view.key) == "mask":
-        parts = parts.around(view.key, cut_by.seed)
+        parts = parts.around(view.key, cut_by.seed, FIRST)
     return parts.example(view.key, settings, geometry, variants)
 
 
@@ -157,7 +160,7 @@ class _Parts:
 
     def view(self, key: str, settings: ExampleSettings, view: View, variants: Sequence[int]) -> Example:
         if view.crop == "mask":
-            parts = self.around(key, settings.seed)
+            parts = self.around(key, settings.seed, variants[0])
             mask = parts.objects[0]() if parts.mask is None else parts.mask
             settings.pictures.filters.check_box(mask)
             geometry = plan_around(
@@ -166,16 +169,20 @@ class _Parts:
         else:
             parts = self
             crop = cast(Literal["center", "random"], view.crop)
-            geometry = plan(self.size, view.target, crop, view.flip, generator_for(settings.seed, key, 0, "crop"))
+            rng = self._rng(key, settings.seed, variants[0], "crop")
+            geometry = plan(self.size, view.target, crop, view.flip, rng)
         example = parts.example(key, settings, geometry, variants)
         settings.pictures.filters.check_masks(example.masks)
         return example
 
-    def around(self, key: str, seed: int) -> "_Parts":
+    def _rng(self, key: str, seed: int, variant: int, purpose: str) -> np.random.Generator:
+        return generator_for(seed, sample_id(shard_stem(self.sample.shard), key), variant, purpose)
+
+    def around(self, key: str, seed: int, variant: int) -> "_Parts":
         """The same parts with the one object that crop "mask" is cut around; it is empty only if all objects are."""
         if not self.objects:
             return self
-        order = generator_for(seed, key, 0, "crop").permutation(len(self.objects)).tolist()
+        order = self._rng(key, seed, variant, "crop").permutation(len(self.objects)).tolist()
         chosen = next((index for index in order if self.objects[index]().any()), order[-1])
         return replace(self, objects=[self.objects[chosen]])
 
@@ -211,8 +218,7 @@ class _Parts:
 
         objects = [partial(cut_object, make) for make in self.objects]
         masks_and_origins = [
-            mixture.draw(height, width, generator_for(settings.seed, key, variant, "mask"), objects)
-            for variant in variants
+            mixture.draw(height, width, self._rng(key, settings.seed, variant, "mask"), objects) for variant in variants
         ]
         return np.stack([mask for mask, _ in masks_and_origins]), tuple(origin for _, origin in masks_and_origins)
 

@@ -32,9 +32,9 @@ class PictureSettings(Settings):
     image at each resolution that it is large enough for."""
 
     crop: Annotated[str | tuple[str, ...], checked(_one_or_more, str | list[str])] = "center"
-    """Cut from the "center", from a "random" place that depends on (seed, key), or around the "mask" that comes with
-    the sample (A1111's "only masked"); with "+flip" behind it, mirrored. Several make a view each, whose keys end in
-    _view0, _view1 ..."""
+    """Cut from the "center", from a "random" place, or around the "mask" that comes with the sample (A1111's "only
+    masked"); with "+flip" behind it, mirrored. A random place depends on (seed, sample), live on the epoch too. Several
+    make a view each, whose keys end in _view0, _view1 ..."""
 
     upscale: bool = False
     """Enlarge images smaller than the resolution instead of quarantining them."""

@@ -27,7 +27,7 @@ from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import SampleDict, Stage, stage
 from inpaint_data.pipeline.faults import OnFault, handled, warn
 from inpaint_data.pipeline.own_stages import run_on
-from inpaint_data.seeding import generator_for
+from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.settings import group_of
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard, shard_stem
 from inpaint_data.shards.tar import stored_size
@@ -307,13 +307,13 @@ def cached(
             )
         record = MEMBERS[RECORD].read(sample.members[RECORD], 0, 1)
         variants = record["count"]
-        number = variant
+        shard, number = shard_stem(sample.shard), variant
         if number == "draw":
-            number = int(generator_for(seed, sample.key, epoch, "variant").integers(variants))
+            number = int(generator_for(seed, sample_id(shard, sample.key), epoch, "variant").integers(variants))
         if not 0 <= number < variants:
             raise UsageError(f"variant: {variant!r} is not in the cache, which has 0...{variants - 1}")
         carried = {name: data for name, data in sample.members.items() if name not in MEMBERS}
-        stored = CachedSample(sample.key, f"{shard_stem(sample.shard)}.tar", sample.members, number, variants, carried)
+        stored = CachedSample(sample.key, f"{shard}.tar", sample.members, number, variants, carried)
         height, width = record["target_size"]
         yield CachedExample(stored, (height, width), posterior, seed, epoch)
 
