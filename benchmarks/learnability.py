@@ -128,7 +128,7 @@ def batches(cache: LatentCache, indices: Sequence[int], size: int, shuffle: torc
     while True:
         order = [indices[i] for i in torch.randperm(len(indices), generator=shuffle).tolist()]
         for start in range(0, len(order) - size + 1, size):
-            yield cache.__getitems__(order[start : start + size])
+            yield cache.batch(order[start : start + size])
         cache.epoch += 1
 
 
@@ -192,7 +192,7 @@ def run_arm(arm: str, seed: int, root: Path, settings: Settings) -> dict[str, fl
     vae, cache = load_vae("demo"), LatentCache(root, variant=0)
     training, testing, _ = split(cache, seed, settings.tested)
     unet = train(arm, seed, root, training, vae, settings)
-    batch = cache.__getitems__(testing)
+    batch = cache.batch(testing)
     photos, mask = photos_of(batch), batch["mask"]
     noise = torch.randn(batch["latents"].shape, generator=torch.Generator().manual_seed(seed))
     condition = conditioning(batch, vae, ZEROED if arm == ZEROED else OURS)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from inpaint_data.errors import UsageError
 from inpaint_data.seeding import generator_for
 
 Rows = npt.NDArray[np.int64]
@@ -39,9 +40,10 @@ class Batches:
         order: rows of the dataset.
         buckets: the bucket of every row of the dataset.
         batch_size: samples in a batch.
+        drop_last: leave those at the end out.
     """
 
-    def __init__(self, order: Rows, buckets: Rows, batch_size: int) -> None:
+    def __init__(self, order: Rows, buckets: Rows, batch_size: int, drop_last: bool = False) -> None:
         of_order = buckets[order]
         whole: list[tuple[int, Rows]] = []  # place of the last sample, places of all
         tails: list[Rows] = []
@@ -49,7 +51,7 @@ class Batches:
             places = np.flatnonzero(of_order == bucket)
             count = len(places) // batch_size * batch_size
             whole += [(int(group[-1]), group) for group in places[:count].reshape(-1, batch_size)]
-            tails += [places[count:]] if count < len(places) else []
+            tails += [places[count:]] if count < len(places) and not drop_last else []
         whole.sort(key=lambda batch: batch[0])
         tails.sort(key=lambda places: int(places[-1]))
         self._order, self._places = order, [*(places for _, places in whole), *tails]
@@ -60,6 +62,29 @@ class Batches:
     def __getitem__(self, index: int) -> Rows:
         rows: Rows = self._order[self._places[index]]
         return rows
+
+
+def steps_of(batches: int, world: int, train: bool, what: str) -> int:
+    """How many of an epoch's batches each of `world` ranks gets, all as many.
+
+    In training what does not make a batch for each rank is left out, in evaluation some ranks get a batch twice, as
+    with torch's DistributedSampler.
+
+    Args:
+        what: the batches are, for the error.
+
+    Raises:
+        UsageError: fewer batches than ranks in training, or none.
+    """
+    if not batches or (train and batches < world):
+        ranks = f"fewer than one for each of {world} ranks; use fewer ranks or" if world > 1 else "which is none; use"
+        raise UsageError(f"{what}, {ranks} a smaller batch_size")
+    return batches // world if train else -(-batches // world)
+
+
+def share_of(batches: int, steps: int, rank: int, world: int) -> list[int]:
+    """The numbers of one rank's batches; where there are fewer than `steps` for each, the last one again."""
+    return [min(step * world + rank, batches - 1) for step in range(steps)]
 
 
 def left_over(order: Rows, buckets: Rows, consumed: Sequence[Consumed]) -> Rows:

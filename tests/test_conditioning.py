@@ -415,7 +415,12 @@ def test_known_latents_and_blend_mask_are_what_the_pipeline_blends(name: str) ->
     if name == "kandinsky-inpaint":
         # This pipeline blends into every sample the first one's mask and latents.
         known, mask = known[:1], mask[:1]
-    assert same((1 - mask) * known + mask * denoised, fed.output)
+    ours = (1 - mask) * known + mask * denoised
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13) and name == "qwen-blend":
+        # Where the image is kept, 4.8e-7 apart on torch 2.6.
+        torch.testing.assert_close(ours, fed.output, rtol=0, atol=1e-6)
+    else:
+        assert same(ours, fed.output)
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.channels_last])

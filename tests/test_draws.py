@@ -56,7 +56,7 @@ def test_samples_with_equal_keys_in_other_shards_are_drawn_apart(
 def test_captions_of_equal_keys_are_dropped_apart(equal_keys: str, tmp_path: Path) -> None:
     cache_latents(equal_keys, str(tmp_path / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
     cache = LatentCache(tmp_path / "cache")
-    batch = cache.__getitems__(range(12))
+    batch = cache.batch(range(12))
     batch["caption"] = ["a caption"] * 12
     text = Text(TextSettings(dropout=0.5))
     dropped = [text(batch, seed, 0)["caption"] for seed in range(8)]

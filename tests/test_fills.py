@@ -236,7 +236,7 @@ def test_a_cached_fill_is_the_live_one_and_another_is_refused(
     cache_latents(shards, out, vae=vae, storage="float32", variants=2, **chosen)
     live = live_variants(shards, vae, 2, **chosen)
     for k in (0, 1):
-        cached = LatentCache(out, "moments", variant=k).__getitems__(range(12))
+        cached = LatentCache(out, "moments", variant=k).batch(range(12))
         assert torch.equal(cached["masked_latents"], torch.cat([batches[k]["masked_latents"] for batches in live]))
     with pytest.raises(UsageError, match=f'fill: the cache has "{fill}", this run "mean"'):
         cache_latents(shards, out, vae=vae, storage="float32", variants=2, **chosen | {"fill": "mean"})

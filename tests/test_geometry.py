@@ -332,8 +332,8 @@ def test_batches_hold_one_bucket_and_an_epoch_has_every_view_once(painted_shards
     assert orders[0] == orders[1] != orders[2]
     full = [len(batch) == 4 for batch in orders[0]]
     assert full == sorted(full, reverse=True), "what does not fill a batch of its bucket comes at the end"
-    with pytest.raises(UsageError, match="several sizes; take each batch from one of `buckets`"):
-        LatentCache(cache).__getitems__(range(14))
+    with pytest.raises(UsageError, match="several sizes; take batches from `batches`"):
+        LatentCache(cache).batch(range(14))
 
 
 def test_a_cache_of_several_buckets_is_the_same_bytes_every_time(painted_shards: str, tmp_path: Path) -> None:
@@ -468,7 +468,7 @@ def test_a_plain_dataloader_takes_batches_of_one_bucket(painted_shards: str, tmp
     cache, seen = LatentCache(tmp_path / "c"), []
     for epoch in (0, 1):
         cache.epoch = epoch
-        loader = DataLoader(cache, batch_sampler=cache.batches(5), collate_fn=LatentCache.collate)
+        loader = DataLoader(cache, batch_sampler=cache.batches(5))
         batches = list(loader)
         assert all(len({tuple(size) for size in batch["target_size"].tolist()}) == 1 for batch in batches)
         seen.append([key for batch in batches for key in batch["__key__"]])

@@ -95,7 +95,7 @@ def test_a_cached_batch_equals_the_live_batch_of_the_same_samples(
     for batches in live_batches(shards, vae, **given):
         rows = list(range(start, start + len(batches[0]["__key__"])))
         for cache, live in zip(caches, batches, strict=True):
-            cached = cache.__getitems__(rows)
+            cached = cache.batch(rows)
             assert cached.keys() == live.keys()
             for name in ("latents", "masked_latents"):
                 assert torch.equal(cached[name].half(), live[name].half())
@@ -110,14 +110,14 @@ def test_a_cached_batch_equals_the_live_batch_of_the_same_samples(
 def test_float32_storage_keeps_every_bit(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     cache_latents(shards, str(tmp_path / "cache"), vae=vae, storage="float32", **SETTINGS)
     live = live_batches(shards, vae)
-    cached = LatentCache(tmp_path / "cache", "moments").__getitems__(range(12))
+    cached = LatentCache(tmp_path / "cache", "moments").batch(range(12))
     assert torch.equal(cached["latents"], torch.cat([batch["latents"] for [batch] in live]))
     assert torch.equal(cached["masked_latents"], torch.cat([batch["masked_latents"] for [batch] in live]))
 
 
 def test_variants_share_the_picture_but_not_the_mask(shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     cache_latents(shards, str(tmp_path / "cache"), vae=vae, variants=4, **SETTINGS)
-    batches = [LatentCache(tmp_path / "cache", variant=k).__getitems__(range(12)) for k in range(4)]
+    batches = [LatentCache(tmp_path / "cache", variant=k).batch(range(12)) for k in range(4)]
     assert all(torch.equal(batch["latents"], batches[0]["latents"]) for batch in batches)
     assert len({batch["mask"].numpy().tobytes() for batch in batches}) == 4
     drawn = LatentCache(tmp_path / "cache")

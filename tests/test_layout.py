@@ -149,7 +149,7 @@ for name in ("lightning", "pytorch_lightning", "diffusers", "transformers", "cv2
     sys.modules[name] = None
 from inpaint_data import LatentCache
 cache = LatentCache({str(tmp_path / "cache")!r}, posterior="sample")
-print([len(batch["__key__"]) for batch in (cache.__getitems__(rows) for rows in cache.batches(4))])
+print([len(batch["__key__"]) for batch in (cache.batch(rows) for rows in cache.batches(4))])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout.strip() == "[4, 4, 4]", done.stderr

@@ -69,7 +69,7 @@ def test_no_crop_of_a_held_out_photograph_is_trained_on(bench: ModuleType, cache
 
 
 def test_each_control_breaks_what_it_says_and_nothing_else(bench: ModuleType, cache: Path) -> None:
-    vae, batch = load_vae("demo"), LatentCache(cache, variant=0).__getitems__([0, 70, 140])
+    vae, batch = load_vae("demo"), LatentCache(cache, variant=0).batch([0, 70, 140])
     right, *broken = (bench.conditioning(batch, vae, arm) for arm in (bench.OURS, *bench.CONTROLS))
     zeroed, shuffled, inverted, shifted = broken
     mask = right[:, :1]

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL
 import pytest
 import torch
 import torch.nn.functional as F
@@ -271,7 +272,9 @@ def test_a1111s_way_to_latent_size_is_pillows_resize_then_round(height: int, wid
             picture = Image.fromarray((mask[i, 0] * 255.0).round().to(torch.uint8).numpy())
             small = np.asarray(picture.resize((width // factor, height // factor)), np.float32) / 255
             expected = np.around(small) == 1 if mask.dtype == torch.bool else small
-            assert torch.equal(ours[i, 0], torch.from_numpy(expected))
+            # Pillow 13 rounds its coefficients in another way than those before.
+            level = 1 / 255 + 1e-6 if int(PIL.__version__.split(".")[0]) < 13 and mask.dtype != torch.bool else 0
+            torch.testing.assert_close(ours[i, 0], torch.from_numpy(expected), rtol=0, atol=level)
 
 
 def test_soft_masks_stay_soft_at_latent_size_as_their_tools_blend() -> None:

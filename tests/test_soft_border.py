@@ -208,7 +208,7 @@ def test_a_cached_soft_batch_equals_the_live_one(
         rows = [places[key] for key in batches[0]["__key__"]]
         seen += len(rows)
         for cache, live in zip(caches, batches, strict=True):
-            cached = cache.__getitems__(rows)
+            cached = cache.batch(rows)
             assert cached.keys() == live.keys()
             assert cached["mask"].dtype == live["mask"].dtype == torch.float32
             for name, value in live.items():
@@ -329,12 +329,12 @@ def test_fresh_masks_of_the_samples_own_are_softened_from_a_cache_that_carries_t
 def test_tars_of_soft_masks_can_be_indexed(carry: str, shards: str, tmp_path: Path, vae: Autoencoder) -> None:
     out = tmp_path / "cache"
     cache_latents(shards, str(out), vae=vae, variants=2, carry_image=carry, **SETTINGS)
-    before = LatentCache(out, variant=1).__getitems__(range(12))
+    before = LatentCache(out, variant=1).batch(range(12))
     for path in out.iterdir():
         if path.suffix != ".tar":
             path.unlink()
     assert index_cache(out, vae) == ["000000.tar", "000001.tar"]
-    after = LatentCache(out, variant=1).__getitems__(range(12))
+    after = LatentCache(out, variant=1).batch(range(12))
     assert torch.equal(before["mask"], after["mask"])
     assert after["carried"] == before["carried"]
     assert verify_cache(out).ok

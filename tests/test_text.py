@@ -324,7 +324,7 @@ def test_from_captions_to_tensors_of_a_batch(
     common = {"vae": vae, "resolution": 64, "masks": "mixture", "batch_size": 4}
     cache_latents(str(out), str(tmp_path / "cache"), **common)
     text = Text(TextSettings(["prompt_embeds.npy"], 0.3, str(out / "empty_prompt")))
-    cached: Any = text(LatentCache(tmp_path / "cache").__getitems__(range(12)), 7, 2)
+    cached: Any = text(LatentCache(tmp_path / "cache").batch(range(12)), 7, 2)
     dropped = [caption == "" for caption in cached["caption"]]
     assert 0 < sum(dropped) < 12
     for key, drop, row in zip(cached["__key__"], dropped, cached["prompt_embeds"], strict=True):

@@ -309,7 +309,7 @@ def test_a_remote_cache_gives_the_same_batches_and_its_copies_stay_within_their_
     local = LatentCache(tmp_path / "cache")
     remote = LatentCache(url, mirror=str(tmp_path / "mirror"), mirror_bytes=room)
     for rows in ([0, 11, 5], [3, 4]):
-        ours, theirs = remote.__getitems__(rows), local.__getitems__(rows)
+        ours, theirs = remote.batch(rows), local.batch(rows)
         assert ours["carried"] == theirs["carried"]
         assert ours["__key__"] == theirs["__key__"]
         for name in ("latents", "masked_latents", "mask", "offset"):
@@ -327,7 +327,7 @@ def test_a_full_mirror_makes_room_by_what_others_left(s3: str, shards: str, tmp_
     mirror.mkdir()
     (mirror / "old.copy").write_bytes(b"0" * 10**6)
     size = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.tar"))
-    LatentCache(url, mirror=str(mirror), mirror_bytes=size).__getitems__([0, 11])
+    LatentCache(url, mirror=str(mirror), mirror_bytes=size).batch([0, 11])
     assert not (mirror / "old.copy").exists()
     assert len(list(mirror.glob("*.copy"))) == 2
 
@@ -386,8 +386,8 @@ def test_tars_without_sidecars_are_indexed_and_read_as_before(shards: str, tmp_p
     assert index_cache(bare, vae) == ["000000.tar", "000001.tar"]
     assert verify_cache(bare).ok
     ours, theirs = (
-        LatentCache(bare, variant=1).__getitems__(range(12)),
-        LatentCache(whole, variant=1).__getitems__(range(12)),
+        LatentCache(bare, variant=1).batch(range(12)),
+        LatentCache(whole, variant=1).batch(range(12)),
     )
     for name, value in theirs.items():
         same = torch.equal(ours[name], value) if isinstance(value, torch.Tensor) else ours[name] == value
@@ -505,9 +505,7 @@ def test_members_that_no_sample_carries_are_named(shards: str, tmp_path: Path, v
         LatentCache(tmp_path / "cache", carried="txt")
     with pytest.raises(UsageError, match=r"carried: \['depth\.npy'\] is not a list of names among txt"):
         LatentCache(tmp_path / "cache", carried=["depth.npy"])
-    loader = torch.utils.data.DataLoader(
-        LatentCache(tmp_path / "cache"), 5, collate_fn=LatentCache.collate, num_workers=2
-    )
+    loader = torch.utils.data.DataLoader(LatentCache(tmp_path / "cache"), 5, num_workers=2)
     assert [len(batch["__key__"]) for batch in loader] == [5, 5, 2]
 
 

@@ -9,8 +9,10 @@ import shutil
 import socket
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from conftest import PHOTOS, run, write_shard
 from flat import cache_latents
 
 from inpaint_data import Autoencoder, CacheError, Problem, UsageError, repair_cache, verify_cache
-from inpaint_data.latent_cache.format import Sidecar, committed, read_cache_file, totals, write_cache_file
+from inpaint_data.latent_cache.format import Sidecar, committed, read_cache_file, write_cache_file
 from inpaint_data.latent_cache.lock import LOCK
 from inpaint_data.latent_cache.members import json_bytes, npy_bytes
 from inpaint_data.latent_cache.writer import ShardWriter
@@ -130,7 +132,7 @@ def test_a_cache_that_is_being_written_is_incomplete_but_not_damaged(cache: Path
 def test_shards_of_other_settings_are_named(cache: Path) -> None:
     file = read_cache_file(cache)
     masks = file.settings_json["masks"] | {"fill": "black"}
-    write_cache_file(cache, file.settings_json | {"masks": masks}, file.totals)
+    write_cache_file(cache, file.settings_json | {"masks": masks}, sidecars_of(cache))
     assert {"a.json", "b.c.json", "d.json"} <= named(verify_cache(cache).problems)
     with pytest.raises(CacheError, match="no shard was made with its settings"):
         repair_cache(cache)
@@ -141,7 +143,7 @@ def forge(cache: Path, stem: str, change: Callable[[dict[str, Members]], None]) 
     old, samples = Sidecar.read(cache / f"{stem}.json"), dict[str, Members]()
     data = (cache / f"{stem}.tar").read_bytes()
     for row, key in enumerate(old.keys):
-        samples[key] = {name: data[start:end] for name, start, end in old.index.extents(row)}
+        samples[key] = {name: data[at.offset : at.end] for name, at in old.index.of_row(row).items()}
     old_sizes = dict(zip(old.keys, old.index.target_sizes.tolist(), strict=True))
     change(samples)
     writer = ShardWriter(cache, stem)
@@ -152,15 +154,19 @@ def forge(cache: Path, stem: str, change: Callable[[dict[str, Members]], None]) 
 
 
 def redo_totals(cache: Path) -> None:
-    sidecars = [SimpleNamespace(**json.loads(path.read_bytes())) for path in committed(cache)]  # however forged
-    write_cache_file(cache, read_cache_file(cache).settings_json, totals(sidecars))
+    write_cache_file(cache, read_cache_file(cache).settings_json, sidecars_of(cache))
+
+
+def sidecars_of(cache: Path) -> list[Any]:
+    """However forged."""
+    return [SimpleNamespace(**json.loads(path.read_bytes())) for path in committed(cache)]
 
 
 def sign_again(cache: Path) -> None:
     """Let every sidecar have the fingerprint of the settings, and the totals fit."""
     fingerprint = read_cache_file(cache).fingerprint
     for path in committed(cache):
-        path.write_bytes(Sidecar(**Sidecar.read(path).__dict__ | {"fingerprint": fingerprint}).to_bytes())
+        path.write_bytes(replace(Sidecar.read(path), fingerprint=fingerprint).to_bytes())
     redo_totals(cache)
 
 
@@ -275,7 +281,7 @@ def test_an_index_that_does_not_fit_the_tar_is_named(cache: Path) -> None:
     rewritten(cache, index={name: each for name, each in index.items() if name != "txt"})
     assert "'a0.txt'" in str(verify_cache(cache).problems[0])
 
-    rewritten(cache, index=index | {"note": {"offset": [512, -1, -1], "size": [1, -1, -1]}})
+    rewritten(cache, index=index | {"note": {"offset": [512, -1, -1], "size": [1, -1, -1], "crc32": [0, -1, -1]}})
     assert str(verify_cache(cache).problems[0]) == "a.tar, sample 'a0': the tar lacks its note"
 
 
@@ -288,7 +294,7 @@ def test_an_index_that_does_not_fit_the_tar_is_named(cache: Path) -> None:
         ({"variants": 0}, "says 0 variants"),
         ({"shard": "b.tar"}, "it is the sidecar of 'b.tar'"),
         ({"input": {"size": 1}}, "its input has no size and sha256"),
-        ({"index": {}}, "no offsets and sizes of latents.npy"),
+        ({"index": {}}, "no offsets, sizes and checksums of latents.npy"),
         ({"fingerprint": "0" * 64}, "other settings"),
     ],
 )
@@ -371,7 +377,7 @@ def test_an_input_sample_that_is_neither_cached_nor_quarantined_is_named(cache: 
 
     sidecar = Sidecar.read(cache / "b.c.json")
     kept = [entry for entry in sidecar.quarantined if entry.key != "undecodable"]
-    (cache / "b.c.json").write_bytes(Sidecar(**sidecar.__dict__ | {"quarantined": kept}).to_bytes())
+    (cache / "b.c.json").write_bytes(replace(sidecar, quarantined=kept).to_bytes())
     redo_totals(cache)
     assert "undecodable" in {problem.key for problem in verify_cache(cache, against=str(made / "in")).problems}
 
@@ -398,7 +404,7 @@ def test_a_member_without_a_key_and_a_key_that_comes_again_are_accounted_for(
     path = tmp_path / "cache" / "a.json"
     sidecar = Sidecar.read(path)
     assert [entry.key for entry in sidecar.quarantined] == [None, "x"]
-    path.write_bytes(Sidecar(**sidecar.__dict__ | {"quarantined": []}).to_bytes())
+    path.write_bytes(replace(sidecar, quarantined=[]).to_bytes())
     redo_totals(tmp_path / "cache")
     problems = verify_cache(tmp_path / "cache", against=str(tmp_path / "in")).problems
     assert [problem.key for problem in problems] == ["x", None]

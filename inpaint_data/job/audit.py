@@ -250,9 +250,9 @@ def _compare(root: Path, shard: str, sidecar: Sidecar, work: Work, exact: bool) 
                 yield Problem(sidecar.shard, key, f"should be quarantined: {error}")
                 continue
             cached = {}
-            for name, start, end in sidecar.index.extents(rows[key]):
-                file.seek(start)
-                cached[name] = file.read(end - start)
+            for name, place in sidecar.index.of_row(rows[key]).items():
+                file.seek(place.offset)
+                cached[name] = file.read(place.size)
             for name in sorted(cached.keys() | members.keys()):
                 if problem := _difference(name, cached.get(name), members.get(name), exact):
                     yield Problem(sidecar.shard, key, f"{name}: {problem}")

@@ -169,7 +169,7 @@ def _run(
         sidecars = [Sidecar.read(path) for path in committed(root)]
         summary.in_cache = totals(sidecars)
         if all_stems <= {sidecar.shard.removesuffix(".tar") for sidecar in sidecars}:
-            write_cache_file(root, settings, summary.in_cache)
+            write_cache_file(root, settings, sidecars)
     except OSError as error:
         raise CacheError(
             f"{error.filename or root}: {error.strerror or error}; fix that and run the same command again, "

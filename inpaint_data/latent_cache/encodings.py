@@ -5,6 +5,7 @@ Shapes: K masks of a sample, H W the image.
 
 import io
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from inpaint_data.errors import CacheError
 
-Bytes = bytes | memoryview
+Content = bytes | npt.NDArray[Any]  # of a member: its bytes, or the array of one variant
 
 
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:
@@ -22,13 +23,29 @@ def npy_bytes(array: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_npy(data: Bytes) -> npt.NDArray[Any]:
+def read_npy(data: bytes) -> npt.NDArray[Any]:
     """The array in a .npy file, as a view into its bytes."""
-    if bytes(data[:6]) != b"\x93NUMPY":
-        raise ValueError("not a .npy file")
-    start = 10 + int.from_bytes(data[8:10], "little")
-    shape, dtype = _npy_header(bytes(data[:start]))
+    start = _start_of_array(data)
+    shape, dtype = _npy_header(data[:start])
     return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
+def read_npy_row(read: Callable[[int, int], bytes], size: int, row: int) -> npt.NDArray[Any]:
+    """One row of the array in a .npy file of `size` bytes, of which nothing else is read but its header.
+
+    Args:
+        read: gives the bytes [start, end) of the file.
+    """
+    start = _start_of_array(read(0, min(size, 10)))
+    shape, dtype = _npy_header(read(0, start))
+    length = (size - start) // shape[0]
+    return np.frombuffer(read(start + row * length, start + (row + 1) * length), dtype).reshape(shape[1:])
+
+
+def _start_of_array(data: bytes) -> int:
+    if data[:6] != b"\x93NUMPY":
+        raise ValueError("not a .npy file")
+    return 10 + int.from_bytes(data[8:10], "little")
 
 
 @lru_cache(64)
@@ -52,9 +69,8 @@ def pbm_bytes(masks: npt.NDArray[np.bool_]) -> bytes:
     return header + np.packbits(~masks.reshape(count * height, width), axis=1).tobytes()
 
 
-def read_pbm(data: Bytes, count: int) -> npt.NDArray[np.bool_]:
+def read_pbm(data: bytes, count: int) -> npt.NDArray[np.bool_]:
     """The (K, H, W) bool masks that `pbm_bytes` encoded, K = `count`."""
-    data = bytes(data)
     magic, size, pixels = data.split(b"\n", 2)
     width, rows = map(int, size.split())
     packed = np.frombuffer(pixels, np.uint8)
@@ -72,7 +88,7 @@ def png_bytes(levels: npt.NDArray[np.uint8]) -> bytes:
     return encode_png(levels.reshape(-1, levels.shape[-1]))
 
 
-def read_png(data: Bytes, count: int) -> npt.NDArray[np.uint8]:
+def read_png(data: bytes, count: int) -> npt.NDArray[np.uint8]:
     """The (K, H, W) uint8 masks that `png_bytes` encoded, K = `count`.
 
     Raises:
@@ -81,7 +97,6 @@ def read_png(data: Bytes, count: int) -> npt.NDArray[np.uint8]:
     """
     from inpaint_data.pictures.images import decode_image  # as above
 
-    data = bytes(data)
     # Bit depth and colour type in its header: 8 bits, grey.
     if data[:4] != b"\x89PNG" or data[24:26] != b"\x08\x00":
         raise CacheError("soft_mask.png: not a grey PNG of 8 bits")

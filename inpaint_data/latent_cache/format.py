@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -28,11 +29,15 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class CacheFile:
-    """The content of `cache.json`. The fingerprint covers `settings_json`; without `totals` a job is under way."""
+    """The content of `cache.json`. The fingerprint covers `settings_json`.
+
+    `totals` and `shards_sha256`, a hash over the sidecars, are None while a job is under way.
+    """
 
     fingerprint: str
     settings_json: dict[str, Any]
     totals: dict[str, int] | None
+    shards_sha256: str | None
 
     @cached_property
     def settings(self) -> "CacheSettings":
@@ -49,6 +54,7 @@ class CacheFile:
             "fingerprint": self.fingerprint,
             "settings": self.settings_json,
             "totals": self.totals,
+            "shards_sha256": self.shards_sha256,
         }
         return json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"
 
@@ -69,7 +75,8 @@ def read_cache_file(root: Path) -> CacheFile:
         )
     try:
         content = json.loads(path.read_bytes())
-        version, settings, counts = content["format"], content["settings"], content["totals"]
+        version, settings = content["format"], content["settings"]
+        counts, of_shards = content["totals"], content["shards_sha256"]
         if version == FORMAT and content["fingerprint"] != fingerprint(settings):
             raise ValueError("its settings are not those of its fingerprint")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -78,7 +85,7 @@ def read_cache_file(root: Path) -> CacheFile:
         ) from None
     if version != FORMAT:
         raise CacheError(f"{path}: cache format {version}, but this version reads format {FORMAT}")
-    return CacheFile(content["fingerprint"], settings, counts)
+    return CacheFile(content["fingerprint"], settings, counts, of_shards)
 
 
 def is_cache(root: str | Path) -> bool:
@@ -133,10 +140,13 @@ def missing_cache_file(root: str, sidecars: bool) -> str:
     return f"{root}: no {CACHE_FILE} here, so this is not a latent cache; make one with `inpaint-data cache`"
 
 
-def write_cache_file(root: Path, settings: Mapping[str, Any], totals: Mapping[str, int] | None) -> None:
-    """Write `cache.json`. Without totals a job is under way, or was when it died."""
-    content = CacheFile(fingerprint(settings), dict(settings), None if totals is None else dict(totals))
-    write_file(root / CACHE_FILE, content.to_bytes())
+def write_cache_file(root: Path, settings: Mapping[str, Any], sidecars: "Sequence[Sidecar] | None") -> None:
+    """Write `cache.json`. Without sidecars a job is under way, or was when it died."""
+    counts, of_shards = None, None
+    if sidecars is not None:
+        counts = totals(sidecars)
+        of_shards = shards_sha256({sidecar.shard: sidecar.sha256 for sidecar in sidecars})
+    write_file(root / CACHE_FILE, CacheFile(fingerprint(settings), dict(settings), counts, of_shards).to_bytes())
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -174,6 +184,11 @@ class Sidecar:
     quarantined: list[Quarantined] = field(default_factory=list)
     filtered: list[Quarantined] = field(default_factory=list)
 
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of all fields, so that an edit is noticed."""
+        return hashlib.sha256(json_bytes(self._content())).hexdigest()
+
     @property
     def keys(self) -> list[str]:
         return self.index.keys
@@ -184,8 +199,10 @@ class Sidecar:
         return any(entry.end is not None and entry.end == self.input["size"] for entry in self.quarantined)
 
     def to_bytes(self) -> bytes:
-        """The bytes of the file. `sha256` is the hash of the other fields, so that an edit is noticed."""
-        content = {
+        return json_bytes(self._content() | {"sha256": self.sha256})
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "format": FORMAT,
             "shard": self.shard,
             "fingerprint": self.fingerprint,
@@ -197,7 +214,6 @@ class Sidecar:
             "quarantined": [asdict(entry) for entry in self.quarantined],
             "filtered": [asdict(entry) for entry in self.filtered],
         }
-        return json_bytes(content | {"sha256": hashlib.sha256(json_bytes(content)).hexdigest()})
 
     @classmethod
     def read(cls, path: Path) -> "Sidecar":
@@ -234,7 +250,7 @@ def _problems(path: Path, fields: Mapping[str, Any]) -> Iterator[str]:
         yield f"it is the sidecar of {fields['shard']!r}"
     for name in ("input", "output"):
         file = fields[name]
-        if not (isinstance(file, dict) and is_count(file.get("size")) and isinstance(file.get("sha256"), str)):
+        if not (isinstance(file, dict) and is_count(file.get("size")) and _is_sha256(file.get("sha256"), name)):
             yield f"its {name} has no size and sha256"
     if not isinstance(fields["fingerprint"], str):
         yield "its fingerprint is not a text"
@@ -248,6 +264,12 @@ def _problems(path: Path, fields: Mapping[str, Any]) -> Iterator[str]:
             yield f"its entry {entry['key']!r} at {extent} is neither a sample nor an extent"
 
 
+def _is_sha256(value: object, name: str) -> bool:
+    """True if it is 64 hex digits, which may become the name of a file; or "", of an input that is not known."""
+    unknown = name == "input" and value == ""
+    return unknown or (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
+
+
 def tar_path(root: Path, stem: str) -> Path:
     return root / f"{stem}.tar"
 
@@ -259,6 +281,12 @@ def sidecar_path(root: Path, stem: str) -> Path:
 def committed(root: Path) -> list[Path]:
     """The sidecars in a cache, in order."""
     return sorted(path for path in root.glob("*.json") if path.name != CACHE_FILE)
+
+
+def shards_sha256(sha256_by_shard: Mapping[str, str]) -> str:
+    """A hash over the sidecars' own: no other shard can take the place of one of them unnoticed."""
+    lines = [f"{sha256_by_shard[shard]} {shard}\n" for shard in sorted(sha256_by_shard)]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def totals(sidecars: Sequence[Sidecar]) -> dict[str, int]:

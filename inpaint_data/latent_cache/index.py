@@ -1,7 +1,8 @@
 """Index of one shard: the place of every member of every sample, as the columns of a sidecar."""
 
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,39 +13,53 @@ Column = npt.NDArray[np.int64]
 SIDES = ("height", "width")
 
 
+class Place(NamedTuple):
+    """Where a member's bytes are in the tar, and their checksum; all -1 where a sample does not have it."""
+
+    offset: int
+    size: int
+    crc32: int
+
+    @classmethod
+    def of(cls, offset: int, data: bytes | memoryview) -> "Place":
+        return cls(offset, len(data), zlib.crc32(data))
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+NOWHERE = Place(-1, -1, -1)
+
+
 class ShardIndex:
     """The samples of a shard in their order: keys, extents of members, sizes of images.
 
     Attributes:
         keys: of the samples.
-        offsets, sizes: member name -> (N,) int64, its byte offset and size in the tar; -1 where a sample has none.
+        places: member name -> (N, 3) int64, the `Place` of the member of each sample.
         target_sizes: (N, 2) int64, height and width of each image.
     """
 
-    def __init__(
-        self, keys: list[str], offsets: dict[str, Column], sizes: dict[str, Column], target_sizes: Column
-    ) -> None:
-        self.keys, self.offsets, self.sizes, self.target_sizes = keys, offsets, sizes, target_sizes
+    def __init__(self, keys: list[str], places: dict[str, Column], target_sizes: Column) -> None:
+        self.keys, self.places, self.target_sizes = keys, places, target_sizes
 
     @classmethod
     def of(
         cls,
         keys: Sequence[str],
-        extents: Sequence[Mapping[str, tuple[int, int]]],
+        places: Sequence[Mapping[str, Place]],
         target_sizes: Sequence[Sequence[int]],
     ) -> "ShardIndex":
-        """From the (offset, size) of each member of each sample."""
-        names = sorted({name for members in extents for name in members})
-        offsets, sizes = (
-            {name: np.array([members.get(name, (-1, -1))[column] for members in extents], np.int64) for name in names}
-            for column in (0, 1)
-        )
-        return cls(list(keys), offsets, sizes, np.array(target_sizes, np.int64).reshape(-1, 2))
+        """From the place of each member of each sample."""
+        names = sorted({name for members in places for name in members})
+        columns = {name: np.array([members.get(name, NOWHERE) for members in places], np.int64) for name in names}
+        return cls(list(keys), columns, np.array(target_sizes, np.int64).reshape(-1, 2))
 
     @property
     def members(self) -> Collection[str]:
         """The members that any sample has."""
-        return self.offsets.keys()
+        return self.places.keys()
 
     @property
     def masks(self) -> str:
@@ -56,23 +71,17 @@ class ShardIndex:
         """The members that are not the cache's own."""
         return self.members - MEMBERS.keys()
 
-    def extents(self, row: int) -> Iterator[tuple[str, int, int]]:
-        """Name, byte offset and end of each member that a sample has."""
-        for name, offsets in self.offsets.items():
-            if (start := int(offsets[row])) >= 0:
-                yield name, start, start + int(self.sizes[name][row])
-
-    def extent(self, name: str, row: int) -> tuple[int, int] | None:
-        """Byte offset and end of one member; None where the sample does not have it."""
-        if name not in self.offsets or (start := int(self.offsets[name][row])) < 0:
-            return None
-        return start, start + int(self.sizes[name][row])
+    def of_row(self, row: int, names: Collection[str] | None = None) -> dict[str, Place]:
+        """The place of each member that a sample has; of those named, where some are."""
+        columns = self.places.items() if names is None else [(name, self.places.get(name)) for name in names]
+        found = {name: Place(*column[row].tolist()) for name, column in columns if column is not None}
+        return {name: place for name, place in found.items() if place != NOWHERE}
 
     def to_json(self) -> dict[str, Any]:
         return {
             "keys": self.keys,
             "index": {
-                name: {"offset": self.offsets[name].tolist(), "size": self.sizes[name].tolist()}
+                name: dict(zip(Place._fields, self.places[name].T.tolist(), strict=True))
                 for name in sorted(self.members)
             },
             "target_size": {name: self.target_sizes[:, side].tolist() for side, name in enumerate(SIDES)},
@@ -87,12 +96,12 @@ class ShardIndex:
         """
         if problems := "; ".join(_problems(fields["keys"], fields["index"], fields["target_size"], end)):
             raise ValueError(problems)
-        offsets, sizes = (
-            {name: np.array(columns[column], np.int64) for name, columns in fields["index"].items()}
-            for column in ("offset", "size")
-        )
+        places = {
+            name: np.array([columns[field] for field in Place._fields], np.int64).T.reshape(-1, len(Place._fields))
+            for name, columns in fields["index"].items()
+        }
         sides = np.array([fields["target_size"][name] for name in SIDES], np.int64).T.reshape(-1, 2)
-        return cls(fields["keys"], offsets, sizes, sides)
+        return cls(fields["keys"], places, sides)
 
 
 def is_count(value: object) -> bool:
@@ -113,12 +122,12 @@ def _problems(keys: Any, index: Any, sides: Any, end: int) -> Iterator[str]:
         yield f"its key {next(key for key in keys if keys.count(key) > 1)!r} comes twice"
     for name in sorted(index.keys() | (REQUIRED | {masks_member(index)} if keys else set())):
         columns = index.get(name)
-        if not (isinstance(columns, dict) and columns.keys() == {"offset", "size"}):
-            yield f"its index has no offsets and sizes of {name}"
+        if not (isinstance(columns, dict) and columns.keys() == set(Place._fields)):
+            yield f"its index has no offsets, sizes and checksums of {name}"
         elif not all(isinstance(column, list) and len(column) == len(keys) for column in columns.values()):
             yield f"its index of {name} does not have an entry for each of {len(keys)} samples"
         else:
-            for key, *place in zip(keys, columns["offset"], columns["size"], strict=True):
-                absent = place == [-1, -1] and name not in MEMBERS
-                if not absent and not (all(map(is_count, place)) and sum(place) <= end):
-                    yield f"its index says {place} for {name} of sample {key!r}"
+            for key, *values in zip(keys, *(columns[field] for field in Place._fields), strict=True):
+                absent = tuple(values) == NOWHERE and name not in MEMBERS
+                if not absent and not (all(map(is_count, values)) and Place(*values).end <= end):
+                    yield f"its index says {values} for {name} of sample {key!r}"

@@ -20,10 +20,9 @@ from inpaint_data.latent_cache.format import (
     committed,
     read_cache_file,
     sidecar_path,
-    totals,
     write_cache_file,
 )
-from inpaint_data.latent_cache.index import ShardIndex
+from inpaint_data.latent_cache.index import Place, ShardIndex
 from inpaint_data.latent_cache.members import (
     LATENTS,
     MASK,
@@ -75,7 +74,7 @@ def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[
     sidecars = [_sidecar(path, settings, check) for path in unindexed]
     for sidecar in sidecars:
         write_file(sidecar_path(root, Path(sidecar.shard).stem), sidecar.to_bytes())
-    write_cache_file(root, settings.to_json(), totals([Sidecar.read(path) for path in committed(root)]))
+    write_cache_file(root, settings.to_json(), [Sidecar.read(path) for path in committed(root)])
     return [sidecar.shard for sidecar in sidecars]
 
 
@@ -155,14 +154,14 @@ def _samples(path: Path) -> Iterator[Sample]:
 
 def _sidecar(path: Path, settings: CacheSettings, check: SampleCheck) -> Sidecar:
     keys: list[str] = []
-    extents: list[dict[str, tuple[int, int]]] = []
+    places: list[dict[str, Place]] = []
     target_sizes: list[tuple[int, int]] = []
     for sample in _samples(path):
         members = {name: data for name, data in sample.members.items() if name in MEMBERS}
         for problem in check.problems(members):
             raise CacheError(f"{path}, sample {sample.key!r}: {problem}; take it out, or fix it")
         keys.append(sample.key)
-        extents.append({name: (sample.offsets[name], len(data)) for name, data in sample.members.items()})
+        places.append({name: Place.of(sample.offsets[name], data) for name, data in sample.members.items()})
         target_sizes.append(check.size)
     identity = shard_identity(str(path))
     return Sidecar(
@@ -171,5 +170,5 @@ def _sidecar(path: Path, settings: CacheSettings, check: SampleCheck) -> Sidecar
         input={"name": path.name, "size": 0, "sha256": ""},  # unknown
         output={"size": identity.size, "sha256": identity.sha256},
         variants=settings.variants,
-        index=ShardIndex.of(keys, extents, target_sizes),
+        index=ShardIndex.of(keys, places, target_sizes),
     )

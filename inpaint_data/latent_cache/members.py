@@ -18,7 +18,7 @@ from torch import Tensor
 from inpaint_data.batch import PAIRED, SIZES, Batch
 from inpaint_data.errors import CacheError, SampleError
 from inpaint_data.latent_cache.encodings import (
-    Bytes,
+    Content,
     json_bytes,
     npy_bytes,
     pbm_bytes,
@@ -78,8 +78,8 @@ class Codec(Protocol):
     def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:
         """The bytes for one sample, from the batches of its K variants. Raises SampleError if it cannot be stored."""
 
-    def read(self, data: Bytes, variant: int, variants: int) -> Any:
-        """The content for one variant; arrays are views into `data` where possible."""
+    def read(self, data: Any, variant: int, variants: int) -> Any:
+        """The content for one variant, of the member's bytes; arrays are views into them where possible."""
 
     def check(self, data: bytes, expected: Expected, seen: Seen) -> Any:
         """The content of all variants. Raises SampleError with the problem, without the member's name."""
@@ -106,7 +106,9 @@ class Latents:
             )
         return npy_bytes(stored)
 
-    def read(self, data: Bytes, variant: int, variants: int) -> npt.NDArray[Any]:  # noqa: ARG002 - of the protocol
+    def read(self, data: Content, variant: int, variants: int) -> npt.NDArray[Any]:  # noqa: ARG002 - of the protocol
+        if isinstance(data, np.ndarray):
+            return data
         array = read_npy(data)
         return array[variant] if self.per_variant else array
 
@@ -141,7 +143,7 @@ class HardMasks:
     def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:  # noqa: ARG002 - of the protocol
         return pbm_bytes(np.stack([batch["mask"][row, 0].numpy() for batch in batches]))
 
-    def read(self, data: Bytes, variant: int, variants: int) -> npt.NDArray[np.bool_]:
+    def read(self, data: bytes, variant: int, variants: int) -> npt.NDArray[np.bool_]:
         mask: npt.NDArray[np.bool_] = read_pbm(data, variants)[variant]
         return mask
 
@@ -167,7 +169,7 @@ class SoftMasks:
     def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:  # noqa: ARG002 - of the protocol
         return png_bytes(np.stack([to_levels(batch["mask"][row, 0]).numpy() for batch in batches]))
 
-    def read(self, data: Bytes, variant: int, variants: int) -> npt.NDArray[np.uint8]:
+    def read(self, data: bytes, variant: int, variants: int) -> npt.NDArray[np.uint8]:
         levels: npt.NDArray[np.uint8] = read_png(data, variants)[variant]
         return levels
 
@@ -211,8 +213,8 @@ class Record:
             }
         )
 
-    def read(self, data: Bytes, variant: int, variants: int) -> dict[str, Any]:  # noqa: ARG002 - of the protocol
-        record = json.loads(bytes(data))
+    def read(self, data: bytes, variant: int, variants: int) -> dict[str, Any]:  # noqa: ARG002 - of the protocol
+        record = json.loads(data)
         records = record.pop("variants")
         return {**record, **records[variant], "count": len(records)}
 

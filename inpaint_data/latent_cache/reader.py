@@ -1,18 +1,19 @@
 """Cache reader: a map-style dataset of the batches that the live transform would give."""
 
 import hashlib
-import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from inpaint_data.batch import Batch, Posterior
 from inpaint_data.durable import write_file
-from inpaint_data.errors import CacheError, SampleError, ShardError, UsageError
+from inpaint_data.errors import CacheError, ShardError, UsageError
 from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_posterior
+from inpaint_data.latent_cache.epoch_batches import EpochBatches
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     Sidecar,
@@ -20,28 +21,28 @@ from inpaint_data.latent_cache.format import (
     differences,
     missing_cache_file,
     read_cache_file,
+    shards_sha256,
     tar_path,
 )
 from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, RECORD
-from inpaint_data.order import Batches, permutation
+from inpaint_data.latent_cache.shard_files import FIX, Check, OpenFiles, ShardFile, check_when
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.shards.mirror import DEFAULT_BYTES, Mirror, mirror_in
-from inpaint_data.shards.stores import is_url, read_range, unreadable
+from inpaint_data.shards.stores import is_url, unreadable
 
 if TYPE_CHECKING:
     from inpaint_data.latent_cache.settings import CacheSettings
 
 Decoder = Callable[[bytes], Any]
 Variant = int | Literal["draw"]
-FIX = "run `inpaint-data verify` to see what is wrong with the cache"
 
 
 class LatentCache(Dataset[Batch]):
     """Every committed sample of a cache, in the order of shards and samples. A job may still be writing to it.
 
-    `cache[i]` is a batch of one; `cache.__getitems__([i, j, ...])`, which a DataLoader calls with
-    `collate_fn=LatentCache.collate`, is a batch of many: see `Batch` for keys, shapes and dtypes. Where samples have
-    several sizes, `batches` says which go together.
+    `cache[i]` is a batch of one, and `cache.batch([i, j, ...])` one of many: see `Batch` for keys, shapes and dtypes.
+    For a DataLoader `batches` says which samples go together, and in which order in which epoch; its own collate
+    function does, also behind a ConcatDataset or a Subset.
 
     Args:
         root: the cache's folder, or a URL that fsspec opens, whose shards are copied to `mirror` when first read; or
@@ -54,9 +55,12 @@ class LatentCache(Dataset[Batch]):
         masked_latents: whether to read `masked_latents`, where the cache has them.
         mirror: folder for the copies of a remote cache, which processes may share; a folder of the user's by default.
         mirror_bytes: how much the copies may take. Shards for which there is no room are read piece by piece.
+        check: when the bytes of a sample are compared with their checksums: the "first" time that this object reads
+            it, "always" or "never".
 
     Attributes:
-        epoch: set it before each epoch; only variant "draw" and posterior "sample" depend on it.
+        epoch: set it before each epoch, unless the batches are those of `batches`; only variant "draw" and posterior
+            "sample" depend on it. It lies in shared memory, so worker processes follow it.
         fingerprint: of the settings that the cache was made with.
         buckets: (N,) int64, the bucket of every sample; samples of one bucket have one size and fit into a batch.
         quarantined, filtered: (shard, entry) of every sample that the job could not use or left out on purpose.
@@ -77,9 +81,12 @@ class LatentCache(Dataset[Batch]):
         masked_latents: bool = True,
         mirror: str | None = None,
         mirror_bytes: int = DEFAULT_BYTES,
+        check: Check = "first",
     ) -> None:
         roots = [root] if isinstance(root, str | Path) else list(root)
         self.root = ", ".join(map(str, roots))
+        check_when(check)
+        files = OpenFiles()
         caches = [_Cache(str(folder), mirror, mirror_bytes) for folder in roots]
         self._file = caches[0].file
         self.fingerprint: str = self._file.fingerprint
@@ -93,10 +100,14 @@ class LatentCache(Dataset[Batch]):
                 )
         check_posterior(posterior)
         self.posterior, self.variant = posterior, variant
-        self.seed, self.epoch = seed, 0
+        self.seed = seed
+        self._orders: set[bool] = set()
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._named_epoch: int | None = None
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
         self.quarantined = [entry for cache in caches for entry in cache.left_out(on_purpose=False)]
         self.filtered = [entry for cache in caches for entry in cache.left_out(on_purpose=True)]
-        self._shards = [shard for cache in caches for shard in cache.shards()]
+        self._shards = [shard for cache in caches for shard in cache.shards(files, check)]
         if not self._shards:
             bad, filtered = len(self.quarantined), len(self.filtered)
             fix = "fix them or the filters" if bad or filtered else "run the cache command to its end"
@@ -135,21 +146,53 @@ class LatentCache(Dataset[Batch]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def batches(self, batch_size: int, shuffle: bool = True) -> Sequence[list[int]]:
-        """The rows of each batch of the epoch that is set, every batch from one bucket: a DataLoader's `batch_sampler`.
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
 
-        Args:
-            batch_size: samples in a batch; what is left of each bucket makes smaller ones at the end.
-            shuffle: by (seed, epoch), as training does it, or in the order of the cache.
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self.begin(epoch)
+        self._named_epoch = epoch
+
+    def begin(self, epoch: int) -> None:
+        """Draw as in that epoch, which `EpochBatches` begins by itself."""
+        self._epoch.numpy()[...] = epoch  # not through torch, which would refuse it if made in inference mode
+
+    def named_epoch(self) -> int | None:
+        """The epoch that was set since this was last asked."""
+        named, self._named_epoch = self._named_epoch, None
+        return named
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set `epoch`, by the name that samplers have for it."""
+        self.epoch = epoch
+
+    def batches(
+        self,
+        batch_size: int,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> EpochBatches:
+        """The rows of batches, for a DataLoader's `batch_sampler`: see `EpochBatches`."""
+        self._orders.add(shuffle)
+        return EpochBatches(None, batch_size, drop_last, self, shuffle, rank, world)
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether `batches` was asked for shuffled ones.
 
         Raises:
-            UsageError: a batch_size below 1.
+            UsageError: both for such and for others, so that Lightning's copy of one cannot tell.
         """
-        if batch_size < 1:
-            raise UsageError(f"batch_size: {batch_size} is not a positive whole number; give 1 or more")
-        order = permutation(len(self), self.seed, self.epoch) if shuffle else np.arange(len(self))
-        batches = Batches(order, self.buckets, batch_size)
-        return [batches[number].tolist() for number in range(len(batches))]
+        if len(self._orders) > 1:
+            raise UsageError(
+                f"{self.root}: its batches are both shuffled and not; open the cache once for each, or make the "
+                "loaders in the Trainer's hooks"
+            )
+        return next(iter(self._orders), True)
 
     def places(self) -> list[tuple[str, str]]:
         """(shard, key) of every sample, in order."""
@@ -158,55 +201,54 @@ class LatentCache(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        return self.__getitems__([index % len(self)])
+        return self.batch([index % len(self)])
 
-    @staticmethod
-    def collate(batch: Batch) -> Batch:
-        """The `collate_fn` of a DataLoader: `__getitems__` has made a batch already."""
-        return batch
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
+        """For a DataLoader, whose collate function joins the batches in the list: there is one."""
+        return [self.batch(indices)]
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The batch of those samples.
+
+        Raises:
+            IndexError: none are given, or there is no such sample.
+            UsageError: they are of several sizes.
+            CacheError, ShardError: one cannot be read, or is damaged.
+        """
         if not len(indices) or not all(0 <= index < len(self) for index in indices):
             raise IndexError(f"samples {list(indices)}: give at least one, each within 0...{len(self) - 1}")
         if len(np.unique(self.buckets[list(indices)])) > 1:
-            raise UsageError(f"samples {list(indices)} are of several sizes; take each batch from one of `buckets`")
+            raise UsageError(
+                f"samples {list(indices)} are of several sizes; take batches from `batches`, with drop_last where "
+                "Accelerate deals them out"
+            )
         places = [self._place(index) for index in indices]
         try:
             samples = [self._sample(shard, row) for shard, row in places]
             return batch_of(samples, self.posterior, self.seed, self.epoch)
         except ShardError:
             raise  # a remote file, which it names
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            IndexError,
-            AttributeError,
-            RecursionError,
-            OSError,
-            CacheError,
-            SampleError,
-        ) as error:
+        except Exception as error:  # damaged bytes raise whatever their parsers do
             keys = [f"{shard.name} {shard.index.keys[row]!r}" for shard, row in places]
             raise CacheError(
                 f"{self.root}: cannot read {', '.join(keys)} ({type(error).__name__}: {error}); {FIX}"
             ) from error
 
-    def _sample(self, shard: "_Shard", row: int) -> CachedSample:
+    def _sample(self, shard: ShardFile, row: int) -> CachedSample:
         key, index = shard.index.keys[row], shard.index
         carried = index.carried if self._decoders is None else self._decoders.keys()
-        members = shard.members([*self._arrays, index.masks, RECORD, *sorted(carried)], row)
-        values: dict[str, Any] = {name: bytes(data) for name, data in members.items() if name in index.carried}
-        if self._decoders is not None:
-            values = {name: self._decoders[name](data) for name, data in values.items()}
         variant = self.variant
         if variant == "draw":
             variant = int(
                 generator_for(self.seed, sample_id(shard.name, key), self.epoch, "variant").integers(self.variants)
             )
+        members = shard.members([*self._arrays, index.masks, RECORD, *sorted(carried)], row, variant)
+        values: dict[str, Any] = {name: data for name, data in members.items() if name in index.carried}
+        if self._decoders is not None:
+            values = {name: self._decoders[name](data) for name, data in values.items()}
         return CachedSample(key, shard.name, members, variant, self.variants, values)
 
-    def _place(self, index: int) -> "tuple[_Shard, int]":
+    def _place(self, index: int) -> tuple[ShardFile, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._shards[number], int(index - (self._ends[number - 1] if number else 0))
 
@@ -238,63 +280,21 @@ class _Cache:
                 f"{self.root}: its sidecars have {count} samples, but cache.json counts {self.file.totals['samples']}; "
                 "run the cache command again, it makes what is missing, or `inpaint-data verify` to see what that is"
             )
+        present = shards_sha256({sidecar.shard: sidecar.sha256 for sidecar in self._sidecars})
+        if self.file.shards_sha256 not in (None, present):
+            raise CacheError(
+                f"{self.root}: cache.json was written for other shards than are here, so a tar and its sidecar were "
+                "put in place of some; run the cache command again, it makes those anew"
+            )
 
-    def shards(self) -> "Iterator[_Shard]":
+    def shards(self, files: OpenFiles, check: Check) -> Iterator[ShardFile]:
         for sidecar in self._sidecars:
             if not sidecar.keys:
                 continue
             if sidecar.fingerprint != self.file.fingerprint:
                 path = tar_path(self._folder, Path(sidecar.shard).stem)
                 raise CacheError(f"{path}: made with other settings than cache.json says; {FIX}")
-            yield _Shard(self._folder, sidecar, self._url, self._copies, self._mirror_bytes)
-
-
-class _Shard:
-    """One tar, mapped into memory when it is first read: only the members that are read are copied."""
-
-    def __init__(self, root: Path, sidecar: Sidecar, url: str | None, copies: Mirror | None, mirror_bytes: int) -> None:
-        self.name, self.index, self.variants = sidecar.shard, sidecar.index, sidecar.variants
-        self._path: Path | None = tar_path(root, Path(sidecar.shard).stem)
-        self._url, self._copies, self._mirror_bytes = f"{url}/{self.name}", copies, mirror_bytes
-        self._output = sidecar.output
-        self._map: mmap.mmap | None = None
-        if copies is None:
-            self._check_size(self._path)
-
-    def _check_size(self, path: Path) -> None:
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise CacheError(f"{path}: {error.strerror}; {FIX}") from None
-        if size != self._output["size"]:
-            raise CacheError(f"{path}: {size} bytes, its sidecar says {self._output['size']}; {FIX}")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_map": None}  # a map cannot be pickled; a worker process makes its own
-
-    def members(self, names: Sequence[str], row: int) -> dict[str, memoryview]:
-        """The bytes of those members that the sample has."""
-        extents = {name: extent for name in names if (extent := self.index.extent(name, row)) is not None}
-        mapped = self._mapped()
-        if mapped is not None:
-            whole, first = memoryview(mapped), 0
-        else:  # one request for all of a sample, whose members lie side by side
-            first = min(start for start, _ in extents.values())
-            whole = memoryview(read_range(self._url, first, max(end for _, end in extents.values())))
-        return {name: whole[start - first : end - first] for name, (start, end) in extents.items()}
-
-    def _mapped(self) -> mmap.mmap | None:
-        """The file in memory; None for a remote one where there is no room for a copy."""
-        if self._map is None:
-            path = self._path
-            if self._copies is not None:
-                sha256, size = self._output["sha256"], self._output["size"]
-                path = self._copies.copy(self._url, sha256, size, self._mirror_bytes, sha256)
-            if path is None:
-                return None
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._map
+            yield ShardFile(self._folder, sidecar, files, check, self._url, self._copies, self._mirror_bytes)
 
 
 def _fetch_sidecars(url: str, mirror: Path) -> Path:

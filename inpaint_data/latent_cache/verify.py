@@ -14,10 +14,12 @@ from inpaint_data.latent_cache.format import (
     Sidecar,
     committed,
     read_cache_file,
+    shards_sha256,
     sidecar_path,
     tar_path,
     totals,
 )
+from inpaint_data.latent_cache.index import NOWHERE, Place
 from inpaint_data.latent_cache.members import MEMBERS
 from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.pictures.geometry import Size
@@ -76,6 +78,7 @@ def verify_files(root: str | Path) -> Verification:
     content = _cache_file(root, problems)
     check = _sample_check(content, problems)
     counts, stems = dict.fromkeys(totals([]), 0), set()
+    sha256_by_shard: dict[str, str] = {}
     for path in committed(root):
         stems.add(path.stem)
         try:
@@ -84,6 +87,7 @@ def verify_files(root: str | Path) -> Verification:
             problems.append(Problem(path.name, None, str(error).removeprefix(f"{path}: ")))
             continue
         counts = {name: counts[name] + number for name, number in totals([sidecar]).items()}
+        sha256_by_shard[sidecar.shard] = sidecar.sha256
         if content is not None and sidecar.fingerprint != content.fingerprint:
             problems.append(Problem(path.name, None, f"its shard was made with other settings than {CACHE_FILE} says"))
         elif check is not None and sidecar.variants != check.expected.variants:
@@ -96,6 +100,9 @@ def verify_files(root: str | Path) -> Verification:
     problems += _leftovers(root, stems, under_way)
     if content is not None and content.totals not in (None, counts):
         problems.append(Problem(CACHE_FILE, None, f"counts {content.totals}, but the whole sidecars {counts}"))
+    elif content is not None and content.shards_sha256 not in (None, shards_sha256(sha256_by_shard)):
+        other = "was written for other shards than are here: a tar and its sidecar were put in place of some"
+        problems.append(Problem(CACHE_FILE, None, f"{other}; run the cache command, it makes those again"))
     notes = ["not finished: a job is under way or was stopped; the cache command resumes it"] if under_way else []
     return Verification(counts, problems, notes)
 
@@ -150,7 +157,7 @@ def _shard_problems(path: Path, sidecar: Sidecar, check: SampleCheck | None) -> 
 def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
     expected = _layout(sidecar)
     own_members: dict[str | None, set[str]] = {}  # of each sample, those that are not carried
-    for sample, name, *_ in expected.values():
+    for sample, name, _ in expected.values():
         own_members.setdefault(sample, set()).update({name} & MEMBERS.keys())
     sizes: dict[str | None, Size] = {
         key: (height, width)
@@ -160,20 +167,25 @@ def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: Sampl
     data: dict[str, bytes] = {}
     try:
         for member in members_of_tar(source):
-            owner, name, *place = expected.pop(member.name, (None, "", -1, -1))
-            as_indexed = place == [source.offset, member.size] and not member.problem
+            owner, name, place = expected.pop(member.name, (None, "", NOWHERE))
+            offset = source.offset
+            as_indexed = place[:2] == (offset, member.size) and not member.problem
             if owner is None:
                 yield Problem(tar, None, f"{member} at byte {source.offset} is not in the index, or comes again")
             elif not as_indexed:
                 moved = (
-                    f"at byte {source.offset} with {member.size} bytes, where the index says {place[0]} and {place[1]}"
+                    f"at byte {offset} with {member.size} bytes, where the index says {place.offset} and {place.size}"
                 )
                 yield Problem(tar, owner, f"{member} {member.problem or moved}")
             if owner != key:
                 key, data = owner, {}
-            if as_indexed and name in MEMBERS:
-                data[name] = source.exactly(member.size, str(member))
+            if as_indexed:
+                content = source.exactly(member.size, str(member))
                 source.skip(member.padded - member.size, str(member))
+                if Place.of(offset, content) != place:
+                    yield Problem(tar, owner, f"{member} does not have the checksum that the index says")
+                if name in MEMBERS:
+                    data[name] = content
             else:
                 source.skip(member.padded, str(member))
             if check is not None and name in data and data.keys() == own_members[key]:
@@ -186,17 +198,17 @@ def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: Sampl
         source.skip_to_end()
         return
     missing: dict[str, list[str]] = {}
-    for owner, name, *_ in expected.values():
+    for owner, name, _ in expected.values():
         missing.setdefault(owner, []).append(name)
     yield from (Problem(tar, owner, f"the tar lacks its {', '.join(names)}") for owner, names in missing.items())
 
 
-def _layout(sidecar: Sidecar) -> dict[str, tuple[str, str, int, int]]:
-    """Name in the tar -> key, member name, byte offset and size, by the index."""
+def _layout(sidecar: Sidecar) -> dict[str, tuple[str, str, Place]]:
+    """Name in the tar -> key, member name and place, by the index."""
     return {
-        f"{key}.{name}": (key, name, start, end - start)
+        f"{key}.{name}": (key, name, place)
         for row, key in enumerate(sidecar.keys)
-        for name, start, end in sidecar.index.extents(row)
+        for name, place in sidecar.index.of_row(row).items()
     }
 
 

@@ -18,7 +18,7 @@ from inpaint_data.latent_cache.format import (
     sidecar_path,
     tar_path,
 )
-from inpaint_data.latent_cache.index import ShardIndex
+from inpaint_data.latent_cache.index import Place, ShardIndex
 from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
 from inpaint_data.shards.writing import tar_writer
 
@@ -137,19 +137,20 @@ class ShardWriter:
 
     def _read_back(self) -> ShardIndex:
         """The index of the tar, read from the disk."""
-        extents: list[dict[str, tuple[int, int]]] = [{} for _ in self._keys]
+        places: list[dict[str, Place]] = [{} for _ in self._keys]
         with self._file.temporary.open("rb") as written:
             source = TarStream(str(self._file.temporary), written)
             try:
                 for (row, name), member in zip(self._members, members_of_tar(source), strict=True):
-                    extents[row][name] = (source.offset, member.size)
-                    source.skip(member.padded, str(member))
+                    offset = source.offset
+                    places[row][name] = Place.of(offset, source.exactly(member.size, str(member)))
+                    source.skip(member.padded - member.size, str(member))
             except (Damage, ValueError):
                 pass  # the hash below differs then
             source.skip_to_end()
         if source.sha256.digest() != self._file.sha256.digest():
             raise CacheError(f"{self._file.temporary}: reads back other bytes than were written; check the disk")
-        return ShardIndex.of(self._keys, extents, self._target_sizes)
+        return ShardIndex.of(self._keys, places, self._target_sizes)
 
     def drop(self) -> None:
         """Remove what was written so far; if that fails, the next run does it."""

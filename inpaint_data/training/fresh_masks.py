@@ -76,7 +76,7 @@ class FreshMasks:
         # Here, in the process and the thread that reads: a pool does not survive a fork.
         with ThreadPoolExecutor(max(1, self.threads), "inpaint_data-decode") as pool:
             for rows in plan:
-                cached = self.cache.__getitems__(rows.tolist())
+                cached = self.cache.batch(rows.tolist())
                 futures = [pool.submit(self._prepare, cached, row, epoch) for row in range(len(rows))]
                 yield self._batch(cached, [future.result() for future in futures])
 

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from inpaint_data.ahead import ahead
 from inpaint_data.batch import is_batch, pinned
-from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.order import Batches, Consumed, left_over, permutation
+from inpaint_data.errors import SampleError
+from inpaint_data.order import Batches, Consumed, left_over, permutation, share_of, steps_of
 
 HOPELESS = 8  # bad batches without a good one before them end the run
 AHEAD = 2  # batches; what a batch takes in memory is little beside what its reading may take in time
@@ -93,12 +93,8 @@ class EpochLoader:
     def steps(self, this: Pass) -> int:
         """How many batches such a pass has on each rank, whatever was consumed before."""
         count = int((-(-self._bucket_sizes // this.batch_size)).sum())  # as many as `Batches` makes
-        if this.train and count < this.world:
-            raise UsageError(
-                f"{len(self.source)} samples make {count} batches of {this.batch_size}, fewer than one for each of "
-                f"{this.world} ranks; use fewer ranks or a smaller batch_size"
-            )
-        return count // this.world if this.train else -(-count // this.world)
+        what = f"{len(self.source)} samples make {count} batches of {this.batch_size}"
+        return steps_of(count, this.world, this.train, what)
 
     def left(self, this: Pass) -> int:
         """How many of a pass's batches on each rank an earlier run did not take."""
@@ -116,8 +112,7 @@ class EpochLoader:
         self.passes += 1
         self.handed_out = 0
         batches, hope = self._batches(this), _Hope(this.world)
-        rows = [step * this.world + this.rank for step in range(self.left(this))]
-        plan = [batches[min(number, len(batches) - 1)] for number in rows]
+        plan = [batches[number] for number in share_of(len(batches), self.left(this), this.rank, this.world)]
         for batch in read_ahead(_Planned(self.source, plan, this), self.processes):
             hope.check(batch, len(plan))
             if batch is not None and self.finish is not None:

@@ -37,7 +37,7 @@ class CacheSource:
     def planned(self, plan: Sequence[Rows], epoch: int, batch_size: int) -> Iterator[Any]:  # noqa: ARG002
         self.cache.epoch = epoch
         for rows in plan:
-            yield self.cache.__getitems__(rows.tolist())
+            yield self.cache.batch(rows.tolist())
 
 
 class ImageSource:
