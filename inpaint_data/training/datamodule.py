@@ -360,8 +360,11 @@ class _OwnLoader:
         self.data, self.stage = data, stage
         self.passes = 0  # that were begun
 
+    def next_pass(self) -> Pass:
+        return self.data.next_pass(self.stage)
+
     def __iter__(self) -> Iterator[Any]:
-        data, this = self.data, self.data.next_pass(self.stage)
+        data, this = self.data, self.next_pass()
         self.passes += 1
         processes = data.loading.num_workers if data.loading.workers == "processes" else 0
         threads = 0 if processes else max(1, data.loading.num_workers)

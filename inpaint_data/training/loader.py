@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from inpaint_data.ahead import ahead
 from inpaint_data.batch import is_batch, pinned
-from inpaint_data.errors import SampleError
+from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.order import Batches, Consumed, left_over, permutation, share_of, steps_of
 
 HOPELESS = 8  # bad batches without a good one before them end the run
@@ -165,10 +165,17 @@ class AsDataLoader(DataLoader[Any]):
 
 
 class _Batches(IterableDataset[Any]):
+    """What another DataLoader around this dataset iterates, such as Accelerate makes."""
+
     def __init__(self, loader: Any) -> None:
         self.loader = loader
 
     def __iter__(self) -> Iterator[Any]:
+        if self.loader.next_pass().world > 1:
+            raise UsageError(
+                "this loader deals its batches out to ranks itself, and another around it would deal each rank's share "
+                "out again; iterate it as it is, without accelerator.prepare()"
+            )
         return iter(self.loader)
 
 
