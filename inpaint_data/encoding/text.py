@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inpaint_data.batch import KEYS, AnyBatch
+from inpaint_data.batch import KEYS, AnyBatch, Carried
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.seeding import generator_for, sample_id
 
@@ -102,9 +102,9 @@ class Text:
         dropped = [generator_for(seed, sample, epoch, "caption").random() < share for sample in samples]
         result: dict[str, Any] = dict(batch)
         result["caption"] = ["" if drop else text for drop, text in zip(dropped, batch["caption"], strict=True)]
-        result["carried"] = [
+        result["carried"] = Carried(
             {name: data for name, data in members.items() if name not in names} for members in batch["carried"]
-        ]
+        )
         for name in names:
             stem = _stem(name)
             embeddings = self._read(batch, name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from inpaint_data.batch import POSTERIORS, SIZES, Batch, Posterior, to_device
+from inpaint_data.batch import POSTERIORS, SIZES, Batch, Carried, Posterior
 from inpaint_data.encoding.vae import sample_posterior
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.encodings import Content
@@ -35,12 +36,7 @@ class CachedSample:
 
 
 class CachedBatch(dict[str, Any]):
-    """A `Batch` of a cache that loaders know how to join, and loops how to move: Lightning, Fabric and Accelerate call
-    `to` where there is one, in place of a walk through every byte of carried members."""
-
-    def to(self, device: Any, *_: Any, **__: Any) -> "CachedBatch":
-        """The batch with its tensors on the device."""
-        return CachedBatch(to_device(cast(Batch, self), torch.device(device)))
+    """A `Batch` of a cache, which torch's own collate function knows how to join with others."""
 
 
 def joined(batches: Sequence[CachedBatch], **_: Any) -> CachedBatch:
@@ -55,13 +51,14 @@ def joined(batches: Sequence[CachedBatch], **_: Any) -> CachedBatch:
     sizes = sorted({tuple(size) for batch in batches for size in batch["target_size"].tolist()})
     if len(sizes) > 1:
         raise UsageError(f"samples of {sizes} do not go into one batch; take them from one bucket, as `batches` does")
-    columns = {name: [batch[name] for batch in batches] for name in first}
-    return CachedBatch(
-        {
-            name: torch.cat(values) if isinstance(values[0], Tensor) else [item for value in values for item in value]
-            for name, values in columns.items()
-        }
-    )
+    return CachedBatch({name: _joined([batch[name] for batch in batches]) for name in first})
+
+
+def _joined(values: list[Any]) -> Any:
+    if isinstance(values[0], Tensor):
+        return torch.cat(values)
+    items = chain.from_iterable(values)
+    return Carried(items) if isinstance(values[0], Carried) else list(items)
 
 
 # So torch's own collate function joins them, behind a ConcatDataset or a Subset too.
@@ -104,7 +101,7 @@ def batch_of(samples: Sequence[CachedSample], posterior: Posterior, seed: int, e
         "edits": [record["edits"] for record in records],
         **{name: torch.tensor([record[name] for record in records]) for name in SIZES},
         "flip": torch.tensor([record["flip"] for record in records]),
-        "carried": [sample.carried for sample in samples],
+        "carried": Carried(sample.carried for sample in samples),
         "__key__": keys,
         "__shard__": [sample.shard for sample in samples],
     }

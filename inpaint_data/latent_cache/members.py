@@ -298,7 +298,7 @@ def members_of(batches: Sequence[Batch], row: int, storing: Storing) -> dict[str
         SampleError: a value too large for the storage, or a carried member whose name the cache uses itself.
     """
     first = batches[0]
-    carried: dict[str, bytes] = first["carried"][row]
+    carried = dict(first["carried"][row])
     codecs = {name: codec for name, codec in MEMBERS.items() if codec.takes(first)}
     if clashes := sorted(MEMBERS.keys() & carried.keys()):
         raise SampleError(f"it carries a member called {clashes[0]}, which the cache uses itself; rename it")

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -223,9 +224,17 @@ class LatentCache(Dataset[Batch]):
                 "Accelerate deals them out"
             )
         places = [self._place(index) for index in indices]
-        try:
-            samples = [self._sample(shard, row) for shard, row in places]
+        samples = []
+        for place in places:
+            with self._named_in_errors([place]):
+                samples.append(self._sample(*place))
+        with self._named_in_errors(places):
             return batch_of(samples, self.posterior, self.seed, self.epoch)
+
+    @contextmanager
+    def _named_in_errors(self, places: Sequence[tuple[ShardFile, int]]) -> Iterator[None]:
+        try:
+            yield
         except ShardError:
             raise  # a remote file, which it names
         except Exception as error:  # damaged bytes raise whatever their parsers do

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inpaint_data.batch import PAIRED, ImageBatch
+from inpaint_data.batch import PAIRED, Carried, ImageBatch
 from inpaint_data.errors import FilteredError, SampleError
 from inpaint_data.masks.edits import Origin
 from inpaint_data.masks.generators import BoolArray
@@ -321,7 +321,7 @@ def collate(examples: Sequence[Example]) -> ImageBatch:
         "crop_top_left": pairs([example.geometry.crop_top_left for example in examples]),
         "target_size": pairs([example.geometry.target_size for example in examples]),
         "flip": torch.tensor([example.geometry.flip for example in examples], dtype=torch.bool),
-        "carried": [example.carried for example in examples],
+        "carried": Carried(example.carried for example in examples),
         "__key__": [example.key for example in examples],
         "__shard__": [f"{shard_stem(example.shard)}.tar" for example in examples],
     }

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 
-from inpaint_data.batch import is_batch, to_device
 from inpaint_data.encoding.encoder import (
     Encoder,
     autoencoder_of,
@@ -303,11 +302,19 @@ class InpaintDataModule(LightningDataModule):
                 chosen_posterior(self.encode),
                 "draw" if stage == "fit" else 0,
                 self._seed(stage),
+                self._carried(fresh),
                 masked_latents=wants_masked_latents(self.encode) and not fresh,
                 mirror=self.loading.mirror,
                 mirror_bytes=self.loading.mirror_bytes,
+                check=self.loading.check,
             )
         return self._caches[stage]
+
+    def _carried(self, fresh: bool) -> list[str] | None:
+        """The members to read of a cache's samples; None is all, of which fresh masks are made."""
+        if self.loading.carried is None or fresh:
+            return None
+        return [*dict.fromkeys([*self.loading.carried, *self.loading.text.embeddings])]
 
     def _epoch(self) -> int:
         """Which pass over the training data it is."""
@@ -332,15 +339,6 @@ class InpaintDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.resume = Resume.load(state_dict)
-
-    def transfer_batch_to_device(
-        self,
-        batch: Any,
-        device: torch.device,
-        dataloader_idx: int,  # noqa: ARG002 - Lightning's signature
-    ) -> Any:
-        """Tensors alone are moved: Lightning would look at every byte of carried members."""
-        return to_device(batch, device) if is_batch(batch) else batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002 - Lightning's signature
         """Encode a batch of pictures on the device it was moved to; a batch from a cache is ready already."""

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, cast
 
-from inpaint_data.batch import PAIRED, SIZES, Batch, ImageBatch
+from inpaint_data.batch import PAIRED, SIZES, Batch, Carried, ImageBatch
 from inpaint_data.errors import CacheError, SampleError, UsageError
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.latent_cache.settings import CacheSettings
@@ -83,9 +83,9 @@ class FreshMasks:
     def _batch(self, cached: Batch, examples: Sequence[Example]) -> ImageBatch:
         entries: dict[str, Any] = {name: value for name, value in cached.items() if name in FROM_CACHE}
         if self.carry == "crop":
-            entries["carried"] = [
+            entries["carried"] = Carried(
                 {name: data for name, data in members.items() if name != "crop.png"} for members in cached["carried"]
-            ]
+            )
         return cast(ImageBatch, collate(examples) | entries)
 
     def _prepare(self, cached: Batch, row: int, epoch: int) -> Example:
@@ -95,7 +95,7 @@ class FreshMasks:
             whole = sizes["target_size"]
             geometry, members = Geometry(whole, whole, (0, 0), whole), {"png": carried["crop.png"]}
         else:
-            geometry, members = Geometry(**sizes, flip=bool(cached["flip"][row])), carried
+            geometry, members = Geometry(**sizes, flip=bool(cached["flip"][row])), dict(carried)
         try:
             return prepare_again(Sample(shard, key, members), self.settings, [epoch], geometry, self._cut_by)
         except SampleError as error:

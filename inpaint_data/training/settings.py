@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from inpaint_data.encoding.text import TextSettings
+from inpaint_data.latent_cache.shard_files import Check
 from inpaint_data.settings import Natural, Settings, built
 from inpaint_data.shards.mirror import DEFAULT_BYTES
 
@@ -27,6 +28,13 @@ class LoadSettings(Settings):
 
     text: Annotated[TextSettings, built(TextSettings)] = TextSettings()
     """Carried text embeddings and caption dropout, see TextSettings."""
+
+    carried: list[str] | None = None
+    """The carried members of a cache that batches have, beside the text's; left out, all of them."""
+
+    check: Check = "first"
+    """When the bytes of a cached sample are compared with their checksums: the first time that a process reads it,
+    always or never."""
 
     fingerprint: str | None = None
     """Refuse a cache whose fingerprint does not begin with this."""
