@@ -56,8 +56,10 @@ class Web:
             def do_GET(self) -> None:
                 web.answer(self, True)
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads, request_queue_size = True, 128
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -311,16 +313,16 @@ def test_each_remote_shard_is_asked_about_little(web: Web, tmp_path: Path) -> No
 
 def test_many_shards_are_asked_about_at_once(web: Web) -> None:
     urls = shards_on(web, 16)
-    original = web.answer
+    original, waiting = web.answer, threading.Barrier(8)
 
-    def slow(to: Any, wants_body: bool) -> None:
-        time.sleep(0.1)
+    def answer(to: Any, wants_body: bool) -> None:
+        if not wants_body:
+            waiting.wait(10)  # for seven others
         original(to, wants_body)
 
-    web.answer = slow  # type: ignore[method-assign]
-    started = time.perf_counter()
+    web.answer = answer  # type: ignore[method-assign]
     assert expand_shards(urls) == urls
-    assert time.perf_counter() - started < 0.8  # 1.6 one after another
+    assert expand_shards(f"{web.url}/{{0..15}}.tar") == urls
 
 
 def test_a_change_of_the_same_size_is_noticed_at_the_next_run(web: Web, tmp_path: Path) -> None:
@@ -466,3 +468,66 @@ def test_the_secrets_of_a_url_are_nowhere(
 def test_shown_is_one_harmless_line_without_secrets(text: str, expected: str) -> None:
     assert shown(text) == expected
     assert shown(shown(text)) == expected
+
+
+HOSTILE = "a\x1b[1A\x1b[2K\r  cached       1000000\n\u202e\x9b2J"
+
+
+def is_harmless(text: str) -> bool:
+    return not set("\x1b\r\x9b\u202e") & set(text)
+
+
+def test_names_from_data_reach_the_terminal_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = small_samples(2)
+    picture = samples["sample_0"]["jpg"]
+    samples |= {HOSTILE: {"jpg": b"no picture"}, "two": {"jpg": picture, f"png {HOSTILE}": picture}}
+    samples |= {"three": {HOSTILE: b"", "jpeg": b""}}
+    shard = write_shard(tmp_path / "in" / f"s{HOSTILE.replace('/', '')}.tar", samples)
+    settings = ["--resolution", "16", "--upscale", "--masks", "boxes"]
+    out = str(tmp_path / "out")
+    said: list[tuple[int, str, str]] = []
+    for command in (
+        [
+            "cache",
+            "--shards",
+            str(tmp_path / "in"),
+            "--out",
+            out,
+            "--vae",
+            "demo",
+            "--max_bad_fraction",
+            "1",
+            *settings,
+        ],
+        [
+            "cache",
+            "--shards",
+            str(tmp_path / "in"),
+            "--out",
+            out,
+            "--vae",
+            "demo",
+            "--max_bad_fraction",
+            "0",
+            *settings,
+        ],
+        ["verify", out, "--against", str(tmp_path / "in")],
+        ["verify", out, "--json"],
+        ["stats", str(tmp_path / "in"), *settings],
+        ["stats", str(tmp_path / "in"), "--json", *settings],
+    ):
+        code, printed, err = run(capsys, *command)
+        assert is_harmless(printed + err), command
+        assert not any(line.startswith("  cached       1000000") for line in (printed + err).splitlines())
+        said.append((code, printed, err))
+    assert r"sa\x1b[1A\x1b[2K\r  cached       1000000\n\u202e\x9b2J.tar, 'three'" in said[0][1]
+    assert (said[1][0], len(said[1][2].splitlines())) == (1, 1)
+    IndexedShards([str(shard)], ExampleSettings())
+    trained_on(str(shard), tmp_path)
+    assert is_harmless(caplog.text)
+    with pytest.raises(UsageError) as error:
+        expand_shards(f"gone{HOSTILE}.tar")
+    assert "\n" not in str(error.value)
+    assert is_harmless(str(error.value))

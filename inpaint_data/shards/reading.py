@@ -22,6 +22,7 @@ from inpaint_data.errors import SampleError, ShardError, UsageError
 from inpaint_data.shards.store_errors import reason_of, unreadable
 from inpaint_data.shards.stores import anew_if_replaced, at_once, find, is_there, is_url, open_stream, stored
 from inpaint_data.shards.tar import BLOCK, Damage, Member, TarStream, members_of_tar
+from inpaint_data.shown import shown
 
 MAX_MEMBER_BYTES = 2**30  # larger members are not read into memory
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -55,6 +56,9 @@ class Fault:
     offset: int | None
     end: int | None
     on_purpose: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", shown(self.reason))  # it may quote names, and whatever a library says
 
 
 @dataclass(frozen=True)
