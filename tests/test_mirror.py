@@ -221,6 +221,6 @@ def test_a_mirror_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "m" / ".room.lock").unlink()
     (tmp_path / "m").rmdir()
     (tmp_path / "m").write_text("in the way")
-    with pytest.raises(UsageError, match=r"mirror: cannot write to .*Not a directory"):
+    with pytest.raises(UsageError, match=r"mirror: cannot work in .*Not a directory"):
         mirror.copy(f"file://{tmp_path}/one.tar", "one", 1000, 10**6)
     (tmp_path / "m").unlink()

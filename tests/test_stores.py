@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from conftest import Pooling, run, small_samples, write_shard
 from flat import cache_latents, data_module
@@ -21,7 +22,7 @@ from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.shards import store_errors
 from inpaint_data.shards.mirror import mirror_in
-from inpaint_data.shards.reading import expand_shards, read_shard, shard_identity, shard_size, shard_stamp
+from inpaint_data.shards.reading import Fault, expand_shards, read_shard, shard_identity, shard_size, shard_stamp
 from inpaint_data.shards.stores import open_stream, read_range
 from inpaint_data.shown import shown
 
@@ -37,7 +38,7 @@ class Web:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.bucket = folder, ""
         self.faults: list[str | int | Callable[[], Any] | None] = []
         self.always: int | None = None
         self.has_length = self.has_ranges = self.has_etag = True
@@ -134,7 +135,7 @@ def shards_on(web: Web, count: int, seed: int = 0) -> list[str]:
 def big_file(web: Web, seed: int = 0) -> tuple[str, bytes]:
     """A file of several requests: fsspec asks for 5 MiB at a time."""
     data = bytes([seed]) + os.urandom(12 * 2**20)
-    (web.folder / "big.tar").write_bytes(data)
+    (web.folder / web.bucket / "big.tar").write_bytes(data)
     return f"{web.url}/big.tar", data
 
 
@@ -238,7 +239,7 @@ def other_file(web: Web, data: bytes) -> bytes:
     """Put a file of the same size in place of the big one, which is unlike it from its first byte on."""
     data = bytes([1 ^ data[0]]) + data[1:]
     (web.folder / "new").write_bytes(data)
-    (web.folder / "new").replace(web.folder / "big.tar")
+    (web.folder / "new").replace(web.folder / web.bucket / "big.tar")
     return data
 
 
@@ -247,7 +248,7 @@ def test_a_read_never_mixes_two_files(web: Web) -> None:
     web.faults = [None, lambda: other_file(web, data)]
     with pytest.raises(ReplacedError, match=r"big\.tar: it was replaced by another one while it was read"):
         all_of(url)
-    assert all_of(url) == (web.folder / "big.tar").read_bytes()
+    assert all_of(url) == (web.folder / web.bucket / "big.tar").read_bytes()
 
 
 @pytest.mark.parametrize("etag", [True, False])
@@ -261,7 +262,7 @@ def test_an_answer_that_breaks_off_is_not_continued_with_another_file(etag: bool
             got = start + b"".join(iter(lambda: stream.read(2**20), b""))
         except ReplacedError:
             got = b""
-    assert got in (b"", (web.folder / "big.tar").read_bytes())
+    assert got in (b"", (web.folder / web.bucket / "big.tar").read_bytes())
     assert start != data[:100] or got == b""
 
 
@@ -295,6 +296,15 @@ def test_a_shard_replaced_under_the_job_is_cached_as_the_new_one(web: Web, tmp_p
     cache_latents(str(web.folder), str(tmp_path / "straight"), vae=vae, **SMALL)
     for path in (tmp_path / "straight").glob("*.tar"):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_training_piece_by_piece_never_takes_a_replaced_shard_for_bad_samples(web: Web, tmp_path: Path) -> None:
+    (url,) = shards_on(web, 1)
+    images = IndexedShards([url], ExampleSettings(), mirror=str(tmp_path / "m"), mirror_bytes=0)
+    assert not isinstance(images.sample(3), Fault)
+    write_shard(web.folder / "0.tar", {key: {"cls": b"1"} | members for key, members in small_samples(7).items()})
+    with pytest.raises(ReplacedError, match=r"0\.tar: it was replaced by another one since training began"):
+        images.sample(3)
 
 
 # ---- few questions
@@ -531,3 +541,44 @@ def test_names_from_data_reach_the_terminal_escaped(
         expand_shards(f"gone{HOSTILE}.tar")
     assert "\n" not in str(error.value)
     assert is_harmless(str(error.value))
+
+
+# ---- S3: what it answers to a question for an object is plain HTTP
+
+
+@pytest.fixture
+def bucket(web: Web, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": web.url, "default_block_size": 5 * 2**20})
+    web.bucket = "bucket"
+    (web.folder / web.bucket).mkdir()
+    return "s3://bucket"
+
+
+@pytest.mark.parametrize("faults", [["drop"], [None, "drop", "reset"], [None, 503]], ids=str)
+def test_a_read_from_s3_is_tried_again_to_the_same_bytes(faults: list[Any], web: Web, bucket: str) -> None:
+    _, data = big_file(web)
+    web.faults = list(faults)
+    assert all_of(f"{bucket}/big.tar") == data
+    assert not web.faults
+
+
+def test_an_object_replaced_in_s3_is_never_mixed(web: Web, bucket: str) -> None:
+    _, data = big_file(web)
+    web.faults = [None, lambda: other_file(web, data)]
+    assert expand_shards(f"{bucket}/big.tar") == [f"{bucket}/big.tar"]
+    with pytest.raises(ReplacedError):
+        all_of(f"{bucket}/big.tar")
+    assert all_of(f"{bucket}/big.tar") == (web.folder / web.bucket / "big.tar").read_bytes()
+
+
+def test_what_s3_refuses_says_what_to_set(web: Web, bucket: str, tmp_path: Path) -> None:
+    big_file(web)
+    for status in (403, 400):  # 400 is what it answers to an expired token
+        web.always = status
+        for ask in (expand_shards, lambda url: trained_on(url, tmp_path)):
+            with pytest.raises(InpaintDataError, match=r"s3://bucket/big\.tar: refused .*AWS_SESSION_TOKEN") as error:
+                ask(f"{bucket}/big.tar")
+            assert "\n" not in str(error.value)

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import numpy as np
 from inpaint_data.durable import name_of_leftover, new_file, write_file
 from inpaint_data.errors import SampleError, ShardError, UsageError
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, expand_shards, read_shard, shard_stem
+from inpaint_data.shards.stores import anew_if_replaced
 from inpaint_data.shards.writing import tar_writer
 from inpaint_data.shown import shown
 
@@ -206,7 +207,7 @@ def _write_shards(paths: dict[str, Path], encoders: TextEncoders, batch_size: in
     for shard, path in paths.items():
         try:
             if not path.exists():
-                counts += _write_shard(shard, path, encoders, batch_size)
+                counts += anew_if_replaced(partial(_write_shard, shard, path, encoders, batch_size))
         except ShardError as error:
             unreadable.append(str(error))
     lists = [path.with_suffix(LIST) for path in paths.values() if path.with_suffix(LIST).exists()]

@@ -39,6 +39,7 @@ from inpaint_data.pipeline.own_stages import check_stages, names_of
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.reading import Fault, ShardEnd, ShardIdentity, read_shard, shard_stem
 from inpaint_data.shards.stores import anew_if_replaced
+from inpaint_data.shown import shown
 
 ENCODED_AGAIN = 3  # shards, one batch of each
 TOLERANCE = 2e-2  # of 1 + |value|, if device, threads or versions are not those of the cache
@@ -103,7 +104,7 @@ def _input_problems(root: Path, inputs: Sequence[str], unchanged: list[tuple[str
         except CacheError:
             continue  # `verify_files` has named it
         except ShardError as error:
-            yield Problem(shard, None, str(error).removeprefix(f"{shard}: "))
+            yield Problem(shard, None, str(error).removeprefix(f"{shown(shard)}: "))
             continue
         if (identity.size, identity.sha256) != (sidecar.input["size"], sidecar.input["sha256"]):
             yield Problem(shard, None, "has changed since it was cached; the cache command does it again")
@@ -208,7 +209,7 @@ def _encode_again(
         try:
             problems += _compare(root, shard, sidecar, work, exact)
         except ShardError as error:
-            problems.append(Problem(shard, None, str(error).removeprefix(f"{shard}: ")))
+            problems.append(Problem(shard, None, str(error).removeprefix(f"{shown(shard)}: ")))
     within = "to the last bit"
     if not exact:
         within = f"within {TOLERANCE} * (1 + |value|), since {'; '.join(differences(old, new))}"

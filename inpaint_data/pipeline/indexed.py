@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import webdataset as wds
 
-from inpaint_data.errors import SampleError, ShardError
+from inpaint_data.errors import ReplacedError, SampleError, ShardError
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings
@@ -32,8 +32,7 @@ from inpaint_data.shards.reading import (
     shard_size,
     shard_stamp,
 )
-from inpaint_data.shards.stores import anew_if_replaced, is_url, read_range
-from inpaint_data.shown import shown
+from inpaint_data.shards.stores import anew_if_replaced, is_url, read_range, stored, stored_now
 
 HEADER = 2**16  # bytes of a picture that tell its size, but for those with much before it
 Rows = Sequence[int] | npt.NDArray[np.int64]
@@ -185,6 +184,7 @@ class _File:
 
     def __init__(self, shard: str, mirror: str | None, mirror_bytes: int) -> None:
         self.shard = shard
+        self._stored = stored(shard) if is_url(shard) else None
         self._path = anew_if_replaced(partial(_copy, shard, mirror, mirror_bytes)) if is_url(shard) else Path(shard)
 
     def locate(self) -> Iterator[Sample | Fault]:
@@ -202,10 +202,13 @@ class _File:
             raise ShardError(f"{self._path}: {error.strerror}; it was there when training began") from error
 
     def read(self, extent: tuple[int, int]) -> Sample | Fault:
-        return read_sample(self.shard, self.bytes(*extent))
+        sample = read_sample(self.shard, self.bytes(*extent))
+        if isinstance(sample, Fault) and self._path is None and stored_now(self.shard) != self._stored:
+            raise ReplacedError(f"{self.shard}: it was replaced by another one since training began; start again")
+        return sample
 
 
 def _copy(shard: str, mirror: str | None, mirror_bytes: int) -> Path | None:
     """The local copy of a remote shard; None where there is no room for it."""
-    name = name_of_contents(shown(shard), shard_stamp(shard))
+    name = name_of_contents(shard, shard_stamp(shard))
     return mirror_in(mirror).copy(shard, name, shard_size(shard), mirror_bytes)

@@ -55,7 +55,7 @@ class Mirror:
 
         Raises:
             ShardError: it cannot be read, or is not what `size` and `sha256` say.
-            UsageError: the folder cannot be written to, or is full.
+            UsageError: the folder cannot be written to, is full, or has no locks.
         """
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,128}", name, re.ASCII):
             raise ShardError(f"{url}: {name!r} is not a name for a copy of it; its sidecar is damaged or forged")
@@ -70,7 +70,7 @@ class Mirror:
                 return anew_if_replaced(copied) if sha256 else copied()  # else another file has another name
         except OSError as error:
             raise UsageError(
-                f"mirror: cannot write to {self.folder} ({error.strerror}); free some space, or name another folder"
+                f"mirror: cannot work in {self.folder} ({error.strerror}); free some space, or name another folder"
             ) from None
 
     def _copied(self, url: str, path: Path, size: int, limit: int, sha256: str | None) -> Path | None:
