@@ -214,6 +214,20 @@ def test_a_name_that_leads_out_of_the_mirror_is_refused(name: Any, tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize("size", [-1, True, 1.5, "7", None])
+def test_a_size_that_is_none_is_refused(size: Any, tmp_path: Path) -> None:
+    (tmp_path / "one.tar").write_bytes(bytes(1000))
+    with pytest.raises(ShardError, match=r"one\.tar: .* is not the size of a copy"):
+        mirror_in(tmp_path / "m").copy(f"file://{tmp_path}/one.tar", "one", size, 10**6)
+
+
+def test_no_more_is_copied_than_was_promised(tmp_path: Path) -> None:
+    (tmp_path / "one.tar").write_bytes(bytes(9 * 2**20))
+    with pytest.raises(ShardError, match=r"its 1048576 bytes are not the 1000"):
+        mirror_in(tmp_path / "m").copy(f"file://{tmp_path}/one.tar", "one", 1000, 10**6)
+    assert names_in(tmp_path / "m") == [f".one.copy.{mirror_in(tmp_path / 'm')._owner}.lease"]
+
+
 def test_a_mirror_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "one.tar").write_bytes(bytes(1000))
     (tmp_path / "m").mkdir()

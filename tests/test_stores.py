@@ -13,6 +13,7 @@ from typing import Any
 
 import fsspec
 import pytest
+import torch
 from conftest import Pooling, run, small_samples, write_shard
 from flat import cache_latents, data_module
 
@@ -425,6 +426,18 @@ def test_a_store_that_cannot_be_reached_is_one_line(
     code, out, err = run(capsys, "cache", "--shards", url, "--out", str(tmp_path / "out"), "--vae", "demo")
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
+
+
+class Broken(torch.utils.data.Dataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        raise ShardError(f"shard.tar: line one\n{index}")
+
+
+def test_an_error_in_a_worker_of_torch_keeps_its_traceback_readable() -> None:
+    loader = torch.utils.data.DataLoader(Broken(), sampler=[0], num_workers=1)
+    with pytest.raises(ShardError, match=r"shard\.tar: line one\\n0") as error:
+        next(iter(loader))
+    assert len(str(error.value).splitlines()) > 5
 
 
 # ---- secrets

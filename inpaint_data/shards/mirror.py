@@ -57,8 +57,11 @@ class Mirror:
             ShardError: it cannot be read, or is not what `size` and `sha256` say.
             UsageError: the folder cannot be written to, is full, or has no locks.
         """
+        # Both may be what a stranger's sidecar says.
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,128}", name, re.ASCII):
             raise ShardError(f"{url}: {name!r} is not a name for a copy of it; its sidecar is damaged or forged")
+        if type(size) is not int or size < 0:
+            raise ShardError(f"{url}: {size!r} is not the size of a copy of it; its sidecar is damaged or forged")
         path = self.folder / f"{name}{SUFFIX}"
         try:
             if self._take(path, size):
@@ -80,7 +83,7 @@ class Mirror:
             return None
         try:
             with open_stream(url) as source:
-                while block := source.read(1 << 20):
+                while file.size <= size and (block := source.read(1 << 20)):
                     file.write(block)
             if file.size != size or sha256 not in (None, file.sha256.hexdigest()):
                 raise ShardError(f"{url}: its {file.size} bytes are not the {size} that were promised")
@@ -99,9 +102,11 @@ class Mirror:
                 lease.touch()
                 is_there = path.stat().st_size == size
                 os.utime(path)
+            return is_there
         except OSError:  # it is not there, or this is a read-only mirror, which serves as well
-            return path.is_file() and path.stat().st_size == size
-        return is_there
+            with suppress(OSError):
+                return path.stat().st_size == size
+        return False
 
     def _own(self) -> str:
         """This process's name in the folder: that of a lock which it holds to its end."""

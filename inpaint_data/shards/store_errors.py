@@ -17,7 +17,7 @@ from inpaint_data.shown import shown
 T = TypeVar("T")
 TRIES = 6
 FIRST_PAUSE = 0.25  # seconds; each further one is twice as long
-LONGEST = 30.0  # seconds of trying, after which no other try begins; some libraries try for longer by themselves
+LONGEST = 30.0  # seconds of trying, after which no third try begins; some libraries try for longer by themselves
 
 REPLACED = "it was replaced by another one while it was read; start again when nobody writes to it"
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
@@ -46,15 +46,19 @@ class Broken(ConnectionError):
 
 
 def retried(read: Callable[[], T]) -> T:
-    """What `read` gives, tried again a few times with growing pauses where its error may pass by itself."""
+    """What `read` gives, tried again a few times with growing pauses where its error may pass by itself.
+
+    Raises:
+        Exception: that of the last try.
+    """
     started = time.monotonic()
     for number in range(TRIES):
         try:
             return read()
         except Exception as error:
             pause = max(FIRST_PAUSE * 2**number * (0.5 + _jitter.random() / 2), _asked_pause(error))
-            is_last = number == TRIES - 1 or time.monotonic() - started + pause > LONGEST
-            if is_last or not is_transient(error):
+            took_long = number > 0 and time.monotonic() - started > LONGEST  # a stalled read may take that alone
+            if number == TRIES - 1 or took_long or pause > LONGEST or not is_transient(error):
                 raise
             time.sleep(pause)
     raise AssertionError("the last try neither gave nor raised anything")
