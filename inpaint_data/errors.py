@@ -2,11 +2,19 @@
 
 from collections.abc import Sequence
 
+from inpaint_data.shown import shown
+
+_FROM_A_WORKER = "Caught "  # how torch begins the traceback of which it makes a worker's error again
+
 
 class InpaintDataError(Exception):
-    """Base of every error this package raises on purpose. The command exits with `exit_code`."""
+    """Base of every error this package raises on purpose: one line. The command exits with `exit_code`."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        is_traceback = message.startswith(_FROM_A_WORKER) and "Traceback (most recent call last)" in message
+        super().__init__("\n".join(map(shown, message.splitlines())) if is_traceback else shown(message))
 
 
 class UsageError(InpaintDataError, ValueError):
@@ -39,6 +47,10 @@ class EncodeError(InpaintDataError):
 
 class ShardError(InpaintDataError):
     """A shard cannot be read."""
+
+
+class ReplacedError(ShardError):
+    """A shard was replaced by another one while it was read; what was read of it is worth nothing."""
 
 
 class SampleError(InpaintDataError):

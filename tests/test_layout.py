@@ -144,7 +144,7 @@ def test_a_cache_is_read_with_torch_and_numpy_alone(tmp_path: Path, shards: str)
     program = f"""
 import sys
 for name in ("lightning", "pytorch_lightning", "diffusers", "transformers", "cv2", "PIL", "pydantic", "webdataset",
-             "fsspec", "huggingface_hub", "safetensors", "simplejpeg", "tqdm", "yaml", "filelock", "braceexpand",
+             "fsspec", "huggingface_hub", "safetensors", "simplejpeg", "tqdm", "yaml", "braceexpand",
              "docstring_parser", "jsonargparse"):
     sys.modules[name] = None
 from inpaint_data import LatentCache

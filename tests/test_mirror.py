@@ -2,6 +2,11 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +14,7 @@ import pytest
 from conftest import Pooling, small_samples, write_shard
 from flat import cache_latents, data_module
 
-from inpaint_data import Autoencoder, LatentCache, ShardError
+from inpaint_data import Autoencoder, LatentCache, ShardError, UsageError
 from inpaint_data.shards import mirror as mirror_module
 from inpaint_data.shards.mirror import mirror_in
 from inpaint_data.shards.stores import read_range
@@ -105,3 +110,131 @@ def test_a_file_that_is_not_what_was_promised_is_no_copy(tmp_path: Path) -> None
     assert not list((tmp_path / "m").glob("*.copy"))
     with pytest.raises(ShardError, match="it ends at byte 1000"):
         read_range(url, 500, 1500)
+
+
+HOLD = """
+import sys, time
+from inpaint_data.shards import mirror
+from inpaint_data.shards.mirror import mirror_in
+folder, url, stalls = sys.argv[1:]
+original = mirror.open_stream
+class Stalling:
+    def __init__(self, stream): self.stream = stream
+    def read(self, count):
+        print("copying", flush=True)
+        time.sleep(600)
+def open_stream(url):
+    from contextlib import contextmanager
+    @contextmanager
+    def opened():
+        with original(url) as stream: yield Stalling(stream)
+    return opened()
+if stalls == "stalls": mirror.open_stream = open_stream
+mirror_in(folder).copy(url, "one", 1000, 1000)
+print("copied", flush=True)
+time.sleep(600)
+"""
+
+
+def holder(folder: Path, url: str, how: str) -> subprocess.Popen[str]:
+    """A real process that has a copy, or is about to make it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), url, how],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == ("copying" if how == "stalls" else "copied")
+    return process
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith((".lock", ".owner")))
+
+
+def test_a_killed_process_leaves_nothing_that_stays_or_blocks(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.tar").write_bytes(bytes(1000))
+    urls = [f"file://{tmp_path}/{name}.tar" for name in ("one", "two")]
+    folder = tmp_path / "m"
+    for how in ("stalls", "copies"):
+        process = holder(folder, urls[0], how)
+        try:
+            assert mirror_in(folder).copy(urls[1], "two", 1000, 1000) is None  # it is in use, or reserved
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        started = time.perf_counter()
+        mirror_module.Mirror(folder)  # as another process opens it
+        assert not [name for name in names_in(folder) if name.endswith(".tmp")]
+        assert mirror_in(folder).copy(urls[0], "one", 1000, 10**6) is not None
+        assert time.perf_counter() - started < 1
+        (folder / "one.copy").unlink()
+    assert len(list(folder.glob(".*.owner"))) <= 2  # this process's, and one that nobody has looked at yet
+
+
+def test_leftovers_of_any_shape_and_date_make_room_at_once(tmp_path: Path) -> None:
+    (tmp_path / "one.tar").write_bytes(bytes(1000))
+    folder = tmp_path / "m"
+    folder.mkdir()
+    alive = os.getppid()  # a process that runs, and has nothing to do with the folder
+    leftovers = [f".two.copy.{alive}.tmp", f".two.copy.{os.getpid()}.tmp", f"{'0' * 64}.{alive}.tmp"]
+    leftovers += [f".old.copy.{alive}.lease", ".old.copy.nonsense.lease", ".torn.lease", ".gone.owner"]
+    leftovers += [".one.lock", ".room.lock", f".{'f' * 32}.owner", f".old.copy.{'f' * 32}.lease"]
+    for name in ["old.copy", *leftovers]:
+        (folder / name).write_bytes(b"\0{torn" * 100)
+        os.utime(folder / name, (4 * 10**9, 4 * 10**9))  # the year 2096
+    started = time.perf_counter()
+    assert mirror_in(folder).copy(f"file://{tmp_path}/one.tar", "one", 1000, 1000) is not None
+    assert time.perf_counter() - started < 1
+    own = mirror_in(folder)._owner
+    assert names_in(folder) == [f".one.copy.{own}.lease", "one.copy"]
+
+
+def test_threads_copy_side_by_side(tmp_path: Path) -> None:
+    urls = [f"file://{tmp_path}/{number}.tar" for number in range(16)]
+    for number in range(16):
+        (tmp_path / f"{number}.tar").write_bytes(bytes([number]) * 3_000_000)
+    mirror = mirror_in(tmp_path / "m")
+    with ThreadPoolExecutor(8) as pool:
+        copies = list(pool.map(lambda number: mirror.copy(urls[number], str(number), 3_000_000, 10**9), range(16)))
+    assert [copy.read_bytes()[:1] for copy in copies if copy is not None] == [bytes([number]) for number in range(16)]
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", "", "a\n", ".", "..", "x" * 200, 7, None])
+def test_a_name_that_leads_out_of_the_mirror_is_refused(name: Any, tmp_path: Path) -> None:
+    (tmp_path / "one.tar").write_bytes(bytes(1000))
+    before = sorted(tmp_path.rglob("*"))
+    mirror = mirror_in(tmp_path / "m")
+    with pytest.raises(ShardError, match=r"one\.tar: .* is not a name for a copy"):
+        mirror.copy(f"file://{tmp_path}/one.tar", name, 1000, 10**6, name)
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.parent.name != "m"] == sorted(
+        [*before, tmp_path / "m"]
+    )
+
+
+@pytest.mark.parametrize("size", [-1, True, 1.5, "7", None])
+def test_a_size_that_is_none_is_refused(size: Any, tmp_path: Path) -> None:
+    (tmp_path / "one.tar").write_bytes(bytes(1000))
+    with pytest.raises(ShardError, match=r"one\.tar: .* is not the size of a copy"):
+        mirror_in(tmp_path / "m").copy(f"file://{tmp_path}/one.tar", "one", size, 10**6)
+
+
+def test_no_more_is_copied_than_was_promised(tmp_path: Path) -> None:
+    (tmp_path / "one.tar").write_bytes(bytes(9 * 2**20))
+    with pytest.raises(ShardError, match=r"its 1048576 bytes are not the 1000"):
+        mirror_in(tmp_path / "m").copy(f"file://{tmp_path}/one.tar", "one", 1000, 10**6)
+    assert names_in(tmp_path / "m") == [f".one.copy.{mirror_in(tmp_path / 'm')._owner}.lease"]
+
+
+def test_a_mirror_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "one.tar").write_bytes(bytes(1000))
+    (tmp_path / "m").mkdir()
+    mirror = mirror_in(tmp_path / "m")
+    (tmp_path / "m" / ".room.lock").unlink()
+    (tmp_path / "m").rmdir()
+    (tmp_path / "m").write_text("in the way")
+    with pytest.raises(UsageError, match=r"mirror: cannot work in .*Not a directory"):
+        mirror.copy(f"file://{tmp_path}/one.tar", "one", 1000, 10**6)
+    (tmp_path / "m").unlink()

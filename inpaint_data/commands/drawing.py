@@ -5,13 +5,14 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from inpaint_data.errors import UsageError
+from inpaint_data.shown import shown
 
 INK, PAPER, MARGIN, LINE = (20, 20, 20), (250, 250, 250), 8, 22
 
 
 def draw_text(image: Image.Image, place: tuple[float, float], text: str, size: int = 14) -> None:
     """Draw `text` with its upper left corner at `place` (x, y)."""
-    ImageDraw.Draw(image).text(place, text, INK, ImageFont.load_default(size))
+    ImageDraw.Draw(image).text(place, shown(text), INK, ImageFont.load_default(size))
 
 
 def text_width(text: str, size: int = 14) -> float:

@@ -28,6 +28,7 @@ from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.stages import BatchEnd
 from inpaint_data.settings import group_of, short_name
 from inpaint_data.shards.reading import Fault, expand_shards
+from inpaint_data.shown import shown
 
 T = TypeVar("T")
 SIDES = ("top", "bottom", "left", "right")
@@ -197,26 +198,25 @@ class MaskStatistics:
                 for name, (bands, mean) in groups.items()
             }
 
-        return json.dumps(
-            {
-                "source": self.source,
-                "samples": self.samples,
-                "of": self.of,
-                "variants": self.variants,
-                "masks": self.masks,
-                "empty": self.empty,
-                "bad": [{"shard": shard, "key": key, "reason": reason} for shard, key, reason in self.bad],
-                "filtered": self.filtered,
-                "hole_ratio": holes({"all": self.of_all})["all"]
-                | {"by_generator": holes(self.by_generator), "by_label": holes(self.by_label)},
-                "offset": spread(self.offsets) | {"bands": in_band_order(by_band(self.offsets, OFFSETS), OFFSETS)},
-                "border": {side: self.borders[side] / max(1, self.masks) for side in (*SIDES, "any")},
-                "components": spread(self.pieces) | {"bands": in_band_order(by_band(self.pieces, PIECES), PIECES)},
-                "vanishing": {"factor": self.factor} | {how: self.share_that_vanishes(how) for how in VANISHING},
-                "original": _image_sizes(self.originals),
-                "target": _image_sizes(self.targets),
-            }
-        )
+        counts = {
+            "source": self.source,
+            "samples": self.samples,
+            "of": self.of,
+            "variants": self.variants,
+            "masks": self.masks,
+            "empty": self.empty,
+            "bad": [{"shard": shard, "key": key, "reason": reason} for shard, key, reason in self.bad],
+            "filtered": self.filtered,
+            "hole_ratio": holes({"all": self.of_all})["all"]
+            | {"by_generator": holes(self.by_generator), "by_label": holes(self.by_label)},
+            "offset": spread(self.offsets) | {"bands": in_band_order(by_band(self.offsets, OFFSETS), OFFSETS)},
+            "border": {side: self.borders[side] / max(1, self.masks) for side in (*SIDES, "any")},
+            "components": spread(self.pieces) | {"bands": in_band_order(by_band(self.pieces, PIECES), PIECES)},
+            "vanishing": {"factor": self.factor} | {how: self.share_that_vanishes(how) for how in VANISHING},
+            "original": _image_sizes(self.originals),
+            "target": _image_sizes(self.targets),
+        }
+        return shown(json.dumps(counts))
 
 
 def mask_statistics(

@@ -2,6 +2,7 @@
 
 from inpaint_data.commands.outcome import Outcome
 from inpaint_data.commands.packing import pack
+from inpaint_data.shown import shown
 
 
 def run(folder: str, out: str, shard_size: int = 1000) -> Outcome:
@@ -12,4 +13,4 @@ def run(folder: str, out: str, shard_size: int = 1000) -> Outcome:
         out: the folder for the shards; new or empty
         shard_size: samples in each
     """
-    return Outcome("\n".join(pack(folder, out, shard_size)))
+    return Outcome("\n".join(map(shown, pack(folder, out, shard_size))))

@@ -21,6 +21,7 @@ from inpaint_data.commands.mask_statistics import (
     short_sides,
     spread,
 )
+from inpaint_data.shown import shown
 
 BAD_SHOWN = 10
 BAR, WIDTH = 14, 480  # pixels: height of a bar, width of a panel
@@ -64,7 +65,7 @@ def statistics_table(statistics: MaskStatistics) -> str:
             + _shares(by_band(sides, RESOLUTIONS), RESOLUTIONS),
             f"  {'':<12} width to height {_shares(aspects(sizes), ASPECTS)}",
         ]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(shown(line).rstrip() for line in lines)
 
 
 def _hole_table(statistics: MaskStatistics) -> list[str]:

@@ -6,6 +6,7 @@ from inpaint_data.commands.statistics_report import check_png, draw_statistics, 
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import PictureSettings
+from inpaint_data.shown import shown
 
 
 def run(
@@ -32,5 +33,5 @@ def run(
     statistics = mask_statistics(source, samples, factor, pictures, masks, job)
     if png is not None:
         draw_statistics(statistics, png)
-    warnings = "".join(f"{warning}\n" for warning in statistics.warnings())
+    warnings = "".join(f"{shown(warning)}\n" for warning in statistics.warnings())
     return Outcome(statistics.to_json() if json else statistics_table(statistics), warnings)

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,9 @@ import numpy as np
 from inpaint_data.durable import name_of_leftover, new_file, write_file
 from inpaint_data.errors import SampleError, ShardError, UsageError
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, expand_shards, read_shard, shard_stem
+from inpaint_data.shards.stores import anew_if_replaced
 from inpaint_data.shards.writing import tar_writer
+from inpaint_data.shown import shown
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +51,8 @@ class TextSummary:
         captions = f"{self.without_caption} without caption, {self.with_long_caption} with one that is too long"
         shards = f"shards    {self.written} written, {present} were there, {len(self.unreadable)} unreadable"
         left_out = " ".join([f"left out  {len(self.left_out)}", *self.lists])
-        return "\n".join([shards, f"samples   {self.samples} written, {captions}", left_out, *self.unreadable])
+        lines = [shards, f"samples   {self.samples} written, {captions}", left_out, *self.unreadable]
+        return "\n".join(map(shown, lines))
 
 
 def embed_text(
@@ -204,9 +207,9 @@ def _write_shards(paths: dict[str, Path], encoders: TextEncoders, batch_size: in
     for shard, path in paths.items():
         try:
             if not path.exists():
-                counts += _write_shard(shard, path, encoders, batch_size)
+                counts += anew_if_replaced(partial(_write_shard, shard, path, encoders, batch_size))
         except ShardError as error:
-            unreadable.append(" ".join(str(error).split()))
+            unreadable.append(str(error))
     lists = [path.with_suffix(LIST) for path in paths.values() if path.with_suffix(LIST).exists()]
     left_out = tuple(line for path in lists for line in path.read_text("utf-8").splitlines())
     return TextSummary(
@@ -244,7 +247,7 @@ def _usable_samples(shard: str, left_out: list[str]) -> Iterator[tuple[Sample, s
         try:
             yield _captioned(item)
         except SampleError as error:
-            left_out.append(" ".join(f"{item.key}: {error}".split()) + "\n")
+            left_out.append(shown(f"{item.key}: {error}") + "\n")
 
 
 def _captioned(item: Sample | Fault) -> tuple[Sample, str]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.own_stages import check_stages, names_of
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.reading import Fault, ShardEnd, ShardIdentity, read_shard, shard_stem
+from inpaint_data.shards.stores import anew_if_replaced
+from inpaint_data.shown import shown
 
 ENCODED_AGAIN = 3  # shards, one batch of each
 TOLERANCE = 2e-2  # of 1 + |value|, if device, threads or versions are not those of the cache
@@ -97,11 +100,11 @@ def _input_problems(root: Path, inputs: Sequence[str], unchanged: list[tuple[str
             continue
         try:
             sidecar = Sidecar.read(path)
-            items, identity = _read(shard)
+            items, identity = anew_if_replaced(partial(_read, shard))
         except CacheError:
             continue  # `verify_files` has named it
         except ShardError as error:
-            yield Problem(shard, None, str(error).removeprefix(f"{shard}: "))
+            yield Problem(shard, None, str(error).removeprefix(f"{shown(shard)}: "))
             continue
         if (identity.size, identity.sha256) != (sidecar.input["size"], sidecar.input["sha256"]):
             yield Problem(shard, None, "has changed since it was cached; the cache command does it again")
@@ -206,7 +209,7 @@ def _encode_again(
         try:
             problems += _compare(root, shard, sidecar, work, exact)
         except ShardError as error:
-            problems.append(Problem(shard, None, str(error).removeprefix(f"{shard}: ")))
+            problems.append(Problem(shard, None, str(error).removeprefix(f"{shown(shard)}: ")))
     within = "to the last bit"
     if not exact:
         within = f"within {TOLERANCE} * (1 + |value|), since {'; '.join(differences(old, new))}"

@@ -37,7 +37,7 @@ from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.own_stages import check_stages, names_of
 from inpaint_data.pipeline.stages import Tally
 from inpaint_data.settings import group_of
-from inpaint_data.shards.reading import Fault, ShardEnd, expand_shards, shard_size, shard_stem
+from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd, expand_shards, shard_size, shard_stem
 from inpaint_data.shards.tar import stored_size
 
 PROBE_BATCHES = 3  # of a dry run; the first one warms up
@@ -207,7 +207,7 @@ def _plan(work: Work, inputs: list[str], root: Path, settings: Mapping[str, Any]
     last = time.perf_counter()
     with closing(work.events(plan.todo, tally)) as events:
         for event in events:
-            if isinstance(event, ShardEnd | Fault):
+            if isinstance(event, ShardEnd | ShardAnew | Fault):
                 continue
             batches, _ = encode_batch(work, event)
             rows = range(len(batches[0]["__key__"]))

@@ -10,6 +10,7 @@ from inpaint_data.durable import write_file
 from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed
 from inpaint_data.shards.reading import shard_identity, shard_size, shard_stamp, shard_stem
+from inpaint_data.shown import shown
 
 STAMPS = ".stamps-"
 
@@ -44,7 +45,7 @@ class Plan:
         lines = [f"  {name:<12} {value}" for name, value in rows]
         lines += [f"  stale        {shard}" for shard in self.stale]
         lines += [f"  removed      {shard}" for shard in self.removed]
-        return "\n".join(lines)
+        return "\n".join(map(shown, lines))
 
 
 class Stamps:

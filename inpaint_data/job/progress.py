@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from inpaint_data.job.plan import Plan
 from inpaint_data.latent_cache.format import Quarantined
+from inpaint_data.shown import shown
 
 
 class Progress:
@@ -46,7 +47,7 @@ class Progress:
         rate = self._rate()
         to_go = f", {timedelta(seconds=round(left / rate))} to go" if rate else ""  # unknown while there is no image
         sys.stderr.write(
-            f"shard {self._done}/{self._shards} {name}: {samples} cached, {quarantined} quarantined, "
+            f"shard {self._done}/{self._shards} {shown(name)}: {samples} cached, {quarantined} quarantined, "
             f"{rate:.1f} images/s{to_go}\n"
         )
 
@@ -100,7 +101,7 @@ class Summary:
         if len(self.quarantined) > 10:
             lines.append(f"  ... and {len(self.quarantined) - 10} more, in the sidecars")
         lines += [f"  no input     {name} is not among the input shards; it stays" for name in self.plan.removed]
-        return "\n".join(lines)
+        return "\n".join(map(shown, lines))
 
     def _filtered(self) -> str:
         counts = Counter(entry.reason.partition(":")[0] for _, entry in self.filtered)

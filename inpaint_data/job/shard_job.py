@@ -24,7 +24,7 @@ from inpaint_data.latent_cache.writer import ShardWriter
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.stages import Tally, image_stages, in_pinned_memory
-from inpaint_data.shards.reading import Fault, ShardEnd, shard_size, shard_stem
+from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd, shard_size, shard_stem
 
 WRITES_AHEAD = 4  # batches that may wait for the disk
 BATCHES_AHEAD = 2  # decoded ones that may wait for the device
@@ -60,6 +60,7 @@ class Committer:
         self._root, self._fingerprint, self._work, self._summary = root, cache_fingerprint, work, summary
         self._shard: ShardWriter | None = None
         self._faults: list[Fault] = []
+        self._masks = self._empty_masks = 0  # of the current shard
         self._failed = False
 
     @contextmanager
@@ -86,6 +87,12 @@ class Committer:
         with self._step():
             self._take([fault])
 
+    def begin_anew(self) -> None:
+        """Drop the current shard, which begins again."""
+        with self._step():
+            self.drop()
+            self._forget()
+
     def commit(self, end: ShardEnd) -> Sidecar:
         with self._step():
             return self._commit(end)
@@ -101,8 +108,8 @@ class Committer:
         self._take(faults)
         for batch in variants:
             has_hole = (batch["mask"] > 0.5).flatten(1).any(1)  # as recipes feed a soft mask to models
-            self._summary.masks += has_hole.numel()
-            self._summary.empty_masks += int((~has_hole).sum())
+            self._masks += has_hole.numel()
+            self._empty_masks += int((~has_hole).sum())
         self._summary.write_seconds += time.perf_counter() - started
 
     def _commit(self, end: ShardEnd) -> Sidecar:
@@ -118,8 +125,10 @@ class Committer:
         source = {"name": f"{shard_stem(end.shard)}.tar", **asdict(end.identity)}
         variants = self._work.job.variants
         sidecar = self._open(end.shard).commit(self._fingerprint, source, variants, quarantined, filtered)
-        self._shard, self._faults = None, []
         summary = self._summary
+        summary.masks += self._masks
+        summary.empty_masks += self._empty_masks
+        self._forget()
         summary.shards += 1
         summary.samples_in += end.keys
         summary.cached += len(sidecar.keys)
@@ -135,6 +144,10 @@ class Committer:
             first = bad[0]
             raise CacheError(f"{first.shard}, sample {first.key!r}: {first.reason} (on_bad is raise)")
         self._faults += faults
+
+    def _forget(self) -> None:
+        self._shard, self._faults = None, []
+        self._masks = self._empty_masks = 0
 
     def drop(self) -> None:
         """Remove what was written of the current shard."""
@@ -158,6 +171,8 @@ def cache_shards(work: Work, shards: list[str], committer: Committer, summary: S
             for event in events:
                 if isinstance(event, ShardEnd):
                     pending.append(pool.submit(committer.commit, event))
+                elif isinstance(event, ShardAnew):
+                    pending.append(pool.submit(committer.begin_anew))
                 elif isinstance(event, Fault):
                     pending.append(pool.submit(committer.note, event))
                 else:

@@ -24,6 +24,7 @@ from inpaint_data.latent_cache.members import MEMBERS
 from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
+from inpaint_data.shown import shown
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.file if self.key is None else f"{self.file}, sample {self.key!r}"
-        return f"{place}: {self.problem}"
+        return shown(f"{place}: {self.problem}")
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,10 @@ class Verification:
                 f"{len(self.problems)} problems; `inpaint-data repair` removes the damaged shards, "
                 "and the cache command makes them again"
             )
-        return "\n".join(lines)
+        return "\n".join(map(shown, lines))
 
     def to_json(self) -> str:
-        return json.dumps({"ok": self.ok, **asdict(self)}, ensure_ascii=False)
+        return shown(json.dumps({"ok": self.ok, **asdict(self)}))
 
 
 def verify_files(root: str | Path) -> Verification:

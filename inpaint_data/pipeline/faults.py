@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.shards.reading import Fault
+from inpaint_data.shown import shown
 
 log = logging.getLogger(__name__)
 OnFault = Callable[[Fault], None] | list[Fault] | None
@@ -12,7 +13,7 @@ OnFault = Callable[[Fault], None] | list[Fault] | None
 
 def warn(fault: Fault) -> None:
     """Name it in the log, and go on without it."""
-    log.warning("%s, sample %r is left out: %s", fault.shard, fault.key, fault.reason)
+    log.warning("%s", shown(f"{fault.shard}, sample {fault.key!r} is left out: {fault.reason}"))
 
 
 def stop(fault: Fault) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import webdataset as wds
 
-from inpaint_data.errors import SampleError, ShardError
+from inpaint_data.errors import ReplacedError, SampleError, ShardError
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings
@@ -32,7 +32,7 @@ from inpaint_data.shards.reading import (
     shard_size,
     shard_stamp,
 )
-from inpaint_data.shards.stores import is_url, read_range
+from inpaint_data.shards.stores import anew_if_replaced, is_url, read_range, stored, stored_now
 
 HEADER = 2**16  # bytes of a picture that tell its size, but for those with much before it
 Rows = Sequence[int] | npt.NDArray[np.int64]
@@ -184,10 +184,8 @@ class _File:
 
     def __init__(self, shard: str, mirror: str | None, mirror_bytes: int) -> None:
         self.shard = shard
-        self._path: Path | None = None if is_url(shard) else Path(shard)
-        if self._path is None:
-            name = name_of_contents(shard, shard_stamp(shard))
-            self._path = mirror_in(mirror).copy(shard, name, shard_size(shard), mirror_bytes)
+        self._stored = stored(shard) if is_url(shard) else None
+        self._path = anew_if_replaced(partial(_copy, shard, mirror, mirror_bytes)) if is_url(shard) else Path(shard)
 
     def locate(self) -> Iterator[Sample | Fault]:
         """Its samples by their headers, without bytes, under the shard's own name."""
@@ -204,4 +202,13 @@ class _File:
             raise ShardError(f"{self._path}: {error.strerror}; it was there when training began") from error
 
     def read(self, extent: tuple[int, int]) -> Sample | Fault:
-        return read_sample(self.shard, self.bytes(*extent))
+        sample = read_sample(self.shard, self.bytes(*extent))
+        if isinstance(sample, Fault) and self._path is None and stored_now(self.shard) != self._stored:
+            raise ReplacedError(f"{self.shard}: it was replaced by another one since training began; start again")
+        return sample
+
+
+def _copy(shard: str, mirror: str | None, mirror_bytes: int) -> Path | None:
+    """The local copy of a remote shard; None where there is no room for it."""
+    name = name_of_contents(shard, shard_stamp(shard))
+    return mirror_in(mirror).copy(shard, name, shard_size(shard), mirror_bytes)

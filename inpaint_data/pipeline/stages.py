@@ -17,7 +17,7 @@ import torch
 
 from inpaint_data.batch import Batch, ImageBatch, Posterior, is_batch, pinned, to_device
 from inpaint_data.encoding.encoder import Encoder
-from inpaint_data.errors import UsageError
+from inpaint_data.errors import ReplacedError, UsageError
 from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_posterior
 from inpaint_data.latent_cache.members import MEMBERS, RECORD, masks_member
 from inpaint_data.latent_cache.reader import Variant
@@ -29,7 +29,7 @@ from inpaint_data.pipeline.faults import OnFault, handled, warn
 from inpaint_data.pipeline.own_stages import run_on
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.settings import group_of
-from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard, shard_stem
+from inpaint_data.shards.reading import Fault, Sample, ShardAnew, ShardEnd, read_shard, shard_stem
 from inpaint_data.shards.tar import stored_size
 
 VIEWS = "__views__"  # of a sample dict: which of its views are wanted, where not all are
@@ -98,21 +98,22 @@ def way_of_a_sample(
 @stage
 def read_shards(
     urls: Iterable[dict[str, Any]], on_fault: OnFault = warn, ends: bool = False, tally: Tally | None = None
-) -> Iterator[SampleDict | Fault | ShardEnd]:
+) -> Iterator[SampleDict | Fault | ShardEnd | ShardAnew]:
     """Read tars strictly: every member comes out in a sample or in a Fault that names it, and nothing is executed.
 
     Args:
         urls: dicts of `url`, as webdataset's shard lists give them; local paths, or URLs that fsspec opens.
         on_fault: `warn`, `stop`, a function or a list that takes each Fault, or None to pass it on as an item.
-        ends: whether each shard is followed by its `ShardEnd`.
+        ends: whether each shard is followed by its `ShardEnd`. One that is replaced while it is read then begins anew,
+            once, behind a `ShardAnew`.
         tally: counts what was read.
 
     Raises:
         ShardError: a shard cannot be opened or read.
     """
     for url in urls:
-        for item in read_shard(url["url"]):
-            if isinstance(item, ShardEnd):
+        for item in _or_anew(url["url"]) if ends else read_shard(url["url"]):
+            if isinstance(item, ShardEnd | ShardAnew):
                 if ends:
                     yield item
             elif isinstance(item, Fault):
@@ -125,12 +126,21 @@ def read_shards(
                 yield as_dict(item)
 
 
+def _or_anew(url: str) -> Iterator[Sample | Fault | ShardEnd | ShardAnew]:
+    """The items of a shard; anew, once, where it is replaced while it is read."""
+    try:
+        yield from read_shard(url)
+    except ReplacedError:
+        yield ShardAnew(url)
+        yield from read_shard(url)
+
+
 @stage
 def own_stages(items: Iterable[Any], stages: Sequence[Stage]) -> Iterator[Any]:
     """Run the user's stages on each sample alone; all else passes by them. Keys stay different within a shard."""
     keys: set[str] = set()  # of the shard
     for item in items:
-        if isinstance(item, ShardEnd):
+        if isinstance(item, ShardEnd | ShardAnew):
             keys = set()
         if not stages or not _is_sample(item):
             yield item
@@ -228,7 +238,7 @@ def bucketed(items: Iterable[Any], batch_size: int) -> Iterator[Any]:
 
     Args:
         items: what those stages yield. All else passes through; what waits is handed out before a `ShardEnd` or a
-            `BatchEnd`, and at the end.
+            `BatchEnd`, and at the end, and dropped before a `ShardAnew`.
         batch_size: samples in a batch; what is left over of each size makes a smaller one.
     """
     if type(batch_size) is not int or batch_size < 1:
@@ -246,6 +256,8 @@ def bucketed(items: Iterable[Any], batch_size: int) -> Iterator[Any]:
             if len(group) == batch_size:
                 yield _batch(waiting.pop(item.size))
             continue
+        if isinstance(item, ShardAnew):
+            waiting.clear()
         if isinstance(item, ShardEnd | BatchEnd):
             for size in sorted(waiting):
                 yield _batch(waiting.pop(size))

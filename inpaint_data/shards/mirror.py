@@ -3,17 +3,21 @@
 import hashlib
 import os
 import re
-from contextlib import suppress
-from functools import cache
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 
-from inpaint_data.durable import NewFile, is_running, name_of_leftover
-from inpaint_data.errors import UsageError
-from inpaint_data.shards.stores import open_stream, unreadable
+from inpaint_data.durable import TEMPORARY, NewFile
+from inpaint_data.errors import ShardError, UsageError
+from inpaint_data.shards.stores import anew_if_replaced, open_stream
 
 SUFFIX = ".copy"
+ROOM = ".room.lock"  # of whoever looks what is there, and makes room
 DEFAULT_BYTES = 100 * 10**9
-_LEASE = re.compile(r"\.(?P<copy>.+)\.(?P<process>\d+)\.lease")
+_LEASE = re.compile(r"\.(?P<copy>.+)\.(?P<owner>\w+)\.lease")
+_UNFINISHED = re.compile(rf"\.?(?P<copy>.+?)({re.escape(SUFFIX)})?\.\d+{re.escape(TEMPORARY)}")
 
 
 class Mirror:
@@ -23,15 +27,21 @@ class Mirror:
     file is copied once, while the others wait, and no copy goes away while a process that asked for it runs. To make
     room, the copies that were unused the longest go; what does not fit is not copied.
 
+    Who works in the folder holds locks of the operating system, which end with the process, however it ends: nothing
+    is read from the names, times or bytes of files that a dead one left.
+
     Made by `mirror_in`: a process has one for each folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._owner, self._process = "", 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"mirror: cannot write to {folder} ({error.strerror}); name another folder") from None
+        with suppress(OSError), self._locked(ROOM):  # a read-only mirror serves as well
+            self._copies()
 
     def copy(self, url: str, name: str, size: int, limit: int, sha256: str | None = None) -> Path | None:
         """The local copy of `url`, or None where there is no room for it.
@@ -45,61 +55,94 @@ class Mirror:
 
         Raises:
             ShardError: it cannot be read, or is not what `size` and `sha256` say.
+            UsageError: the folder cannot be written to, is full, or has no locks.
         """
+        # Both may be what a stranger's sidecar says.
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,128}", name, re.ASCII):
+            raise ShardError(f"{url}: {name!r} is not a name for a copy of it; its sidecar is damaged or forged")
+        if type(size) is not int or size < 0:
+            raise ShardError(f"{url}: {size!r} is not the size of a copy of it; its sidecar is damaged or forged")
         path = self.folder / f"{name}{SUFFIX}"
-        if self._take(path, size):
-            return path
-        from filelock import FileLock  # only what lies elsewhere needs it
-
-        with FileLock(self.folder / f".{name}.lock"):
+        try:
             if self._take(path, size):
                 return path
-            file = self._reserve(path, size, limit)
-            if file is None:
-                return None
-            try:
-                with open_stream(url) as source:
-                    while block := source.read(1 << 20):
-                        file.write(block)
-                if file.size != size or sha256 not in (None, file.sha256.hexdigest()):
-                    raise OSError(f"its {file.size} bytes are not the {size} that were promised")
-                file.sync()
-                file.publish()
-            except Exception as error:  # every file system of fsspec has errors of its own
-                file.drop()
-                raise unreadable(url, error) from error
-            finally:
-                with suppress(OSError):
-                    (self.folder / f".{name}.lock").unlink()
+            with self._locked(_lock_of(name)):
+                if self._take(path, size):
+                    return path
+                copied = partial(self._copied, url, path, size, limit, sha256)
+                return anew_if_replaced(copied) if sha256 else copied()  # else another file has another name
+        except OSError as error:
+            raise UsageError(
+                f"mirror: cannot work in {self.folder} ({error.strerror}); free some space, or name another folder"
+            ) from None
+
+    def _copied(self, url: str, path: Path, size: int, limit: int, sha256: str | None) -> Path | None:
+        """Make the copy; None where there is no room for it."""
+        file = self._reserve(path, size, limit)
+        if file is None:
+            return None
+        try:
+            with open_stream(url) as source:
+                while file.size <= size and (block := source.read(1 << 20)):
+                    file.write(block)
+            if file.size != size or sha256 not in (None, file.sha256.hexdigest()):
+                raise ShardError(f"{url}: its {file.size} bytes are not the {size} that were promised")
+            file.sync()
+            file.publish()
+        except BaseException:
+            file.drop()
+            raise
         return path
 
     def _take(self, path: Path, size: int) -> bool:
         """True if the copy is there; then it stays as long as this process runs."""
-        with suppress(OSError):  # a read-only mirror serves as well
-            self._lease(path).touch()
-        with suppress(OSError):
-            if path.stat().st_size == size:
-                with suppress(OSError):
-                    os.utime(path)
-                return True
+        try:
+            lease = path.with_name(f".{path.name}.{self._own()}.lease")
+            with self._locked(ROOM):
+                lease.touch()
+                is_there = path.stat().st_size == size
+                os.utime(path)
+            return is_there
+        except OSError:  # it is not there, or this is a read-only mirror, which serves as well
+            with suppress(OSError):
+                return path.stat().st_size == size
         return False
 
-    def _lease(self, path: Path) -> Path:
-        return path.with_name(f".{path.name}.{os.getpid()}.lease")
+    def _own(self) -> str:
+        """This process's name in the folder: that of a lock which it holds to its end."""
+        if self._process != os.getpid():  # the first time, or forked since
+            owner = uuid.uuid4().hex
+            with self._locked(ROOM):
+                descriptor = os.open(self.folder / f".{owner}.owner", os.O_RDWR | os.O_CREAT)
+                _flock(descriptor, wait=False)
+            self._owner, self._process = owner, os.getpid()
+        return self._owner
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Waits for the lock of that name; only living processes hold one."""
+        with (self.folder / name).open("a") as file:
+            _flock(file.fileno())
+            try:
+                yield
+            finally:
+                _flock(file.fileno(), hold=False)  # closing is not enough where a child was forked meanwhile
+
+    def _is_held(self, name: str) -> bool:
+        """Whether a living process holds the lock of that name."""
+        try:
+            with (self.folder / name).open() as file:
+                _flock(file.fileno(), wait=False)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
 
     def _reserve(self, path: Path, size: int, limit: int) -> NewFile | None:
         """A file of that size to copy into; None where there is no room."""
-        from filelock import FileLock  # as in copy
-
-        with FileLock(self.folder / ".room.lock"):
-            leased = self._leased()
-            copies = {}
-            for file_path in self.folder.iterdir():
-                if name_of_leftover(file_path.name):
-                    file_path.unlink(missing_ok=True)
-                elif file_path.suffix in (SUFFIX, ".tmp"):
-                    with suppress(OSError):
-                        copies[file_path] = file_path.stat()
+        with self._locked(ROOM):
+            leased, copies = self._leased(), self._copies(path.name)
             total = sum(status.st_size for status in copies.values())
             idle = [copy for copy in copies if copy.suffix == SUFFIX and copy.name not in leased]
             for copy in sorted(idle, key=lambda copy: copies[copy].st_mtime):
@@ -113,16 +156,45 @@ class Mirror:
             os.truncate(file.temporary, size)  # so that others count it
             return file
 
+    def _copies(self, ours: str = "") -> dict[Path, os.stat_result]:
+        """The copies, and those that are being made. What nobody makes any more is removed; of `ours` we know."""
+        copies = {}
+        for path in self.folder.iterdir():
+            unfinished = _UNFINISHED.fullmatch(path.name)
+            if unfinished and (
+                f"{unfinished['copy']}{SUFFIX}" == ours or not self._is_held(_lock_of(unfinished["copy"]))
+            ):
+                path.unlink(missing_ok=True)
+            elif unfinished or path.suffix == SUFFIX:
+                with suppress(OSError):
+                    copies[path] = path.stat()
+        return copies
+
     def _leased(self) -> set[str]:
         """The copies that a running process asked for. Leases of dead ones are removed."""
+        owners = {path.name[1:].removesuffix(".owner"): path for path in self.folder.glob(".*.owner")}
+        living = {owner for owner, path in owners.items() if owner == self._owner or self._is_held(path.name)}
         names = set()
         for lease in self.folder.glob(".*.lease"):
             match = _LEASE.fullmatch(lease.name)
-            if match and is_running(int(match["process"])):
+            if match and match["owner"] in living:
                 names.add(match["copy"])
             else:
                 lease.unlink(missing_ok=True)
+        for owner in owners.keys() - living:
+            owners[owner].unlink(missing_ok=True)
         return names
+
+
+def _flock(descriptor: int, wait: bool = True, hold: bool = True) -> None:
+    import fcntl  # only what lies elsewhere needs it; Windows has none
+
+    fcntl.flock(descriptor, (fcntl.LOCK_EX if hold else fcntl.LOCK_UN) | (0 if wait else fcntl.LOCK_NB))
+
+
+def _lock_of(name: str) -> str:
+    """The lock of whoever makes the copy of that name. Some names share one, so that there are never many."""
+    return f".{hashlib.sha256(name.encode()).hexdigest()[:2]}.lock"
 
 
 def mirror_in(folder: str | Path | None) -> Mirror:

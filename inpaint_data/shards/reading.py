@@ -13,14 +13,16 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import braceexpand
-import fsspec
 
-from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.shards.stores import is_url, open_stream, unreadable
+from inpaint_data.errors import SampleError, ShardError, UsageError
+from inpaint_data.shards.store_errors import reason_of, unreadable
+from inpaint_data.shards.stores import anew_if_replaced, at_once, find, is_there, is_url, open_stream, stored
 from inpaint_data.shards.tar import BLOCK, Damage, Member, TarStream, members_of_tar
+from inpaint_data.shown import shown
 
 MAX_MEMBER_BYTES = 2**30  # larger members are not read into memory
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -55,6 +57,9 @@ class Fault:
     end: int | None
     on_purpose: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", shown(self.reason))  # it may quote names, and whatever a library says
+
 
 @dataclass(frozen=True)
 class ShardIdentity:
@@ -74,6 +79,13 @@ class ShardEnd:
     decode_seconds: float = 0.0  # what decoding its samples took, all threads together; known behind `examples`
 
 
+@dataclass(frozen=True)
+class ShardAnew:
+    """The shard was replaced while it was read. What came of it counts for nothing; the new one follows."""
+
+    shard: str
+
+
 def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
     """The shards that a brace pattern, a glob, a folder, a path, a URL of fsspec or a list of these names.
 
@@ -86,7 +98,9 @@ def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     specs: Sequence[Any] = [spec] if isinstance(spec, str | os.PathLike) or not isinstance(spec, Sequence) else spec
     if strange := [item for item in specs if not isinstance(item, str | os.PathLike)]:
         raise UsageError(f"shards: {strange[0]!r} is not a path; give a path, a pattern, a folder, or a list of those")
-    shards = [shard for item in specs for shard in _expand_one(os.fspath(item))]
+    names = list(map(os.fspath, specs))
+    expanded = at_once(_expand_one, names) if any(map(is_url, names)) else list(map(_expand_one, names))
+    shards = list(chain.from_iterable(expanded))
     if not shards:
         raise UsageError("shards: the list is empty; name at least one shard")
     by_stem: dict[str, str] = {}
@@ -202,32 +216,36 @@ def image_member(sample: Sample) -> str:
 
 def shard_identity(url: str) -> ShardIdentity:
     """Size and sha256 of a shard, streamed."""
-    with open_stream(url) as stream:
-        source = TarStream(url, stream)
-        return ShardIdentity(source.skip_to_end(), source.sha256.hexdigest())
+
+    def read() -> ShardIdentity:
+        with open_stream(url) as stream:
+            source = TarStream(url, stream)
+            return ShardIdentity(source.skip_to_end(), source.sha256.hexdigest())
+
+    return anew_if_replaced(read)
 
 
 def shard_size(url: str) -> int:
-    """Size of a shard in bytes, without reading it."""
-    try:
-        if not is_url(url):
-            return os.stat(url).st_size
-        files, path = fsspec.core.url_to_fs(url)
-        return int(files.size(path))
-    except Exception as error:  # every file system of fsspec has errors of its own
-        raise unreadable(url, error) from error
+    """Size of a shard in bytes, without reading it where its store says it."""
+    if not is_url(url):
+        return _status(url).st_size
+    size = stored(url).size
+    return shard_identity(url).size if size is None else size
 
 
 def shard_stamp(url: str) -> str:
-    """A text that changes when the shard does, without reading it: its times and size, or the store's own stamp."""
+    """A text that changes when the shard does: its times and size, the store's own stamp, or if need be its sha256."""
+    if not is_url(url):
+        status = _status(url)
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+    return stored(url).stamp or f"sha256 {shard_identity(url).sha256}"
+
+
+def _status(path: str) -> os.stat_result:
     try:
-        if not is_url(url):
-            status = os.stat(url)
-            return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
-        files, path = fsspec.core.url_to_fs(url)
-        return str(files.ukey(path))
-    except Exception as error:  # as in shard_size
-        raise unreadable(url, error) from error
+        return os.stat(path)
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def shard_stem(url: str) -> str:
@@ -326,7 +344,7 @@ def _expand_one(spec: str) -> list[str]:
         names = list(braceexpand.braceexpand(spec)) if "{" in spec and not _is_there(spec) else [spec]
     except ValueError as error:
         raise UsageError(f"shards: {spec!r} is not a brace pattern: {error}; write it like {{0000..0012}}") from error
-    matches = [_matches(name) for name in names]
+    matches = at_once(_matches, names) if is_url(spec) else list(map(_matches, names))
     missing = [name for name, shards in zip(names, matches, strict=True) if not shards]
     if missing:
         listed = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
@@ -336,45 +354,40 @@ def _expand_one(spec: str) -> list[str]:
 
 
 def _check_protocols(url: str) -> None:
+    import fsspec  # only what lies elsewhere needs it
+
     for protocol in re.findall(r"(?:^|::)([A-Za-z][\w+.-]*)(?=::|://)", url):
         try:
             fsspec.get_filesystem_class(protocol)
         except (ValueError, ImportError) as error:
-            raise UsageError(f"shards: {url} cannot be opened: {error}; see fsspec for the protocol's name") from error
+            reason = reason_of(f"{protocol}://", error)
+            raise UsageError(f"shards: {url} cannot be opened: {reason}; see fsspec for the protocol's name") from None
 
 
 def _is_there(name: str) -> bool:
-    if not is_url(name):
-        return os.path.exists(name)
-    files, path = fsspec.core.url_to_fs(name)
-    return bool(files.exists(path))
+    try:
+        return is_there(name) if is_url(name) else os.path.exists(name)
+    except ShardError as error:
+        raise UsageError(f"shards: {error}") from None
 
 
 def _matches(name: str) -> list[str]:
     """One file, the tars of a folder, or what a glob finds; nothing where a file is missing."""
-    remote = is_url(name)
-    can_list = not name.startswith(("http://", "https://")) and "::" not in name  # the web's ? is not a glob
-    try:
-        files, path = fsspec.core.url_to_fs(name) if remote else (fsspec.filesystem("file"), name)
-        if files.isfile(path):
-            shards = [name]
-        elif can_list and (files.isdir(path) or any(character in path for character in "*?[")):
-            pattern = os.path.join(glob.escape(path), "*.tar") if files.isdir(path) else path
-            if remote:
-                shards = sorted(files.unstrip_protocol(path) for path in files.glob(pattern))
-            else:
-                shards = sorted(glob.glob(pattern, recursive=True))
-            if not shards:
-                raise UsageError(f"shards: there is no {pattern}; name a folder or a pattern that has shards")
-        else:
-            shards = []
-    except UsageError:
-        raise
-    except Exception as error:  # as in TarStream.read
-        raise UsageError(
-            f"shards: {name} cannot be looked up: {error}; check the address and its credentials"
-        ) from error
-    for shard in shards:
+    if is_url(name):
+        can_list = not name.startswith(("http://", "https://")) and "::" not in name  # the web's ? is not a glob
+        try:
+            shards = find(name, can_list)
+        except ShardError as error:
+            raise UsageError(f"shards: {error}") from None
+    elif os.path.isfile(name):
+        shards = [name]
+    elif os.path.isdir(name):
+        shards = sorted(glob.glob(os.path.join(glob.escape(name), "*.tar")))
+    else:
+        shards = sorted(glob.glob(name, recursive=True)) if any(map(name.__contains__, "*?[")) else None
+    if shards == []:
+        raise UsageError(f"shards: there is no {name} with shards; name a folder or a pattern that has some")
+    for shard in shards or []:
         if not _path(shard).endswith(".tar"):
             raise UsageError(f"shards: {shard} does not end in .tar; unpack .tar.gz with gunzip, leave other files out")
-    return shards
+    return shards or []

@@ -1,37 +1,237 @@
 """Stores: where bytes come from, a local path or whatever fsspec opens. A new kind of store is opened here."""
 
+import glob
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Any
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, Any, TypeVar
 
-from inpaint_data.errors import ShardError
+from inpaint_data.errors import ReplacedError
+from inpaint_data.shards.store_errors import REPLACED, Broken, is_absent, retried
+from inpaint_data.shards.store_errors import unreadable as unreadable
+
+T = TypeVar("T")
+
+AT_A_TIME = 16  # questions to a store
+PIECE = 2**20
+_TAKE_A_SIZE = ("http", "https", "s3", "s3a")  # when opened, and then do not ask for it again
+_OF_CONTENTS = ("etag", "generation", "md5hash", "contentmd5", "blobid", "sha", "checksum")
+_OF_TIMES = ("lastmodified", "mtime", "modified", "updated", "created", "ino")
+_seen: dict[str, "Stored"] = {}  # by the last listing
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file as a store describes it. None is what the store does not say.
+
+    Attributes:
+        size: in bytes.
+        stamp: a text that changes when the contents do.
+    """
+
+    size: int | None
+    stamp: str | None
 
 
 def is_url(name: str) -> bool:
     return re.match(r"([A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]*://", name) is not None
 
 
-def unreadable(url: str, error: Exception) -> ShardError:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return ShardError(f"{url}: {reason}; see that the shard is there and may be read, then start again")
+def stored(url: str) -> Stored:
+    """What the last listing saw of a remote file, or what the store says now.
+
+    Raises:
+        ShardError: the store does not answer, or has no such file.
+    """
+    return _seen.get(url) or stored_now(url)
+
+
+def stored_now(url: str) -> Stored:
+    """What the store says now of a remote file.
+
+    Raises:
+        ShardError: see `stored`.
+    """
+    try:
+        files, path = file_system(url)
+        files.invalidate_cache(path)
+        return _stored(retried(partial(files.info, path)))
+    except Exception as error:  # every file system of fsspec has errors of its own
+        raise unreadable(url, error) from None
+
+
+def find(url: str, may_list: bool = True) -> list[str] | None:
+    """The remote files that a URL names: itself, the tars of a folder, or what a pattern finds; None if it is absent.
+
+    What the store says of each is kept for `stored`.
+
+    Raises:
+        ShardError: the store does not answer.
+    """
+    try:
+        files, path = file_system(url)
+        files.invalidate_cache()
+        is_pattern = may_list and any(character in path for character in "*?[")
+        if is_pattern and not retried(partial(files.exists, path)):
+            return _listed(files, path)
+        info = retried(partial(files.info, path))
+        if info["type"] == "directory":
+            return _listed(files, f"{glob.escape(path.rstrip('/'))}/*.tar") if may_list else None
+        _seen[url] = _stored(info)
+        return [url]
+    except Exception as error:  # as in stored_now
+        if is_absent(error):
+            return None
+        raise unreadable(url, error) from None
+
+
+def _listed(files: Any, pattern: str) -> list[str]:
+    infos = retried(partial(files.glob, pattern, detail=True))
+    for path, info in infos.items():
+        if _marks(info, _OF_CONTENTS):  # times look otherwise when a file is asked for alone
+            _seen[files.unstrip_protocol(path)] = _stored(info)
+    return sorted(files.unstrip_protocol(path) for path, info in infos.items() if info["type"] == "file")
+
+
+def at_once(ask: Callable[[str], T], urls: Sequence[str]) -> list[T]:
+    """What a question to a store gives for each URL, many at a time; the first error of them in their order."""
+    if len(urls) < 2:
+        return list(map(ask, urls))
+    with ThreadPoolExecutor(AT_A_TIME, "inpaint_data-ask") as pool:
+        return list(pool.map(ask, urls))
+
+
+def is_there(url: str) -> bool:
+    """Whether a store has a file or a folder of that name.
+
+    Raises:
+        ShardError: the store does not answer.
+    """
+    try:
+        files, path = file_system(url)
+        return bool(retried(partial(files.exists, path)))
+    except Exception as error:  # as in stored_now
+        raise unreadable(url, error) from None
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the path there."""
+    import fsspec  # only what lies elsewhere needs it
+
+    files, path = fsspec.core.url_to_fs(url)
+    return files, path
 
 
 @contextmanager
 def open_stream(url: str) -> Iterator[IO[bytes]]:
+    """The bytes of a file from its start; only those of a local one can be skipped.
+
+    Raises:
+        ShardError: it cannot be opened. Reading a remote one raises it too, and ReplacedError where the file was
+            replaced meanwhile.
+    """
     try:
-        opener = _opener(url) if is_url(url) else None  # must outlive its stream
-        stream = opener.open() if opener else open(url, "rb")  # noqa: SIM115 - closed below
-    except Exception as error:  # as in TarStream.read
-        raise unreadable(url, error) from error
-    with stream:
+        stream: Any = _Remote(url) if is_url(url) else open(url, "rb")  # noqa: SIM115 - closed below
+    except Exception as error:  # as in stored_now
+        raise unreadable(url, error) from None
+    with closing(stream):
         yield stream
 
 
-def _opener(url: str) -> Any:
-    import fsspec  # only what lies elsewhere needs it
+class _Remote:
+    """The bytes of a remote file, from its start to its end: those of one file, or an error.
 
-    return fsspec.open(url, "rb")
+    Where a connection breaks it is read on from the byte that was reached, if the store can do that and says that the
+    file is still the same; otherwise from the start, and the bytes that were read before are compared.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stored = stored(url)
+        self._file: Any = None
+        self._offset = self._checksum = 0
+        self._has_ranges = self._stored.stamp is not None
+        self._has_ended = False
+        retried(self._open)
+
+    def read(self, count: int) -> bytes:
+        """Up to that many bytes; none at the end."""
+        if self._has_ended:
+            return b""
+        try:
+            piece = retried(partial(self._read, count))
+        except Exception as error:  # as in stored_now
+            raise unreadable(self._url, error) from None
+        self._offset += len(piece)
+        self._checksum = zlib.crc32(piece, self._checksum)
+        if not piece:
+            if stored_now(self._url) != self._stored:
+                raise self._replaced()
+            self._has_ended = True
+        return piece
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(Exception):  # its connection may be gone
+                file.close()
+
+    def _read(self, count: int) -> bytes:
+        if self._file is None:
+            self._open()
+        try:
+            piece = bytes(self._file.read(count))
+            if not piece and self._stored.size is not None and self._offset < self._stored.size:
+                raise Broken(f"it ends at byte {self._offset}, before byte {self._stored.size}")
+        except Exception as error:
+            self.close()
+            if isinstance(error, ValueError) and self._has_ranges:  # so it says of a server that has none
+                self._has_ranges = False
+                raise Broken(str(error)) from None
+            raise
+        return piece
+
+    def _open(self) -> None:
+        """Open it where reading stopped."""
+        if self._offset and stored_now(self._url) != self._stored:
+            raise self._replaced()
+        files, path = file_system(self._url)
+        protocols = {files.protocol} if isinstance(files.protocol, str) else set(files.protocol)
+        options: dict[str, int] = {}
+        if protocols & set(_TAKE_A_SIZE):
+            if self._stored.size is not None:
+                options["size"] = self._stored.size
+            if not self._has_ranges:
+                options["block_size"] = 0  # as one answer
+        self._file = files.open(path, "rb", **options)
+        if not self._offset:
+            return
+        try:
+            if self._has_ranges:
+                self._file.seek(self._offset)
+            else:
+                self._skip_what_was_read()
+        except Exception:
+            self.close()
+            raise
+
+    def _skip_what_was_read(self) -> None:
+        left, checksum = self._offset, 0
+        while left > 0:
+            piece = self._file.read(min(left, PIECE))
+            if not piece:
+                raise Broken("it ended earlier this time")
+            left, checksum = left - len(piece), zlib.crc32(piece, checksum)
+        if checksum != self._checksum:
+            raise self._replaced()
+
+    def _replaced(self) -> ReplacedError:
+        _seen.pop(self._url, None)
+        return ReplacedError(f"{self._url}: {REPLACED}")
 
 
 def read_range(url: str, start: int, end: int) -> bytes:
@@ -40,13 +240,32 @@ def read_range(url: str, start: int, end: int) -> bytes:
     Raises:
         ShardError: it cannot be read, or ends before `end`.
     """
-    import fsspec  # only what lies elsewhere needs it
-
     try:
-        files, path = fsspec.core.url_to_fs(url)
-        data = bytes(files.cat_file(path, start=start, end=end))
+        files, path = file_system(url)
+        data = bytes(retried(partial(files.cat_file, path, start=start, end=end)))
+        if len(data) > end - start:
+            data = data[start:end]  # the whole file, from a server without ranges
         if len(data) != end - start:
             raise OSError(f"it ends at byte {start + len(data)}, before byte {end}")
-    except Exception as error:  # as in Mirror.copy
-        raise unreadable(url, error) from error
+    except Exception as error:  # as in stored_now
+        raise unreadable(url, error) from None
     return data
+
+
+def anew_if_replaced(read: Callable[[], T]) -> T:
+    """What `read` gives, begun anew once where the file was replaced while it was read."""
+    try:
+        return read()
+    except ReplacedError:
+        return read()
+
+
+def _stored(info: Mapping[str, Any]) -> Stored:
+    size, marks = info.get("size"), _marks(info, _OF_CONTENTS) or _marks(info, _OF_TIMES)
+    return Stored(size, " ".join([f"size {size}", *marks]) if marks else None)
+
+
+def _marks(info: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """The fields of those names, which every store spells in its own way."""
+    fields = {re.sub("[^a-z0-9]", "", str(name).lower()): value for name, value in info.items()}
+    return [f"{name} {str(fields[name]).strip(chr(34))}" for name in names if fields.get(name)]

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from inpaint_data.shards.stores import unreadable
+from inpaint_data.shards.store_errors import unreadable
 
 BLOCK = 512
 RECORD = 20 * BLOCK
@@ -52,7 +52,7 @@ class TarStream:
             try:
                 piece = self.stream.read(count)
             except Exception as error:  # those of aiohttp, botocore … are not an OSError
-                raise unreadable(self.url, error) from error
+                raise unreadable(self.url, error) from None
             if not piece:
                 break
             pieces.append(piece)
