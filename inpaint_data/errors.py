@@ -1,6 +1,17 @@
 """What can go wrong, each under one base: the message names the file, the key and the fix."""
 
+import reprlib
 from collections.abc import Sequence
+from typing import Any
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+_short.maxlevel = 2
+
+
+def shortened(value: Any) -> str:
+    """`repr` within a line, whatever a stranger's file holds: texts of megabytes, numbers of thousands of digits."""
+    return _short.repr(value)
 
 
 class InpaintDataError(Exception):
