@@ -5,15 +5,17 @@ Shapes: K masks of a sample, H W the image.
 
 import io
 import json
+import re
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from inpaint_data.errors import CacheError
+from inpaint_data.errors import CacheError, shortened
 
 Bytes = bytes | memoryview
+_PBM_HEADER = re.compile(rb"P4\s+([0-9]{1,9})\s+([0-9]{1,9})\s")
 
 
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:
@@ -23,12 +25,20 @@ def npy_bytes(array: npt.NDArray[Any]) -> bytes:
 
 
 def read_npy(data: Bytes) -> npt.NDArray[Any]:
-    """The array in a .npy file, as a view into its bytes."""
-    if bytes(data[:6]) != b"\x93NUMPY":
-        raise ValueError("not a .npy file")
-    start = 10 + int.from_bytes(data[8:10], "little")
-    shape, dtype = _npy_header(bytes(data[:start]))
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+    """The array in a .npy file, as a view into its bytes.
+
+    Raises:
+        CacheError: it is damaged, or not an array as caches have it.
+    """
+    try:
+        if bytes(data[:8]) != b"\x93NUMPY\x01\x00":
+            raise ValueError("it does not begin like one")
+        start = 10 + int.from_bytes(data[8:10], "little")
+        shape, dtype = _npy_header(bytes(data[:start]))
+        return np.frombuffer(data, dtype, offset=start).reshape(shape)
+    except Exception as error:  # the header is parsed like Python, so damage raises anything: TokenError, SyntaxError …
+        reason = f"{type(error).__name__}: {shortened(str(error))}"
+        raise CacheError(f"not an array, or not laid out as the cache writes arrays ({reason})") from None
 
 
 @lru_cache(64)
@@ -37,8 +47,8 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
     file = io.BytesIO(header)
     np.lib.format.read_magic(file)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran or dtype.hasobject:
-        raise ValueError("not laid out as the cache writes arrays")
+    if fortran or dtype not in (np.float16, np.float32) or min(shape, default=0) < 0:
+        raise ValueError(f"it has the shape {shape} of {dtype}")
     return shape, dtype
 
 
@@ -53,12 +63,16 @@ def pbm_bytes(masks: npt.NDArray[np.bool_]) -> bytes:
 
 
 def read_pbm(data: Bytes, count: int) -> npt.NDArray[np.bool_]:
-    """The (K, H, W) bool masks that `pbm_bytes` encoded, K = `count`."""
+    """The (K, H, W) bool masks that `pbm_bytes` encoded, K = `count`.
+
+    Raises:
+        CacheError: it is damaged, or not of K masks.
+    """
     data = bytes(data)
-    magic, size, pixels = data.split(b"\n", 2)
-    width, rows = map(int, size.split())
-    packed = np.frombuffer(pixels, np.uint8)
-    if magic != b"P4" or rows % count or packed.size != rows * ((width + 7) // 8):
+    header = _PBM_HEADER.match(data)
+    width, rows = map(int, header.groups()) if header else (0, 0)
+    packed = np.frombuffer(data, np.uint8, offset=header.end() if header else 0)
+    if not width or not rows or rows % count or packed.size != rows * ((width + 7) // 8):
         raise CacheError(f"mask.pbm: not a P4 file of {count} masks")
     bits = np.unpackbits(packed.reshape(rows, -1), axis=1, count=width)
     masks: npt.NDArray[np.bool_] = (bits == 0).reshape(count, rows // count, width)
