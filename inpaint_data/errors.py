@@ -14,6 +14,12 @@ def shortened(value: Any) -> str:
     return _short.repr(value)
 
 
+def one_line(text: str, limit: int = 2000) -> str:
+    """A text that may hold a stranger's names, as one line that prints: other letters are written as Python does."""
+    start = text[:limit]
+    return start if start.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in start)
+
+
 class InpaintDataError(Exception):
     """Base of every error this package raises on purpose. The command exits with `exit_code`."""
 

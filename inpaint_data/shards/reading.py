@@ -18,7 +18,7 @@ from typing import Any
 import braceexpand
 import fsspec
 
-from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.errors import SampleError, UsageError, one_line
 from inpaint_data.shards.stores import is_url, open_stream, unreadable
 from inpaint_data.shards.tar import BLOCK, Damage, Member, TarStream, members_of_tar
 
@@ -55,6 +55,9 @@ class Fault:
     offset: int | None
     end: int | None
     on_purpose: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", one_line(self.reason))
 
 
 @dataclass(frozen=True)
