@@ -8,6 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY = ".tmp"
+# The longest name that file systems take is 255 bytes, and while it is written a file has a dot, the number of its
+# process and TEMPORARY around its own.
+MAX_NAME_BYTES = 255 - len(f"..{2**31}{TEMPORARY}")
 _OF_A_PROCESS = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.tmp")
 
 

@@ -1,8 +1,13 @@
 """Text as it may be shown or stored: on one line, harmless to a terminal, and without the secrets of URLs."""
 
 import re
+import reprlib
 import unicodedata
+from typing import Any
 
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+_short.maxlevel = 2
 _CONTAINER = r"(?:abfss?|wasbs?)://[^\s/?#:@]*@"  # which Azure writes where others have the user
 _USER = re.compile(rf"(\b(?!{_CONTAINER})[A-Za-z][\w+.-]*://)[^\s/?#]*@")
 _END = r"""(?=[:;,.)\]]*(?:[\s'"<>]|$))"""  # of a URL within a sentence
@@ -20,6 +25,11 @@ def shown(text: object) -> str:
     line = _USER.sub(r"\1", str(text))
     line = _FIELDS.sub("?…", _WEB_QUERY.sub(r"\1?…", line))
     return line if line.isprintable() else "".join(map(_escaped, line))
+
+
+def shortened(value: Any) -> str:
+    """`repr` within a line, whatever a stranger's file holds: texts of megabytes, numbers of thousands of digits."""
+    return _short.repr(value)
 
 
 def _escaped(character: str) -> str:

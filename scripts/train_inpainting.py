@@ -259,6 +259,9 @@ def make_scheduler(unet: str | None, settings: dict[str, Any]) -> DDPMScheduler:
     return scheduler
 
 
+GROUPS = ("pictures", "masks", "encode", "loading")  # of the data's settings
+
+
 class InpaintingCLI(LightningCLI):
     """LightningCLI with the callbacks that every training here has, each under a key of its own."""
 
@@ -272,6 +275,10 @@ class InpaintingCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoints")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        for place, value, _ in data_given(args):
+            if place[0] in GROUPS and len(place) == 1 and isinstance(value, str):
+                # jsonargparse would import it, in search of a class.
+                raise UsageError(f"{place[0]}: {value!r} is not a mapping of settings; write them below it", place)
         self.config = parser.parse_args(with_whole_mappings(args))
 
 

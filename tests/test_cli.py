@@ -525,3 +525,43 @@ def test_a_required_setting_left_empty_is_asked_for(tmp_path: Path, capsys: pyte
     (tmp_path / "job.yaml").write_text("shards:\nout: b\n")
     code, _, err = run(capsys, "cache", "--config", str(tmp_path / "job.yaml"))
     assert (code, err) == (2, "inpaint-data cache: shards: must be given; see --help\n")
+
+
+BOMB = "pictures: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 10_000, "nested too deep"),
+        (BOMB, "aliases make more than 100000 values"),
+        ("pictures: &a [*a]", "aliases make more than 100000 values"),
+        ("pictures: {resolution: " + "9" * 5000 + "}", "4300 digits"),
+        ("pictures: {resolution: 0x" + "f" * 5000 + "}", "20000 bits is too large"),
+        ("pictures: !!python/object/apply:os.mkdir [made]", "could not determine a constructor"),
+        ("pictures: !!python/name:antigravity.fly", "could not determine a constructor"),
+    ],
+    ids=str.split("deep bomb self digits hex call name"),
+)
+def test_a_yaml_from_a_stranger_is_data_or_one_line(
+    text: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(text)
+    code, _, err = run(capsys, "cache", "--config", "job.yaml")
+    assert code == 2
+    assert err.startswith("inpaint-data cache: job.yaml: is not YAML: ")
+    assert reason in err
+    assert len(err) < 500
+    assert err.count("\n") == 1
+    assert "antigravity" not in sys.modules
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "0x" + "f" * 5000, "[" * 10_000])
+def test_a_flag_that_no_number_can_be_is_one_line(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "cache", "--shards", "x", "--out", "y", "--resolution", value)
+    assert code == 2
+    assert err.startswith("inpaint-data cache: resolution: ")

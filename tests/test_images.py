@@ -4,8 +4,9 @@ import contextlib
 import io
 import struct
 import threading
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image, ImageFile, ImageOps
 from inpaint_data.demo import PHOTOS
 from inpaint_data.errors import SampleError
 from inpaint_data.pictures.images import decode_alpha, decode_image, decode_mask, encode_png, image_size
+from inpaint_data.pictures.whole import check_png
 
 PHOTO = PHOTOS / "coffee.jpg"
 
@@ -315,3 +317,93 @@ def test_a_jpeg_padded_with_zeros_before_its_end_is_whole(photo_bytes: dict[str,
     assert np.array_equal(decode_image(cat[:-2] + bytes(7) + cat[-2:]), decode_image(cat))
     with pytest.raises(SampleError):
         decode_image(cat[:-2] + b"\x01\x02\x03" + cat[-2:])
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_takes_minutes() -> None:
+    data = FILES["progressive"]()
+    table = b"\xff\xc4\0\x14\x10\x01" + bytes(15) + b"\0"  # one code: the block ends here
+    header = b"\xff\xda\0\x08\x01\x01\0\x01\x3f\0"  # all but the mean, of the first component
+    scan = table + header + b"\0\0\0\0\x1f"  # 35 blocks
+    assert np.array_equal(decode_image(data[:-2] + scan * 50 + data[-2:]), decode_image(data))
+    for between in (b"", b"\xff\x01", b"\xff\xd0\xff\xff"):
+        with pytest.raises(SampleError, match="100 scans"):
+            decode_image(data[:-2] + (between + scan) * 1000 + data[-2:])
+
+
+def test_a_thumbnail_in_a_jpeg_does_not_count_as_its_scans() -> None:
+    data = FILES["progressive"]()
+    thumbnails = b"".join(b"\xff\xe1\xff\xff" + (b"\xff\xda" * 2**15)[:65533] for _ in range(3))
+    assert np.array_equal(decode_image(data[:2] + thumbnails + data[2:]), decode_image(data))
+
+
+def test_checking_a_png_takes_time_in_proportion_to_its_size() -> None:
+    def seconds(side: int) -> float:
+        packed = zlib.compress(bytes(side * (side + 1)), 0)
+        header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+        data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            check_png(data)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    assert seconds(8192) < 10 * seconds(4096)  # four times as many bytes
+
+
+def webp_damages(data: bytes, seed: int) -> Iterator[bytes]:
+    """The file with 4 KiB zeroed, and padded with zeros behind a cut, somewhere within its pixels."""
+    rng = np.random.default_rng(seed)
+    at = int(rng.integers(40, len(data) - 64))
+    yield (data[:at] + bytes(4096))[: len(data)] + data[at + 4096 :]
+    yield data[:at] + bytes(len(data) - at)
+
+
+def test_a_webp_with_a_hole_or_padded_behind_a_cut_is_refused(photo_bytes: dict[str, bytes]) -> None:
+    told = {False: 0, True: 0}
+    damaged = {False: 0, True: 0}
+    for seed in range(5):
+        for photograph in photo_bytes.values():
+            with Image.open(io.BytesIO(photograph)) as image:
+                small = image.convert("RGB").resize((160, 120))
+            for lossless in told:
+                data = saved(small, "WEBP", lossless=lossless, quality=80, method=2)
+                for other in webp_damages(data, seed):
+                    damaged[lossless] += 1
+                    try:
+                        decode_image(other)
+                    except SampleError:
+                        told[lossless] += 1
+    assert told[False] == damaged[False]
+    assert told[True] > 0.95 * damaged[True]  # a hole may end in step with the data, in a code without a clock
+
+
+@pytest.mark.parametrize("alpha", [None, "flat", "ramp"])
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"quality": 1, "method": 6}, {"quality": 100}])
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (16, 16), (321, 200)])
+def test_whole_webps_of_all_kinds_have_the_pixels_that_pillow_shows(
+    size: tuple[int, int], options: dict[str, object], alpha: str | None
+) -> None:
+    image = photo(*size)
+    if alpha:
+        image = rgba(image)
+        if alpha == "flat":
+            image.putalpha(77)
+    for data in (
+        saved(image, "WEBP", **options),
+        saved(image, "WEBP", save_all=True, append_images=[image], **options),
+    ):
+        with Image.open(io.BytesIO(data)) as shown:
+            assert np.array_equal(decode_image(data), np.asarray(shown.convert("RGB")))
+            if alpha:
+                assert np.array_equal(decode_alpha(data), np.asarray(shown.convert("RGBA").getchannel("A")))
+
+
+def test_the_alpha_of_a_webp_is_checked_too() -> None:
+    image = photo(120, 160)
+    image.putalpha(photo(120, 160).rotate(180).convert("L"))
+    data = saved(image, "WEBP")
+    at = data.index(b"ALPH") + 8
+    end = at + int.from_bytes(data[at - 4 : at], "little")
+    with pytest.raises(SampleError, match="alpha"):
+        decode_alpha(data[: end - 2000] + bytes(2000) + data[end:])

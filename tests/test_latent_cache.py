@@ -4,13 +4,15 @@ import io
 import json
 import shutil
 import tarfile
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from conftest import write_shard
+from conftest import Pooling, small_samples, write_shard
 from flat import cache_latents, data_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from PIL import Image
 
 from inpaint_data import Autoencoder, CacheError, LatentCache, RandomOffset, UsageError, verify_cache
 from inpaint_data.batch import SIZES, Batch
-from inpaint_data.latent_cache.encodings import pbm_bytes, read_pbm
+from inpaint_data.latent_cache.encodings import npy_bytes, pbm_bytes, read_npy, read_pbm
 from inpaint_data.masks.offsets import Offset
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.stages import image_stages
@@ -285,3 +287,47 @@ def test_changed_input_is_done_again(
     assert (summary.shards, len(summary.plan.done), summary.cached) == (1, 1, 1)
     assert verify_cache(out, against=shards).ok
     assert verify_cache(out).totals["samples"] == 8
+
+
+@pytest.mark.parametrize("letter", ["x", "ü"])
+def test_a_shard_with_a_name_too_long_for_a_cache_is_refused_before_anything_is_encoded(
+    letter: str, tmp_path: Path
+) -> None:
+    longest = letter * (234 // len(letter.encode()))
+    write_shard(tmp_path / "in" / f"{longest}.tar", small_samples(1))
+    out = tmp_path / "cache"
+    assert cache_latents(str(tmp_path / "in"), str(out), vae=Pooling(), resolution=16, masks="boxes").cached == 1
+    assert verify_cache(out).ok
+    write_shard(tmp_path / "in" / f"{longest}y.tar", small_samples(1))
+    with pytest.raises(UsageError, match=f"{longest}y\\.tar: its name is too long .* 234 bytes"):
+        cache_latents(str(tmp_path / "in"), str(out), vae=Pooling(), resolution=16, masks="boxes")
+
+
+@pytest.mark.parametrize("at", range(128))
+def test_any_byte_changed_in_the_header_of_an_array_is_one_error_or_the_same_array(at: int) -> None:
+    array = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    data = npy_bytes(array)
+    for byte in (0, 10, *b"(\"'\\{0", 255):
+        changed = data[:at] + bytes([byte]) + data[at + 1 :]
+        with warnings.catch_warnings(), suppress(CacheError):
+            warnings.simplefilter("ignore")  # Python's own, of backslashes
+            assert read_npy(changed).nbytes <= len(data)
+
+
+@pytest.mark.parametrize(
+    "shape", ["(" * 3000, "(-1,)", f"({10**30},)", "(1" * 900, "('a',)", "None", "(True, 24)", "(2, 3, 4), 'x': 1"]
+)
+@pytest.mark.parametrize("kind", ["<f2", "|O", "|V2", "<i8", "no", "<f2\0"])
+def test_no_header_of_an_array_gets_through_that_a_cache_does_not_write(shape: str, kind: str) -> None:
+    text = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    with pytest.raises(CacheError, match="not an array, or not laid out"):
+        read_npy(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(48))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"P4", b"P4\n", b"P4\n1\n", b"P4\n0 0\n", b"P4\n-8 -1\n\0", b"P4\n8 " + b"9" * 5000 + b"\n", b"P5\n8 1\n\0"],
+)
+def test_a_damaged_mask_is_one_error(data: bytes) -> None:
+    with pytest.raises(CacheError, match=r"mask\.pbm"):
+        read_pbm(data, 1)

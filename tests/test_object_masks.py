@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -239,3 +240,60 @@ def test_a_job_caches_what_has_objects_and_quarantines_the_rest(tmp_path: Path) 
     sidecar = json.loads((tmp_path / "cache" / "0.json").read_text())
     assert sidecar["keys"] == ["fine", "coco"]
     assert [each["key"] for each in sidecar["quarantined"]] == ["other", "empty", "bare"]
+
+
+def test_a_polygon_that_is_traced_in_many_pieces_is_that_of_pycocotools() -> None:
+    points = np.random.default_rng(0).uniform(-100, 500, (600, 2))  # a million steps
+    expected = coco.decode(coco.frPyObjects([points.ravel().tolist()], 400, 400))[..., 0]
+    assert np.array_equal(fill_polygon(points, (400, 400)), expected.astype(bool))
+
+
+ZIGZAG = [0.0, 0.0, 47.0, 31.0] * 100_000
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        ({"segmentation": [ZIGZAG]}, "200000 corners"),
+        ({"segmentation": [[1, 1, 1, 1, 1, 1]] * 10_000}, "10000 polygons"),
+        ({"segmentation": {"size": [32, 48], "counts": [10**4299] * 20}}, "run lengths"),
+        ({"segmentation": {"size": [32, 10**4299], "counts": [1]}}, "but image is 32"),
+        ({"segmentation": {"size": "x" * 10**6, "counts": [1]}}, "not .height, width."),
+        ({"segmentation": {"size": [32, 48], "counts": "o" * 10**6}}, "not a COCO string"),
+        ({"segmentation": [[10**4299] * 6]}, "not a list of numbers"),
+        ({"bbox": [1] * 10**5}, "the box is"),
+        ({"bbox": [0, 0, float("nan"), 1]}, "not a list of numbers"),
+    ],
+    ids=str.split("corners polygons runs size text packed numbers box nan"),
+)
+def test_annotations_that_ask_for_too_much_are_refused_in_a_line(annotation: dict[str, Any], reason: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(SampleError, match=reason) as caught:
+        prepared({"json": json_of(annotation)})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(str(caught.value)) < 400
+    assert peak < 2**27
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"[" * 10**6, "cannot be read"),
+        (b'{"bbox": [' + b"9" * 5000 + b"]}", "cannot be read"),
+        (json.dumps([{"bbox": [0, 0, 1, 1]}] * 5000).encode(), "5000 objects"),
+        (b'{"annotations": [' + b" " * 2**24 + b"]}", "above the limit of 16777216"),
+    ],
+    ids=str.split("nested digits objects bytes"),
+)
+def test_a_json_that_asks_for_too_much_is_refused_in_a_line(data: bytes, reason: str) -> None:
+    with pytest.raises(SampleError, match=reason) as caught:
+        prepared({"json": data})
+    assert len(str(caught.value)) < 400
+
+
+def test_masks_may_have_numbers_of_any_length() -> None:
+    names = ["mask.png", "mask.0.png", "mask.02.png", "mask.10.png", f"mask.{'9' * 5000}.png"]
+    columns = {name: band(place, place + 1) for place, name in enumerate(names)}
+    masks = made({name: png(columns[name]) for name in reversed(names)})
+    assert [int(np.flatnonzero(mask[0])[0]) for mask in masks] == [0, 1, 2, 3, 4]

@@ -32,6 +32,7 @@ from inpaint_data import (
     verify_cache,
 )
 from inpaint_data.batch import is_batch
+from inpaint_data.pipeline import stages
 from inpaint_data.shards.reading import Fault, ShardEnd
 
 PICTURES = PictureSettings(resolution=64)
@@ -124,6 +125,26 @@ def test_threads_change_nothing_not_even_the_order(shards: str, threads: int) ->
     plain, threaded = list(pictures(shards)), list(pictures(shards, threads=threads))
     assert [batch["__key__"] for batch in plain] == [batch["__key__"] for batch in threaded]
     assert_same(by_key(plain), by_key(threaded))
+
+
+def test_no_more_bytes_wait_for_the_decoders_than_there_may(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def counted(items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            read.append(item)
+            yield item
+
+    def read_before_the_first(limit: int) -> int:
+        read.clear()
+        monkeypatch.setattr(stages, "MAX_WAITING_BYTES", limit)
+        items = ip.examples(PICTURES, MASKS, threads=4)(counted(ip.read_shards()(urls(shards))))
+        next(items)
+        items.close()
+        return len(read)
+
+    assert read_before_the_first(2**30) == 9
+    assert read_before_the_first(0) == 1
 
 
 def test_webdatasets_own_reader_in_front_gives_the_same(shards: str) -> None:

@@ -1,6 +1,7 @@
 """One sample becomes one example: image and mask through the same box, every fault named."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from inpaint_data import SampleError, UsageError
 from inpaint_data.masks.edits import Origin
+from inpaint_data.pictures import examples
 from inpaint_data.pictures.examples import Example, prepare
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.shards.reading import Fault, Sample
@@ -145,3 +147,28 @@ def test_a_sample_that_cannot_be_used_says_why(members: dict[str, bytes], change
 def test_unknown_settings_are_named(change: dict, named: str) -> None:
     with pytest.raises(UsageError, match=named):
         example_settings(**change)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RecursionError("too deep"),
+        OverflowError("too large"),
+        MemoryError(),
+        ZeroDivisionError("division by zero"),
+        struct.error("unpack requires 4 bytes"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        KeyError("x"),
+        OSError("broken"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_decoder_raises_is_a_fault_of_that_sample(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(_: bytes) -> None:
+        raise error
+
+    monkeypatch.setattr(examples, "decode_image", decode)
+    (fault,) = prepare(sample({"jpg": b""}), example_settings(resolution=32, masks="full"), [0])
+    assert isinstance(fault, Fault)
+    assert "memory" in fault.reason if isinstance(error, MemoryError) else type(error).__name__ in fault.reason
+    assert "\n" not in fault.reason

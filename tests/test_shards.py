@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import tarfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -23,6 +24,7 @@ from inpaint_data.shards.reading import (
     ShardIdentity,
     expand_shards,
     image_member,
+    locate_samples,
     read_shard,
     shard_identity,
     shard_size,
@@ -186,7 +188,7 @@ def test_pax_size_and_global_path_are_honoured_and_other_records_are_not_needed(
     assert shelf.read(file.getvalue()) == ({"a": {"txt": b"abc"}}, [])
     body = b"11 size=3\n".replace(b"11", b"10") + b"14 path=b.txt\n"
     pax = entry("PaxHeader", len(body), tarfile.XHDTYPE).tobuf() + body.ljust(512, b"\0")
-    zero_in_header = entry("a.txt", 0).tobuf() + b"abc".ljust(512, b"\0")
+    zero_in_header = entry("b.txt", 0).tobuf() + b"abc".ljust(512, b"\0")
     assert shelf.read(pax + zero_in_header + bytes(1024)) == ({"b": {"txt": b"abc"}}, [])
 
 
@@ -408,12 +410,77 @@ def test_a_key_that_comes_again_is_a_fault_and_the_first_one_stays(shelf: Shelf)
     assert "again" in fault.reason
 
 
-def test_a_member_above_the_limit_is_passed_over_unread(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MAX_MEMBER_BYTES", 1000)
-    samples, faults = shelf.read(tar_of(entry("a.jpg", 1000), entry("b.jpg", 1001), entry("c.jpg", 5)))
+def test_a_sample_above_the_limit_is_passed_over_unread(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "MAX_SAMPLE_BYTES", 1000)
+    many = [entry(f"d.{number}.png", 400) for number in range(3)]
+    samples, faults = shelf.read(tar_of(entry("a.jpg", 1000), entry("b.jpg", 1001), entry("c.jpg", 5), *many))
     assert list(samples) == ["a", "c"]
-    assert faults[0].key == "b"
-    assert "1001 bytes" in faults[0].reason
+    assert [fault.key for fault in faults] == ["b", "d"]
+    assert "to 1001 bytes" in faults[0].reason
+    assert "to 1200 bytes" in faults[1].reason
+
+
+@pytest.mark.parametrize("located", [False, True])
+@pytest.mark.parametrize("format", ["gnu", "pax"])
+@pytest.mark.parametrize("harm", ["hole", "cat", "bytes missing", "bytes more"])
+def test_every_key_behind_damage_whose_header_is_whole_is_named(
+    harm: str, format: str, located: bool, shelf: Shelf
+) -> None:
+    names = [f"{letter * 3}{LONG if letter in 'bf' else ''}{letter}" for letter in "abcdefgh"]
+    data = tar_of(*(entry(f"{name}.jpg", 3000) for name in names), format=FORMATS[format])
+    start = data.index(b"ccc")  # its header, within the first MiB as all are
+    if harm == "hole":
+        data = data[: start - 512] + bytes(512 + 4096) + data[start + 4096 :]
+    elif harm == "cat":
+        data = data[:start] + bytes(10240 - start % 512) + data[start:]
+    elif harm == "bytes missing":
+        data = data[: start + 1000] + data[start + 8000 :]  # the rest of c, all of d and some of e
+    else:
+        data = data[: start + 1000] + bytes(100) + data[start + 1000 :]
+    Path(shelf.path).write_bytes(data)
+    items = locate_samples(shelf.path) if located else read_shard(shelf.path)
+    seen = [item.key for item in items if not isinstance(item, ShardEnd)]
+    missing = {"hole": "cd", "cat": "", "bytes missing": "de", "bytes more": ""}[harm]
+    assert sorted(key for key in seen if key) == [name for name in names if name[0] not in missing]
+
+
+@pytest.mark.parametrize("at", range(14))
+def test_a_changed_byte_of_a_name_in_an_extended_header_is_noticed(at: int, shelf: Shelf) -> None:
+    """What the header itself keeps of a name: in pax the ASCII of it, here all but one letter."""
+    data = tar({"ünde": {"jpg": b"1", "txt": b"2"}}, tarfile.PAX_FORMAT)
+    record = data.rindex(b" path=\xc3\xbcnde.txt")
+    changed = bytearray(data)
+    changed[record + at + (at > 5) * 2] ^= 1
+    samples, faults = shelf.read(bytes(changed))
+    assert samples == {}
+    assert any(fault.key == "ünde" for fault in faults)
+
+
+def test_names_that_no_system_takes_are_faults(shelf: Shelf) -> None:
+    def pax(name: str, value: bytes) -> bytes:
+        digits = next(n for n in range(1, 9) if len(b"%d path=%s\n" % (10 ** (n - 1), value)) < 10**n)
+        body = b"%d path=%s\n" % (len(value) + 7 + digits, value)
+        padded = body + bytes(-len(body) % 512)
+        return entry("x", len(body), tarfile.XHDTYPE).tobuf() + padded + entry(name, 1).tobuf() + b"1" + bytes(511)
+
+    data = pax("a.jpg", b"a.jp\0g") + pax("b.jpg", b"b" * 5000 + b".jpg") + pax("c.jpg", b"c.jpg")
+    samples, faults = shelf.read(data + bytes(1024))
+    assert list(samples) == ["c"]
+    assert [fault.key for fault in faults] == ["a", "b" * 5000]
+    assert "zero byte" in faults[0].reason
+    assert "4096 bytes" in faults[1].reason
+    assert len(faults[1].reason) < 1500
+
+
+def test_headers_that_claim_more_than_there_is_cost_neither_memory_nor_time(shelf: Shelf) -> None:
+    header = entry("a.jpg", 2**30).tobuf()
+    tracemalloc.start()
+    samples, faults = shelf.read(header + b"x" * 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert samples == {}
+    assert "cut off" in faults[0].reason
+    assert peak < 2**26
 
 
 def test_gnu_tars_own_sparse_files_are_named_and_stepped_over(shelf: Shelf, tmp_path: Path) -> None:

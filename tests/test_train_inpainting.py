@@ -259,6 +259,20 @@ def test_what_cannot_work_is_named_with_the_file_that_it_stands_in(
     assert code == 2
 
 
+@pytest.mark.parametrize("group", ["pictures", "masks", "encode", "loading"])
+def test_a_text_in_place_of_settings_is_refused_and_not_imported(
+    group: str, train: Train, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "strangers_module.py").write_text("raise SystemExit('it was imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"data": {"source": cache, group: "strangers_module.Settings"}}))
+    code, err = train("train_demo.yaml", "--config", str(config))
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{config}: {group}: 'strangers_module.Settings' is not a mapping of settings" in err
+    assert "strangers_module" not in sys.modules
+
+
 def test_a_flag_for_one_field_of_a_mapping_leaves_the_others(script: ModuleType) -> None:
     flags = [
         "--data.loading.text.dropout",

@@ -31,6 +31,7 @@ from inpaint_data import (
     verify_cache,
 )
 from inpaint_data.encoding.recipes import conditioning
+from inpaint_data.latent_cache.encodings import npy_bytes
 from inpaint_data.masks.presets import PRESETS, Preset
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 4}
@@ -408,6 +409,36 @@ def test_a_tar_from_before_windows_were_recorded_is_named(shards: str, tmp_path:
     write_shard(tmp_path / "old" / "000000.tar", samples)
     with pytest.raises(CacheError, match=r"variant 0 has the fields coverage, edits, generator, offset, not .*window"):
         index_cache(tmp_path / "old", vae)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("target_size", None),
+        ("target_size", [64]),
+        ("target_size", [[1], [2]]),
+        ("target_size", [10**30, 64]),
+        ("variants", []),
+        ("variants", ["a"]),
+        ("variants", [{"offset": 1e400}]),
+        ("variants", [{"offset": [1]}]),
+        ("variants", {"offset": 1}),
+        ("latents.npy", b"\x93NUMPY\x01\x00\x09\x00((((((((("),
+    ],
+)
+def test_a_record_or_an_array_that_no_cache_has_is_named_when_it_is_indexed(
+    field: str, value: object, tmp_path: Path, vae: Autoencoder
+) -> None:
+    record = {"target_size": [64, 64], "variants": [{"offset": 0}]}
+    if not isinstance(value, bytes):
+        record[field] = value
+    written = {name: value for name, value in record.items() if value is not None}
+    members = {"inpaint.json": json.dumps(written).encode()}
+    latents = value if isinstance(value, bytes) else npy_bytes(np.zeros((8, 8, 8), np.float16))
+    write_shard(tmp_path / "0.tar", {"odd": members | {"latents.npy": latents, "mask.pbm": b""}})
+    with pytest.raises(CacheError, match=r"0\.tar, sample 'odd': (inpaint\.json|latents\.npy).*take it out") as caught:
+        index_cache(tmp_path, vae)
+    assert "\n" not in str(caught.value)
 
 
 def test_lost_sidecars_are_made_again_and_bad_samples_are_named(

@@ -453,6 +453,10 @@ def test_a_hub_name_in_the_cache_loads_without_a_network(tmp_path: Path) -> None
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    index = snapshot / "vae" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text('{"weight_map": {"encoder.conv_in.weight": "part.bin"}}')
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "VaeError: someone/model: diffusion_pytorch_model.safetensors.index.json names 'part.bin'" in done.stderr
 
 
 def test_the_demo_autoencoder_comes_with_the_package() -> None:
@@ -524,6 +528,25 @@ def test_pickles_are_never_loaded(name: str, tmp_path: Path) -> None:
     torch.save(kl().state_dict(), tmp_path / name)
     with pytest.raises(VaeError, match=r"pickles .* convert it to .safetensors"):
         load_vae(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["part.bin", "../part.safetensors", "/part.safetensors", "sub/part.bin", 7, None])
+def test_an_index_of_weights_names_only_safetensors_beside_it(name: object, tmp_path: Path) -> None:
+    folder = tmp_path / "vae_folder"
+    kl().save_pretrained(folder, max_shard_size="100KB")
+    assert load_vae(folder).factor == 4
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    (part, *_) = set(content["weight_map"].values())
+    torch.save(load_file(folder / part), folder / "part.bin")
+    shutil.copy(folder / part, tmp_path / "part.safetensors")
+    content["weight_map"] = {key: name if file == part else file for key, file in content["weight_map"].items()}
+    index.write_text(json.dumps(content))
+    with pytest.raises(VaeError, match=r"vae_folder: .*index.json names .*never loaded"):
+        load_vae(folder)
+    index.write_text("[" * 100_000)
+    with pytest.raises(VaeError, match=r"index.json cannot be read"):
+        load_vae(folder)
 
 
 @pytest.mark.parametrize("name", ["./here", "/no/where", "a/b/c", "../up", "x.safetensors", Path("a/b"), "~/vae"])

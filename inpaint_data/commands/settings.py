@@ -17,6 +17,7 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from pydantic import TypeAdapter, ValidationError
 
+from inpaint_data.commands.yaml_files import SETS_NOTHING, load_yaml, read_file
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.mixture import MaskMixture
 from inpaint_data.settings import Flag, Settings, reason_of
@@ -24,7 +25,6 @@ from inpaint_data.settings import Flag, Settings, reason_of
 FILES = (".yaml", ".yml", ".json")
 Place = tuple[str, ...]
 MIXTURE: Place = ("masks", "mixture")
-SETS_NOTHING = "sets nothing; write a line `name: value` for each setting"
 
 
 @dataclass(frozen=True)
@@ -319,40 +319,6 @@ class _Record(argparse.Action):
         namespace.flags = [*(namespace.flags or []), (self.place, str(values))]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2, and a date is a text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
-
-
-def read_file(file: str, setting: str = "config") -> dict[Any, Any]:
-    """The content of a YAML file of settings.
-
-    Raises:
-        UsageError: it is not there, is not YAML, or sets nothing.
-    """
-    try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise UsageError(f"{setting}: no such file: {file}; correct the name") from None
-    except OSError as error:
-        raise UsageError(f"{setting}: cannot read {file!r} ({error.strerror}); name a YAML file") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{file}: is not YAML: {' '.join(str(error).split())}; correct it there") from None
-    if not isinstance(content, dict) or all(value is None for value in content.values()):
-        raise UsageError(f"{file}: {SETS_NOTHING}")
-    return content
-
-
 def is_mixture(content: Mapping[Any, Any]) -> bool:
     """True if a YAML file holds a mixture alone, and not the settings of a job."""
     return "weights" in content or set(content) <= {field.name for field in fields(MaskMixture)}
@@ -371,7 +337,7 @@ def _parsed(setting: Setting, raw: str) -> Any:
 
 def _loaded(raw: str) -> Any:
     try:
-        return yaml.load(raw, _Loader)
+        return load_yaml(raw)
     except yaml.YAMLError:
         return raw
 

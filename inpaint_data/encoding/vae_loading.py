@@ -1,5 +1,6 @@
 """Loading of autoencoders: from a name on the Hub, a folder or a file, and never from a pickle."""
 
+import json
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from torch import nn
 from inpaint_data.demo import VAE
 from inpaint_data.encoding.vae import Autoencoder, cause
 from inpaint_data.errors import VaeError
+from inpaint_data.shown import shortened
 
 DTYPES = {
     **{"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16},
@@ -101,6 +103,31 @@ def _class_of(source: str, subfolder: str | None, offline: bool) -> Any:
     return vae_class
 
 
+def _check_index(source: str, subfolder: str | None, offline: bool) -> None:
+    """Check that weights in several files are safetensors files beside their index: diffusers loads what that names.
+
+    Raises:
+        VaeError: another file is named, a pickle or one elsewhere.
+    """
+    name = "diffusion_pytorch_model.safetensors.index.json"
+    try:
+        if os.path.isdir(source):
+            path = Path(source, subfolder or "", name)
+        else:
+            path = Path(huggingface_hub.hf_hub_download(source, name, subfolder=subfolder, local_files_only=offline))
+        weights = json.loads(path.read_bytes())["weight_map"].values()
+    except (FileNotFoundError, huggingface_hub.errors.EntryNotFoundError):
+        return  # weights in one file have none
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise VaeError(f"{source}: {name} cannot be read ({cause(error)}); download it again") from None
+    for file in weights:
+        if not (isinstance(file, str) and re.fullmatch(r"[\w-][\w.-]*\.safetensors", file)):
+            raise VaeError(
+                f"{source}: {name} names {shortened(file)}, which is not a safetensors file beside it; pickles can run "
+                "code and are never loaded: convert the weights to safetensors"
+            )
+
+
 def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: bool) -> nn.Module:
     """The first of those subfolders of a folder or a Hub name that has a config.json; no weight stays at random."""
     problem = ""
@@ -113,6 +140,7 @@ def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: boo
             problem = cause(error)
             continue
         options = {"subfolder": subfolder, "local_files_only": offline, "use_safetensors": True}
+        _check_index(source, subfolder, offline)
         try:
             # low_cpu_mem_usage=False: else every load warns when accelerate is not installed.
             loaded = vae_class.from_pretrained(source, low_cpu_mem_usage=False, output_loading_info=True, **options)

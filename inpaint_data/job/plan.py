@@ -1,12 +1,13 @@
 """Plan of a caching job: the shards to do, which are new or whose input has changed."""
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inpaint_data.durable import write_file
+from inpaint_data.durable import MAX_NAME_BYTES, write_file
 from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed
 from inpaint_data.shards.reading import shard_identity, shard_size, shard_stamp, shard_stem
@@ -77,7 +78,7 @@ def plan_shards(inputs: Sequence[str], root: Path, stamps: Stamps) -> Plan:
     """Compare the inputs with the committed shards at `root`: by size, and by hash if the size is the same.
 
     Raises:
-        UsageError: the sidecar of an input would be the cache's own file.
+        UsageError: the sidecar of an input would be the cache's own file, or have a longer name than files can have.
         CacheError: a sidecar is damaged.
     """
     cached = {sidecar.shard: sidecar for sidecar in map(Sidecar.read, committed(root))}
@@ -86,6 +87,10 @@ def plan_shards(inputs: Sequence[str], root: Path, stamps: Stamps) -> Plan:
         name = f"{shard_stem(shard)}.tar"
         if f"{shard_stem(shard)}.json" == CACHE_FILE:
             raise UsageError(f"{shard}: its sidecar would be the cache's own {CACHE_FILE}; rename the shard")
+        if len(os.fsencode(f"{shard_stem(shard)}.json")) > MAX_NAME_BYTES:
+            raise UsageError(
+                f"{shard}: its name is too long for a cache's files; rename it to {MAX_NAME_BYTES - 5} bytes or less"
+            )
         sidecar = cached.pop(name, None)
         if sidecar is None or not _is_whole(root, sidecar):
             plan.new.append(shard)

@@ -5,16 +5,20 @@ Shapes: K masks of a sample, H W the image.
 
 import io
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from inpaint_data.errors import CacheError
+from inpaint_data.errors import CacheError, InpaintDataError
+from inpaint_data.shown import shortened
 
 Content = bytes | npt.NDArray[Any]  # of a member: its bytes, or the array of one variant
+_PBM_HEADER = re.compile(rb"P4\s+([0-9]{1,9})\s+([0-9]{1,9})\s")
 
 
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:
@@ -24,10 +28,15 @@ def npy_bytes(array: npt.NDArray[Any]) -> bytes:
 
 
 def read_npy(data: bytes) -> npt.NDArray[Any]:
-    """The array in a .npy file, as a view into its bytes."""
-    start = _start_of_array(data)
-    shape, dtype = _npy_header(data[:start])
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+    """The array in a .npy file, as a view into its bytes.
+
+    Raises:
+        CacheError: it is damaged, or not an array as caches have it.
+    """
+    with _only_cache_errors():
+        start = _start_of_array(data)
+        shape, dtype = _npy_header(data[:start])
+        return np.frombuffer(data, dtype, offset=start).reshape(shape)
 
 
 def read_npy_row(read: Callable[[int, int], bytes], size: int, row: int) -> npt.NDArray[Any]:
@@ -35,16 +44,32 @@ def read_npy_row(read: Callable[[int, int], bytes], size: int, row: int) -> npt.
 
     Args:
         read: gives the bytes [start, end) of the file.
+
+    Raises:
+        CacheError: see `read_npy`.
     """
-    start = _start_of_array(read(0, min(size, 10)))
-    shape, dtype = _npy_header(read(0, start))
-    length = (size - start) // shape[0]
-    return np.frombuffer(read(start + row * length, start + (row + 1) * length), dtype).reshape(shape[1:])
+    with _only_cache_errors():
+        start = _start_of_array(read(0, min(size, 10)))
+        shape, dtype = _npy_header(read(0, start))
+        length = (size - start) // shape[0]
+        return np.frombuffer(read(start + row * length, start + (row + 1) * length), dtype).reshape(shape[1:])
+
+
+@contextmanager
+def _only_cache_errors() -> Iterator[None]:
+    """The header is parsed like Python, so that damage raises anything: TokenError, SyntaxError …"""
+    try:
+        yield
+    except (InpaintDataError, OSError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {shortened(str(error))}"
+        raise CacheError(f"not an array, or not laid out as the cache writes arrays ({reason})") from None
 
 
 def _start_of_array(data: bytes) -> int:
-    if data[:6] != b"\x93NUMPY":
-        raise ValueError("not a .npy file")
+    if data[:8] != b"\x93NUMPY\x01\x00":
+        raise ValueError("it does not begin like one")
     return 10 + int.from_bytes(data[8:10], "little")
 
 
@@ -54,8 +79,8 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
     file = io.BytesIO(header)
     np.lib.format.read_magic(file)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran or dtype.hasobject:
-        raise ValueError("not laid out as the cache writes arrays")
+    if fortran or dtype not in (np.float16, np.float32) or min(shape, default=0) < 0:
+        raise ValueError(f"it has the shape {shape} of {dtype}")
     return shape, dtype
 
 
@@ -70,11 +95,15 @@ def pbm_bytes(masks: npt.NDArray[np.bool_]) -> bytes:
 
 
 def read_pbm(data: bytes, count: int) -> npt.NDArray[np.bool_]:
-    """The (K, H, W) bool masks that `pbm_bytes` encoded, K = `count`."""
-    magic, size, pixels = data.split(b"\n", 2)
-    width, rows = map(int, size.split())
-    packed = np.frombuffer(pixels, np.uint8)
-    if magic != b"P4" or rows % count or packed.size != rows * ((width + 7) // 8):
+    """The (K, H, W) bool masks that `pbm_bytes` encoded, K = `count`.
+
+    Raises:
+        CacheError: it is damaged, or not of K masks.
+    """
+    header = _PBM_HEADER.match(data)
+    width, rows = map(int, header.groups()) if header else (0, 0)
+    packed = np.frombuffer(data, np.uint8, offset=header.end() if header else 0)
+    if not width or not rows or rows % count or packed.size != rows * ((width + 7) // 8):
         raise CacheError(f"mask.pbm: not a P4 file of {count} masks")
     bits = np.unpackbits(packed.reshape(rows, -1), axis=1, count=width)
     masks: npt.NDArray[np.bool_] = (bits == 0).reshape(count, rows // count, width)

@@ -1,19 +1,17 @@
 """Indexing: sidecars for the tars of a cache that has lost them, or that another tool wrote."""
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from inpaint_data.batch import PAIRED
 from inpaint_data.durable import write_file
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.latent_cache.encodings import read_npy
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     Sidecar,
@@ -22,7 +20,7 @@ from inpaint_data.latent_cache.format import (
     sidecar_path,
     write_cache_file,
 )
-from inpaint_data.latent_cache.index import Place, ShardIndex
+from inpaint_data.latent_cache.index import Place, ShardIndex, is_count
 from inpaint_data.latent_cache.members import (
     LATENTS,
     MASK,
@@ -36,6 +34,7 @@ from inpaint_data.latent_cache.members import (
 from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.latent_cache.settings import CacheSettings, FoundInTars, Storage, VaeRecord
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample, shard_identity
+from inpaint_data.shown import shortened
 
 
 def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[str]:
@@ -89,7 +88,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
             first = first or sample
             record = _record(path, sample)
             for variant in record["variants"]:
-                offsets.append(int(variant["offset"]))
+                offsets.append(variant["offset"])
                 windows.add(str(variant.get("window", "square")))  # the check reports a missing one
             sizes.add(tuple(record["target_size"]))
     if first is None:
@@ -99,7 +98,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
     return CacheSettings(
         vae=VaeRecord.of(vae),
         variants=len(record["variants"]),
-        storage=_storage(np.load(io.BytesIO(first.members[LATENTS]), allow_pickle=False).dtype.name),
+        storage=_storage(tars[0], first),
         masked_latents=MASKED_LATENTS in first.members,
         indexed=FoundInTars(
             sizes=[list(size) for size in sorted(sizes)],
@@ -113,24 +112,27 @@ def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
     )
 
 
-def _storage(dtype: str) -> Storage:
-    if dtype not in ("float16", "float32"):
-        raise CacheError(f"{LATENTS} is {dtype}; a cache has float16 or float32")
-    return cast(Storage, dtype)
+def _storage(path: Path, sample: Sample) -> Storage:
+    try:
+        return cast(Storage, read_npy(sample.members[LATENTS]).dtype.name)
+    except CacheError as error:
+        raise CacheError(f"{path}, sample {sample.key!r}: {LATENTS}: {error}; take it out, or fix it") from None
 
 
 def _record(path: Path, sample: Sample) -> dict[str, Any]:
     """The record of a sample, checked as far as the settings need it; `SampleCheck` checks the rest."""
     try:
         record = json.loads(sample.members[RECORD])
-        if not record["variants"] or len(record["target_size"]) != 2:
-            raise ValueError("it has no variants, or no target_size of two numbers")
-        [int(variant["offset"]) for variant in record["variants"]]
+        variants, size = record["variants"], record["target_size"]
+        if not variants or not all(type(variant["offset"]) is int for variant in variants):
+            raise ValueError("it has no variants with whole numbers as offsets")
+        if not (isinstance(size, list) and len(size) == 2 and all(is_count(side) for side in size)):
+            raise ValueError("it has no target_size of two numbers")
         return dict(record)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CacheError(
-            f"{path}, sample {sample.key!r}: {RECORD} is not that of a cache ({type(error).__name__}: {error}); "
-            "take it out, or fix it"
+            f"{path}, sample {sample.key!r}: {RECORD} is not that of a cache "
+            f"({type(error).__name__}: {shortened(str(error))}); take it out, or fix it"
         ) from None
 
 

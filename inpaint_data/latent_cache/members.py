@@ -4,7 +4,6 @@ A new member is a row of `MEMBERS`. Shapes: K mask variants, C latent channels (
 latents.
 """
 
-import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,9 +113,9 @@ class Latents:
 
     def check(self, data: bytes, expected: Expected, seen: Seen) -> npt.NDArray[Any]:
         try:
-            array: npt.NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-        except Exception as error:  # numpy's parser has many ways to trip over damaged bytes
-            raise SampleError(f"not an array ({error})") from None
+            array = read_npy(data)
+        except CacheError as error:
+            raise SampleError(str(error)) from None
         leading = (expected.variants,) if self.per_variant else ()
         height, width = (side // expected.factor for side in seen.size)
         if array.dtype != np.dtype(expected.storage):
@@ -151,7 +150,7 @@ class HardMasks:
         count = expected.variants
         try:
             masks = read_pbm(data, count)
-        except (CacheError, ValueError):
+        except CacheError:
             raise SampleError(f"not a binary PBM (P4) of {count} masks") from None
         if masks.shape != (count, *seen.size):
             raise SampleError(f"its masks have the shape {masks.shape}, not {(count, *seen.size)}")

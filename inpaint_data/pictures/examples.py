@@ -1,6 +1,7 @@
 """Training examples: the arrays that are made of a sample, and the batch that is made of examples."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, TypeVar, cast
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inpaint_data.batch import PAIRED, Carried, ImageBatch
-from inpaint_data.errors import FilteredError, SampleError
+from inpaint_data.errors import FilteredError, InpaintDataError, SampleError
 from inpaint_data.masks.edits import Origin
 from inpaint_data.masks.generators import BoolArray
 from inpaint_data.pictures.geometry import Geometry, Size, plan, plan_around
@@ -21,6 +22,7 @@ from inpaint_data.pictures.settings import Carry, ExampleSettings
 from inpaint_data.pictures.views import View, Views
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, image_member, shard_stem
+from inpaint_data.shown import shortened
 
 FIRST = 0  # the variant that cuts what a cache holds
 T = TypeVar("T")
@@ -66,10 +68,11 @@ def prepare(
         None, each view is accounted for.
     """
     try:
-        settings.pictures.views.check_key(sample.key)
-        parts = _Parts.of(sample, settings)
-        settings.pictures.filters.check_image(parts.size, parts.caption)
-        planned = settings.pictures.views.of(parts.size)
+        with _only_sample_errors():
+            settings.pictures.views.check_key(sample.key)
+            parts = _Parts.of(sample, settings)
+            settings.pictures.filters.check_image(parts.size, parts.caption)
+            planned = settings.pictures.views.of(parts.size)
     except SampleError as error:
         return [_fault(sample.shard, sample.key, error)]
     results: list[Example | Fault] = []
@@ -79,7 +82,8 @@ def prepare(
         if views is None or view.number in views:
             key = settings.pictures.views.key(sample.key, view.number)
             try:
-                results.append(parts.view(key, settings, view, variants))
+                with _only_sample_errors():
+                    results.append(parts.view(key, settings, view, variants))
             except SampleError as error:
                 results.append(_fault(sample.shard, key, error))
     return results
@@ -116,10 +120,29 @@ def prepare_again(
     Raises:
         SampleError: the sample cannot be used; the message is the reason and the fix.
     """
-    parts = _Parts.of(view, settings)
-    if cut_by.pictures.views.crop_of(view.key) == "mask":
-        parts = parts.around(view.key, cut_by.seed, FIRST)
-    return parts.example(view.key, settings, geometry, variants)
+    with _only_sample_errors():
+        parts = _Parts.of(view, settings)
+        if cut_by.pictures.views.crop_of(view.key) == "mask":
+            parts = parts.around(view.key, cut_by.seed, FIRST)
+        return parts.example(view.key, settings, geometry, variants)
+
+
+@contextmanager
+def _only_sample_errors() -> Iterator[None]:
+    """The one place that knows that a stranger's bytes make decoders raise anything: it becomes a SampleError.
+
+    A sample that needs more memory than there is would else end the job at every start.
+    """
+    try:
+        yield
+    except InpaintDataError:
+        raise
+    except MemoryError as error:
+        raise SampleError("it needs more memory than there is; make its image or its masks smaller") from error
+    except Exception as error:
+        raise SampleError(
+            f"it cannot be decoded ({type(error).__name__}: {shortened(str(error))}); look at it"
+        ) from error
 
 
 def _fault(shard: str, key: str, error: SampleError) -> Fault:

@@ -6,7 +6,6 @@ would show half grey is a SampleError here. Turned upright as EXIF says, everywh
 
 import io
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -17,10 +16,14 @@ import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from inpaint_data.errors import SampleError
+from inpaint_data.pictures.whole import check_jpeg, check_png, check_webp
 
 Uint8Array = npt.NDArray[np.uint8]
 MAX_PIXELS = 2**28 // 3  # 89 megapixels, 256 MiB of RGB: more is taken for a decompression bomb, as Pillow does
-FORMATS = ("JPEG", "PNG", "WEBP")
+CHECKS: Mapping[str, Callable[[bytes], None]] = MappingProxyType(
+    {"JPEG": check_jpeg, "PNG": check_png, "WEBP": check_webp}
+)
+FORMATS = tuple(CHECKS)
 EXIF_ORIENTATION = 0x0112
 UPRIGHT: Mapping[int, Callable[[Uint8Array], Uint8Array]] = MappingProxyType(
     {
@@ -111,8 +114,8 @@ def _opened(data: bytes, check: bool = True) -> Iterator[Image.Image]:
                 raise SampleError(f"image is {height}x{width}: it has no pixels")
             if width * height > MAX_PIXELS:
                 raise SampleError(f"image is {height}x{width}, above {MAX_PIXELS} pixels; make it smaller")
-            if check and image.format == "PNG":
-                _check_png(data)
+            if check:
+                CHECKS[image.format or ""](data)
             yield image
     except (SampleError, MemoryError):
         raise
@@ -158,6 +161,8 @@ def _orientation(image: Image.Image, data: bytes) -> int:
         # an eXIf chunk may come after the pixels, and only then is loading them worth it
         exif = image.getexif() if b"eXIf" in data else Image.Image.getexif(image)
         orientation = exif.get(EXIF_ORIENTATION, 1)
+    except MemoryError:
+        raise
     except Exception:  # as in _opened: a damaged EXIF block, not damaged pixels
         return 1
     return orientation if orientation in UPRIGHT else 1
@@ -193,50 +198,3 @@ def _pillow_rgb(image: Image.Image) -> Uint8Array:
         grey = np.asarray(image).astype(np.uint32)
         return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
-
-
-def _check_png(data: bytes) -> None:
-    """Check every chunk's checksum, the closing chunk, and that there are as many bytes as the image needs.
-
-    Pillow opens a file whose pixels have a wrong checksum, and one without its closing chunk.
-
-    Raises:
-        SampleError: the first of them that fails.
-    """
-    at = 8
-    kind = b""
-    scanlines = []
-    while kind != b"IEND":
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        body, checksum = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
-        if len(checksum) < 4:
-            raise SampleError(f"image is damaged: the PNG is cut short after {len(data)} bytes")
-        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
-            raise SampleError(f"image is damaged: PNG chunk {kind!r} at byte {at} has a wrong checksum")
-        if kind == b"IDAT":
-            scanlines.append(body)
-        at += 12 + length
-    missing = _png_scanline_bytes(data)
-    inflate = zlib.decompressobj()
-    packed = b"".join(scanlines)
-    while missing > 0:
-        rows = inflate.decompress(packed, min(missing, 2**20))
-        packed, missing = inflate.unconsumed_tail, missing - len(rows)
-        if not rows:
-            raise SampleError(f"image is damaged: the PNG's pixels end {missing} bytes early")
-
-
-def _png_scanline_bytes(data: bytes) -> int:
-    """The length of a PNG's unpacked pixels: each row of each pass has one byte in front that names its filter."""
-    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    depth, colour_type, interlaced = data[24], data[25], data[28]
-    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour_type]
-    passes = [(0, 0, 1, 1)]  # (first column, first row, column step, row step)
-    if interlaced:  # Adam7
-        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-    total = 0
-    for left, top, across, down in passes:
-        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
-        if columns > 0 and rows > 0:
-            total += rows * (1 + -(-columns * bits // 8))
-    return total

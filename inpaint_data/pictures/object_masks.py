@@ -8,7 +8,7 @@ to the last one.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,17 @@ import numpy.typing as npt
 
 from inpaint_data.errors import SampleError
 from inpaint_data.pictures.images import decode_mask
+from inpaint_data.shown import shortened
 
 BoolArray = npt.NDArray[np.bool_]
 Size = tuple[int, int]  # (height, width)
-MEMBER = re.compile(r"mask\.(?:(\d+)\.)?png")
+MEMBER = re.compile(r"mask\.(?:([0-9]+)\.)?png")
+
+# What a stranger's json may ask for. The largest files of COCO, LVIS and SA-1B stay far below each.
+MAX_JSON_BYTES = 2**24
+MAX_OBJECTS = 4096
+MAX_POLYGONS = 1024  # of one object
+_STEPS_AT_ONCE = 2**18
 
 
 def find_objects(members: Mapping[str, bytes], size: Size) -> list[Callable[[], BoolArray]]:
@@ -33,9 +40,8 @@ def find_objects(members: Mapping[str, bytes], size: Size) -> list[Callable[[], 
     Raises:
         SampleError: the sample brings no object mask, or its json cannot be read.
     """
-    numbered_names = sorted((int(match[1] or -1), name) for name in members if (match := MEMBER.fullmatch(name)))
-    if numbered_names:
-        return [partial(_from_member, name, members[name], size) for _, name in numbered_names]
+    if names := sorted(filter(MEMBER.fullmatch, members), key=_number):
+        return [partial(_from_member, name, members[name], size) for name in names]
     annotations = _annotations(members["json"]) if "json" in members else []
     if not annotations:
         raise SampleError(
@@ -43,6 +49,14 @@ def find_objects(members: Mapping[str, bytes], size: Size) -> list[Callable[[], 
             "segmentation or bbox to its json"
         )
     return [partial(_from_annotation, annotation, number, size) for number, annotation in enumerate(annotations)]
+
+
+def _number(name: str) -> tuple[int, str, str]:
+    """Orders mask members by their number, the one without first. Its digits are not counted on: there may be many."""
+    match = MEMBER.fullmatch(name)
+    digits = (match and match[1]) or ""
+    significant = digits.lstrip("0")
+    return (len(significant) if digits else -1, significant, name)
 
 
 def decode_rle(rle: Mapping[str, Any], size: Size) -> BoolArray:
@@ -55,20 +69,20 @@ def decode_rle(rle: Mapping[str, Any], size: Size) -> BoolArray:
     """
     sides = rle.get("size")
     if not isinstance(sides, list | tuple) or [type(side) for side in sides] != [int, int]:
-        raise SampleError(f"its size is {sides!r} and not [height, width]; correct it")
+        raise SampleError(f"its size is {shortened(sides)} and not [height, width]; correct it")
     if tuple(sides) != size:
         raise SampleError(
-            f"it is {sides[0]} high and {sides[1]} wide, but image is {size[0]} high and {size[1]} wide; "
-            "give masks the image's size"
+            f"it is {shortened(sides[0])} high and {shortened(sides[1])} wide, but image is {size[0]} high and "
+            f"{size[1]} wide; give masks the image's size"
         )
     counts = rle.get("counts")
     runs = _unpack(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list) or any(type(run) is not int or run < 0 for run in runs):
-        raise SampleError("its counts are not run lengths; encode it again")
-    if sum(runs) != size[0] * size[1]:
-        raise SampleError(f"its counts cover {sum(runs)} pixels instead of {size[0] * size[1]}; encode it again")
-    mask: BoolArray = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[1], size[0]).T
-    return mask
+    pixels = size[0] * size[1]
+    if not isinstance(runs, list) or any(type(run) is not int or not 0 <= run <= pixels for run in runs):
+        raise SampleError(f"its counts are not run lengths of an image of {pixels} pixels; encode it again")
+    if sum(runs) != pixels:
+        raise SampleError(f"its counts cover {sum(runs)} pixels instead of {pixels}; encode it again")
+    return _from_runs(runs, size)
 
 
 def fill_polygon(points: npt.NDArray[np.float64], size: Size) -> BoolArray:
@@ -79,28 +93,56 @@ def fill_polygon(points: npt.NDArray[np.float64], size: Size) -> BoolArray:
     """
     height, width = size
     fine = np.trunc(5 * points + 0.5).astype(np.int64)
-    outline = np.concatenate([_trace(start, end) for start, end in zip(fine, np.roll(fine, -1, 0), strict=True)])
+    steps = abs(np.roll(fine, -1, 0) - fine).max(axis=1) + 1  # of each edge
+    places = np.concatenate([_crossings(outline, size) for outline in _outline(fine, steps)])
+    changes, times = np.unique(places[places < height * width], return_counts=True)
+    return _from_runs(np.diff(changes[times % 2 == 1], prepend=0, append=height * width), size)
+
+
+def _from_runs(runs: Sequence[int] | npt.NDArray[np.int64], size: Size) -> BoolArray:
+    """Runs of pixels down the columns, unmasked and masked in turn, as (height, width) bool."""
+    mask: BoolArray = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[1], size[0]).T
+    return mask
+
+
+def _outline(fine: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """The closed outline of a polygon as grid points (N, 2), in pieces that each begin where the last one ended."""
+    piece_of_edge = np.cumsum(steps) // _STEPS_AT_ONCE
+    starts = np.flatnonzero(np.diff(piece_of_edge, prepend=-1))
+    ends = np.roll(fine, -1, 0)
+    for first, last in zip(starts, [*starts[1:], len(fine)], strict=True):
+        yield _trace(fine[first:last], ends[first:last], steps[first:last])
+
+
+def _crossings(outline: npt.NDArray[np.int64], size: Size) -> npt.NDArray[np.int64]:
+    """The pixels, counted down the columns, at which inside and outside change places."""
+    height, width = size
     (before_x, before_y), (x, y) = outline[:-1].T, outline[1:].T
     column = (np.where(x < before_x, x, x - 1) + 0.5) / 5 - 0.5
     row = np.ceil(np.clip((np.minimum(y, before_y) + 0.5) / 5 - 0.5, 0, height)).astype(np.int64)
     crossings = (x != before_x) & (column == np.floor(column)) & (column >= 0) & (column <= width - 1)
-    places = column[crossings].astype(np.int64) * height + row[crossings]
-    changes = np.bincount(places, minlength=height * width + 1)[: height * width]
-    mask: BoolArray = (np.cumsum(changes) % 2 == 1).reshape(width, height).T
-    return mask
+    places: npt.NDArray[np.int64] = column[crossings].astype(np.int64) * height + row[crossings]
+    return places
 
 
-def _trace(start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The grid points (N, 2) on the way from `start` to `end`, one for each step along the longer axis."""
-    along = 0 if abs(end - start)[0] >= abs(end - start)[1] else 1
+def _trace(
+    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The grid points (N, 2) on the way from each start to its end, one for each step along the longer axis."""
+    edges = np.arange(len(starts))
+    longer = (abs(ends - starts)[:, 1] > abs(ends - starts)[:, 0]).astype(np.int64)
     # Always from the lower end, so that an edge that two polygons share is rounded alike in both.
-    low, high = (start, end) if start[along] <= end[along] else (end, start)
-    steps = np.arange(high[along] - low[along] + 1)
-    slope = (high - low)[1 - along] / max(1, len(steps) - 1)
-    points = np.empty((len(steps), 2), np.int64)
-    points[:, along] = low[along] + steps
-    points[:, 1 - along] = np.trunc(low[1 - along] + slope * steps + 0.5)
-    return points if low is start else points[::-1]
+    forward = starts[edges, longer] <= ends[edges, longer]
+    low, high = np.where(forward[:, None], starts, ends), np.where(forward[:, None], ends, starts)
+    slope = (high - low)[edges, 1 - longer] / np.maximum(1, steps - 1)
+    edge = np.repeat(edges, steps)
+    step = np.arange(len(edge)) - np.repeat(np.cumsum(steps) - steps, steps)
+    step = np.where(forward[edge], step, steps[edge] - 1 - step)
+    points = np.empty((len(edge), 2), np.int64)
+    rows = np.arange(len(edge))
+    points[rows, longer[edge]] = low[edge, longer[edge]] + step
+    points[rows, 1 - longer[edge]] = np.trunc(low[edge, 1 - longer[edge]] + slope[edge] * step + 0.5)
+    return points
 
 
 def _from_member(name: str, data: bytes, size: Size) -> BoolArray:
@@ -116,7 +158,9 @@ def _from_member(name: str, data: bytes, size: Size) -> BoolArray:
     return mask
 
 
-def _annotations(data: bytes) -> list[Mapping[str, Any]]:
+def _annotations(data: bytes) -> Sequence[Mapping[str, Any]]:
+    if len(data) > MAX_JSON_BYTES:
+        raise SampleError(f"json: has {len(data)} bytes, above the limit of {MAX_JSON_BYTES}; leave objects out")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -125,27 +169,43 @@ def _annotations(data: bytes) -> list[Mapping[str, Any]]:
         content = content["annotations"] if isinstance(content.get("annotations"), list) else [content]
     if not isinstance(content, list):
         return []
-    return [entry for entry in content if isinstance(entry, dict) and (entry.get("segmentation") or entry.get("bbox"))]
+    objects = [
+        entry for entry in content if isinstance(entry, dict) and (entry.get("segmentation") or entry.get("bbox"))
+    ]
+    if len(objects) > MAX_OBJECTS:
+        raise SampleError(f"json: has {len(objects)} objects, above the limit of {MAX_OBJECTS}; leave some out")
+    return objects
 
 
 def _from_annotation(annotation: Mapping[str, Any], number: int, size: Size) -> BoolArray:
     shape = annotation.get("segmentation")
     try:
-        if shape and isinstance(shape, dict):
+        if isinstance(shape, dict) and shape:
             return decode_rle(shape, size)
-        if not shape:
-            polygons = [_box(annotation["bbox"], size)]
-        elif isinstance(shape, list):
-            polygons = [_corners(polygon, size) for polygon in shape]
-        else:
-            raise SampleError("it is neither an RLE with size and counts nor a list of polygons; correct it")
+        mask = np.zeros(size, np.bool_)
+        for corners in _polygons(annotation, size):
+            mask |= fill_polygon(corners, size)
     except SampleError as error:
         kind = "segmentation" if shape else "bbox"
         raise SampleError(f"json: {kind} of annotation {number}: {error}") from None
-    mask = np.zeros(size, np.bool_)
-    for corners in polygons:
-        mask |= fill_polygon(corners, size)
     return mask
+
+
+def _polygons(annotation: Mapping[str, Any], size: Size) -> list[npt.NDArray[np.float64]]:
+    """The corners (N, 2) of each polygon of an object that is not an RLE."""
+    shape = annotation.get("segmentation")
+    if not shape:
+        return [_box(annotation["bbox"], size)]
+    if not isinstance(shape, list):
+        raise SampleError("it is neither an RLE with size and counts nor a list of polygons; correct it")
+    if len(shape) > MAX_POLYGONS:
+        raise SampleError(f"it has {len(shape)} polygons, above the limit of {MAX_POLYGONS}; encode it as an RLE")
+    polygons = [_corners(polygon, size) for polygon in shape]
+    length = sum(abs(np.roll(corners, -1, 0) - corners).max(axis=1).sum() for corners in polygons)
+    if length > 4 * size[0] * size[1] + 1000:  # around every pixel, and somewhat more for tiny images
+        corners = sum(map(len, polygons))
+        raise SampleError(f"the outline of its {corners} corners is too long for the image; encode it as an RLE")
+    return polygons
 
 
 def _corners(flat: Any, size: Size, name: str = "a polygon") -> npt.NDArray[np.float64]:
@@ -165,7 +225,7 @@ def _box(box: Any, size: Size) -> npt.NDArray[np.float64]:
     """[left, top, width, height] -> the four corners (4, 2)."""
     numbers = _numbers(box, "the box")
     if len(numbers) != 4 or min(numbers[2:]) < 0:
-        raise SampleError(f"the box is {box!r} and not [left, top, width, height]; correct it")
+        raise SampleError(f"the box is {shortened(box)} and not [left, top, width, height]; correct it")
     left, top, right, bottom = numbers[0], numbers[1], numbers[0] + numbers[2], numbers[1] + numbers[3]
     return _corners([left, top, left, bottom, right, bottom, right, top], size, "the box")
 

@@ -32,6 +32,7 @@ from inpaint_data.settings import group_of
 from inpaint_data.shards.reading import Fault, Sample, ShardAnew, ShardEnd, read_shard, shard_stem
 from inpaint_data.shards.tar import stored_size
 
+MAX_WAITING_BYTES = 2**30  # of samples that were read and are not decoded yet
 VIEWS = "__views__"  # of a sample dict: which of its views are wanted, where not all are
 
 
@@ -209,13 +210,18 @@ def _in_order(
         return
     # Here, not where the stage was made: a pool does not survive a fork.
     with ThreadPoolExecutor(threads, "inpaint_data-decode") as pool:
-        pending: deque[Future[_Decoded] | Any] = deque()
+        pending: deque[tuple[int, Future[_Decoded] | Any]] = deque()  # each with its bytes
+        waiting = 0
         for item in items:
-            pending.append(pool.submit(_decode, item, settings, variants) if _is_sample(item) else item)
-            while len(pending) > 2 * threads:
-                yield _result(pending.popleft())
+            size = sum(len(data) for data in item.values() if isinstance(data, bytes)) if _is_sample(item) else 0
+            pending.append((size, pool.submit(_decode, item, settings, variants) if _is_sample(item) else item))
+            waiting += size
+            while len(pending) > 2 * threads or (waiting > MAX_WAITING_BYTES and pending):
+                size, first = pending.popleft()
+                waiting -= size
+                yield _result(first)
         while pending:
-            yield _result(pending.popleft())
+            yield _result(pending.popleft()[1])
 
 
 def _result(item: Any) -> Any:

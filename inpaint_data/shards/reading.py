@@ -24,7 +24,9 @@ from inpaint_data.shards.stores import anew_if_replaced, at_once, find, is_there
 from inpaint_data.shards.tar import BLOCK, Damage, Member, TarStream, members_of_tar
 from inpaint_data.shown import shown
 
-MAX_MEMBER_BYTES = 2**30  # larger members are not read into memory
+MAX_SAMPLE_BYTES = 2**30  # of all its members; larger samples are not read into memory
+MAX_REASON = 2000  # characters
+MAX_NAME_BYTES = 4096  # of a member: the longest path that systems take
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 CACHED = "inpaint.json"  # the member that every sample of a latent cache has
 
@@ -58,7 +60,8 @@ class Fault:
     on_purpose: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", shown(self.reason))  # it may quote names, and whatever a library says
+        # It may quote names, and whatever a library says.
+        object.__setattr__(self, "reason", shown(self.reason[:MAX_REASON]))
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def _samples(source: TarStream, located: bool = False) -> Iterator[Sample | Faul
             match = _KEY_AND_EXTENSION.fullmatch(member.name)
             if match is None:
                 source.skip(member.padded, str(member))
-                reason = f"member {member.name!r} has no key and extension: name it key.extension"
+                reason = f"{member} has no key and extension: name it key.extension"
                 yield Fault(url, None, reason, member.start, source.offset)
                 continue
             key, extension = match[1], match[2].lower()
@@ -262,6 +265,7 @@ class _Group:
     reason: str | None = None
     members: dict[str, bytes] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
+    size: int = 0  # of all members
 
     def take(self, member: Member, extension: str, source: TarStream, located: bool) -> None:
         """Read a member's data, or skip it where the sample is lost anyway."""
@@ -270,20 +274,27 @@ class _Group:
             problem = "has an extension as webdataset's own fields have them; rename it without the underscores"
         if extension in self.members:
             problem = f"is the sample's second {extension}"
-        if member.size > MAX_MEMBER_BYTES:
-            problem = f"has {member.size} bytes, above the limit of {MAX_MEMBER_BYTES}"
+        self.size += member.size
+        if self.size > MAX_SAMPLE_BYTES:
+            problem = f"brings the sample to {self.size} bytes, above the limit of {MAX_SAMPLE_BYTES}"
         if problem and not self.reason:
             self.reason = f"{member} {problem}"
+        at = source.offset
+        if not self.reason and not located:
+            self.offsets[extension] = at
+            try:
+                self.members[extension] = source.exactly(member.size, str(member))
+            except MemoryError:
+                self.reason = f"{member} needs more memory than there is, {member.size} bytes"
+        elif not self.reason:
+            self.offsets[extension], self.members[extension] = at, b""
         if self.reason:
             self.members.clear()
-            source.skip(member.padded, str(member))
-        else:
-            self.offsets[extension] = source.offset
-            self.members[extension] = b"" if located else source.exactly(member.size, str(member))
-            if located:
-                source.skip(member.size, str(member))
-            if any(source.exactly(member.padded - member.size, str(member))):
-                self.reason = f"{member} continues behind its end: the size in its header is wrong"
+            source.skip(at + member.padded - source.offset, str(member))
+            return
+        source.skip(at + member.size - source.offset, str(member))
+        if any(source.exactly(member.padded - member.size, str(member))):
+            self.reason = f"{member} continues behind its end: the size in its header is wrong"
 
     def close(self, url: str, end: int) -> Iterator[Sample | Fault]:
         keys = self._keys_with_dots()
@@ -316,6 +327,10 @@ def name_problem(name: str) -> str | None:
     """The problem with a member's name, to be said after the name; None where there is none."""
     if any("\ud800" <= character <= "\udfff" for character in name):
         return "is not UTF-8; rename it"
+    if "\0" in name:
+        return "has a zero byte in its name; rename it"
+    if len(name.encode()) > MAX_NAME_BYTES:
+        return f"has a name of more than {MAX_NAME_BYTES} bytes; rename it"
     if name.startswith("/"):
         return "has an absolute name; pack with relative ones"
     if ".." in name.split("/"):

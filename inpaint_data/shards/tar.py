@@ -16,8 +16,11 @@ from inpaint_data.shards.store_errors import unreadable
 BLOCK = 512
 RECORD = 20 * BLOCK
 MAX_EXTENDED_HEADER_BYTES = 2**20
+PIECE = 2**24  # read at once: a header may claim more bytes than there are, and than there is memory
 MAGIC = 257  # where a header says "ustar"
 REGULAR = (b"0", b"\0", b"7")  # typeflags: today's, the one before ustar, "contiguous"
+SPARSE = "GNU.sparse"  # of what pax says, all keywords that begin so: the name of the file
+_ASCII = bytes(range(128))
 WITHOUT_DATA = {
     b"1": "is a hard link; pack the file itself",
     b"2": "is a symbolic link; pack with tar --dereference",
@@ -44,13 +47,17 @@ class TarStream:
     sha256: Any = field(default_factory=hashlib.sha256)  # of all that was read
     offset: int = 0
     start: int = 0  # where the member that is being read began: its first header
+    trusted: int = 0  # the end of the last header whose checksum was right
+    recent: list[bytes] = field(default_factory=list)  # what was read since, as far as it may hide headers
 
     def read(self, count: int) -> bytes:
         """`count` bytes, fewer only at the end of the file."""
         pieces = []
         while count > 0:
             try:
-                piece = self.stream.read(count)
+                piece = self.stream.read(min(count, PIECE))
+            except MemoryError:
+                raise
             except Exception as error:  # those of aiohttp, botocore … are not an OSError
                 raise unreadable(self.url, error) from None
             if not piece:
@@ -59,6 +66,7 @@ class TarStream:
             self.sha256.update(piece)
             count -= len(piece)
             self.offset += len(piece)
+            self.recent.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def exactly(self, count: int, part: str) -> bytes:
@@ -74,18 +82,31 @@ class TarStream:
             return
         while count > 0:
             count -= len(self.exactly(min(count, 2**20), part))
+            del self.recent[:-2]
 
     def skip_to_end(self) -> int:
         while self.read(2**20):
-            pass
+            self.recent.clear()
         return self.offset
 
+    def trust(self) -> None:
+        """The header that was read last is whole."""
+        self.trusted = self.offset
+        self.recent.clear()
+
     def names_to_end(self) -> list[str]:
-        """Read on to the end and name the members whose headers are still whole, wherever they lie."""
+        """Read on to the end and name the members whose headers are still whole, wherever they lie.
+
+        Those too that were taken for data: bytes may be missing in a member, which then reaches over the next ones.
+        """
         names: list[str] = []
         long_name = ""
-        window, piece = b"", b"-"
+        if self.size is not None:  # it was not read but skipped
+            self.stream.seek(self.trusted)
+            self.recent, self.offset = [], self.trusted
+        window, piece = b"".join(self.recent), b"-"
         while piece:
+            self.recent.clear()
             piece = self.read(2**20)
             window += piece
             searched = 0
@@ -111,6 +132,7 @@ class TarStream:
     def expect_only_zeros(self) -> None:
         """Writers pad an archive to a full record; more than that is a hole that merely looks like its end."""
         while piece := self.read(2**20):
+            del self.recent[:-1]
             if piece.strip(b"\0"):
                 raise Damage(f"there is data after the zero blocks at byte {self.start}: a hole, or tars joined by cat")
         # Writers pad to 20 blocks, or to the power of two that tar -b was told.
@@ -133,13 +155,13 @@ class Member:
         return _padded(self.size)
 
     def __str__(self) -> str:
-        return f"member {self.name!r}"
+        return f"member {self.name[:1000]!r}"  # a stranger's name may have a million letters
 
 
 def members_of_tar(source: TarStream) -> Iterator[Member]:
     """Every file of the archive up to its two closing zero blocks; whoever asks for the next has read its data."""
     global_pax: dict[str, str] = {}  # holds for all members that follow
-    member_pax: dict[str, str] = {}  # holds for the next member alone
+    member_pax: dict[str, str] | None = None  # holds for the next member alone
     long_name = ""
     has_long_link = False
     while header := _header(source):
@@ -161,17 +183,20 @@ def members_of_tar(source: TarStream) -> Iterator[Member]:
             else:
                 member_pax = _pax_records(data)
             continue
+        # The blocks of these names have no checksum, but writers keep a part of them in the header, which has one.
         if long_name and not long_name.encode("utf-8", "surrogateescape").startswith(header[:100].rstrip(b"\0")):
-            # Its own block has no checksum, but writers put the first 100 bytes into the header, which has one.
             raise Damage(f"the long name before byte {source.offset} is not that of its member")
+        own_pax = member_pax or {}
+        if "path" in own_pax and not _is_part(_ustar_name(header), own_pax["path"]):
+            raise Damage(f"the extended header before byte {source.offset} does not name its member")
         if has_long_link and kind not in (b"1", b"2"):
             raise Damage(f"the long target before byte {source.offset} is not followed by a link")
-        pax = global_pax | member_pax
-        name = pax.get("GNU.sparse.name") or pax.get("path") or long_name or _ustar_name(header)
+        pax = global_pax | own_pax
+        name = pax.get(SPARSE) or pax.get("path") or long_name or _ustar_name(header)
         if pax.get("size"):
             size = _decimal(pax["size"])
         problem = WITHOUT_DATA.get(kind)
-        if kind == b"S" or any(keyword.startswith("GNU.sparse") for keyword in pax):
+        if kind == b"S" or SPARSE in pax:
             problem = "is a sparse file; pack with tar without --sparse"
             is_continued = kind == b"S" and header[482]
             while is_continued:
@@ -181,8 +206,8 @@ def members_of_tar(source: TarStream) -> Iterator[Member]:
         if kind != b"5" and not (kind in REGULAR and name.endswith("/") and size == 0):  # v7 directories
             yield Member(name, 0 if kind in WITHOUT_DATA else size, source.start, problem)
         source.start = source.offset
-        member_pax, long_name, has_long_link = {}, "", False
-    if member_pax or long_name:
+        member_pax, long_name, has_long_link = None, "", False
+    if member_pax is not None or long_name:
         raise Damage("the archive ends after an extended header, without its member")
 
 
@@ -204,13 +229,16 @@ def _header(source: TarStream) -> bytes:
         raise Damage(f"there is gzip data at byte {at}; unpack the shard with gunzip")
     if not has_checksum(header):
         raise Damage(f"the block at byte {at} is not a tar header: its checksum is wrong")
+    source.trust()
     return header
 
 
 def has_checksum(header: bytes) -> bool:
     """True if a header's checksum is right: unsigned as POSIX has it, or signed as old Suns wrote it."""
-    views = (memoryview(header), memoryview(header).cast("b"))
-    return _number(header[148:156]) in [sum(view) - sum(view[148:156]) + 8 * 32 for view in views]
+    stored = _number(header[148:156])
+    summed = header[:148] + b" " * 8 + header[156:]
+    total = sum(summed)
+    return stored is not None and stored in (total, total - 256 * len(summed.translate(None, _ASCII)))
 
 
 def stored_size(members: Iterable[bytes]) -> int:
@@ -245,15 +273,36 @@ def _ustar_name(header: bytes) -> str:
     return f"{prefix}/{name}" if prefix and header[257:263] == b"ustar\0" else name  # GNU keeps times there
 
 
+def _is_part(short: str, name: str) -> bool:
+    """True if the ASCII of `short` stands in `name` in its order: writers cut a name, or replace what is not ASCII."""
+    rest = iter(name)
+    return all(character in rest for character in short if character.isascii() and character != "?")
+
+
+def _is_one_byte_off(word: bytes, other: bytes) -> bool:
+    return len(word) == len(other) and sum(a != b for a, b in zip(word, other, strict=True)) == 1
+
+
 def _pax_records(data: bytes) -> dict[str, str]:
-    """Records of "length keyword=value\\n", the length counting itself."""
-    records, at = {}, 0
+    """The path, the size and whether the file is sparse, of records "length keyword=value\\n", each counting itself.
+
+    All else is passed over, but not what would be one of these if a byte were not changed.
+    """
+    records: dict[str, str] = {}
+    at = 0
     while at < len(data):
         digits = data[at : at + 20].partition(b" ")[0].decode("latin-1")
         record = data[at + len(digits) + 1 : at + _decimal(digits)]
         keyword, equals, value = record[:-1].partition(b"=")
         if not equals or record[-1:] != b"\n":
             raise Damage("an extended header is damaged")
-        records[_text(keyword)] = value.decode("utf-8", "surrogateescape")
+        if keyword in (b"path", b"size"):
+            records[keyword.decode()] = value.decode("utf-8", "surrogateescape")
+        elif keyword.startswith(b"GNU.sparse"):
+            records[SPARSE] = records.get(SPARSE, "")
+            if keyword == b"GNU.sparse.name":
+                records[SPARSE] = value.decode("utf-8", "surrogateescape")
+        elif any(_is_one_byte_off(keyword, known) for known in (b"path", b"size")):
+            raise Damage(f"an extended header sets {_text(keyword)!r}, which nothing knows")
         at += _decimal(digits)
     return records
