@@ -22,18 +22,20 @@ from flat import OF_JOBS, cache_latents, grouped
 from inpaint_data import Autoencoder, CacheError, Summary, UsageError, verify_cache
 from inpaint_data.job.caching import work_of
 from inpaint_data.job.shard_job import Committer, encode
-from inpaint_data.latent_cache.lock import STALE, locked
+from inpaint_data.latent_cache import lock as lock_module
+from inpaint_data.latent_cache.lock import STALE, locked, this_place
 from inpaint_data.settings import group_of
 from inpaint_data.shards.reading import Fault, ShardEnd
 
 SETTINGS: dict[str, Any] = {"resolution": 16, "masks": "mixture", "mask_offset": (-3, 5), "batch_size": 4}
 SHARDS = 24
+PLACE = this_place()
 
 
 def run(root: str, out: str, rank: int = 0, world: int = 1, **settings: Any) -> None:
     """One job, in a process of its own."""
     if world > 1:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "one"}
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "none"}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     cache_latents(f"{root}/shards", f"{root}/{out}", vae=Autoencoder(Pooling()), **SETTINGS | settings)
 
@@ -201,7 +203,7 @@ def test_a_shard_of_which_a_batch_failed_is_not_committed_by_what_was_queued_beh
     assert len(batches) > 1
     assert isinstance(end, ShardEnd)
     for number, batch in enumerate(batches):
-        encoded, _ = encode(work, batch)
+        [(encoded, _)] = encode(work, batch)
         if number == 0:
             committer.add(shard, encoded, [])
             continue
@@ -226,19 +228,25 @@ def other_process_that_died() -> int:
 @pytest.mark.parametrize(
     ("holder", "age", "refused"),
     [
-        ({"host": socket.gethostname(), "pid": "dead"}, 0, False),
-        ({"host": socket.gethostname(), "pid": os.getpid(), "born": "1"}, 0, False),  # the number came again
+        ({"host": socket.gethostname(), "place": PLACE, "pid": "dead"}, 0, False),
+        ({"host": socket.gethostname(), "place": PLACE, "pid": "dead"}, -9 * STALE, False),
+        ({"host": socket.gethostname(), "place": PLACE, "pid": os.getpid(), "born": "1"}, 0, False),  # came again
+        ({"host": socket.gethostname(), "place": "before it started again", "pid": 1}, 0, False),
         ({"host": "elsewhere", "pid": 1}, 0, True),
         ({"host": "elsewhere", "pid": 1}, STALE + 5, False),
-        ({}, 10 * STALE, False),
+        ({"host": "elsewhere", "pid": 1}, -9 * STALE, False),  # dated in the future
+        ({}, 0, False),  # torn by a power cut
+        ({}, -9 * STALE, False),
     ],
 )
 def test_a_dead_holders_lock_is_taken_over_and_a_living_ones_is_not(
-    holder: dict[str, Any], age: float, refused: bool, root: Path
+    holder: dict[str, Any], age: float, refused: bool, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lock_module, "HEARTBEAT", 0.05)
     (root / "cache").mkdir()
     lock = root / "cache" / ".lock-0"
-    lock.write_text(json.dumps({k: other_process_that_died() if v == "dead" else v for k, v in holder.items()}))
+    content = json.dumps({k: other_process_that_died() if v == "dead" else v for k, v in holder.items()})
+    lock.write_text(content if holder else '{"host": "')
     os.utime(lock, (time.time() - age,) * 2)
     if refused:
         with pytest.raises(CacheError, match="on elsewhere is writing"):
@@ -268,7 +276,8 @@ def test_a_shard_that_is_named_like_a_sidecar_is_kept_as_any_other(root: Path) -
 
 
 def test_of_many_jobs_that_start_at_once_on_a_stale_lock_one_holds_it(memory_path: Path, server: Any) -> None:
-    (memory_path / ".lock-0").write_text(json.dumps({"host": socket.gethostname(), "pid": other_process_that_died()}))
+    holder = {"host": socket.gethostname(), "place": PLACE, "pid": other_process_that_died()}
+    (memory_path / ".lock-0").write_text(json.dumps(holder))
     answers = server.Queue()
     contenders = [server.Process(target=contend, args=(str(memory_path), answers)) for _ in range(6)]
     for each in contenders:

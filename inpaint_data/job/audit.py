@@ -238,10 +238,12 @@ def _compare(root: Path, shard: str, sidecar: Sidecar, work: Work, exact: bool) 
     if first is None:
         yield Problem(sidecar.shard, None, "none of its images can be read any more")
         return
-    batches, _ = encode(work, first)
+    encoded = [
+        (batches, row, key) for batches, _ in encode(work, first) for row, key in enumerate(batches[0]["__key__"])
+    ]
     rows = {key: row for row, key in enumerate(sidecar.keys)}
     with tar_path(root, shard_stem(shard)).open("rb") as file:
-        for row, key in enumerate(batches[0]["__key__"]):
+        for batches, row, key in encoded:
             if key not in rows:
                 continue  # quarantined, or `_sample_problems` has named it
             try:

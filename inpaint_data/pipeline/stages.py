@@ -17,7 +17,7 @@ import torch
 
 from inpaint_data.batch import Batch, ImageBatch, Posterior, is_batch, pinned, to_device
 from inpaint_data.encoding.encoder import Encoder
-from inpaint_data.errors import UsageError
+from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_posterior
 from inpaint_data.latent_cache.members import MEMBERS, RECORD, masks_member
 from inpaint_data.latent_cache.reader import Variant
@@ -29,7 +29,7 @@ from inpaint_data.pipeline.faults import OnFault, handled, warn
 from inpaint_data.pipeline.own_stages import run_on
 from inpaint_data.seeding import generator_for
 from inpaint_data.settings import group_of
-from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard, shard_stem
+from inpaint_data.shards.reading import Fault, Sample, ShardEnd, ShardIdentity, read_shard, shard_stem
 from inpaint_data.shards.tar import stored_size
 
 VIEWS = "__views__"  # of a sample dict: which of its views are wanted, where not all are
@@ -104,14 +104,15 @@ def read_shards(
     Args:
         urls: dicts of `url`, as webdataset's shard lists give them; local paths, or URLs that fsspec opens.
         on_fault: `warn`, `stop`, a function or a list that takes each Fault, or None to pass it on as an item.
-        ends: whether each shard is followed by its `ShardEnd`.
+        ends: whether each shard is followed by its `ShardEnd`; one that cannot be read then ends with a `problem`, and
+            the next one follows.
         tally: counts what was read.
 
     Raises:
-        ShardError: a shard cannot be opened or read.
+        ShardError: a shard cannot be opened or read, and there are no `ends`.
     """
     for url in urls:
-        for item in read_shard(url["url"]):
+        for item in _to_the_end(url["url"]) if ends else read_shard(url["url"]):
             if isinstance(item, ShardEnd):
                 if ends:
                     yield item
@@ -123,6 +124,13 @@ def read_shards(
                     tally.samples += 1
                     tally.bytes += stored_size(item.members.values())
                 yield as_dict(item)
+
+
+def _to_the_end(url: str) -> Iterator[Sample | Fault | ShardEnd]:
+    try:
+        yield from read_shard(url)
+    except ShardError as error:
+        yield ShardEnd(url, ShardIdentity(0, ""), 0, problem=str(error))
 
 
 @stage

@@ -66,12 +66,16 @@ class ShardIdentity:
 
 @dataclass(frozen=True)
 class ShardEnd:
-    """The end of a shard, after its last sample: which bytes it was, and how many keys it had, samples and faults."""
+    """The end of a shard, after its last sample: which bytes it was, and how many keys it had, samples and faults.
+
+    Where there is a `problem`, the rest of the shard cannot be read, and its bytes are unknown.
+    """
 
     shard: str
     identity: ShardIdentity
     keys: int
     decode_seconds: float = 0.0  # what decoding its samples took, all threads together; known behind `examples`
+    problem: str | None = None
 
 
 def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
