@@ -257,6 +257,87 @@ def test_a_dead_holders_lock_is_taken_over_and_a_living_ones_is_not(
         assert not lock.exists()
 
 
+@pytest.mark.parametrize("content", ["", '{"host": "', None])
+def test_a_torn_lock_that_still_gives_signs_of_life_is_a_living_ones(
+    content: str | None, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one of another container, and one dated in the future."""
+    monkeypatch.setattr(lock_module, "HEARTBEAT", 0.1)
+    (root / "cache").mkdir()
+    with locked(root / "cache"):
+        lock = root / "cache" / ".lock-0"
+        if content is None:
+            content = json.dumps(json.loads(lock.read_text()) | {"place": "another container", "pid": 1})
+        lock.write_text(content)
+        os.utime(lock, (time.time() + 9 * STALE,) * 2)
+        with pytest.raises(CacheError, match="is writing to this cache"):
+            run_here(root)
+
+
+CONTENDER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from inpaint_data import CacheError
+from inpaint_data.latent_cache import lock
+lock.HEARTBEAT, lock.STALE = 0.2, 1.0
+try:
+    with lock.locked(Path({root!r})):
+        print("held", flush=True)
+        sys.stdin.readline()
+except CacheError as error:
+    print(error)
+"""
+
+
+def test_two_containers_of_one_host_name_see_each_other(tmp_path: Path) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    try:
+        subprocess.run([*unshare, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may make a namespace of processes")
+    code = CONTENDER.format(tests=str(Path(__file__).parent), root=str(tmp_path))
+    command = [*unshare, sys.executable, "-c", code]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdin is not None
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    time.sleep(1.5)  # longer than a holder without a sign is thought to live
+    others = [subprocess.run(words, input="\n", capture_output=True, text=True) for words in (command, command[5:])]
+    assert all("is writing to this cache" in done.stdout for done in others), others
+    first.stdin.close()
+    first.wait(timeout=30)
+    assert subprocess.run(command, input="\n", capture_output=True, text=True).stdout == "held\n"
+
+
+@pytest.fixture
+def exfat(tmp_path: Path) -> Iterator[Path]:
+    """A real exFAT, which has neither hard links nor owners."""
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(16 * 2**20)
+    try:
+        subprocess.run(["mkfs.exfat", str(image)], check=True, capture_output=True)
+        loop = subprocess.run(["losetup", "-f", "--show", str(image)], check=True, capture_output=True, text=True)
+        try:
+            subprocess.run(["mount.exfat-fuse", loop.stdout.strip(), str(disk)], check=True, capture_output=True)
+            yield disk
+            subprocess.run(["umount", str(disk)], check=True)
+        finally:
+            subprocess.run(["losetup", "-d", loop.stdout.strip()], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs root, exfatprogs and exfat-fuse: {error}")
+
+
+def test_a_disk_without_hard_links_holds_a_cache(root: Path, exfat: Path) -> None:
+    with pytest.raises(OSError):
+        os.link(root / "shards" / "0000.tar", exfat / "link")
+    cache_latents(str(root / "shards"), str(exfat / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
+    run_here(root)
+    assert contents(exfat / "cache") == contents(root / "cache")
+
+
 @pytest.mark.parametrize("process", ["dead", "living"])
 def test_what_a_dead_job_left_goes_though_another_process_may_have_its_number_now(process: str, root: Path) -> None:
     number = other_process_that_died() if process == "dead" else os.getppid()

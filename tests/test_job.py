@@ -1,9 +1,8 @@
-"""What the job makes of shards that cannot be read, renamed inputs, several processes, little memory and no listener."""
+"""What the job makes of unreadable shards, renamed inputs, several processes, little memory and no listener."""
 
 import json
 import os
 import pty
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,13 +17,15 @@ from typing import Any
 import fsspec
 import pytest
 import torch
-from conftest import Pooling, small_samples, write_shard
-from flat import cache_latents
+from conftest import Pooling, run, small_samples, write_shard
+from flat import cache_latents, cache_with_groups
 from torch import Tensor
 
 from inpaint_data import Autoencoder, CacheError, UsageError, verify_cache
+from inpaint_data.demo import VAE
 from inpaint_data.encoding.device import choose_device
 from inpaint_data.job import caching, plan
+from inpaint_data.job.interrupts import interruptible
 from inpaint_data.job.progress import Summary
 from inpaint_data.latent_cache.format import read_cache_file
 from inpaint_data.ranks import Part, part_of_run
@@ -141,7 +142,7 @@ def test_a_shard_that_fails_in_its_middle_leaves_nothing_behind_and_mixes_with_n
     with ThreadingHTTPServer(("127.0.0.1", 0), Web) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         shards = f"http://127.0.0.1:{server.server_port}/s{{0..4}}.tar"
-        with pytest.raises(CacheError, match="1 of 5 input shards.*s2.tar.*500"):
+        with pytest.raises(CacheError, match=r"1 of 5 input shards.*s2.tar.*500"):
             cache_latents(shards, str(root / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
         assert {path.name for path in (root / "cache").glob("*.tar")} == {f"s{i}.tar" for i in (0, 1, 3, 4)}
         assert not list((root / "cache").glob("*.tmp"))
@@ -228,7 +229,7 @@ def test_a_renamed_input_is_refused_before_its_samples_are_cached_twice(root: Pa
         (root / "shards" / f"s{number}.tar").rename(root / "shards" / f"train-s{number}.tar")
     for settings in ({}, {"dry_run": True}):
         with pytest.raises(
-            UsageError, match="train-s1.tar has the very bytes that are cached as s1.tar.*1 more are so"
+            UsageError, match=r"train-s1.tar has the very bytes that are cached as s1.tar.*1 more are so"
         ):
             cache(root, **settings)
     assert contents(root / "cache") == whole
@@ -338,7 +339,8 @@ def test_tasks_of_srun_share_the_work_and_jobs_that_divide_other_shards_do_not(r
     outs = [task.communicate(timeout=120) for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], outs
     assert read_cache_file(root / "cache").totals == {
-        "shards": 5, "samples": 45, "quarantined": 0, "filtered": 0, "bytes": verify_cache(root / "cache").totals["bytes"]
+        "shards": 5, "samples": 45, "quarantined": 0, "filtered": 0,
+        "bytes": verify_cache(root / "cache").totals["bytes"],
     }  # fmt: skip
 
 
@@ -350,7 +352,7 @@ def test_two_runs_of_torchrun_without_an_id_are_two_jobs(root: Path, monkeypatch
     work = Autoencoder(Pooling())
     names: list[str] = []
     monkeypatch.setattr(caching, "_run", lambda *_: names.append(lock_of(root)) or (Summary(), []))
-    for shards in ("shards", f"shards/s{{0..3}}.tar", "shards"):
+    for shards in ("shards", "shards/s{0..3}.tar", "shards"):
         cache(root, shards=shards, vae=work)
     cache(root, vae=work, seed=1)
     assert names[0] == names[2]
@@ -359,3 +361,156 @@ def test_two_runs_of_torchrun_without_an_id_are_two_jobs(root: Path, monkeypatch
 
 def lock_of(root: Path) -> str:
     return str(json.loads((root / "cache" / ".lock-0").read_text())["job"])
+
+
+class Small(Pooling):
+    """A device that holds two samples; what does not fit is refused as PyTorch's allocators do."""
+
+    def __init__(self, holds: int, error: Exception) -> None:
+        super().__init__()
+        self.holds, self.error = holds, error
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        if len(pixels) > self.holds:
+            raise self.error
+        return super().encode(pixels)
+
+
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: error code 12"),
+    MemoryError(),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_batch_that_does_not_fit_is_encoded_in_halves_and_the_job_goes_on(error: Exception, root: Path) -> None:
+    summary = cache(root, vae=Autoencoder(Small(1, error)))
+    assert summary.cached == 45
+    assert "in parts     10 batches, which did not fit into memory" in summary.table()
+    cache(root, "whole", vae=Autoencoder(Small(4, error)))
+    assert contents(root / "cache") == contents(root / "whole")
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_sample_that_does_not_fit_alone_ends_the_job_with_one_line(error: Exception, root: Path) -> None:
+    module = Small(1, error)
+    vae = Autoencoder(module)
+    module.holds = 0
+    with pytest.raises(
+        CacheError, match=r"s0.tar, sample 'sample_0': out of memory .*batch_size 4.*finished shards are"
+    ):
+        cache(root, vae=vae)
+    assert not list((root / "cache").glob("*.tmp"))
+
+
+LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch
+from test_job import Pooling, cache
+from inpaint_data import Autoencoder
+
+class Greedy(Pooling):
+    def encode(self, pixels):
+        if len(pixels) > 1 or limited:
+            torch.empty(len(pixels), megabytes * 2**20, dtype=torch.uint8)
+        return super().encode(pixels)
+
+limited, megabytes = False, 400
+vae = Autoencoder(Greedy())
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 1000 * 2**20,) * 2)
+limited = True
+print(cache(Path({root!r}), "cache", vae=vae, num_workers=1).table())
+megabytes = 2000
+try:
+    cache(Path({root!r}), "other", vae=vae, num_workers=1)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads the memory from Linux's /proc")
+def test_where_the_machine_has_little_memory_the_job_goes_on_or_says_so(root: Path) -> None:
+    code = LITTLE_MEMORY.format(tests=str(Path(__file__).parent), root=str(root))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert "in parts     10 batches, which did not fit into memory" in done.stdout, done.stdout + done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("CacheError s0.tar, sample 'sample_0': out of memory (RuntimeError: "), last
+    assert "DefaultCPUAllocator: can't allocate memory" in last
+
+
+@pytest.fixture
+def command(root: Path) -> list[str]:
+    """The real command."""
+    settings = ["--resolution", "32", "--masks", "boxes", "--upscale", "--device", "cpu"]
+    return [*COMMAND, "cache", "--shards", f"{root}/shards", "--out", f"{root}/cache", *settings]
+
+
+def test_a_job_goes_on_when_who_reads_its_output_goes(root: Path, command: list[str]) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    process.stdout.readline()  # as `head -1` does
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    assert read_cache_file(root / "cache").totals is not None
+
+
+def test_a_job_goes_on_when_its_log_is_full_or_was_never_open(root: Path, command: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        assert subprocess.run(command, stdout=full, stderr=full, timeout=120).returncode == 0
+    assert read_cache_file(root / "cache").totals is not None
+    shell = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *command], timeout=120)
+    assert shell.returncode == 0
+
+
+def test_a_job_goes_on_when_its_terminal_is_closed(root: Path, command: list[str]) -> None:
+    process, terminal = pty.fork()
+    if not process:
+        os.execv(command[0], command)
+    while not list((root / "cache").glob("*.json")):
+        time.sleep(0.05)
+        assert os.waitpid(process, os.WNOHANG) == (0, 0)
+    os.close(terminal)  # the kernel sends SIGHUP, and further writes fail
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    assert read_cache_file(root / "cache").totals is not None
+
+
+def test_a_job_leaves_the_signals_as_they_were(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    for arguments in (["cache", "--shards", f"{root}/none", "--out", f"{root}/cache"], ["verify", str(root / "none")]):
+        assert run(capsys, *arguments)[0] in (1, 2)
+        assert [signal.getsignal(number) for number in numbers] == before
+    with interruptible():
+        assert all(signal.getsignal(number) != handler for number, handler in zip(numbers, before, strict=True))
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.mark.parametrize("write", ["flag", "yaml", "python"])
+def test_a_path_may_begin_with_a_tilde(
+    write: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(root))
+    monkeypatch.chdir(root / "shards")
+    shutil.copytree(VAE, root / "vae")
+    pictures, masks, job = {"resolution": 16, "upscale": True}, {"source": "boxes"}, {"device": "cpu"}
+    if write == "python":
+        cache_with_groups("~/shards/s{0..1}.tar", "~/cache", pictures, masks, {"vae": "~/vae"}, job)
+        assert verify_cache("~/cache", against="~/shards/s[01].tar").ok
+    else:
+        (root / "mixture.yaml").write_text("weights: {boxes: 1}")
+        content = {"pictures": pictures, "masks": {"mixture": "~/mixture.yaml", "source": "mixture"}, "job": job}
+        if write == "yaml":
+            content |= {"shards": ["~/shards/s0.tar", "~/shards/s1.tar"], "out": "~/cache", "encode": {"vae": "~/vae"}}
+        (root / "job.yaml").write_text(json.dumps(content))
+        flags = ["--shards", "~/shards/s{0..1}.tar", "--out", "~/cache", "--vae", "~/vae"]
+        code, _, err = run(capsys, "cache", "--config", "~/job.yaml", *(flags if write == "flag" else []))
+        assert code == 0, err
+        assert run(capsys, "verify", "~/cache")[0] == 0
+        assert run(capsys, "sheet", "--cache", "~/cache", "--shards", "~/shards/s0.tar", "--out", "~/a.png")[0] == 0
+        assert (root / "a.png").exists()
+    assert read_cache_file(root / "cache").totals is not None
+    assert not list((root / "shards").glob("~*"))

@@ -5,6 +5,17 @@ import torch
 from inpaint_data.errors import UsageError
 from inpaint_data.ranks import part_of_run
 
+# What the errors say that have no type of their own.
+NO_MEMORY = (
+    "can't allocate memory",  # PyTorch's allocator for the CPU
+    "could not create a primitive",  # oneDNN
+    "could not create a memory",
+    "out of memory",  # MPS, and CUDA's own calls
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+    "bad_alloc",
+    "can't start new thread",
+)
+
 
 def choose_device(name: str) -> torch.device:
     """The device of that name, usable now.
@@ -40,9 +51,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True if an error says that this machine or its device has no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # The CPU's allocator, MPS, cuBLAS and threads have no type of their own.
-    signs = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "can't start new thread")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
 def free_memory(device: torch.device) -> None:

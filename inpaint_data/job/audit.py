@@ -37,6 +37,7 @@ from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.own_stages import check_stages, names_of
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.reading import Fault, ShardEnd, ShardIdentity, read_shard, shard_stem
+from inpaint_data.shards.stores import local_path
 
 ENCODED_AGAIN = 3  # shards, one batch of each
 TOLERANCE = 2e-2  # of 1 + |value|, if device, threads or versions are not those of the cache
@@ -68,7 +69,7 @@ def verify_cache(
     if deep and against is None:
         raise UsageError("deep: encoding again needs the images; name the input shards with against")
     inputs = [] if against is None else inputs_of(against)
-    root = Path(root)
+    root = local_path(root)
     files = verify_files(root)
     if against is None:
         return files

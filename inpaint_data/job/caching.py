@@ -1,7 +1,6 @@
 """The offline job: image shards in, a cache of latents and masks out."""
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -41,6 +40,7 @@ from inpaint_data.pipeline.stages import Tally
 from inpaint_data.ranks import Part, part_of_run
 from inpaint_data.settings import group_of
 from inpaint_data.shards.reading import Fault, ShardEnd, expand_shards, shard_stem
+from inpaint_data.shards.stores import local_path
 from inpaint_data.shards.tar import stored_size
 
 PROBE_BATCHES = 3  # of a dry run; the first one warms up
@@ -91,16 +91,24 @@ def cache_latents(
         group_of(JobSettings, job),
         stages,
     )
-    inputs, root = inputs_of(shards), Path(os.path.expanduser(out))
+    inputs, root = inputs_of(shards), local_path(out)
     settings = settings_of(work).to_json()
     if work.job.dry_run:
         return Summary(_plan(work, inputs, root, settings), dry_run=True)
     part = part_of_run()
     check_folder(root)
     check_settings(root, settings)
-    with locked(root, part.rank, _job_of(inputs, part, settings)):
-        check_settings(root, settings)  # another job may have begun the cache meanwhile
-        summary, sidecars = _run(work, inputs, part, root, settings)
+    try:
+        with locked(root, part.rank, _job_of(inputs, part, settings)):
+            check_settings(root, settings)  # another job may have begun the cache meanwhile
+            summary, sidecars = _run(work, inputs, part, root, settings)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CacheError(
+            f"out of memory ({cause(error)}); use a smaller batch_size, fewer num_workers, or free some, and run the "
+            "command again; finished shards are kept"
+        ) from None
     summary.seconds = time.perf_counter() - started
     _check_budget(summary, sidecars, work.job.max_bad_fraction, root)
     return summary
@@ -192,13 +200,6 @@ def _run(
         raise CacheError(
             f"{error.filename or root}: {error.strerror or error}; fix that and run the same command again, "
             "finished shards are kept"
-        ) from None
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise CacheError(
-            f"out of memory ({cause(error)}); use a smaller batch_size, fewer num_workers, or free some, and run the "
-            "command again; finished shards are kept"
         ) from None
     return summary, sidecars
 

@@ -52,8 +52,8 @@ def locked(root: Path, rank: int = 0, job: str = "") -> Iterator[None]:
         _refuse_or_remove(root, path)
     stopped = threading.Event()
     heart = threading.Thread(target=_beat, args=(path, stopped), name="inpaint_data-lock", daemon=True)
-    heart.start()
     try:
+        heart.start()
         for other in sorted(root.glob(f"{LOCK}[0-9]*")):
             other_holder = _holder(other)
             if other != path and other_holder is not None and other_holder.get("job") != holder["job"]:
@@ -61,7 +61,8 @@ def locked(root: Path, rank: int = 0, job: str = "") -> Iterator[None]:
         yield
     finally:
         stopped.set()
-        heart.join()
+        if heart.ident is not None:  # it may have found no memory to start in
+            heart.join()
         with suppress(OSError):  # the folder may be gone or read-only by now
             if _holder(path) == holder:
                 path.unlink()

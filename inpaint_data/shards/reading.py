@@ -322,6 +322,8 @@ def _place(shard: str) -> str:
 def _expand_one(spec: str) -> list[str]:
     if not spec.strip():
         raise UsageError("shards: a name is empty; name a .tar, a folder, a glob or a brace pattern")
+    if not is_url(spec):
+        spec = os.path.expanduser(spec)
     if spec.strip().lower().startswith("pipe:"):
         raise UsageError(f"shards: {spec!r} would run a command; name a file or a URL that fsspec opens, such as s3://")
     if is_url(spec):

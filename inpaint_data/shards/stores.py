@@ -1,8 +1,10 @@
 """Stores: where bytes come from, a local path or whatever fsspec opens. A new kind of store is opened here."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 from inpaint_data.errors import ShardError
@@ -10,6 +12,11 @@ from inpaint_data.errors import ShardError
 
 def is_url(name: str) -> bool:
     return re.match(r"([A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]*://", name) is not None
+
+
+def local_path(name: str | os.PathLike[str]) -> Path:
+    """A path that a user gave, ~ expanded; shells do not where it is in a YAML, in quotes or behind an =."""
+    return Path(os.path.expanduser(name))
 
 
 def unreadable(url: str, error: Exception) -> ShardError:
