@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -115,6 +116,74 @@ def test_a_job_killed_at_a_hundred_random_moments_finishes_to_the_same_bytes(
     record_figure(f"killed with SIGKILL at {died} random moments: the finished cache has the same bytes")
 
 
+def run_until(root: str, out: str, last: int) -> None:
+    """One job that is killed just before its file operation of that number; it prints how many there are."""
+    number = 0
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal number
+        changes = event in ("os.rename", "os.remove", "os.mkdir", "os.utime") or (event == "open" and arguments[2] & 3)
+        if changes and f"/{out}" in str(arguments[0]):
+            number += 1
+            if number == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    run(root, out)
+    Path(root, "operations").write_text(str(number))
+
+
+def kill_at_operations(server: Any, root: Path, step: int, leftover: Callable[[Path], None]) -> int:
+    """Kill a job before file operations, every `step`th, and compare the whole folder; returns how many there are."""
+    for number in range(2, SHARDS):
+        (root / "shards" / f"{number:04d}.tar").unlink()
+    run_here(root)
+    whole, names = contents(root / "cache"), set(os.listdir(root / "cache"))
+    last = operations = 1
+    while last <= operations:
+        leftover(root / "killed")
+        process = server.Process(target=run_until, args=(str(root), "killed", last))
+        process.start()
+        process.join()
+        if last == 1:
+            assert process.exitcode == -signal.SIGKILL
+        if process.exitcode == 0:
+            operations = int((root / "operations").read_text())
+            assert operations < last, "each one before was killed"
+        else:
+            operations = last + step
+        run_here(root, "killed")
+        assert set(os.listdir(root / "killed")) == names, f"killed before operation {last}"
+        assert contents(root / "killed") == whole
+        last += step
+    return operations
+
+
+def of_a_dead_job(cache: Path) -> None:
+    """Nothing but the lock of a job that died."""
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir()
+    holder = {"host": socket.gethostname(), "place": PLACE, "pid": other_process_that_died(), "job": "x"}
+    (cache / ".lock-0").write_text(json.dumps(holder))
+    (cache / ".lock-3").write_text(json.dumps(holder | {"host": "elsewhere"}))
+    os.utime(cache / ".lock-3", (time.time() - STALE - 5,) * 2)
+
+
+def test_killed_before_any_third_file_operation_a_job_leaves_no_file_behind(
+    server: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "HEARTBEAT", 0.02)
+    assert kill_at_operations(server, root, 3, of_a_dead_job) >= 20
+
+
+@pytest.mark.slow
+def test_killed_before_every_file_operation_a_job_leaves_no_file_behind(
+    server: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "HEARTBEAT", 0.02)
+    assert kill_at_operations(server, root, 1, of_a_dead_job) >= 20
+
+
 def test_threads_and_processes_do_not_change_a_byte(server: Any, root: Path) -> None:
     finish(server, root, "whole", num_workers=0)
     whole = contents(root / "whole")
@@ -215,8 +284,8 @@ def test_a_shard_of_which_a_batch_failed_is_not_committed_by_what_was_queued_beh
     assert not list(cache.iterdir())
 
 
-def run_here(root: Path) -> None:
-    cache_latents(str(root / "shards"), str(root / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
+def run_here(root: Path, out: str = "cache") -> None:
+    cache_latents(str(root / "shards"), str(root / out), vae=Autoencoder(Pooling()), **SETTINGS)
 
 
 def other_process_that_died() -> int:
@@ -331,7 +400,7 @@ def exfat(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_without_hard_links_holds_a_cache(root: Path, exfat: Path) -> None:
-    with pytest.raises(OSError):
+    with pytest.raises(PermissionError):
         os.link(root / "shards" / "0000.tar", exfat / "link")
     cache_latents(str(root / "shards"), str(exfat / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
     run_here(root)
