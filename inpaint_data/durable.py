@@ -1,5 +1,6 @@
 """How a file appears whole and durable under its name, or not at all."""
 
+import errno
 import hashlib
 import os
 import re
@@ -74,10 +75,13 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """A rename is durable only when its folder is."""
+    """A rename is durable only when its folder is. Some shares and FUSE file systems cannot be asked for it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(descriptor)
 

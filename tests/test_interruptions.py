@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,18 +23,20 @@ from flat import OF_JOBS, cache_latents, grouped
 from inpaint_data import Autoencoder, CacheError, Summary, UsageError, verify_cache
 from inpaint_data.job.caching import work_of
 from inpaint_data.job.shard_job import Committer, encode
-from inpaint_data.latent_cache.lock import STALE, locked
+from inpaint_data.latent_cache import lock as lock_module
+from inpaint_data.latent_cache.lock import STALE, locked, this_place
 from inpaint_data.settings import group_of
 from inpaint_data.shards.reading import Fault, ShardEnd
 
 SETTINGS: dict[str, Any] = {"resolution": 16, "masks": "mixture", "mask_offset": (-3, 5), "batch_size": 4}
 SHARDS = 24
+PLACE = this_place()
 
 
 def run(root: str, out: str, rank: int = 0, world: int = 1, **settings: Any) -> None:
     """One job, in a process of its own."""
     if world > 1:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "one"}
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "none"}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     cache_latents(f"{root}/shards", f"{root}/{out}", vae=Autoencoder(Pooling()), **SETTINGS | settings)
 
@@ -111,6 +114,74 @@ def test_a_job_killed_at_a_hundred_random_moments_finishes_to_the_same_bytes(
 ) -> None:
     died = kill_and_resume(server, root, 100)
     record_figure(f"killed with SIGKILL at {died} random moments: the finished cache has the same bytes")
+
+
+def run_until(root: str, out: str, last: int) -> None:
+    """One job that is killed just before its file operation of that number; it prints how many there are."""
+    number = 0
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal number
+        changes = event in ("os.rename", "os.remove", "os.mkdir", "os.utime") or (event == "open" and arguments[2] & 3)
+        if changes and f"/{out}" in str(arguments[0]):
+            number += 1
+            if number == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    run(root, out)
+    Path(root, "operations").write_text(str(number))
+
+
+def kill_at_operations(server: Any, root: Path, step: int, leftover: Callable[[Path], None]) -> int:
+    """Kill a job before file operations, every `step`th, and compare the whole folder; returns how many there are."""
+    for number in range(2, SHARDS):
+        (root / "shards" / f"{number:04d}.tar").unlink()
+    run_here(root)
+    whole, names = contents(root / "cache"), set(os.listdir(root / "cache"))
+    last = operations = 1
+    while last <= operations:
+        leftover(root / "killed")
+        process = server.Process(target=run_until, args=(str(root), "killed", last))
+        process.start()
+        process.join()
+        if last == 1:
+            assert process.exitcode == -signal.SIGKILL
+        if process.exitcode == 0:
+            operations = int((root / "operations").read_text())
+            assert operations < last, "each one before was killed"
+        else:
+            operations = last + step
+        run_here(root, "killed")
+        assert set(os.listdir(root / "killed")) == names, f"killed before operation {last}"
+        assert contents(root / "killed") == whole
+        last += step
+    return operations
+
+
+def of_a_dead_job(cache: Path) -> None:
+    """Nothing but the lock of a job that died."""
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir()
+    holder = {"host": socket.gethostname(), "place": PLACE, "pid": other_process_that_died(), "job": "x"}
+    (cache / ".lock-0").write_text(json.dumps(holder))
+    (cache / ".lock-3").write_text(json.dumps(holder | {"host": "elsewhere"}))
+    os.utime(cache / ".lock-3", (time.time() - STALE - 5,) * 2)
+
+
+def test_killed_before_any_third_file_operation_a_job_leaves_no_file_behind(
+    server: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "HEARTBEAT", 0.02)
+    assert kill_at_operations(server, root, 3, of_a_dead_job) >= 20
+
+
+@pytest.mark.slow
+def test_killed_before_every_file_operation_a_job_leaves_no_file_behind(
+    server: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "HEARTBEAT", 0.02)
+    assert kill_at_operations(server, root, 1, of_a_dead_job) >= 20
 
 
 def test_threads_and_processes_do_not_change_a_byte(server: Any, root: Path) -> None:
@@ -201,7 +272,7 @@ def test_a_shard_of_which_a_batch_failed_is_not_committed_by_what_was_queued_beh
     assert len(batches) > 1
     assert isinstance(end, ShardEnd)
     for number, batch in enumerate(batches):
-        encoded, _ = encode(work, batch)
+        [(encoded, _)] = encode(work, batch)
         if number == 0:
             committer.add(shard, encoded, [])
             continue
@@ -213,8 +284,8 @@ def test_a_shard_of_which_a_batch_failed_is_not_committed_by_what_was_queued_beh
     assert not list(cache.iterdir())
 
 
-def run_here(root: Path) -> None:
-    cache_latents(str(root / "shards"), str(root / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
+def run_here(root: Path, out: str = "cache") -> None:
+    cache_latents(str(root / "shards"), str(root / out), vae=Autoencoder(Pooling()), **SETTINGS)
 
 
 def other_process_that_died() -> int:
@@ -226,19 +297,25 @@ def other_process_that_died() -> int:
 @pytest.mark.parametrize(
     ("holder", "age", "refused"),
     [
-        ({"host": socket.gethostname(), "pid": "dead"}, 0, False),
-        ({"host": socket.gethostname(), "pid": os.getpid(), "born": "1"}, 0, False),  # the number came again
+        ({"host": socket.gethostname(), "place": PLACE, "pid": "dead"}, 0, False),
+        ({"host": socket.gethostname(), "place": PLACE, "pid": "dead"}, -9 * STALE, False),
+        ({"host": socket.gethostname(), "place": PLACE, "pid": os.getpid(), "born": "1"}, 0, False),  # came again
+        ({"host": socket.gethostname(), "place": "before it started again", "pid": 1}, 0, False),
         ({"host": "elsewhere", "pid": 1}, 0, True),
         ({"host": "elsewhere", "pid": 1}, STALE + 5, False),
-        ({}, 10 * STALE, False),
+        ({"host": "elsewhere", "pid": 1}, -9 * STALE, False),  # dated in the future
+        ({}, 0, False),  # torn by a power cut
+        ({}, -9 * STALE, False),
     ],
 )
 def test_a_dead_holders_lock_is_taken_over_and_a_living_ones_is_not(
-    holder: dict[str, Any], age: float, refused: bool, root: Path
+    holder: dict[str, Any], age: float, refused: bool, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lock_module, "HEARTBEAT", 0.05)
     (root / "cache").mkdir()
     lock = root / "cache" / ".lock-0"
-    lock.write_text(json.dumps({k: other_process_that_died() if v == "dead" else v for k, v in holder.items()}))
+    content = json.dumps({k: other_process_that_died() if v == "dead" else v for k, v in holder.items()})
+    lock.write_text(content if holder else '{"host": "')
     os.utime(lock, (time.time() - age,) * 2)
     if refused:
         with pytest.raises(CacheError, match="on elsewhere is writing"):
@@ -247,6 +324,87 @@ def test_a_dead_holders_lock_is_taken_over_and_a_living_ones_is_not(
     else:
         run_here(root)
         assert not lock.exists()
+
+
+@pytest.mark.parametrize("content", ["", '{"host": "', None])
+def test_a_torn_lock_that_still_gives_signs_of_life_is_a_living_ones(
+    content: str | None, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one of another container, and one dated in the future."""
+    monkeypatch.setattr(lock_module, "HEARTBEAT", 0.1)
+    (root / "cache").mkdir()
+    with locked(root / "cache"):
+        lock = root / "cache" / ".lock-0"
+        if content is None:
+            content = json.dumps(json.loads(lock.read_text()) | {"place": "another container", "pid": 1})
+        lock.write_text(content)
+        os.utime(lock, (time.time() + 9 * STALE,) * 2)
+        with pytest.raises(CacheError, match="is writing to this cache"):
+            run_here(root)
+
+
+CONTENDER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from inpaint_data import CacheError
+from inpaint_data.latent_cache import lock
+lock.HEARTBEAT, lock.STALE = 0.2, 1.0
+try:
+    with lock.locked(Path({root!r})):
+        print("held", flush=True)
+        sys.stdin.readline()
+except CacheError as error:
+    print(error)
+"""
+
+
+def test_two_containers_of_one_host_name_see_each_other(tmp_path: Path) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    try:
+        subprocess.run([*unshare, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may make a namespace of processes")
+    code = CONTENDER.format(tests=str(Path(__file__).parent), root=str(tmp_path))
+    command = [*unshare, sys.executable, "-c", code]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdin is not None
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    time.sleep(1.5)  # longer than a holder without a sign is thought to live
+    others = [subprocess.run(words, input="\n", capture_output=True, text=True) for words in (command, command[5:])]
+    assert all("is writing to this cache" in done.stdout for done in others), others
+    first.stdin.close()
+    first.wait(timeout=30)
+    assert subprocess.run(command, input="\n", capture_output=True, text=True).stdout == "held\n"
+
+
+@pytest.fixture
+def exfat(tmp_path: Path) -> Iterator[Path]:
+    """A real exFAT, which has neither hard links nor owners."""
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(16 * 2**20)
+    try:
+        subprocess.run(["mkfs.exfat", str(image)], check=True, capture_output=True)
+        loop = subprocess.run(["losetup", "-f", "--show", str(image)], check=True, capture_output=True, text=True)
+        try:
+            subprocess.run(["mount.exfat-fuse", loop.stdout.strip(), str(disk)], check=True, capture_output=True)
+            yield disk
+            subprocess.run(["umount", str(disk)], check=True)
+        finally:
+            subprocess.run(["losetup", "-d", loop.stdout.strip()], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs root, exfatprogs and exfat-fuse: {error}")
+
+
+def test_a_disk_without_hard_links_holds_a_cache(root: Path, exfat: Path) -> None:
+    with pytest.raises(PermissionError):
+        os.link(root / "shards" / "0000.tar", exfat / "link")
+    cache_latents(str(root / "shards"), str(exfat / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
+    run_here(root)
+    assert contents(exfat / "cache") == contents(root / "cache")
 
 
 @pytest.mark.parametrize("process", ["dead", "living"])
@@ -268,7 +426,8 @@ def test_a_shard_that_is_named_like_a_sidecar_is_kept_as_any_other(root: Path) -
 
 
 def test_of_many_jobs_that_start_at_once_on_a_stale_lock_one_holds_it(memory_path: Path, server: Any) -> None:
-    (memory_path / ".lock-0").write_text(json.dumps({"host": socket.gethostname(), "pid": other_process_that_died()}))
+    holder = {"host": socket.gethostname(), "place": PLACE, "pid": other_process_that_died()}
+    (memory_path / ".lock-0").write_text(json.dumps(holder))
     answers = server.Queue()
     contenders = [server.Process(target=contend, args=(str(memory_path), answers)) for _ in range(6)]
     for each in contenders:

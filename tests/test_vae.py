@@ -443,10 +443,11 @@ def test_the_original_format_is_read_with_the_config_beside_it(tmp_path: Path) -
         load_vae(tmp_path / "fewer.safetensors")
 
 
-def test_a_hub_name_in_the_cache_loads_without_a_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_a_hub_name_in_the_cache_loads_without_a_network(variant: str | None, tmp_path: Path) -> None:
     commit = "0123456789" * 4
     snapshot = tmp_path / "models--someone--model" / "snapshots" / commit
-    kl().save_pretrained(snapshot / "vae")
+    kl().save_pretrained(snapshot / "vae", variant=variant)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text(commit)
     code = "from inpaint_data import load_vae; assert load_vae('someone/model').factor == 4"
@@ -457,6 +458,33 @@ def test_a_hub_name_in_the_cache_loads_without_a_network(tmp_path: Path) -> None
     index.write_text('{"weight_map": {"encoder.conv_in.weight": "part.bin"}}')
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert "VaeError: someone/model: diffusion_pytorch_model.safetensors.index.json names 'part.bin'" in done.stderr
+
+
+@pytest.mark.parametrize("size", ["10GB", "20KB"])  # whole, and in parts with an index
+@pytest.mark.parametrize("place", ["folder", "pipeline", "file"])
+def test_half_precision_weights_load_where_there_are_no_others(size: str, place: str, tmp_path: Path) -> None:
+    module, name = kl().half(), str(tmp_path)
+    folder = tmp_path / "vae" if place == "pipeline" else tmp_path
+    module.save_pretrained(folder, variant="fp16", max_shard_size=size)
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert len(files) > 1 if size == "20KB" else files == ["diffusion_pytorch_model.fp16.safetensors"]
+    if place == "file":
+        name = str(folder / files[0])
+    loaded = load_vae(name)
+    assert loaded.dtype == torch.float32
+    assert loaded.fingerprint()["weights_sha256"] == Autoencoder(module.float()).fingerprint()["weights_sha256"]
+
+
+def test_plain_weights_come_before_variants_and_of_several_variants_one_is_to_be_named(tmp_path: Path) -> None:
+    module = kl()
+    for variant in ("bf16", "fp16"):
+        module.save_pretrained(tmp_path, variant=variant)
+    with pytest.raises(VaeError, match=r"diffusion_pytorch_model.bf16.safetensors, .*fp16.safetensors.*name the file"):
+        load_vae(str(tmp_path))
+    load_vae(str(tmp_path / "diffusion_pytorch_model.fp16.safetensors"))
+    module.save_pretrained(tmp_path)
+    (tmp_path / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"damaged")
+    load_vae(str(tmp_path))
 
 
 def test_the_demo_autoencoder_comes_with_the_package() -> None:

@@ -14,12 +14,13 @@ from inpaint_data.commands.drawing import LINE, MARGIN, PAPER, check_suffix, dra
 from inpaint_data.encoding.fills import fill_hole, hole_noise
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
-from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.errors import CacheError, ShardError, UsageError
 from inpaint_data.job.caching import inputs_of
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.masks.edits import Origin
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.stages import image_stages
+from inpaint_data.shards.reading import ShardEnd
 
 COLUMNS = ("image", "mask, as drawn", "mask, offset", "masked image", "decoded latents", "decoded masked_latents")
 
@@ -43,6 +44,7 @@ def contact_sheet(
     Raises:
         UsageError: nothing to draw, or `out` cannot be written.
         CacheError: the cache is damaged, or the samples are not in it.
+        ShardError: a shard cannot be read.
     """
     check_suffix("out", out, (".png",))
     cached = LatentCache(cache, variant=0)
@@ -55,8 +57,11 @@ def contact_sheet(
     rows: list[Image.Image] = []
     stages = image_stages(inputs_of(shards), settings, (), count, variants=[0], threads=2)
     with closing(iter(wds.DataPipeline(*stages))) as events:
-        for batch in filter(is_batch, events):
-            rows += _rows(batch, cached, decoder, settings, tile)
+        for event in events:
+            if isinstance(event, ShardEnd) and event.problem:
+                raise ShardError(event.problem)
+            if is_batch(event):
+                rows += _rows(event, cached, decoder, settings, tile)
             if len(rows) >= count:
                 break
     if not rows:

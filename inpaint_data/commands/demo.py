@@ -1,7 +1,6 @@
 """inpaint-data demo: the whole way from a dozen images to a verified cache and its contact sheet."""
 
 import shutil
-from pathlib import Path
 
 from inpaint_data.commands.contact_sheet import contact_sheet
 from inpaint_data.commands.outcome import Outcome
@@ -13,6 +12,7 @@ from inpaint_data.job.caching import cache_latents
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import PictureSettings
+from inpaint_data.shards.stores import local_path
 
 
 def run(out: str = "demo_out", device: str = "auto") -> Outcome:
@@ -29,7 +29,7 @@ def run(out: str = "demo_out", device: str = "auto") -> Outcome:
         UsageError: `out` holds something that is not a demo.
         CacheError: a sample is damaged or not accounted for.
     """
-    root = Path(out)
+    root = local_path(out)
     shards, cache, sheet = root / "shards", root / "cache", root / "contact_sheet.png"
     marker = root / ".inpaint_data_demo"
     if root.is_dir() and any(root.iterdir()) and not marker.exists():

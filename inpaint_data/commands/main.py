@@ -10,6 +10,7 @@ from typing import Any
 
 from inpaint_data.errors import InpaintDataError, UsageError
 from inpaint_data.job.interrupts import Interrupted, interruptible
+from inpaint_data.listener import let_go, tell
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,25 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exits 0, or 1 for failed data, 2 for settings that cannot work, 128 + the signal."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = _main(words)
+    finally:
+        let_go()
+    if code:
+        sys.exit(code)
+
+
+def _main(words: Sequence[str]) -> int:
+    """Run the command and say what came of it; returns the exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if words and words[0] in ("-h", "--help"):
-        sys.stdout.write(overview())
-        sys.exit(0)
+        tell("stdout", overview())
+        return 0
     if not words or words[0] not in COMMANDS:
         problem = f"{words[0]!r} is not a command" if words else "a command must be given"
-        sys.stderr.write(f"inpaint-data: {problem}; choose from {', '.join(COMMANDS)}\n")
-        sys.exit(UsageError.exit_code)
+        tell("stderr", f"inpaint-data: {problem}; choose from {', '.join(COMMANDS)}\n")
+        return UsageError.exit_code
     name = words[0]
     reader = reader_of(name)
     try:
@@ -65,17 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InpaintDataError as error:
         summary = getattr(error, "summary", None)
         if summary is not None:
-            sys.stdout.write(f"{summary.table()}\n")
+            tell("stdout", f"{summary.table()}\n")
         message = reader.named(error) if isinstance(error, UsageError) else error
-        sys.stderr.write(f"inpaint-data {name}: {message}\n")
-        sys.exit(error.exit_code)
+        tell("stderr", f"inpaint-data {name}: {message}\n")
+        return error.exit_code
     except Interrupted as interrupted:
-        sys.stderr.write(f"\n{interrupted}: what was finished is kept; the same command resumes with the rest\n")
-        sys.exit(interrupted.exit_code)
-    sys.stderr.write(outcome.errors)
-    sys.stdout.write(f"{outcome.text}\n" if outcome.text else "")
-    if outcome.code:
-        sys.exit(outcome.code)
+        tell("stderr", f"\n{interrupted}: what was finished is kept; the same command resumes with the rest\n")
+        return interrupted.exit_code
+    tell("stderr", outcome.errors)
+    if outcome.text and not tell("stdout", f"{outcome.text}\n"):
+        tell("stderr", f"inpaint-data {name}: its output could not be written and is lost\n")
+    return int(outcome.code)
 
 
 def run_command(reader: Any, words: Sequence[str]) -> Any:

@@ -9,6 +9,7 @@ from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.pictures.examples import PAIRED_MEMBERS
 from inpaint_data.pictures.images import image_size
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, name_problem
+from inpaint_data.shards.stores import local_path
 from inpaint_data.shards.writing import tar_writer
 
 FOREIGN_IMAGES = ("avif", "bmp", "gif", "heic", "heif", "jp2", "jxl", "tif", "tiff")
@@ -32,13 +33,13 @@ def pack(folder: str, out: str, shard_size: int = 1000) -> list[str]:
     """
     if shard_size < 1:
         raise UsageError(f"pack: shard_size is {shard_size}; give at least 1")
-    samples = _samples(Path(folder))
+    samples = _samples(local_path(folder))
     _check_images(samples)
     keys = sorted(samples)
-    shards = [Path(out) / f"{number:06d}.tar" for number in range(-(-len(keys) // shard_size))]
+    shards = [local_path(out) / f"{number:06d}.tar" for number in range(-(-len(keys) // shard_size))]
     files: list[NewFile] = []
     try:
-        _make_empty(Path(out))
+        _make_empty(local_path(out))
         for number, shard in enumerate(shards):
             files.append(NewFile(shard))
             _write(files[-1], {key: samples[key] for key in keys[number * shard_size : (number + 1) * shard_size]})

@@ -9,7 +9,6 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -21,6 +20,7 @@ from inpaint_data.commands.yaml_files import SETS_NOTHING, load_yaml, read_file
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.mixture import MaskMixture
 from inpaint_data.settings import Flag, Settings, reason_of
+from inpaint_data.shards.stores import local_path
 
 FILES = (".yaml", ".yml", ".json")
 Place = tuple[str, ...]
@@ -233,7 +233,7 @@ class Reader:
         if value == {}:
             raise UsageError(f"{setting.name}: {value!r} is empty; leave it out", setting.place)
         if setting.fields and isinstance(value, str) and value.endswith(FILES):
-            path = str(Path(file).parent / value)  # relative to the file that names it
+            path = str(local_path(file).parent / local_path(value))  # relative to the file that names it
             self.values[setting.place] = Value(read_file(path, setting.name), path)
 
     def _checked(self, setting: Setting, value: Any) -> Any:

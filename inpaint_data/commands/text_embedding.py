@@ -17,7 +17,7 @@ import numpy as np
 from inpaint_data.durable import name_of_leftover, new_file, write_file
 from inpaint_data.errors import SampleError, ShardError, UsageError
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, expand_shards, read_shard, shard_stem
-from inpaint_data.shards.stores import anew_if_replaced
+from inpaint_data.shards.stores import anew_if_replaced, local_path
 from inpaint_data.shards.writing import tar_writer
 from inpaint_data.shown import shown
 
@@ -85,12 +85,12 @@ def embed_text(
 
     if batch_size < 1:
         raise UsageError(f"batch_size: {batch_size} leaves nothing to encode; give 1 or more")
-    paths = {shard: Path(out) / f"{shard_stem(shard)}.tar" for shard in expand_shards(shards)}
+    paths = {shard: local_path(out) / f"{shard_stem(shard)}.tar" for shard in expand_shards(shards)}
     record = json.dumps({"model": model})
     try:
-        _check_folder(Path(out), paths, record)
-        encoders = TextEncoders(model, choose_device(device))
-        _prepare_folder(Path(out), paths, record, encoders)
+        _check_folder(local_path(out), paths, record)
+        encoders = TextEncoders(os.path.expanduser(model), choose_device(device))
+        _prepare_folder(local_path(out), paths, record, encoders)
         return _write_shards(paths, encoders, batch_size)
     except OSError as error:
         reason = f"{error.filename or out}: {error.strerror or error}"
@@ -144,7 +144,7 @@ def _is_offline(name: str) -> bool:
     """True if the model is a folder, or the Hub does not answer: each download would retry for minutes."""
     from inpaint_data.encoding.vae_loading import hub_answers
 
-    return Path(name).is_dir() or not hub_answers()
+    return local_path(name).is_dir() or not hub_answers()
 
 
 def _text_side(name: str) -> tuple[dict[str, Any], dict[str, str]]:

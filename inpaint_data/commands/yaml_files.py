@@ -1,12 +1,12 @@
 """YAML files of settings, read as data: nothing in them is imported or run, and none is larger than can be meant."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from inpaint_data.errors import UsageError
+from inpaint_data.shards.stores import local_path
 
 MAX_VALUES = 100_000
 SETS_NOTHING = "sets nothing; write a line `name: value` for each setting"
@@ -62,7 +62,7 @@ def read_file(file: str, setting: str = "config") -> dict[Any, Any]:
         UsageError: it is not there, is not YAML, or sets nothing.
     """
     try:
-        content = load_yaml(Path(file).read_text(encoding="utf-8"))
+        content = load_yaml(local_path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{setting}: no such file: {file}; correct the name") from None
     except OSError as error:

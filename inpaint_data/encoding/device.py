@@ -1,29 +1,41 @@
 """The device that a job or a command computes on."""
 
-import os
-
 import torch
 
 from inpaint_data.errors import UsageError
+from inpaint_data.ranks import part_of_run
+
+# What the errors say that have no type of their own.
+NO_MEMORY = (
+    "can't allocate memory",  # PyTorch's allocator for the CPU
+    "could not create a primitive",  # oneDNN
+    "could not create a memory",
+    "out of memory",  # MPS, and CUDA's own calls
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+    "bad_alloc",
+    "can't start new thread",
+)
 
 
 def choose_device(name: str) -> torch.device:
     """The device of that name, usable now.
 
     Args:
-        name: "auto" (the GPU of this process's LOCAL_RANK where there is one, else the CPU), "cpu", "cuda", "cuda:1",
-            "mps", or another that torch knows. "cuda" without a number is that of LOCAL_RANK too.
+        name: "auto" (the GPU of this process's place on its machine where there is one, else the CPU), "cpu", "cuda",
+            "cuda:1", "mps", or another that torch knows. "cuda" without a number is that of the process too.
 
     Raises:
         UsageError: torch knows no such device, or this machine has none.
     """
-    local_rank = os.environ.get("LOCAL_RANK", "0")
     if name == "auto":
         kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         name = kind.type if kind is not None else "cpu"
     name = {"gpu": "cuda", "cpu:0": "cpu"}.get(name, name)
-    if name == "cuda" and local_rank.isdecimal():
-        name = f"cuda:{local_rank}"
+    # Where a launcher shows each process its own GPU alone, that one is number 0.
+    if name == "cuda" and torch.cuda.device_count() != 1:
+        name = f"cuda:{part_of_run().local}"
+    elif name == "cuda":
+        name = "cuda:0"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -33,3 +45,18 @@ def choose_device(name: str) -> torch.device:
             f"device: {name!r} cannot be used ({reason}); try auto or cpu", place=("job", "device")
         ) from None
     return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if an error says that this machine or its device has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
+
+
+def free_memory(device: torch.device) -> None:
+    """Hand back what torch keeps of a device's memory for later."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

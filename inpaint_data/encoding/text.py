@@ -6,7 +6,6 @@ Shapes: B batch, L tokens (L_i of one sample, L the longest in the batch), D wid
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from inpaint_data.batch import KEYS, AnyBatch, Carried
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.seeding import generator_for, sample_id
+from inpaint_data.shards.stores import local_path
 
 _COMMAND = "inpaint-data embed-text"
 
@@ -74,7 +74,7 @@ class Text:
         if not settings.dropout:
             return
         for name in settings.embeddings:
-            path = Path(settings.empty_prompt) / name
+            path = local_path(settings.empty_prompt) / name
             try:
                 self.empty[_stem(name)] = _embedding(path.read_bytes())
             except (OSError, ValueError) as error:

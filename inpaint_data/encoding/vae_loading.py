@@ -18,12 +18,20 @@ from torch import nn
 from inpaint_data.demo import VAE
 from inpaint_data.encoding.vae import Autoencoder, cause
 from inpaint_data.errors import VaeError
+from inpaint_data.shards.stores import local_path
 from inpaint_data.shown import shortened
 
 DTYPES = {
     **{"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16},
     **{"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16},
 }
+
+# diffusers' names: model.safetensors, model.fp16.safetensors, and of weights in parts model-00001-of-00002.safetensors,
+# model.fp16-00001-of-00002.safetensors, model.safetensors.index.json and model.safetensors.index.fp16.json.
+WEIGHTS = re.compile(
+    r"diffusion_pytorch_model(\.(?P<variant>(?!safetensors)[^.-]+))?(-\d+-of-\d+)?\.safetensors"
+    r"(\.index(\.(?P<old>[^.]+))?\.json)?"
+)
 
 
 def load_vae(
@@ -38,7 +46,8 @@ def load_vae(
     Args:
         name_or_path: "demo", the small one in this package; a folder with config.json or vae/config.json; a
             .safetensors file in diffusers' or the original format, best with its config.json beside it; or a name
-            on the Hugging Face Hub.
+            on the Hugging Face Hub. Where there are no plain weights, those of the one variant are loaded, such as
+            diffusion_pytorch_model.fp16.safetensors; of several, name the file.
         dtype: what it computes in, see `parse_dtype`; None for what diffusers loads it in.
         channels_last, compile: see `Autoencoder`.
         device: where it goes now; later it follows the pixels.
@@ -50,7 +59,7 @@ def load_vae(
     name = os.fspath(name_or_path)
     if not name:
         raise VaeError("vae: the name is empty; give a folder, a .safetensors file, a Hub name, or demo")
-    path = VAE if name == "demo" else Path(name).expanduser()
+    path = VAE if name == "demo" else local_path(name)
     if path.suffix in {".ckpt", ".bin", ".pt", ".pth", ".pkl"}:
         raise VaeError(f"{name}: pickles can run code and are never loaded; convert it to .safetensors")
     if path.is_dir():
@@ -103,13 +112,13 @@ def _class_of(source: str, subfolder: str | None, offline: bool) -> Any:
     return vae_class
 
 
-def _check_index(source: str, subfolder: str | None, offline: bool) -> None:
+def _check_index(source: str, subfolder: str | None, offline: bool, variant: str | None) -> None:
     """Check that weights in several files are safetensors files beside their index: diffusers loads what that names.
 
     Raises:
         VaeError: another file is named, a pickle or one elsewhere.
     """
-    name = "diffusion_pytorch_model.safetensors.index.json"
+    name = f"diffusion_pytorch_model.safetensors.index.{variant + '.' if variant else ''}json"
     try:
         if os.path.isdir(source):
             path = Path(source, subfolder or "", name)
@@ -128,7 +137,45 @@ def _check_index(source: str, subfolder: str | None, offline: bool) -> None:
             )
 
 
-def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: bool) -> nn.Module:
+def _variant_in(source: str, subfolder: str | None, offline: bool) -> str | None:
+    """The variant whose weights are to be loaded: None where there are plain ones, or nobody knows what there is.
+
+    Raises:
+        VaeError: there are several variants, and no plain weights.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        names = [path.name for path in (folder / (subfolder or "")).iterdir()]
+    elif offline:
+        names = _names_in_cache(source, subfolder)
+    else:
+        files = [Path(name) for name in huggingface_hub.list_repo_files(source)]
+        names = [file.name for file in files if file.parent == Path(subfolder or "")]
+    variants = {variant for name in names if (variant := _variant_of(name)) is not None}
+    if not variants or "" in variants:
+        return None
+    if len(variants) > 1:
+        listed = ", ".join(f"diffusion_pytorch_model.{variant}.safetensors" for variant in sorted(variants))
+        raise VaeError(f"{source}: has the weights {listed}, and none without a variant; name the file as the vae")
+    return variants.pop()
+
+
+def _variant_of(name: str) -> str | None:
+    """The variant of a file of weights, or of the index of several; "" for the plain one, None for any other file."""
+    match = WEIGHTS.fullmatch(name)
+    return (match["variant"] or match["old"] or "") if match else None
+
+
+def _names_in_cache(source: str, subfolder: str | None) -> list[str]:
+    """The names of the files that the Hub's local cache has beside the config.json."""
+    parts = [subfolder] if subfolder else []
+    config = huggingface_hub.try_to_load_from_cache(source, "/".join([*parts, "config.json"]))
+    return [path.name for path in Path(config).parent.iterdir()] if isinstance(config, str) else []
+
+
+def _from_pretrained(
+    source: str, subfolders: Sequence[str | None], offline: bool, variant: str | None = None
+) -> nn.Module:
     """The first of those subfolders of a folder or a Hub name that has a config.json; no weight stays at random."""
     problem = ""
     for subfolder in subfolders:
@@ -139,11 +186,15 @@ def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: boo
         except Exception as error:
             problem = cause(error)
             continue
-        options = {"subfolder": subfolder, "local_files_only": offline, "use_safetensors": True}
-        _check_index(source, subfolder, offline)
+        options: dict[str, Any] = {"subfolder": subfolder, "local_files_only": offline, "use_safetensors": True}
         try:
+            variant = variant or _variant_in(source, subfolder, offline)
+            options["variant"] = variant
+            _check_index(source, subfolder, offline, variant)
             # low_cpu_mem_usage=False: else every load warns when accelerate is not installed.
             loaded = vae_class.from_pretrained(source, low_cpu_mem_usage=False, output_loading_info=True, **options)
+        except VaeError:
+            raise
         except Exception as error:
             raise VaeError(f"{source}: {cause(error)}; download or save the safetensors weights again") from None
         module: nn.Module = loaded[0]
@@ -162,8 +213,9 @@ def _from_pretrained(source: str, subfolders: Sequence[str | None], offline: boo
 def _from_file(file: Path) -> nn.Module:
     """A single .safetensors file, its class and shape from the config.json beside it if there is one."""
     has_config = (file.parent / "config.json").is_file()
-    if has_config and file.name == "diffusion_pytorch_model.safetensors":  # what save_pretrained wrote
-        return _from_pretrained(str(file.parent), (None,), offline=True)
+    variant = _variant_of(file.name)
+    if has_config and variant is not None:  # what save_pretrained wrote
+        return _from_pretrained(str(file.parent), (None,), offline=True, variant=variant or None)
     try:
         with safe_open(file, framework="pt") as weights:
             names = list(weights.keys())

@@ -38,7 +38,7 @@ from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.own_stages import check_stages, names_of
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.reading import Fault, ShardEnd, ShardIdentity, read_shard, shard_stem
-from inpaint_data.shards.stores import anew_if_replaced
+from inpaint_data.shards.stores import anew_if_replaced, local_path
 from inpaint_data.shown import shown
 
 ENCODED_AGAIN = 3  # shards, one batch of each
@@ -71,7 +71,7 @@ def verify_cache(
     if deep and against is None:
         raise UsageError("deep: encoding again needs the images; name the input shards with against")
     inputs = [] if against is None else inputs_of(against)
-    root = Path(root)
+    root = local_path(root)
     files = verify_files(root)
     if against is None:
         return files
@@ -241,10 +241,12 @@ def _compare(root: Path, shard: str, sidecar: Sidecar, work: Work, exact: bool) 
     if first is None:
         yield Problem(sidecar.shard, None, "none of its images can be read any more")
         return
-    batches, _ = encode(work, first)
+    encoded = [
+        (batches, row, key) for batches, _ in encode(work, first) for row, key in enumerate(batches[0]["__key__"])
+    ]
     rows = {key: row for row, key in enumerate(sidecar.keys)}
     with tar_path(root, shard_stem(shard)).open("rb") as file:
-        for row, key in enumerate(batches[0]["__key__"]):
+        for batches, row, key in encoded:
             if key not in rows:
                 continue  # quarantined, or `_sample_problems` has named it
             try:

@@ -1,15 +1,16 @@
 """The offline job: image shards in, a cache of latents and masks out."""
 
-import os
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from inpaint_data.encoding.device import choose_device
+from inpaint_data.encoding.device import choose_device, is_out_of_memory
 from inpaint_data.encoding.encoder import Encoder, autoencoder_of, check_resolution
 from inpaint_data.encoding.settings import EncodeSettings
+from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.job.plan import Plan, Stamps, plan_shards
 from inpaint_data.job.progress import Summary
@@ -36,8 +37,10 @@ from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.own_stages import check_stages, names_of
 from inpaint_data.pipeline.stages import Tally
+from inpaint_data.ranks import Part, part_of_run
 from inpaint_data.settings import group_of
-from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd, expand_shards, shard_size, shard_stem
+from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd, expand_shards, shard_stem
+from inpaint_data.shards.stores import local_path
 from inpaint_data.shards.tar import stored_size
 
 PROBE_BATCHES = 3  # of a dry run; the first one warms up
@@ -55,7 +58,8 @@ def cache_latents(
     """Encode image shards into a cache of latents and masks; resumes where an earlier run stopped.
 
     Every input sample ends in the cache or in the quarantine list of its shard's sidecar. New input shards are
-    added, changed ones done again, and removed ones reported. Under torchrun each process does its share.
+    added, changed ones done again, and removed ones reported; one that cannot be read is named, and the others are
+    done. Under torchrun and srun each process does its share.
 
     Args:
         shards: a brace pattern, a glob, a folder or a list of tar shards; local paths or fsspec URLs.
@@ -72,9 +76,10 @@ def cache_latents(
         The summary of the run, or with `dry_run` its plan.
 
     Raises:
-        UsageError: settings that cannot work, or a cache made with other settings.
-        CacheError: another job writes to `out`; the disk is full or gone; a bad sample with on_bad "raise"; or too
-            many were quarantined (the cache is complete all the same). What was committed stays and verifies.
+        UsageError: settings that cannot work, a cache made with other settings, or an input that was renamed.
+        CacheError: another job writes to `out`; the disk is full or gone; there is no memory left; a bad sample with
+            on_bad "raise"; shards that cannot be read; or too many samples were quarantined (the cache is complete all
+            the same). What was committed stays and verifies.
     """
     started = time.perf_counter()
     if not out or "://" in out:
@@ -86,18 +91,38 @@ def cache_latents(
         group_of(JobSettings, job),
         stages,
     )
-    inputs, root = inputs_of(shards), Path(out).expanduser()
+    inputs, root = inputs_of(shards), local_path(out)
     settings = settings_of(work).to_json()
     if work.job.dry_run:
         return Summary(_plan(work, inputs, root, settings), dry_run=True)
+    part = part_of_run()
     check_folder(root)
     check_settings(root, settings)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    with locked(root, rank, os.environ.get("TORCHELASTIC_RUN_ID", "")):
-        summary, sidecars = _run(work, inputs, (rank, world), root, settings)
+    try:
+        with locked(root, part.rank, _job_of(inputs, part, settings)):
+            check_settings(root, settings)  # another job may have begun the cache meanwhile
+            summary, sidecars = _run(work, inputs, part, root, settings)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CacheError(
+            f"out of memory ({cause(error)}); use a smaller batch_size, fewer num_workers, or free some, and run the "
+            "command again; finished shards are kept"
+        ) from None
     summary.seconds = time.perf_counter() - started
     _check_budget(summary, sidecars, work.job.max_bad_fraction, root)
     return summary
+
+
+def _job_of(inputs: Sequence[str], part: Part, settings: Mapping[str, Any]) -> str:
+    """What the processes that may write to a cache at once have in common: they divide the same shards in the same way.
+
+    Not what a launcher calls its run: torchrun calls many of them "none".
+    """
+    if part.world == 1:
+        return ""
+    parts = [fingerprint(settings), str(part.world), *map(shard_stem, inputs)]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def work_of(
@@ -147,28 +172,29 @@ def inputs_of(shards: str | list[str]) -> list[str]:
 
 
 def _run(
-    work: Work, inputs: list[str], part: tuple[int, int], root: Path, settings: Mapping[str, Any]
+    work: Work, inputs: list[str], part: Part, root: Path, settings: Mapping[str, Any]
 ) -> tuple[Summary, list[Sidecar]]:
     """Do this process's part of the inputs, and read all sidecars then; the caller holds the lock."""
-    rank, world = part
-    mine = inputs[rank::world]
-    stems, all_stems = set(map(shard_stem, mine)), set(map(shard_stem, inputs))
-    stamps = Stamps(root, rank)
+    all_stems = list(map(shard_stem, inputs))
+    mine = set(all_stems[part.rank :: part.world])
+    others = set(all_stems) - mine
     try:
         # Each process cleans up after its own shards only: the others may be writing theirs by now.
-        clean(root, lambda stem: stem in stems or (rank == 0 and stem not in all_stems))
-        plan = plan_shards(mine, root, stamps)
-        plan.removed = [name for name in plan.removed if name.removesuffix(".tar") not in all_stems and rank == 0]
-        summary = Summary(plan)
-        if rank == 0 and (plan.todo or not _has_cache_file(root)):
+        clean(root, lambda stem: stem in mine or (part.rank == 0 and stem not in others))
+        stamps = Stamps(root, part.rank)
+        plan = plan_shards(inputs, root, stamps, part)
+        summary = Summary(plan, unreadable=dict(plan.unreadable))
+        if part.rank == 0 and (plan.todo or not _has_cache_file(root)):
             write_cache_file(root, settings, None)
         committer = Committer(root, fingerprint(settings), work, summary)
-        cache_shards(work, plan.todo, committer, summary)
+        cache_shards(work, committer, summary, stamps)
         stamps.save()
-        _check_all_present(root, mine, settings)
+        _check_all_present(root, mine - set(map(shard_stem, summary.unreadable)), settings)
         sidecars = [Sidecar.read(path) for path in committed(root)]
         summary.in_cache = totals(sidecars)
-        if all_stems <= {sidecar.shard.removesuffix(".tar") for sidecar in sidecars}:
+        in_cache = {sidecar.shard.removesuffix(".tar") for sidecar in sidecars}
+        summary.missing = [number for number, stem in enumerate(all_stems) if stem not in in_cache]
+        if not summary.missing and not summary.unreadable:
             write_cache_file(root, settings, sidecars)
     except OSError as error:
         raise CacheError(
@@ -186,9 +212,9 @@ def _has_cache_file(root: Path) -> bool:
     return True
 
 
-def _check_all_present(root: Path, shards: list[str], settings: Mapping[str, Any]) -> None:
+def _check_all_present(root: Path, stems: set[str], settings: Mapping[str, Any]) -> None:
     """Check that the committed files still exist; else leave a cache that the next run can resume."""
-    files = [root / f"{shard_stem(shard)}{suffix}" for shard in shards for suffix in (".tar", ".json")]
+    files = [root / f"{stem}{suffix}" for stem in sorted(stems) for suffix in (".tar", ".json")]
     missing = [path for path in files if not path.is_file()]
     if missing:
         if not _has_cache_file(root):
@@ -201,7 +227,7 @@ def _check_all_present(root: Path, shards: list[str], settings: Mapping[str, Any
 def _plan(work: Work, inputs: list[str], root: Path, settings: Mapping[str, Any]) -> Plan:
     """The plan of a run, with the time and size expected from its first batches."""
     check_settings(root, settings)
-    plan = plan_shards(inputs, root, Stamps(root, 0))
+    plan = plan_shards(inputs, root, Stamps(root, None))
     tally = Tally()
     batches_done: list[tuple[int, int, float]] = []  # samples, bytes and seconds of each
     last = time.perf_counter()
@@ -209,17 +235,19 @@ def _plan(work: Work, inputs: list[str], root: Path, settings: Mapping[str, Any]
         for event in events:
             if isinstance(event, ShardEnd | ShardAnew | Fault):
                 continue
-            batches, _ = encode_batch(work, event)
-            rows = range(len(batches[0]["__key__"]))
-            size = sum(stored_size(members_of(batches, row, work.storing).values()) for row in rows)
+            count = size = 0
+            for batches, _ in encode_batch(work, event):
+                rows = range(len(batches[0]["__key__"]))
+                count += len(rows)
+                size += sum(stored_size(members_of(batches, row, work.storing).values()) for row in rows)
             now = time.perf_counter()
-            batches_done.append((len(rows), size, now - last))
+            batches_done.append((count, size, now - last))
             last = now
             if len(batches_done) == PROBE_BATCHES:
                 break
     measured = batches_done[1:] or batches_done
     samples = max(1, sum(count for count, _, _ in measured))
-    expected = tally.expected(sum(map(shard_size, plan.todo)))
+    expected = tally.expected(plan.bytes_to_do)
     plan.bytes_expected = round(expected * sum(size for _, size, _ in measured) / samples)
     plan.seconds_expected = expected * sum(seconds for _, _, seconds in measured) / samples
     return plan
@@ -229,19 +257,27 @@ def _check_budget(summary: Summary, sidecars: list[Sidecar], max_bad_fraction: f
     """Check the whole cache, so that a second run with nothing to do does not make a failed cache a good one."""
     bad = [(sidecar.shard, entry) for sidecar in sidecars for entry in sidecar.quarantined]
     whole = [len(sidecar.keys) + len(sidecar.quarantined) for sidecar in sidecars if not sidecar.lost_its_end]
-    usual = sum(whole) / max(1, len(whole))  # samples in a shard; how many a damaged one had is unknown
-    lost = 0
+    usual = round(sum(whole) / max(1, len(whole)))  # samples in a shard; how many a damaged one had is unknown
+    lost = unread = usual * len(summary.unreadable)
     for sidecar in sidecars:
-        missing = round(usual) - len(sidecar.keys) if sidecar.lost_its_end else 0
+        missing = usual - len(sidecar.keys) if sidecar.lost_its_end else 0
         lost += max(len(sidecar.quarantined), missing)
     total = lost + sum(len(sidecar.keys) for sidecar in sidecars)
-    if not bad or lost / total <= max_bad_fraction:
-        return
-    shard, first = bad[0]
-    about = "about " if lost != len(bad) else ""
-    error = CacheError(
-        f"{root}: {about}{lost} of {total} samples are quarantined, more than max_bad_fraction {max_bad_fraction}; "
-        f"fix them or allow more; the sidecars list them all, the first: {shard}, sample {first.key!r}: {first.reason}"
-    )
-    error.summary = summary  # type: ignore[attr-defined]
-    raise error
+    problems = []
+    if summary.unreadable:
+        problems.append(
+            f"not complete, since {len(summary.unreadable)} of {summary.plan.inputs} input shards, about {unread} "
+            f"samples, cannot be read; the first: {next(iter(summary.unreadable.values()))}"
+        )
+    if bad and lost / total > max_bad_fraction:
+        shard, first = bad[0]
+        about = "about " if lost != len(bad) else ""
+        problems.append(
+            f"{about}{lost} of {total} samples are quarantined, more than max_bad_fraction {max_bad_fraction}; "
+            "fix them or allow more; the sidecars list them all, the first: "
+            f"{shard}, sample {first.key!r}: {first.reason}"
+        )
+    if problems:
+        error = CacheError(f"{root}: {'; and '.join(problems)}")
+        error.summary = summary  # type: ignore[attr-defined]
+        raise error

@@ -1,4 +1,4 @@
-"""Interrupts: the first Ctrl-C or SIGTERM ends a job cleanly, the second at once."""
+"""Interrupts: the first Ctrl-C or SIGTERM ends a job cleanly, the second at once; a closed terminal ends none."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANG_UP = signal.SIGHUP
 
 
 class Interrupted(KeyboardInterrupt):
@@ -20,7 +21,10 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within the block the first SIGINT or SIGTERM raises `Interrupted`, and the second exits silently."""
+    """Within the block the first SIGINT or SIGTERM raises `Interrupted`, and the second exits silently.
+
+    SIGHUP, which a closed terminal sends, is ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets only the main thread handle signals
         return
@@ -34,6 +38,7 @@ def interruptible() -> Iterator[None]:
         os._exit(128 + number)
 
     previous = {number: signal.signal(number, first) for number in SIGNALS}
+    previous[HANG_UP] = signal.signal(HANG_UP, signal.SIG_IGN)
     try:
         yield
     finally:

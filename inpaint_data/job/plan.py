@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inpaint_data.durable import MAX_NAME_BYTES, write_file
-from inpaint_data.errors import UsageError
+from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed
+from inpaint_data.ranks import Part
 from inpaint_data.shards.reading import shard_identity, shard_size, shard_stamp, shard_stem
 from inpaint_data.shown import shown
 
@@ -18,16 +19,22 @@ STAMPS = ".stamps-"
 
 @dataclass
 class Plan:
-    """Input shards by their state.
+    """Input shards of one process by their state.
 
-    `new` ones and `stale` ones (the input has changed since) are to do, `done` ones are not. `removed` are cached
-    shards, by name, that are not among the inputs any more; they stay.
+    `new` ones and `stale` ones (the input has changed since) are to do, `done` ones are not, and `unreadable` ones
+    (shard -> reason) cannot be. `removed` are cached shards, by name, that are not among the inputs any more; they stay
+    with their `removed_samples`.
     """
 
+    part: Part = field(default_factory=Part)
+    inputs: int = 0  # of all processes
     done: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
+    removed_samples: int = 0
+    bytes_to_do: int = 0
     bytes_expected: int | None = None
     seconds_expected: float | None = None
 
@@ -39,12 +46,14 @@ class Plan:
         rows = [
             ("done", f"{len(self.done)} shards"),
             ("to do", f"{len(self.new)} new shards, {len(self.stale)} whose input has changed"),
+            *([("unreadable", f"{len(self.unreadable)} shards")] if self.unreadable else []),
             ("removed", f"{len(self.removed)} cached shards have no input any more"),
         ]
         if self.bytes_expected is not None and self.seconds_expected is not None:
             rows.append(("expected", f"{self.bytes_expected / 1e6:.0f} MB in {self.seconds_expected:.0f} s"))
         lines = [f"  {name:<12} {value}" for name, value in rows]
         lines += [f"  stale        {shard}" for shard in self.stale]
+        lines += [f"  unreadable   {reason}" for reason in self.unreadable.values()]
         lines += [f"  removed      {shard}" for shard in self.removed]
         return "\n".join(map(shown, lines))
 
@@ -52,54 +61,136 @@ class Plan:
 class Stamps:
     """The state of the inputs when they were last hashed, so that only changed ones are hashed again.
 
-    Kept beside the shards, one file for each process of a job; may be deleted.
+    Kept beside the shards, one file for each process of a job, a line for each shard, written as soon as it is known;
+    may be deleted.
+
+    Args:
+        root: the cache's folder.
+        rank: of this process; None writes nothing.
     """
 
-    def __init__(self, root: Path, rank: int) -> None:
-        self._path = root / f"{STAMPS}{rank}"
-        self._known: dict[str, list[str]] = {}
+    def __init__(self, root: Path, rank: int | None) -> None:
+        self._path = None if rank is None else root / f"{STAMPS}{rank}"
+        self._known: dict[tuple[str, str], str] = {}  # stem and stamp -> sha256
+        self._before: dict[str, str] = {}  # stem -> stamp, of shards that are still to be read
+        self._current: dict[str, tuple[str, str]] = {}  # stem -> stamp and sha256
         for path in sorted(root.glob(f"{STAMPS}[0-9]*")):
-            with suppress(OSError, ValueError):
-                self._known |= json.loads(path.read_bytes())
+            with suppress(OSError):
+                for line in path.read_bytes().splitlines():
+                    with suppress(ValueError, TypeError):  # a kill may have torn it
+                        stem, stamp, sha256 = json.loads(line)
+                        self._known[str(stem), str(stamp)] = str(sha256)
 
     def sha256(self, shard: str) -> str:
         """The hash of a shard's bytes, computed only if its stamp has changed."""
-        stamp = shard_stamp(shard)
-        known = self._known.get(shard_stem(shard))
-        if known is None or known[0] != stamp:
-            self._known[shard_stem(shard)] = known = [stamp, shard_identity(shard).sha256]
-        return known[1]
+        stem, stamp = shard_stem(shard), shard_stamp(shard)
+        known = self._known.get((stem, stamp))
+        if known is None:
+            known = shard_identity(shard).sha256
+            self._add(stem, stamp, known)
+        self._current[stem] = (stamp, known)
+        return known
+
+    def will_read(self, shard: str) -> None:
+        """Look at a shard before its bytes are read, so that a change in between is noticed."""
+        self._before[shard_stem(shard)] = shard_stamp(shard)
+
+    def was_read(self, stem: str, sha256: str) -> None:
+        """Keep the hash that was computed while a shard was cached."""
+        stamp = self._before[stem]
+        self._add(stem, stamp, sha256)
+        self._current[stem] = (stamp, sha256)
+
+    def _add(self, stem: str, stamp: str, sha256: str) -> None:
+        self._known[stem, stamp] = sha256
+        if self._path is not None:
+            with self._path.open("ab") as file:
+                file.write(b"\n" + _line(stem, stamp, sha256))  # behind a line that a kill may have torn
 
     def save(self) -> None:
-        write_file(self._path, json.dumps(self._known, sort_keys=True).encode())
+        """Write the file anew, without what has become old."""
+        if self._path is not None:
+            lines = (_line(stem, *self._current[stem]) for stem in sorted(self._current))
+            write_file(self._path, b"".join(lines))
 
 
-def plan_shards(inputs: Sequence[str], root: Path, stamps: Stamps) -> Plan:
-    """Compare the inputs with the committed shards at `root`: by size, and by hash if the size is the same.
+def _line(stem: str, stamp: str, sha256: str) -> bytes:
+    return json.dumps([stem, stamp, sha256]).encode() + b"\n"
+
+
+def plan_shards(inputs: Sequence[str], root: Path, stamps: Stamps, part: Part | None = None) -> Plan:
+    """Compare a process's part of the inputs with the committed shards: by size, and by hash if the size is the same.
 
     Raises:
-        UsageError: the sidecar of an input would be the cache's own file, or have a longer name than files can have.
+        UsageError: the sidecar of an input would be the cache's own file, or have a longer name than files can have; or
+            an input was renamed.
         CacheError: a sidecar is damaged.
     """
+    part = part or Part()
     cached = {sidecar.shard: sidecar for sidecar in map(Sidecar.read, committed(root))}
-    plan = Plan()
-    for shard in inputs:
-        name = f"{shard_stem(shard)}.tar"
+    names = {_name(shard) for shard in inputs}
+    removed = [sidecar for name, sidecar in sorted(cached.items()) if name not in names]
+    plan = Plan(part, len(inputs))
+    if part.rank == 0:
+        plan.removed = [sidecar.shard for sidecar in removed]
+        plan.removed_samples = sum(len(sidecar.keys) for sidecar in removed)
+    for shard in inputs[part.rank :: part.world]:
         if f"{shard_stem(shard)}.json" == CACHE_FILE:
             raise UsageError(f"{shard}: its sidecar would be the cache's own {CACHE_FILE}; rename the shard")
         if len(os.fsencode(f"{shard_stem(shard)}.json")) > MAX_NAME_BYTES:
             raise UsageError(
                 f"{shard}: its name is too long for a cache's files; rename it to {MAX_NAME_BYTES - 5} bytes or less"
             )
-        sidecar = cached.pop(name, None)
-        if sidecar is None or not _is_whole(root, sidecar):
-            plan.new.append(shard)
-        elif _is_same(shard, sidecar, stamps):
-            plan.done.append(shard)
-        else:
-            plan.stale.append(shard)
-    plan.removed = sorted(cached)
+        try:
+            _place(plan, shard, cached.get(_name(shard)), root, stamps)
+        except ShardError as error:
+            plan.unreadable[shard] = str(error)
+    _refuse_renamed(plan, removed, root, stamps)
     return plan
+
+
+def _place(plan: Plan, shard: str, sidecar: Sidecar | None, root: Path, stamps: Stamps) -> None:
+    """Add a shard to the plan. Raises ShardError if it cannot be read."""
+    size = shard_size(shard)
+    if sidecar is None or not _is_whole(root, sidecar):
+        todo = plan.new
+    elif size == sidecar.input["size"] and stamps.sha256(shard) == sidecar.input["sha256"]:
+        plan.done.append(shard)
+        return
+    else:
+        todo = plan.stale
+    stamps.will_read(shard)
+    todo.append(shard)
+    plan.bytes_to_do += size
+
+
+def _refuse_renamed(plan: Plan, removed: Sequence[Sidecar], root: Path, stamps: Stamps) -> None:
+    """Raise UsageError if a new input has the bytes of a removed one: its samples would be in the cache twice."""
+    by_content = {(sidecar.input["size"], sidecar.input["sha256"]): sidecar.shard for sidecar in removed}
+    sizes = {size for size, _ in by_content}
+    renamed: list[tuple[str, str]] = []
+    for shard in list(plan.new) if removed else []:
+        try:
+            size = shard_size(shard)
+            old = by_content.get((size, stamps.sha256(shard))) if size in sizes else None
+        except ShardError as error:
+            plan.new.remove(shard)
+            plan.unreadable[shard] = str(error)
+            continue
+        if old:
+            renamed.append((shard, old))
+    if renamed:
+        shard, old = renamed[0]
+        more = f", and {len(renamed) - 1} more are so" if len(renamed) > 1 else ""
+        raise UsageError(
+            f"shards: {shard} has the very bytes that are cached as {old}, whose input is gone{more}; rename it back, "
+            f"or delete {old} and {old.removesuffix('.tar')}.json from {root}, and it is cached under its new name",
+            ("shards",),
+        )
+
+
+def _name(shard: str) -> str:
+    return f"{shard_stem(shard)}.tar"
 
 
 def _is_whole(root: Path, sidecar: Sidecar) -> bool:
@@ -107,7 +198,3 @@ def _is_whole(root: Path, sidecar: Sidecar) -> bool:
     with suppress(OSError):
         return (root / sidecar.shard).stat().st_size == int(sidecar.output["size"])
     return False
-
-
-def _is_same(shard: str, sidecar: Sidecar, stamps: Stamps) -> bool:
-    return bool(shard_size(shard) == sidecar.input["size"] and stamps.sha256(shard) == sidecar.input["sha256"])

@@ -10,7 +10,10 @@ from tqdm import tqdm
 
 from inpaint_data.job.plan import Plan
 from inpaint_data.latent_cache.format import Quarantined
+from inpaint_data.listener import Listener, tell
 from inpaint_data.shown import shown
+
+LISTED = 10  # of each kind, in a table
 
 
 class Progress:
@@ -21,9 +24,9 @@ class Progress:
         self._images = self._done = 0
         self._started = time.perf_counter()
         self._bar = None
-        if sys.stderr.isatty() and shards:
+        if shards and sys.stderr is not None and sys.stderr.isatty():
             layout = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
-            self._bar = tqdm(total=1, bar_format=layout, desc=self._counts(), file=sys.stderr)
+            self._bar = tqdm(total=1, bar_format=layout, desc=self._counts(), file=Listener("stderr"))
 
     def _rate(self) -> float:
         return self._images / max(time.perf_counter() - self._started, 1e-9)
@@ -46,10 +49,20 @@ class Progress:
         left = max(0.0, expected - self._images) if self._done < self._shards else 0.0
         rate = self._rate()
         to_go = f", {timedelta(seconds=round(left / rate))} to go" if rate else ""  # unknown while there is no image
-        sys.stderr.write(
+        self._say(
             f"shard {self._done}/{self._shards} {shown(name)}: {samples} cached, {quarantined} quarantined, "
             f"{rate:.1f} images/s{to_go}\n"
         )
+
+    def skip(self, problem: str) -> None:
+        """One shard is left out."""
+        self._done += 1
+        self._say(f"left out: {problem}\n")
+
+    def _say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        tell("stderr", text)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -64,6 +77,9 @@ class Summary:
     dry_run: bool = False
     shards: int = 0
     retried: int = 0
+    in_parts: int = 0  # batches that did not fit into memory
+    unreadable: dict[str, str] = field(default_factory=dict)  # shard -> reason
+    missing: list[int] = field(default_factory=list)  # places of the input shards that are not in the cache
     samples_in: int = 0
     cached: int = 0
     quarantined: list[tuple[str, Quarantined]] = field(default_factory=list)
@@ -81,14 +97,19 @@ class Summary:
         """For a person to read; of a dry run, the plan."""
         if self.dry_run:
             return self.plan.table()
+        part = self.plan.part
+        mine = len(range(part.rank, self.plan.inputs, part.world))
         rows = [
+            *([("this process", f"{part}: {mine} of {self.plan.inputs} shards are mine")] if part.world > 1 else []),
             ("shards", f"{self.shards} cached, {len(self.plan.done)} were already there"),
+            *([("unreadable", f"{len(self.unreadable)} shards, left out")] if self.unreadable else []),
             ("samples in", f"{self.samples_in}"),
             ("cached", f"{self.cached}"),
             ("quarantined", f"{len(self.quarantined)}"),
             *([("filtered", self._filtered())] if self.filtered else []),
             *([("empty masks", self._empty())] if self.empty_masks else []),
             ("retried", f"{self.retried} in float32"),
+            *([("in parts", f"{self.in_parts} batches, which did not fit into memory")] if self.in_parts else []),
             ("decoding", f"{self.decode_seconds:.1f} s, all threads together"),
             ("encoding", f"{self.encode_seconds:.1f} s"),
             ("writing", f"{self.write_seconds:.1f} s"),
@@ -97,11 +118,31 @@ class Summary:
             ("the cache", ", ".join(f"{count} {name}" for name, count in self.in_cache.items())),
         ]
         lines = [f"  {name:<12} {value}" for name, value in rows]
-        lines += [f"  quarantined  {shard}, {bad.key!r}: {bad.reason}" for shard, bad in self.quarantined[:10]]
-        if len(self.quarantined) > 10:
-            lines.append(f"  ... and {len(self.quarantined) - 10} more, in the sidecars")
-        lines += [f"  no input     {name} is not among the input shards; it stays" for name in self.plan.removed]
+        lines += [f"  quarantined  {shard}, {bad.key!r}: {bad.reason}" for shard, bad in self.quarantined[:LISTED]]
+        if len(self.quarantined) > LISTED:
+            lines.append(f"  ... and {len(self.quarantined) - LISTED} more, in the sidecars")
+        lines += [f"  unreadable   {reason}" for reason in list(self.unreadable.values())[:LISTED]]
+        removed = self.plan.removed
+        lines += [f"  no input     {name} is not among the input shards; it stays" for name in removed[:LISTED]]
+        if removed:
+            lines.append(
+                f"  no input     {self.plan.removed_samples} samples of the cache are in {len(removed)} such shards"
+            )
+        if self.missing:
+            lines.append(f"  not complete {self._missing()}")
         return "\n".join(map(shown, lines))
+
+    def _missing(self) -> str:
+        part = self.plan.part
+        text = f"{len(self.missing)} of {self.plan.inputs} input shards are not in the cache"
+        ranks = Counter(number % part.world for number in self.missing)
+        if part.world == 1 or set(ranks) == {part.rank}:
+            return text
+        shares = ", ".join(f"{count} of process {rank}" for rank, count in sorted(ranks.items())[:LISTED])
+        return (
+            f"{text} yet: {shares}{', …' if len(ranks) > LISTED else ''}; each process adds its own (if this one runs "
+            "alone, unset RANK and WORLD_SIZE, or SLURM_PROCID)"
+        )
 
     def _filtered(self) -> str:
         counts = Counter(entry.reason.partition(":")[0] for _, entry in self.filtered)

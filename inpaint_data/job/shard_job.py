@@ -14,8 +14,11 @@ import webdataset as wds
 
 from inpaint_data.ahead import ahead
 from inpaint_data.batch import Batch, ImageBatch, select, to_device
+from inpaint_data.encoding.device import free_memory, is_out_of_memory
 from inpaint_data.encoding.encoder import Encoder
+from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, EncodeError, SampleError
+from inpaint_data.job.plan import Stamps
 from inpaint_data.job.progress import Progress, Summary
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.latent_cache.format import Quarantined, Sidecar
@@ -24,7 +27,7 @@ from inpaint_data.latent_cache.writer import ShardWriter
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.stages import Tally, image_stages, in_pinned_memory
-from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd, shard_size, shard_stem
+from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd, shard_stem
 
 WRITES_AHEAD = 4  # batches that may wait for the disk
 BATCHES_AHEAD = 2  # decoded ones that may wait for the device
@@ -149,27 +152,43 @@ class Committer:
         self._shard, self._faults = None, []
         self._masks = self._empty_masks = 0
 
+    def give_up(self, shard: str, problem: str) -> None:
+        """Leave out a shard whose rest cannot be read. What was cached of its input before stays."""
+        with self._step():
+            if self._work.job.on_bad == "raise":
+                raise CacheError(f"{problem} (on_bad is raise)")
+            self.drop()
+            self._forget()
+            self._summary.unreadable[shard] = problem
+
     def drop(self) -> None:
         """Remove what was written of the current shard."""
         if self._shard is not None:
             self._shard.drop()
 
 
-def cache_shards(work: Work, shards: list[str], committer: Committer, summary: Summary) -> None:
-    """Encode and commit `shards` in their order; at any error the current shard is dropped and the others stay."""
+def cache_shards(work: Work, committer: Committer, summary: Summary, stamps: Stamps) -> None:
+    """Encode and commit the shards that the plan has to do, in their order.
+
+    At any error the current shard is dropped and the others stay. One that cannot be read is left out.
+    """
+    shards, total_bytes = summary.plan.todo, summary.plan.bytes_to_do
     progress, tally = Progress(len(shards)), Tally()
-    total_bytes = sum(map(shard_size, shards))
     pending: deque[Future[Sidecar | None]] = deque()
 
     def finish_one() -> None:
         sidecar = pending.popleft().result()
         if sidecar is not None:
+            stamps.was_read(sidecar.shard.removesuffix(".tar"), sidecar.input["sha256"])
             progress.shard(sidecar.shard, len(sidecar.keys), len(sidecar.quarantined), tally.expected(total_bytes))
 
     with ThreadPoolExecutor(1, "inpaint_data-write") as pool, closing(work.events(shards, tally)) as events:
         try:
             for event in events:
-                if isinstance(event, ShardEnd):
+                if isinstance(event, ShardEnd) and event.problem:
+                    pending.append(pool.submit(committer.give_up, event.shard, event.problem))
+                    progress.skip(event.problem)
+                elif isinstance(event, ShardEnd):
                     pending.append(pool.submit(committer.commit, event))
                 elif isinstance(event, ShardAnew):
                     pending.append(pool.submit(committer.begin_anew))
@@ -177,9 +196,11 @@ def cache_shards(work: Work, shards: list[str], committer: Committer, summary: S
                     pending.append(pool.submit(committer.note, event))
                 else:
                     started = time.perf_counter()
-                    batches, faults = encode(work, event)
+                    parts = list(encode(work, event))
+                    summary.in_parts += len(parts) > 1
                     summary.encode_seconds += time.perf_counter() - started
-                    pending.append(pool.submit(committer.add, event["__shard__"][0], batches, faults))
+                    for batches, faults in parts:
+                        pending.append(pool.submit(committer.add, event["__shard__"][0], batches, faults))
                     progress.images(len(event["__key__"]), tally.expected(total_bytes))
                 while len(pending) > WRITES_AHEAD:
                     finish_one()
@@ -195,12 +216,40 @@ def cache_shards(work: Work, shards: list[str], committer: Committer, summary: S
             progress.close()
 
 
-def encode(work: Work, batch: ImageBatch) -> tuple[list[Batch], list[Fault]]:
+def encode(work: Work, batch: ImageBatch) -> Iterator[tuple[list[Batch], list[Fault]]]:
     """Encode a batch on the device and bring it to the CPU; samples whose latents stay NaN become faults.
 
-    Returns:
-        A batch for each variant, and the faults.
+    A batch that does not fit into memory is encoded in halves, and halves of these.
+
+    Yields:
+        A batch for each variant, and the faults; of each part.
+
+    Raises:
+        CacheError: one sample alone does not fit.
     """
+    try:
+        encoded = _encode(work, batch)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        encoded, problem = None, cause(error)  # the error itself would keep what is in memory
+    if encoded is not None:
+        yield encoded
+        return
+    free_memory(work.device)
+    count = len(batch["__key__"])
+    if count == 1:
+        height, width = batch["image"].shape[-2:]
+        raise CacheError(
+            f"{batch['__shard__'][0]}, sample {batch['__key__'][0]!r}: out of memory ({problem}) with this one sample "
+            f"of {height} x {width} pixels, after batch_size {work.job.batch_size} was halved down to 1; free memory, "
+            "or use another device, a smaller resolution or dtype bfloat16; finished shards are kept"
+        )
+    for rows in (range(count // 2), range(count // 2, count)):
+        yield from encode(work, select(batch, rows))
+
+
+def _encode(work: Work, batch: ImageBatch) -> tuple[list[Batch], list[Fault]]:
     faults: list[Fault] = []
     rows = to_device(batch, work.device)
     while True:

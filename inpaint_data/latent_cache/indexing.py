@@ -34,6 +34,7 @@ from inpaint_data.latent_cache.members import (
 from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.latent_cache.settings import CacheSettings, FoundInTars, Storage, VaeRecord
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample, shard_identity
+from inpaint_data.shards.stores import local_path
 from inpaint_data.shown import shortened
 
 
@@ -54,7 +55,7 @@ def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[
         UsageError: no tar at `root`, or neither a `cache.json` nor `vae`.
         CacheError: a sample that is not as a cache has it, or not like the others; it is named and nothing written.
     """
-    root = Path(root)
+    root = local_path(root)
     tars = sorted(root.glob("*.tar"))
     if not tars:
         raise UsageError(f"{root}: no tar here to index; name the folder of a cache")

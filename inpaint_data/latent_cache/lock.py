@@ -1,36 +1,47 @@
 """Lock of a cache: one job writes to it at a time, and the lock of a dead process does not last."""
 
 import json
+import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from inpaint_data.durable import is_running
+from inpaint_data.durable import TEMPORARY, is_running
 from inpaint_data.errors import CacheError
 
 LOCK = ".lock-"
 HEARTBEAT = 20.0  # seconds between signs of life
 STALE = 300.0  # seconds without one after which a holder on another machine counts as dead
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
 def locked(root: Path, rank: int = 0, job: str = "") -> Iterator[None]:
     """Hold the cache at `root` for process `rank` of `job` until the block ends.
 
-    A lock is a file with the holder's host and process, touched as a sign of life. A holder on this machine is dead
-    when its process is gone; one on another machine when it has given no sign for five minutes. Each process makes
-    its own lock first and then looks for those of other jobs, so two jobs that start at once see each other.
+    A lock is a file with its holder, touched as a sign of life. A holder where this process runs is dead when its
+    process is gone; one on another machine when it has given no sign for five minutes. A lock that tells neither is
+    watched for a minute: a torn one, one dated in the future, and one of this host before it started again or in
+    another container. Each process makes its own lock first and then looks for those of other jobs, so two jobs that
+    start at once see each other.
+
+    Args:
+        job: the same for all processes that may write at once, and for no others; nothing for a process that may not
+            share the cache.
 
     Raises:
         CacheError: a living process of another job holds it, or of this job with the same rank.
     """
     holder = {
         "host": socket.gethostname(),
+        "place": this_place(),
         "pid": os.getpid(),
         "born": _start_of(os.getpid()),
         "id": uuid.uuid4().hex,
@@ -41,8 +52,8 @@ def locked(root: Path, rank: int = 0, job: str = "") -> Iterator[None]:
         _refuse_or_remove(root, path)
     stopped = threading.Event()
     heart = threading.Thread(target=_beat, args=(path, stopped), name="inpaint_data-lock", daemon=True)
-    heart.start()
     try:
+        heart.start()
         for other in sorted(root.glob(f"{LOCK}[0-9]*")):
             other_holder = _holder(other)
             if other != path and other_holder is not None and other_holder.get("job") != holder["job"]:
@@ -50,10 +61,22 @@ def locked(root: Path, rank: int = 0, job: str = "") -> Iterator[None]:
         yield
     finally:
         stopped.set()
-        heart.join()
+        if heart.ident is not None:  # it may have found no memory to start in
+            heart.join()
         with suppress(OSError):  # the folder may be gone or read-only by now
             if _holder(path) == holder:
                 path.unlink()
+
+
+def this_place() -> str:
+    """Where a process number means this process: the host, and where Linux tells them its start and the namespace.
+
+    Containers may share a host's name, and machines of a cluster a container's.
+    """
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(parts)
 
 
 def _start_of(pid: int) -> str | None:
@@ -66,19 +89,25 @@ def _start_of(pid: int) -> str | None:
 
 
 def _create(path: Path, holder: dict[str, Any]) -> bool:
-    """Create the lock in one step, whole; False if there is one. A hard link fails where a rename would replace it."""
-    temporary = path.with_name(f".new{path.name}.{holder['id']}")
+    """Create the lock; False if there is one. A hard link would do it whole, but exFAT and some shares have none."""
     try:
-        temporary.write_text(json.dumps(holder))
-        os.link(temporary, path)
+        file = path.open("x")
     except FileExistsError:
         return False
     except OSError as error:
-        raise CacheError(f"{path}: {error.strerror}; the folder must be writable and allow hard links") from None
-    finally:
+        raise CacheError(f"{path}: {error.strerror}; the folder must be writable") from None
+    try:
+        with file:
+            file.write(json.dumps(holder))
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
         with suppress(OSError):
-            temporary.unlink()
-    return True
+            path.unlink()
+        if isinstance(error, OSError):
+            raise CacheError(f"{path}: {error.strerror}; the folder must be writable") from None
+        raise
+    return _holder(path) == holder  # else it was taken for torn, and is another's by now
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
@@ -98,13 +127,14 @@ def _refuse_or_remove(root: Path, path: Path) -> None:
     if holder is None:
         return
     if _is_alive(path, holder):
+        holder = _holder(path) or holder  # it may have been written only now
         known = {"pid", "host"} <= holder.keys()
         writer = f"process {holder['pid']} on {holder['host']}" if known else "another process"
         raise CacheError(
             f"{root}: {writer} is writing to this cache; wait for it, or stop it and start again "
             f"(one on another machine counts as dead {STALE / 60:.0f} minutes after its last sign of life)"
         )
-    aside = path.with_name(f".old{path.name}.{uuid.uuid4().hex}")
+    aside = _temporary(path, "old")
     with suppress(FileNotFoundError):  # another process was quicker
         os.rename(path, aside)
         if _holder(aside) == holder:
@@ -114,25 +144,55 @@ def _refuse_or_remove(root: Path, path: Path) -> None:
 
 
 def _is_alive(path: Path, holder: dict[str, Any]) -> bool:
-    if holder.get("host") != socket.gethostname():
-        return _seconds_since_sign(path) < STALE
     pid = holder.get("pid")
-    if not isinstance(pid, int) or pid <= 0:
+    if holder.get("place") == this_place() and isinstance(pid, int):
+        start = _start_of(pid)
+        return pid > 0 and is_running(pid) and (start is None or holder.get("born") in (None, start))
+    age = _seconds_since_sign(path)
+    if age >= STALE:
         return False
-    start = _start_of(pid)
-    return is_running(pid) and (start is None or holder.get("born") in (None, start))
+    if holder.get("host") in (None, socket.gethostname()) or age < -HEARTBEAT:
+        return _gives_a_sign(path)
+    return True
+
+
+def _gives_a_sign(path: Path) -> bool:
+    """Watch a lock until there is a sign of life, for three heartbeats."""
+    log.warning("%s: does not tell whether its holder is alive; watching it for %.0f s", path, 3 * HEARTBEAT)
+    before, end = _state(path), time.monotonic() + 3 * HEARTBEAT
+    while time.monotonic() < end:
+        time.sleep(min(HEARTBEAT / 10, 1))
+        if (now := _state(path)) != before:
+            return now is not None
+    return False
+
+
+def _state(path: Path) -> tuple[str, int] | None:
+    """What a sign of life changes; None once the lock is gone."""
+    try:
+        # Read first: a client of NFS asks its server again when a file is opened.
+        return path.read_text(errors="replace"), path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return "", 0
 
 
 def _seconds_since_sign(path: Path) -> float:
     """Measured by the clock of the file system, since those of two machines may differ."""
-    probe = path.with_name(f".now{path.name}.{uuid.uuid4().hex}")
-    probe.touch()
+    probe = _temporary(path, "now")
     try:
-        return probe.stat().st_mtime - path.stat().st_mtime
+        with probe.open("x") as file:
+            return os.fstat(file.fileno()).st_mtime - path.stat().st_mtime
     except FileNotFoundError:
         return STALE
     finally:
         probe.unlink(missing_ok=True)
+
+
+def _temporary(path: Path, purpose: str) -> Path:
+    """A name beside a lock, which the next run takes for a dead process's leftover should this one be killed."""
+    return path.with_name(f".{purpose}{path.name}.{uuid.uuid4().hex}.{os.getpid()}{TEMPORARY}")
 
 
 def _beat(path: Path, stopped: threading.Event) -> None:

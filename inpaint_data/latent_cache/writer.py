@@ -72,11 +72,15 @@ def clean(root: Path, stems: Callable[[str], bool]) -> None:
 
     No other process may be writing these shards."""
     for path in root.iterdir():
-        name = name_of_leftover(path.name, ours=lambda name: name.endswith(".tar")) or path.name
+        name = name_of_leftover(path.name, ours=_is_of_a_shard) or path.name
         stem = name.removesuffix(".tar") if name.endswith(".tar") else name.removesuffix(".json")
         uncommitted = path.suffix == ".tar" and not sidecar_path(root, stem).exists()
         if (name != path.name or uncommitted) and stems(stem):
             path.unlink(missing_ok=True)
+
+
+def _is_of_a_shard(name: str) -> bool:
+    return name.endswith((".tar", ".json")) and name != CACHE_FILE
 
 
 class ShardWriter:

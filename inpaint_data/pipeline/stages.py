@@ -17,7 +17,7 @@ import torch
 
 from inpaint_data.batch import Batch, ImageBatch, Posterior, is_batch, pinned, to_device
 from inpaint_data.encoding.encoder import Encoder
-from inpaint_data.errors import ReplacedError, UsageError
+from inpaint_data.errors import ReplacedError, ShardError, UsageError
 from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_posterior
 from inpaint_data.latent_cache.members import MEMBERS, RECORD, masks_member
 from inpaint_data.latent_cache.reader import Variant
@@ -29,7 +29,7 @@ from inpaint_data.pipeline.faults import OnFault, handled, warn
 from inpaint_data.pipeline.own_stages import run_on
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.settings import group_of
-from inpaint_data.shards.reading import Fault, Sample, ShardAnew, ShardEnd, read_shard, shard_stem
+from inpaint_data.shards.reading import Fault, Sample, ShardAnew, ShardEnd, ShardIdentity, read_shard, shard_stem
 from inpaint_data.shards.tar import stored_size
 
 MAX_WAITING_BYTES = 2**30  # of samples that were read and are not decoded yet
@@ -105,15 +105,15 @@ def read_shards(
     Args:
         urls: dicts of `url`, as webdataset's shard lists give them; local paths, or URLs that fsspec opens.
         on_fault: `warn`, `stop`, a function or a list that takes each Fault, or None to pass it on as an item.
-        ends: whether each shard is followed by its `ShardEnd`. One that is replaced while it is read then begins anew,
-            once, behind a `ShardAnew`.
+        ends: whether each shard is followed by its `ShardEnd`. One that is replaced while it is read begins anew, once,
+            behind a `ShardAnew`; one that cannot be read ends with a `problem`, and the next one follows.
         tally: counts what was read.
 
     Raises:
-        ShardError: a shard cannot be opened or read.
+        ShardError: a shard cannot be opened or read, and there are no `ends`.
     """
     for url in urls:
-        for item in _or_anew(url["url"]) if ends else read_shard(url["url"]):
+        for item in _to_the_end(url["url"]) if ends else read_shard(url["url"]):
             if isinstance(item, ShardEnd | ShardAnew):
                 if ends:
                     yield item
@@ -127,13 +127,16 @@ def read_shards(
                 yield as_dict(item)
 
 
-def _or_anew(url: str) -> Iterator[Sample | Fault | ShardEnd | ShardAnew]:
-    """The items of a shard; anew, once, where it is replaced while it is read."""
+def _to_the_end(url: str) -> Iterator[Sample | Fault | ShardEnd | ShardAnew]:
+    """The items of a shard, whatever comes; anew, once, where it is replaced while it is read."""
     try:
-        yield from read_shard(url)
-    except ReplacedError:
-        yield ShardAnew(url)
-        yield from read_shard(url)
+        try:
+            yield from read_shard(url)
+        except ReplacedError:
+            yield ShardAnew(url)
+            yield from read_shard(url)
+    except ShardError as error:
+        yield ShardEnd(url, ShardIdentity(0, ""), 0, problem=str(error))
 
 
 @stage

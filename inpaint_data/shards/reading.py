@@ -74,12 +74,16 @@ class ShardIdentity:
 
 @dataclass(frozen=True)
 class ShardEnd:
-    """The end of a shard, after its last sample: which bytes it was, and how many keys it had, samples and faults."""
+    """The end of a shard, after its last sample: which bytes it was, and how many keys it had, samples and faults.
+
+    Where there is a `problem`, the rest of the shard cannot be read, and its bytes are unknown.
+    """
 
     shard: str
     identity: ShardIdentity
     keys: int
     decode_seconds: float = 0.0  # what decoding its samples took, all threads together; known behind `examples`
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -351,6 +355,8 @@ def _place(shard: str) -> str:
 def _expand_one(spec: str) -> list[str]:
     if not spec.strip():
         raise UsageError("shards: a name is empty; name a .tar, a folder, a glob or a brace pattern")
+    if not is_url(spec):
+        spec = os.path.expanduser(spec)
     if spec.strip().lower().startswith("pipe:"):
         raise UsageError(f"shards: {spec!r} would run a command; name a file or a URL that fsspec opens, such as s3://")
     if is_url(spec):

@@ -1,6 +1,7 @@
 """Stores: where bytes come from, a local path or whatever fsspec opens. A new kind of store is opened here."""
 
 import glob
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from inpaint_data.errors import ReplacedError
@@ -124,6 +126,11 @@ def file_system(url: str) -> tuple[Any, str]:
 
     files, path = fsspec.core.url_to_fs(url)
     return files, path
+
+
+def local_path(name: str | os.PathLike[str]) -> Path:
+    """A path that a user gave, ~ expanded; shells do not where it is in a YAML, in quotes or behind an =."""
+    return Path(os.path.expanduser(name))
 
 
 @contextmanager
