@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from inpaint_data.errors import EncodeError, VaeError
 
-
 # Not an nn.Module: whoever holds it has no frozen VAE in its state_dict, its checkpoints or its optimiser.
+
+STATISTICS = ("latents_mean", "latents_std")  # which most classes have in their config
+
+
 class Autoencoder:
     """A frozen autoencoder that answers in raw float32, whatever its class.
 
@@ -68,8 +71,7 @@ class Autoencoder:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.retries = 0
         self._single_precision: Any = None
-        config = getattr(module, "config", None)
-        self._config: dict[str, Any] = dict(config) if isinstance(config, Mapping) else {}
+        self._config = _config_of(module)
         self.factor, self.latent_channels, self.has_posterior = self._probe()
         self.compiled = compile
         self._encode = torch.compile(encode) if compile else encode
@@ -177,6 +179,8 @@ class Autoencoder:
             "dtype": str(self.dtype).removeprefix("torch."),
             "channels_last": self.channels_last,
             "compiled": self.compiled,
+            "tiling": bool(getattr(self.module, "use_tiling", False)),
+            "slicing": bool(getattr(self.module, "use_slicing", False)),
             "has_posterior": self.has_posterior,
             "factor": self.factor,
         }
@@ -267,6 +271,14 @@ class Autoencoder:
                 return side // height, channels // 2 if has_posterior else channels, has_posterior
             problem = f"latents are {height} x {width}, and both sides must shrink by the same whole number"
         raise VaeError(f"{self.name}: cannot be used for images of {side} x {side} pixels: {problem}")
+
+
+def _config_of(module: nn.Module) -> dict[str, Any]:
+    """Diffusers' config of the module, empty where it has none; with the statistics that LTX has as buffers."""
+    config = getattr(module, "config", None)
+    fields: dict[str, Any] = dict(config) if isinstance(config, Mapping) else {}
+    statistics = {name: values for name, values in module.named_buffers(recurse=False) if name in STATISTICS}
+    return {name: values.float().tolist() for name, values in statistics.items()} | fields
 
 
 def sample_posterior(raw: Tensor, noise: Tensor) -> Tensor:

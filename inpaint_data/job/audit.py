@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ from inpaint_data.latent_cache.format import (
     tar_path,
 )
 from inpaint_data.latent_cache.members import ARRAYS, SOFT_MASK, members_of
-from inpaint_data.latent_cache.settings import CacheSettings
+from inpaint_data.latent_cache.settings import CacheSettings, incompatible
 from inpaint_data.latent_cache.verify import Problem, Verification, verify_files
 from inpaint_data.pictures.settings import PictureSettings
 from inpaint_data.pictures.views import Views
@@ -198,29 +198,32 @@ def _encode_again(
         )
     rng = generator_for(settings.seed or 0, "", 0, "verify")
     chosen = [whole[i] for i in sorted(rng.permutation(len(whole))[:ENCODED_AGAIN])]
-    work = _work(settings, vae, stages)
+    making = chosen[0][1].made_with
+    work = _work(settings, making, vae, stages)
     old, new = settings.to_json(), settings_of(work).to_json()
-    lines = [line for name in ("vae", "pictures", "masks") for line in differences(old[name], new[name], name)]
-    if lines:
+    if lines := incompatible(old, new):
         raise UsageError(f"deep: {root} was not made with this autoencoder or version, see vae: {'; '.join(lines)}")
-    exact = old == new
+    inexact: set[str] = set()
     problems: list[Problem] = []
     for shard, sidecar in chosen:
         try:
-            problems += _compare(root, shard, sidecar, work, exact)
+            this = replace(work, job=work.job.but(batch_size=sidecar.made_with.get("batch_size", 1)))
+            others = differences(sidecar.made_with, this.made_with)
+            inexact.update(others)
+            problems += _compare(root, shard, sidecar, this, exact=not others)
         except ShardError as error:
             problems.append(Problem(shard, None, str(error).removeprefix(f"{shown(shard)}: ")))
     within = "to the last bit"
-    if not exact:
-        within = f"within {TOLERANCE} * (1 + |value|), since {'; '.join(differences(old, new))}"
+    if inexact:
+        within = f"within {TOLERANCE} * (1 + |value|), since {'; '.join(sorted(inexact))}"
     return problems, f"encoded again: a batch of each of {len(chosen)} shards, compared {within}"
 
 
-def _work(settings: CacheSettings, vae: str | Autoencoder, stages: Sequence[Stage]) -> Work:
+def _work(settings: CacheSettings, making: Mapping[str, Any], vae: str | Autoencoder, stages: Sequence[Stage]) -> Work:
     """The work of the job, on its device if this machine has one like it, else on the best device here."""
     assert settings.pictures is not None
     assert settings.masks is not None
-    device = settings.device or "auto"
+    device = making.get("device", "auto")
     try:
         choose_device(device)
     except UsageError:
@@ -228,7 +231,6 @@ def _work(settings: CacheSettings, vae: str | Autoencoder, stages: Sequence[Stag
     job = JobSettings(
         variants=settings.variants,
         seed=settings.seed or 0,
-        batch_size=settings.batch_size or 1,
         device=device,
         storage=settings.storage,
     )

@@ -31,7 +31,7 @@ from inpaint_data.latent_cache.format import (
 from inpaint_data.latent_cache.lock import locked
 from inpaint_data.latent_cache.members import members_of
 from inpaint_data.latent_cache.settings import CacheSettings
-from inpaint_data.latent_cache.writer import check_folder, check_settings, clean
+from inpaint_data.latent_cache.writer import check_folder, clean, settings_for
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import Stage
@@ -97,10 +97,10 @@ def cache_latents(
         return Summary(_plan(work, inputs, root, settings), dry_run=True)
     part = part_of_run()
     check_folder(root)
-    check_settings(root, settings)
+    settings = settings_for(root, settings)
     try:
         with locked(root, part.rank, _job_of(inputs, part, settings)):
-            check_settings(root, settings)  # another job may have begun the cache meanwhile
+            settings = settings_for(root, settings)  # another job may have begun the cache meanwhile
             summary, sidecars = _run(work, inputs, part, root, settings)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -151,7 +151,7 @@ def settings_of(work: Work) -> CacheSettings:
     """The settings of the cache that this work makes, which its fingerprint covers."""
     job = work.job
     return CacheSettings.of(
-        work.examples, work.encoder, job.variants, job.batch_size, job.storage, work.device, names_of(work.own_stages)
+        work.examples, work.encoder, job.variants, job.storage, work.device, names_of(work.own_stages)
     )
 
 
@@ -182,7 +182,8 @@ def _run(
         # Each process cleans up after its own shards only: the others may be writing theirs by now.
         clean(root, lambda stem: stem in mine or (part.rank == 0 and stem not in others))
         stamps = Stamps(root, part.rank)
-        plan = plan_shards(inputs, root, stamps, part)
+        plan = plan_shards(inputs, root, stamps, work.made_with, part)
+        _check_exact(plan, work.job)
         summary = Summary(plan, unreadable=dict(plan.unreadable))
         if part.rank == 0 and (plan.todo or not _has_cache_file(root)):
             write_cache_file(root, settings, None)
@@ -202,6 +203,17 @@ def _run(
             "finished shards are kept"
         ) from None
     return summary, sidecars
+
+
+def _check_exact(plan: Plan, job: JobSettings) -> None:
+    """Raises UsageError if equal bytes are asked for, and what is there was made with what moves the last ones."""
+    if job.exact and plan.made_otherwise:
+        lines = [f"{line} ({count} shards)" for line, count in plan.made_otherwise.items()]
+        raise UsageError(
+            f"exact: shards that are there differ from this run in what moves the last bits: {'; '.join(lines)}; run "
+            "with what they were made with, delete them, or leave exact out",
+            ("job", "exact"),
+        )
 
 
 def _has_cache_file(root: Path) -> bool:
@@ -226,8 +238,9 @@ def _check_all_present(root: Path, stems: set[str], settings: Mapping[str, Any])
 
 def _plan(work: Work, inputs: list[str], root: Path, settings: Mapping[str, Any]) -> Plan:
     """The plan of a run, with the time and size expected from its first batches."""
-    check_settings(root, settings)
-    plan = plan_shards(inputs, root, Stamps(root, None))
+    settings_for(root, settings)
+    plan = plan_shards(inputs, root, Stamps(root, None), work.made_with)
+    _check_exact(plan, work.job)
     tally = Tally()
     batches_done: list[tuple[int, int, float]] = []  # samples, bytes and seconds of each
     last = time.perf_counter()

@@ -2,14 +2,16 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from inpaint_data.durable import MAX_NAME_BYTES, write_file
 from inpaint_data.errors import ShardError, UsageError
-from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed
+from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed, differences
 from inpaint_data.ranks import Part
 from inpaint_data.shards.reading import shard_identity, shard_size, shard_stamp, shard_stem
 from inpaint_data.shown import shown
@@ -23,7 +25,8 @@ class Plan:
 
     `new` ones and `stale` ones (the input has changed since) are to do, `done` ones are not, and `unreadable` ones
     (shard -> reason) cannot be. `removed` are cached shards, by name, that are not among the inputs any more; they stay
-    with their `removed_samples`.
+    with their `removed_samples`. `made_otherwise` has, a line each with how many shards that are done, what
+    moves the last bits of latents and is another one now.
     """
 
     part: Part = field(default_factory=Part)
@@ -34,6 +37,7 @@ class Plan:
     unreadable: dict[str, str] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     removed_samples: int = 0
+    made_otherwise: Counter[str] = field(default_factory=Counter)
     bytes_to_do: int = 0
     bytes_expected: int | None = None
     seconds_expected: float | None = None
@@ -55,7 +59,12 @@ class Plan:
         lines += [f"  stale        {shard}" for shard in self.stale]
         lines += [f"  unreadable   {reason}" for reason in self.unreadable.values()]
         lines += [f"  removed      {shard}" for shard in self.removed]
+        lines += self.other_making()
         return "\n".join(map(shown, lines))
+
+    def other_making(self) -> list[str]:
+        """Lines of a table for `made_otherwise`."""
+        return [f"  last bits    {line} ({count} shards)" for line, count in self.made_otherwise.items()]
 
 
 class Stamps:
@@ -118,7 +127,9 @@ def _line(stem: str, stamp: str, sha256: str) -> bytes:
     return json.dumps([stem, stamp, sha256]).encode() + b"\n"
 
 
-def plan_shards(inputs: Sequence[str], root: Path, stamps: Stamps, part: Part | None = None) -> Plan:
+def plan_shards(
+    inputs: Sequence[str], root: Path, stamps: Stamps, made_with: Mapping[str, Any], part: Part | None = None
+) -> Plan:
     """Compare a process's part of the inputs with the committed shards: by size, and by hash if the size is the same.
 
     Raises:
@@ -142,20 +153,23 @@ def plan_shards(inputs: Sequence[str], root: Path, stamps: Stamps, part: Part | 
                 f"{shard}: its name is too long for a cache's files; rename it to {MAX_NAME_BYTES - 5} bytes or less"
             )
         try:
-            _place(plan, shard, cached.get(_name(shard)), root, stamps)
+            _place(plan, shard, cached.get(_name(shard)), root, stamps, made_with)
         except ShardError as error:
             plan.unreadable[shard] = str(error)
     _refuse_renamed(plan, removed, root, stamps)
     return plan
 
 
-def _place(plan: Plan, shard: str, sidecar: Sidecar | None, root: Path, stamps: Stamps) -> None:
+def _place(
+    plan: Plan, shard: str, sidecar: Sidecar | None, root: Path, stamps: Stamps, made_with: Mapping[str, Any]
+) -> None:
     """Add a shard to the plan. Raises ShardError if it cannot be read."""
     size = shard_size(shard)
     if sidecar is None or not _is_whole(root, sidecar):
         todo = plan.new
     elif size == sidecar.input["size"] and stamps.sha256(shard) == sidecar.input["sha256"]:
         plan.done.append(shard)
+        plan.made_otherwise.update(differences(sidecar.made_with or made_with, made_with))
         return
     else:
         todo = plan.stale

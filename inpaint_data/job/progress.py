@@ -128,6 +128,7 @@ class Summary:
             lines.append(
                 f"  no input     {self.plan.removed_samples} samples of the cache are in {len(removed)} such shards"
             )
+        lines += self.plan.other_making()
         if self.missing:
             lines.append(f"  not complete {self._missing()}")
         return "\n".join(map(shown, lines))

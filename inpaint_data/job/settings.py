@@ -37,5 +37,9 @@ class JobSettings(Settings):
     max_bad_fraction: Share = 0.01
     """Share of quarantined samples in the cache above which the run counts as failed."""
 
+    exact: bool = False
+    """Refuse to go on with a cache whose shards differ in what moves the last bits of latents alone: batch size,
+    device, threads, versions. Without it such a difference is named."""
+
     dry_run: bool = False
     """Only print what is to do, and how long it would take by a short probe. Writes nothing."""

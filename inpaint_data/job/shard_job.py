@@ -23,6 +23,7 @@ from inpaint_data.job.progress import Progress, Summary
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.latent_cache.format import Quarantined, Sidecar
 from inpaint_data.latent_cache.members import Storing, members_of
+from inpaint_data.latent_cache.settings import made_with
 from inpaint_data.latent_cache.writer import ShardWriter
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
@@ -42,6 +43,10 @@ class Work:
     encoder: Encoder
     device: torch.device
     job: JobSettings
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        return made_with(self.job.batch_size, self.device)
 
     @property
     def storing(self) -> Storing:
@@ -127,7 +132,9 @@ class Committer:
         )
         source = {"name": f"{shard_stem(end.shard)}.tar", **asdict(end.identity)}
         variants = self._work.job.variants
-        sidecar = self._open(end.shard).commit(self._fingerprint, source, variants, quarantined, filtered)
+        sidecar = self._open(end.shard).commit(
+            self._fingerprint, source, variants, self._work.made_with, quarantined, filtered
+        )
         summary = self._summary
         summary.masks += self._masks
         summary.empty_masks += self._empty_masks

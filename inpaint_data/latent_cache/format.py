@@ -180,6 +180,7 @@ class Sidecar:
     input: dict[str, Any]  # name, size and sha256 of the input shard
     output: dict[str, Any]  # size and sha256 of the tar
     variants: int
+    made_with: dict[str, Any]  # what moves the last bits; {} where nobody knows
     index: ShardIndex
     quarantined: list[Quarantined] = field(default_factory=list)
     filtered: list[Quarantined] = field(default_factory=list)
@@ -209,6 +210,7 @@ class Sidecar:
             "input": self.input,
             "output": self.output,
             "variants": self.variants,
+            "made_with": self.made_with,
             "samples": len(self.keys),
             **self.index.to_json(),
             "quarantined": [asdict(entry) for entry in self.quarantined],
@@ -231,6 +233,7 @@ class Sidecar:
                 input=fields["input"],
                 output=fields["output"],
                 variants=fields["variants"],
+                made_with=fields["made_with"],
                 index=ShardIndex.from_json(fields, fields["output"]["size"]),
                 quarantined=[Quarantined(**entry) for entry in fields["quarantined"]],
                 filtered=[Quarantined(**entry) for entry in fields["filtered"]],
@@ -254,6 +257,8 @@ def _problems(path: Path, fields: Mapping[str, Any]) -> Iterator[str]:
             yield f"its {name} has no size and sha256"
     if not isinstance(fields["fingerprint"], str):
         yield "its fingerprint is not a text"
+    if not isinstance(fields["made_with"], dict):
+        yield "its made_with is not an object"
     if not is_count(fields["variants"]) or not fields["variants"]:
         yield f"it says {fields['variants']!r} variants"
     for entry in [*fields["quarantined"], *fields["filtered"]]:

@@ -173,5 +173,6 @@ def _sidecar(path: Path, settings: CacheSettings, check: SampleCheck) -> Sidecar
         input={"name": path.name, "size": 0, "sha256": ""},  # unknown
         output={"size": identity.size, "sha256": identity.sha256},
         variants=settings.variants,
+        made_with={},
         index=ShardIndex.of(keys, places, target_sizes),
     )

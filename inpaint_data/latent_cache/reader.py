@@ -17,9 +17,9 @@ from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, che
 from inpaint_data.latent_cache.epoch_batches import EpochBatches
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
+    CacheFile,
     Sidecar,
     committed,
-    differences,
     missing_cache_file,
     read_cache_file,
     shards_sha256,
@@ -92,8 +92,7 @@ class LatentCache(Dataset[Batch]):
         self._file = caches[0].file
         self.fingerprint: str = self._file.fingerprint
         for other in caches[1:]:
-            if other.file.fingerprint != self.fingerprint:
-                lines = differences(self._file.settings_json, other.file.settings_json)
+            if lines := _differing(self._file, other.file):
                 raise UsageError(
                     f"source: {other.root} was made with other settings than {caches[0].root}, so they are not one "
                     "cache; train on one of them, or make them with the same settings. The first has on the left: "
@@ -260,6 +259,15 @@ class LatentCache(Dataset[Batch]):
     def _place(self, index: int) -> tuple[ShardFile, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._shards[number], int(index - (self._ends[number - 1] if number else 0))
+
+
+def _differing(first: CacheFile, other: CacheFile) -> list[str]:
+    """The settings in which two caches differ, a line each."""
+    if first.fingerprint == other.fingerprint:
+        return []
+    from inpaint_data.latent_cache.settings import incompatible  # as in CacheFile.settings
+
+    return incompatible(first.settings_json, other.settings_json)
 
 
 class _Cache:

@@ -1,5 +1,7 @@
 """Settings of a cache: everything that decides its values, which its fingerprint covers."""
 
+import inspect
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -14,7 +16,7 @@ from inpaint_data.encoding.encoder import Encoder
 from inpaint_data.encoding.settings import Dtype, EncodeSettings
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.latent_cache.format import FORMAT, fingerprint
+from inpaint_data.latent_cache.format import FORMAT, differences, fingerprint
 from inpaint_data.latent_cache.members import (
     LATENTS,
     MASK,
@@ -30,7 +32,7 @@ from inpaint_data.pictures.settings import Carry, ExampleSettings, PictureSettin
 from inpaint_data.settings import Count, Settings
 
 Storage = Literal["float16", "float32"]
-# Packages whose versions decide pixels or latents.
+# Packages whose versions decide the last bits of pixels or latents.
 PACKAGES = ("torch", "diffusers", "numpy", "pillow", "opencv-python-headless", "simplejpeg")
 
 
@@ -45,14 +47,42 @@ class VaeRecord(Settings):
     dtype: Dtype
     channels_last: bool
     compiled: bool = False
+    tiling: bool = False
+    """Encoded in overlapping tiles, as `enable_tiling` has it."""
+    slicing: bool = False
+    """Encoded one at a time, as `enable_slicing` has it."""
     has_posterior: bool
     """Latents are moments: mean, then log-variance."""
     factor: Count
     """Pixels per latent along each side."""
 
+    @property
+    def whole_config(self) -> dict[str, Any]:
+        """The config, and over what it lacks the defaults of its class, to be compared across versions of diffusers."""
+        import diffusers  # only where two configs are compared
+
+        known: Any = getattr(diffusers, self.kind, None)
+        parameters = inspect.signature(known.__init__).parameters if known is not None else {}
+        defaults = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
+        return {**json.loads(json.dumps(defaults, default=str)), **self.config}
+
     @classmethod
     def of(cls, autoencoder: Autoencoder) -> "VaeRecord":
         return cls(**autoencoder.fingerprint())
+
+
+def made_with(batch_size: int, device: torch.device) -> dict[str, Any]:
+    """What moves the last bits of latents and decides nothing else, for JSON: recorded of each shard.
+
+    Encoding is not batch-invariant, kernels differ between kinds of device, and on a CPU they split sums by thread.
+    """
+    return {
+        "batch_size": batch_size,
+        "device": device.type,
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "machine": platform.machine(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
 
 
 class FoundInTars(Settings):
@@ -78,20 +108,14 @@ class CacheSettings(Settings):
     storage: Storage
     masked_latents: bool
     seed: int | None = None
-    batch_size: int | None = None
-    """Encoding is not batch-invariant."""
     pictures: PictureSettings | None = None
     masks: MaskSettings | None = None
     """With offset, fill and preset filled in; like `pictures` None if tars were indexed."""
     indexed: FoundInTars | None = None
     stages: list[str] = Field(default_factory=list)
     """Names of the user's own functions between reading and examples."""
-    device: str | None = None
-    """Kernels differ between kinds of device."""
-    threads: int | None = None
-    """On a CPU kernels split their sums by thread."""
-    machine: str | None = None
-    versions: dict[str, str] = Field(default_factory=dict)
+    tf32: bool = False
+    """Float32 was rounded to 10 bits on a GPU's tensor cores."""
 
     @classmethod
     def of(
@@ -99,12 +123,11 @@ class CacheSettings(Settings):
         examples: ExampleSettings,
         encoder: Encoder,
         variants: int,
-        batch_size: int,
         storage: Storage,
         device: torch.device,
         stages: list[str],
     ) -> "CacheSettings":
-        """The settings of a cache that a job on this machine makes."""
+        """The settings of a cache that a job makes."""
         transform = encoder.transform
         preset = Preset(transform.preset.growth, transform.preset.threshold, transform.fill)
         return cls(
@@ -113,14 +136,12 @@ class CacheSettings(Settings):
             storage=storage,
             masked_latents=transform.masked_latents,
             seed=examples.seed,
-            batch_size=batch_size,
             pictures=examples.pictures,
             masks=examples.masks.but(offset=transform.mask_offset, fill=transform.fill, preset=preset),
             stages=stages,
-            device=device.type,
-            threads=torch.get_num_threads() if device.type == "cpu" else None,
-            machine=platform.machine(),
-            versions={name: version(name) for name in PACKAGES},
+            tf32=device.type == "cuda"
+            and encoder.autoencoder.dtype == torch.float32
+            and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32),
         )
 
     @property
@@ -188,6 +209,7 @@ class CacheSettings(Settings):
 
     @property
     def fingerprint(self) -> str:
+        """A name for these settings. Whether a cache may go on is for `incompatible` to say."""
         return fingerprint(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
@@ -217,6 +239,27 @@ class CacheSettings(Settings):
             return cls(**{name: value for name, value in content.items() if name != "format"})
         except (UsageError, TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
             raise CacheError(f"its settings are not those of a cache ({type(error).__name__}: {error})") from None
+
+
+def incompatible(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The settings in which a cache and a run differ, one line each.
+
+    A setting that one of them does not have yet counts as its default, and so does a field of the autoencoder's config
+    that another version of diffusers has: a later version does not refuse what an earlier one made.
+
+    Args:
+        old, new: as `CacheSettings.to_json` gives them, the first perhaps by another version.
+    """
+    return differences(_filled(old), _filled(new))
+
+
+def _filled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With all settings of this version; those of a later one stay as they are."""
+    try:
+        known = CacheSettings.from_json(settings)
+    except CacheError:
+        return dict(settings)
+    return known.to_json() | {"vae": plain(known.vae) | {"config": known.vae.whole_config}}
 
 
 def plain(value: Any) -> Any:

@@ -12,13 +12,13 @@ from inpaint_data.latent_cache.format import (
     Quarantined,
     Sidecar,
     committed,
-    differences,
     fingerprint,
     read_cache_file,
     sidecar_path,
     tar_path,
 )
 from inpaint_data.latent_cache.index import Place, ShardIndex
+from inpaint_data.latent_cache.settings import incompatible
 from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
 from inpaint_data.shards.writing import tar_writer
 
@@ -40,8 +40,8 @@ def check_folder(root: Path) -> None:
         raise UsageError(f"{root}: holds {foreign[0]!r} but no {CACHE_FILE}; choose an empty folder for the cache")
 
 
-def check_settings(root: Path, settings: Mapping[str, Any]) -> None:
-    """Check that the cache at `root`, if there is one, was made with these settings.
+def settings_for(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings to write to the cache at `root` with: its own where there is one, if a run with `settings` fits.
 
     `cache.json` may be missing or damaged if every sidecar has the fingerprint of these settings.
 
@@ -55,16 +55,16 @@ def check_settings(root: Path, settings: Mapping[str, Any]) -> None:
     """
     sidecars = committed(root) if root.is_dir() else []
     if not (root / CACHE_FILE).exists() and not sidecars:
-        return
+        return dict(settings)
     try:
-        previous: Mapping[str, Any] = read_cache_file(root).settings_json
+        previous = read_cache_file(root).settings_json
     except CacheError:
         if not sidecars or any(Sidecar.read(path).fingerprint != fingerprint(settings) for path in sidecars):
             raise
-        previous = settings
-    lines = differences(previous, dict(settings))
-    if lines:
+        previous = dict(settings)
+    if fingerprint(previous) != fingerprint(settings) and (lines := incompatible(previous, settings)):
         raise UsageError(f"{root}: made with other settings; use them again or another folder: {'; '.join(lines)}")
+    return previous
 
 
 def clean(root: Path, stems: Callable[[str], bool]) -> None:
@@ -106,6 +106,7 @@ class ShardWriter:
         fingerprint: str,
         source: Mapping[str, Any],
         variants: int,
+        made_with: Mapping[str, Any],
         quarantined: Sequence[Quarantined],
         filtered: Sequence[Quarantined] = (),
     ) -> Sidecar:
@@ -114,6 +115,7 @@ class ShardWriter:
         Args:
             fingerprint: of the cache.
             source: `name`, `size` and `sha256` of the input shard.
+            made_with: what moves the last bits of its latents.
 
         Raises:
             OSError: the disk is full, failing, read-only or gone.
@@ -127,6 +129,7 @@ class ShardWriter:
             input=dict(source),
             output={"size": self._file.size, "sha256": self._file.sha256.hexdigest()},
             variants=variants,
+            made_with=dict(made_with),
             index=self._read_back(),
             quarantined=list(quarantined),
             filtered=list(filtered),

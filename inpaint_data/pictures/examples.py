@@ -170,7 +170,7 @@ class _Parts:
         mask = _mask_of(sample, data, size, settings.masks.source) if settings.masks.drawn_from is None else None
         objects = find_objects(sample.members, size) if settings.masks.draws_objects else []
         paired = {name: _paired(sample, name, size) for name in settings.pictures.paired}
-        return cls(sample, image_name, image, _caption(sample), mask, objects, paired)
+        return cls(sample, image_name, image, caption_of(sample), mask, objects, paired)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -304,7 +304,8 @@ def _mask_from_alpha(image_data: bytes) -> npt.NDArray[np.bool_]:
     return alpha < 128
 
 
-def _caption(sample: Sample) -> str:
+def caption_of(sample: Sample) -> str:
+    """The caption, "" where there is none. Raises SampleError if it is not text."""
     try:
         return sample.members.get("txt", b"").decode("utf-8").strip()
     except UnicodeDecodeError as error:

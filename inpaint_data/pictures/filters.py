@@ -47,6 +47,11 @@ class Filters:
                 "give 0 <= min_hole <= max_hole <= 1"
             )
 
+    @property
+    def of_images(self) -> bool:
+        """Whether any filter tells by the image's size and caption alone, before anything is decoded."""
+        return bool(self.min_side or self.max_aspect or self.caption)
+
     def check_image(self, size: Size, caption: str) -> None:
         """Raises FilteredError, whose message begins with the filter's name, for an image that is left out."""
         short, long = sorted(size)

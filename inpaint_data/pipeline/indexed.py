@@ -4,7 +4,7 @@ Samples are found by the headers of their tar, sizes by those of the pictures, s
 the user has stages, every sample goes through them once beforehand: what they leave out is known before batches are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import webdataset as wds
 
-from inpaint_data.errors import ReplacedError, SampleError, ShardError
+from inpaint_data.errors import FilteredError, ReplacedError, SampleError, ShardError
+from inpaint_data.pictures.examples import caption_of
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings
@@ -94,36 +95,50 @@ class IndexedShards:
 
     def _places_of(self, sample: Sample, file: "_File", keys: set[str]) -> Iterator[tuple[int, ...] | Fault]:
         """Extent, number of the stages' result, number and size of each view of a sample."""
-        if not self.own:
-            for view, size in self._views(sample, file):
-                yield (*sample.extent, 0, view, *size)
-            return
-        read = file.read(sample.extent)
-        results = [read] if isinstance(read, Fault) else run_on(as_dict(read), self.own, file.shard, keys)
+        results: Iterable[Any] = [sample]
+        if self.own or self.settings.pictures.filters.caption:
+            read = file.read(sample.extent)
+            results = (
+                [read] if isinstance(read, Fault) or not self.own else run_on(as_dict(read), self.own, file.shard, keys)
+            )
         for number, result in enumerate(results):
             if isinstance(result, Fault):
                 yield result
                 continue
-            for view, size in self._views_of_changed(as_sample(result)):
-                yield (*sample.extent, number, view, *size)
-
-    def _views_of_changed(self, sample: Sample) -> list[tuple[int, Size]]:
-        """Number and size of each view of a sample that the user's stages made."""
-        if not self._has_one_view:
-            with suppress(SampleError):
-                return self._views_of(image_size(sample.members[image_member(sample)]))
-        return self._unknown_view
+            made = as_sample(result) if isinstance(result, dict) else result
+            try:
+                for view, size in self._views(made, file):
+                    yield (*sample.extent, number, view, *size)
+            except FilteredError as error:
+                yield Fault(file.shard, made.key, str(error), None, None, on_purpose=True)
 
     def _views(self, sample: Sample, file: "_File") -> list[tuple[int, Size]]:
-        """Number and size of each view of a sample, by the header of its picture, which it looks up in the shard."""
-        if self._has_one_view:
+        """Number and size of each view of a sample, by the header of its picture.
+
+        Raises:
+            FilteredError: a filter that tells by size and caption leaves the sample out.
+        """
+        filters = self.settings.pictures.filters
+        if self._has_one_view and not filters.of_images:
             return self._unknown_view
+        try:
+            size = self._size(sample, file)
+            filters.check_image(size, caption_of(sample))
+        except FilteredError:
+            raise
+        except SampleError:
+            return self._unknown_view  # why it cannot be used is said when it is decoded
+        return self._views_of(size)
+
+    def _size(self, sample: Sample, file: "_File") -> Size:
+        """The size of a sample's picture, which is looked up in the shard where the sample was only located."""
+        name = image_member(sample)
+        if sample.members[name]:
+            return image_size(sample.members[name])
+        offset, end = sample.offsets[name], sample.extent[1]
         with suppress(SampleError):
-            offset, end = sample.offsets[image_member(sample)], sample.extent[1]
-            for length in (min(HEADER, end - offset), end - offset):
-                with suppress(SampleError):
-                    return self._views_of(image_size(file.bytes(offset, offset + length)))
-        return self._unknown_view  # why it cannot be used is said when it is read
+            return image_size(file.bytes(offset, min(offset + HEADER, end)))
+        return image_size(file.bytes(offset, end))
 
     def _views_of(self, size: Size) -> list[tuple[int, Size]]:
         """Number and size of each view of an image of that size."""

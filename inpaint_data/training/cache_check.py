@@ -42,8 +42,10 @@ def check_cache(
         lines += differences(settings.vae.dtype, encode.dtype, "dtype")
     if autoencoder is not None:
         record = VaeRecord.of(autoencoder)
-        for name in ("kind", "config", "weights_sha256"):
+        for name in ("kind", "weights_sha256"):
             lines += differences(getattr(settings.vae, name), getattr(record, name), f"vae.{name}")
+        if settings.vae.config != record.config:
+            lines += differences(settings.vae.whole_config, record.whole_config, "vae.config")
     if fingerprint is not None and not cache.fingerprint.startswith(fingerprint):
         lines += differences(cache.fingerprint, fingerprint, "fingerprint")
     if lines:
