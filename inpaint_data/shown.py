@@ -8,11 +8,11 @@ from typing import Any
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 80
 _short.maxlevel = 2
-_CONTAINER = r"(?:abfss?|wasbs?)://[^\s/?#:@]*@"  # which Azure writes where others have the user
-_USER = re.compile(rf"(\b(?!{_CONTAINER})[A-Za-z][\w+.-]*://)[^\s/?#]*@")
-_END = r"""(?=[:;,.)\]]*(?:[\s'"<>]|$))"""  # of a URL within a sentence
-_WEB_QUERY = re.compile(rf"""(\bhttps?://[^\s'"<>?#]*)[?#][^\s'"<>]+?{_END}""")
-_FIELDS = re.compile(rf"""\?[^\s'"<>?#=]+=[^\s'"<>]*?{_END}""")  # not the ? of a glob
+# Azure writes the container where others have the user: it stays, unless there is a password.
+_USER = re.compile(r"(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://[^\s/?#]*@|://[^\s/?#:]*:[^\s/?#]*@")
+_WORD = re.compile(r"""[^\s'"<>]+""")
+_FIELD = re.compile(r"\?[^?#=]+=")  # not the ? of a glob
+_PUNCTUATION = ":;,.)]"  # of the sentence around a URL
 _JOINERS = "\u200c\u200d"  # which scripts and emoji need
 
 
@@ -22,14 +22,26 @@ def shown(text: object) -> str:
     Whatever comes from data or from a library (names, captions, URLs, errors) goes through here before it is printed,
     logged or written to a file. Twice does no harm.
     """
-    line = _USER.sub(r"\1", str(text))
-    line = _FIELDS.sub("?…", _WEB_QUERY.sub(r"\1?…", line))
+    line = str(text)
+    if "://" in line or "?" in line:
+        line = _WORD.sub(_without_query, _USER.sub("://", line))
     return line if line.isprintable() else "".join(map(_escaped, line))
 
 
 def shortened(value: Any) -> str:
     """`repr` within a line, whatever a stranger's file holds: texts of megabytes, numbers of thousands of digits."""
     return _short.repr(value)
+
+
+def _without_query(match: re.Match[str]) -> str:
+    word = match[0]
+    field, web = _FIELD.search(word), re.search("https?://", word)
+    query = re.compile("[?#]").search(word, web.end()) if web else None
+    starts = [found.start() for found in (field, query) if found]
+    if not starts:
+        return word
+    left_out = word[min(starts) :]
+    return f"{word[: min(starts)]}?…{left_out[len(left_out.rstrip(_PUNCTUATION)) :]}"
 
 
 def _escaped(character: str) -> str:

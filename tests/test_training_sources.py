@@ -1,5 +1,6 @@
 """What a training may take from: fresh masks, paired targets, text, remote caches, tars without sidecars."""
 
+import hashlib
 import io
 import json
 import os
@@ -33,6 +34,7 @@ from inpaint_data import (
 from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.latent_cache.encodings import npy_bytes
 from inpaint_data.masks.presets import PRESETS, Preset
+from inpaint_data.shards.reading import expand_shards, shard_identity, shard_size, shard_stamp
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 4}
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -331,6 +333,20 @@ def test_a_full_mirror_makes_room_by_what_others_left(s3: str, shards: str, tmp_
     LatentCache(url, mirror=str(mirror), mirror_bytes=size).batch([0, 11])
     assert not (mirror / "old.copy").exists()
     assert len(list(mirror.glob("*.copy"))) == 2
+
+
+def test_an_object_replaced_since_it_was_listed_is_read_anew(s3: str, shards: str, tmp_path: Path) -> None:
+    import fsspec
+
+    url = put(Path(shards), f"{s3}/{tmp_path.name}")
+    first, second = expand_shards(f"{url}/*.tar")
+    old = shard_stamp(first)
+    for data in (b"one", b"two"):  # the first is read at once, the second when it was replaced again
+        fsspec.filesystem("s3", skip_instance_cache=True).pipe_file(first.removeprefix("s3://"), data)
+        assert shard_identity(first).sha256 == hashlib.sha256(data).hexdigest()
+        assert shard_stamp(first) != old
+        expand_shards(f"{url}/*.tar")
+    assert shard_identity(second).size == shard_size(second)
 
 
 def test_a_remote_shard_that_is_not_what_its_sidecar_says_is_named(

@@ -87,7 +87,7 @@ def unreadable(url: str, error: Exception) -> ShardError:
     """The error for a shard that cannot be read, of one line: what was refused, and what to set."""
     if isinstance(error, ShardError):
         return error
-    kind = ReplacedError if any(type(cause).__name__ == "FileExpired" for cause in _causes(error)) else ShardError
+    kind = ReplacedError if _is_replaced(error) else ShardError
     return kind(f"{url}: {reason_of(url, error)}")
 
 
@@ -100,7 +100,7 @@ def reason_of(url: str, error: Exception) -> str:
     causes = list(_causes(error))
     if isinstance(error, ImportError):
         return f"{said}; pip install '{_EXTRAS[protocol]}'" if protocol in _EXTRAS else f"{said}; install it"
-    if any(type(cause).__name__ == "FileExpired" for cause in causes):
+    if _is_replaced(error):
         return REPLACED
     if status in (400, 401, 403) or (status is None and _lacks_credentials(causes)):
         fix = _CREDENTIALS.get(protocol, "check its permissions")
@@ -109,6 +109,11 @@ def reason_of(url: str, error: Exception) -> str:
         what = f"the store answers {status}" if status else "no connection"
         return f"{what}, tried again in vain ({said}); check the address and the network, or start again later"
     return f"{said}; see that the shard is there and may be read, then start again"
+
+
+def _is_replaced(error: BaseException) -> bool:
+    """True where a store does not have the very object any more that was asked for."""
+    return _status(error) == 412 or any(type(cause).__name__ == "FileExpired" for cause in _causes(error))
 
 
 def _lacks_credentials(causes: list[BaseException]) -> bool:

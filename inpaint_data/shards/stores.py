@@ -7,12 +7,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from inpaint_data.errors import ReplacedError
+from inpaint_data.errors import ReplacedError, ShardError
 from inpaint_data.shards.store_errors import REPLACED, Broken, is_absent, retried
 from inpaint_data.shards.store_errors import unreadable as unreadable
 
@@ -20,7 +20,6 @@ T = TypeVar("T")
 
 AT_A_TIME = 16  # questions to a store
 PIECE = 2**20
-_TAKE_A_SIZE = ("http", "https", "s3", "s3a")  # when opened, and then do not ask for it again
 _OF_CONTENTS = ("etag", "generation", "md5hash", "contentmd5", "blobid", "sha", "checksum")
 _OF_TIMES = ("lastmodified", "mtime", "modified", "updated", "created", "ino")
 _seen: dict[str, "Stored"] = {}  # by the last listing
@@ -33,10 +32,12 @@ class Stored:
     Attributes:
         size: in bytes.
         stamp: a text that changes when the contents do.
+        etag: of HTTP, as the store writes it.
     """
 
     size: int | None
     stamp: str | None
+    etag: str | None = field(default=None, compare=False)
 
 
 def is_url(name: str) -> bool:
@@ -162,8 +163,11 @@ class _Remote:
         self._file: Any = None
         self._offset = self._checksum = 0
         self._has_ranges = self._stored.stamp is not None
-        self._has_ended = False
-        retried(self._open)
+        self._has_ended = self._is_pinned = False
+        try:
+            retried(self._open)
+        except Exception as error:  # as in stored_now
+            raise self._named(error) from None
 
     def read(self, count: int) -> bytes:
         """Up to that many bytes; none at the end."""
@@ -172,12 +176,12 @@ class _Remote:
         try:
             piece = retried(partial(self._read, count))
         except Exception as error:  # as in stored_now
-            raise unreadable(self._url, error) from None
+            raise self._named(error) from None
         self._offset += len(piece)
         self._checksum = zlib.crc32(piece, self._checksum)
         if not piece:
-            if stored_now(self._url) != self._stored:
-                raise self._replaced()
+            if not self._is_pinned and stored_now(self._url) != self._stored:
+                raise self._named(self._replaced())
             self._has_ended = True
         return piece
 
@@ -207,17 +211,14 @@ class _Remote:
         if self._offset and stored_now(self._url) != self._stored:
             raise self._replaced()
         files, path = file_system(self._url)
-        protocols = {files.protocol} if isinstance(files.protocol, str) else set(files.protocol)
-        options: dict[str, int] = {}
-        if protocols & set(_TAKE_A_SIZE):
-            if self._stored.size is not None:
-                options["size"] = self._stored.size
-            if not self._has_ranges:
-                options["block_size"] = 0  # as one answer
-        self._file = files.open(path, "rb", **options)
-        if not self._offset:
-            return
+        self._file = files.open(path, "rb", **(self._web_options(files) if "http" in files.protocol else {}))
         try:
+            if "IfMatch" in getattr(self._file, "read_kw", {}):  # s3fs asks for this very object with every piece
+                self._is_pinned = True
+                if _stored(self._file.details) != self._stored:
+                    raise self._replaced()
+            if not self._offset:
+                return
             if self._has_ranges:
                 self._file.seek(self._offset)
             else:
@@ -225,6 +226,16 @@ class _Remote:
         except Exception:
             self.close()
             raise
+
+    def _web_options(self, files: Any) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        if self._stored.size:
+            options["size"] = self._stored.size  # or it asks again
+        if not self._has_ranges:
+            options["block_size"] = 0  # as one answer
+        if self._stored.etag and not self._stored.etag.startswith("W/"):
+            options["headers"] = {**files.kwargs.get("headers", {}), "If-Match": self._stored.etag}
+        return options
 
     def _skip_what_was_read(self) -> None:
         left, checksum = self._offset, 0
@@ -237,8 +248,15 @@ class _Remote:
             raise self._replaced()
 
     def _replaced(self) -> ReplacedError:
-        _seen.pop(self._url, None)
         return ReplacedError(f"{self._url}: {REPLACED}")
+
+    def _named(self, error: Exception) -> ShardError:
+        named = unreadable(self._url, error)
+        if isinstance(named, ReplacedError):  # then what was seen of it is old
+            _seen.pop(self._url, None)
+            files, path = file_system(self._url)
+            files.invalidate_cache(path)
+        return named
 
 
 def read_range(url: str, start: int, end: int) -> bytes:
@@ -269,7 +287,7 @@ def anew_if_replaced(read: Callable[[], T]) -> T:
 
 def _stored(info: Mapping[str, Any]) -> Stored:
     size, marks = info.get("size"), _marks(info, _OF_CONTENTS) or _marks(info, _OF_TIMES)
-    return Stored(size, " ".join([f"size {size}", *marks]) if marks else None)
+    return Stored(size, " ".join([f"size {size}", *marks]) if marks else None, info.get("ETag"))
 
 
 def _marks(info: Mapping[str, Any], names: Sequence[str]) -> list[str]:
