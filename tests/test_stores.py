@@ -18,7 +18,7 @@ from conftest import Pooling, run, small_samples, write_shard
 from flat import cache_latents, data_module
 from torch._utils import ExceptionWrapper
 
-from inpaint_data import Autoencoder, InpaintDataError, ShardError, UsageError
+from inpaint_data import Autoencoder, InpaintDataError, LatentCache, ShardError, UsageError
 from inpaint_data.errors import ReplacedError
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.indexed import IndexedShards
@@ -40,7 +40,7 @@ class Web:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.bucket = folder, ""
+        self.folder, self.bucket, self.index = folder, "", ""
         self.faults: list[str | int | Callable[[], Any] | None] = []
         self.always: int | None = None
         self.has_length = self.has_ranges = self.has_etag = self.pins = True
@@ -79,6 +79,7 @@ class Web:
         if callable(fault):
             fault()
         path = self.folder / to.path.partition("?")[0].lstrip("/")
+        path = path / self.index if path.is_dir() else path
         status = fault if isinstance(fault, int) else 200 if path.is_file() else 404
         if fault == "reset":
             to.close_connection = True
@@ -614,3 +615,24 @@ def test_text_of_any_length_is_shown_at_once(part: str) -> None:
     for text in (part * 50_000, f"http://{part * 50_000}", f"http://h?a={part * 50_000} "):
         assert shown(shown(text)) == shown(text)
     assert time.perf_counter() - started < 5  # a quadratic one takes minutes
+
+
+def test_a_remote_cache_is_opened_in_spite_of_broken_connections(web: Web, tmp_path: Path) -> None:
+    cache_latents(shards_on(web, 2), str(web.folder / "c"), vae=Autoencoder(Pooling()), **SMALL)
+    (web.folder / "c" / "index.html").write_text(
+        "".join(f'<a href="{path.name}">' for path in (web.folder / "c").glob("*.json"))
+    )
+    web.index = "index.html"
+    web.faults = ["reset", None, "drop", 503]
+    cache = LatentCache(f"{web.url}/c", mirror=str(tmp_path / "m"))
+    assert len(cache) == len([cache[row] for row in range(8)]) == 8
+    assert not web.faults
+    web.always = 403
+    with pytest.raises(InpaintDataError) as error:
+        LatentCache(f"{web.url}/c", mirror=str(tmp_path / "m"))
+    lines_of(error, f"{web.url}/c")
+
+
+def test_training_from_signed_urls_is_no_cache(web: Web, tmp_path: Path) -> None:
+    urls = [f"{url}?{SECRET}/with/slashes" for url in shards_on(web, 2)]
+    assert sum(len(batch["__key__"]) for batch in trained_on(urls, tmp_path)) == 8

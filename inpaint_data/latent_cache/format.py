@@ -13,7 +13,7 @@ from inpaint_data.durable import write_file
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.encodings import json_bytes
 from inpaint_data.latent_cache.index import ShardIndex, is_count
-from inpaint_data.shards.stores import is_url, unreadable
+from inpaint_data.shards.stores import folder_of, is_there, is_url, within
 
 if TYPE_CHECKING:
     from inpaint_data.latent_cache.settings import CacheSettings
@@ -92,13 +92,7 @@ def is_cache(root: str | Path) -> bool:
     """True if a folder or a URL has a `cache.json`, whatever else is there."""
     if not is_url(str(root)):
         return (Path(root).expanduser() / CACHE_FILE).is_file()
-    import fsspec  # only what lies elsewhere needs it
-
-    try:
-        files, path = fsspec.core.url_to_fs(str(root))
-        return bool(files.exists(f"{path.rstrip('/')}/{CACHE_FILE}"))
-    except Exception as error:  # every file system of fsspec has errors of its own
-        raise unreadable(str(root), error) from error
+    return is_there(within(str(root), CACHE_FILE))
 
 
 def has_sidecars(folder: str | Path) -> bool:
@@ -127,7 +121,7 @@ def is_cache_or_lost(root: str | Path) -> bool:
 
 def folders_of(shards: Sequence[str]) -> list[str]:
     """The folders or URLs that shards lie in, each once."""
-    return sorted({shard.rpartition("/")[0] or "." for shard in shards})
+    return sorted({folder_of(shard) for shard in shards})
 
 
 def missing_cache_file(root: str, sidecars: bool) -> str:

@@ -29,7 +29,7 @@ from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, RECORD
 from inpaint_data.latent_cache.shard_files import FIX, Check, OpenFiles, ShardFile, check_when
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.shards.mirror import DEFAULT_BYTES, Mirror, mirror_in
-from inpaint_data.shards.stores import is_url, unreadable
+from inpaint_data.shards.stores import is_url, read_folder
 
 if TYPE_CHECKING:
     from inpaint_data.latent_cache.settings import CacheSettings
@@ -316,19 +316,8 @@ class _Cache:
 
 def _fetch_sidecars(url: str, mirror: Path) -> Path:
     """Copy `cache.json` and the sidecars of a remote cache to a folder of its own, and return that."""
-    import fsspec  # only a remote cache needs it
-
     folder = mirror / hashlib.sha256(url.encode()).hexdigest()[:16]
-    try:
-        files, path = fsspec.core.url_to_fs(url)
-        files.invalidate_cache()
-        paths = [path for path in files.ls(path, detail=False) if path.endswith(".json")]
-        data_by_path = files.cat(paths) if paths else {}
-    except FileNotFoundError:
-        data_by_path = {}
-    except Exception as error:  # every file system of fsspec has errors of its own
-        raise unreadable(url, error) from error
-    contents = {path.rpartition("/")[2]: data for path, data in data_by_path.items()}
+    contents = read_folder(url, ".json")
     if CACHE_FILE not in contents:
         raise CacheError(missing_cache_file(url, sidecars=False))
     folder.mkdir(parents=True, exist_ok=True)

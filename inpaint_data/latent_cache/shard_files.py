@@ -16,7 +16,7 @@ from inpaint_data.latent_cache.format import Sidecar, tar_path
 from inpaint_data.latent_cache.index import Place
 from inpaint_data.latent_cache.members import ARRAYS
 from inpaint_data.shards.mirror import Mirror
-from inpaint_data.shards.stores import read_range
+from inpaint_data.shards.stores import read_range, within
 
 Check = Literal["first", "always", "never"]  # when the bytes of a member are compared with its checksum
 CHECKS: tuple[Check, ...] = get_args(Check)
@@ -89,7 +89,7 @@ class ShardFile:
         self.name, self.index, self.variants = sidecar.shard, sidecar.index, sidecar.variants
         self._path = tar_path(root, Path(sidecar.shard).stem)
         self._files, self._check = files, check
-        self._url, self._copies, self._mirror_bytes = f"{url}/{self.name}", copies, mirror_bytes
+        self._url, self._copies, self._mirror_bytes = within(str(url), self.name), copies, mirror_bytes
         self._output = sidecar.output
         self._checked = np.zeros(len(sidecar.keys), bool)
         self._known: tuple[int, int] | None = None  # which file it was when it was last opened

@@ -98,9 +98,9 @@ class IndexedShards:
         results: Iterable[Any] = [sample]
         if self.own or self.settings.pictures.filters.caption:
             read = file.read(sample.extent)
-            results = (
-                [read] if isinstance(read, Fault) or not self.own else run_on(as_dict(read), self.own, file.shard, keys)
-            )
+            results = [read]
+            if self.own and isinstance(read, Sample):
+                results = run_on(as_dict(read), self.own, file.shard, keys)
         for number, result in enumerate(results):
             if isinstance(result, Fault):
                 yield result

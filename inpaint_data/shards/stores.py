@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from inpaint_data.errors import ReplacedError, ShardError
-from inpaint_data.shards.store_errors import REPLACED, Broken, is_absent, retried
-from inpaint_data.shards.store_errors import unreadable as unreadable
+from inpaint_data.shards.store_errors import REPLACED, Broken, is_absent, retried, unreadable
 
 T = TypeVar("T")
 
@@ -119,6 +118,37 @@ def is_there(url: str) -> bool:
         return bool(retried(partial(files.exists, path)))
     except Exception as error:  # as in stored_now
         raise unreadable(url, error) from None
+
+
+def read_folder(url: str, suffix: str) -> dict[str, bytes]:
+    """The files of a remote folder whose names end so: name -> bytes; none where there is no such folder.
+
+    Raises:
+        ShardError: the store does not answer.
+    """
+    try:
+        files, path = file_system(url)
+        files.invalidate_cache()
+        paths = [path for path in retried(partial(files.ls, path, detail=False)) if path.endswith(suffix)]
+        return dict(
+            at_once(lambda path: (path.rpartition("/")[2], bytes(retried(partial(files.cat_file, path)))), paths)
+        )
+    except Exception as error:  # as in stored_now
+        if is_absent(error):
+            return {}
+        raise unreadable(url, error) from None
+
+
+def within(folder: str, name: str) -> str:
+    """The path or URL of a file in a folder; the query of a web address stays behind its path."""
+    path, mark, query = folder.partition("?") if folder.startswith(("http://", "https://")) else (folder, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
+
+
+def folder_of(file: str) -> str:
+    """The folder of a file, of a path or a URL; without the query of a web address, which is the file's."""
+    path = file.partition("?")[0] if file.startswith(("http://", "https://")) else file
+    return path.rpartition("/")[0] or "."
 
 
 def file_system(url: str) -> tuple[Any, str]:
