@@ -11,6 +11,7 @@ import glob
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -215,7 +216,10 @@ def shard_size(url: str) -> int:
     """Size of a shard in bytes, without reading it."""
     try:
         if not is_url(url):
-            return os.stat(url).st_size
+            status = os.stat(url)
+            if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer, /dev/zero never end
+                raise OSError("it is not a file")
+            return status.st_size
         files, path = fsspec.core.url_to_fs(url)
         return int(files.size(path))
     except Exception as error:  # every file system of fsspec has errors of its own
