@@ -21,19 +21,6 @@ def tell(name: Name, text: str) -> bool:
     return True
 
 
-class Listener:
-    """A stream that loses what cannot be written."""
-
-    def __init__(self, name: Name) -> None:
-        self._name = name
-
-    def write(self, text: str) -> None:
-        tell(self._name, text)
-
-    def flush(self) -> None:
-        tell(self._name, "")
-
-
 def let_go() -> None:
     """Give up what could not be written, before Python ends with an error about it."""
     for name in ("stdout", "stderr"):

@@ -21,7 +21,7 @@ from inpaint_data.encoding.fills import fill_hole, hole_noise
 from inpaint_data.masks.presets import FILLS
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.stages import image_stages
-from inpaint_data.shards.reading import expand_shards
+from inpaint_data.shards.naming import expand_shards
 
 HIDING = [fill for fill in FILLS if fill != "original"]
 SIDE = 64

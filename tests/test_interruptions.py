@@ -591,6 +591,38 @@ def test_wherever_the_disk_fails_the_error_is_named_and_the_next_run_gives_the_s
         assert contents(root / "cache") == whole
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names open files by Linux's /proc")
+@pytest.mark.parametrize("place", [0, 700, -1])
+def test_a_disk_that_does_not_give_back_what_was_written_is_noticed(
+    place: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def forget(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.name.startswith(".0003.tar."):
+            data = bytearray(path.read_bytes())
+            data[place] ^= 1
+            path.write_bytes(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", forget)
+        with pytest.raises(CacheError, match=r"0003\.tar.*reads back other bytes than were written; check the disk"):
+            run_here(root)
+    assert verify_cache(root / "cache").totals["shards"] == 3
+    run_here(root)
+
+
+def test_a_shard_that_was_cut_since_is_done_again(root: Path) -> None:
+    run_here(root)
+    whole = contents(root / "cache")
+    with (root / "cache" / "0003.tar").open("r+b") as file:
+        file.truncate(1024)
+    run_here(root)
+    assert contents(root / "cache") == whole
+
+
 def test_new_changed_and_removed_inputs_are_added_redone_and_reported(root: Path) -> None:
     run_here(root)
     write_shard(root / "shards" / "9999.tar", small_samples(2, 99))

@@ -24,7 +24,8 @@ from inpaint_data.latent_cache.encodings import npy_bytes, pbm_bytes, read_npy, 
 from inpaint_data.masks.offsets import Offset
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.stages import image_stages
-from inpaint_data.shards.reading import Fault, ShardEnd, expand_shards
+from inpaint_data.shards.naming import expand_shards
+from inpaint_data.shards.reading import Fault, ShardEnd
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 2}
 NO_PROCESS = 2**30  # more than Linux gives numbers to

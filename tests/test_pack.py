@@ -12,7 +12,8 @@ from PIL import Image
 
 from inpaint_data.commands.packing import pack
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.shards.reading import Sample, ShardEnd, expand_shards, read_shard
+from inpaint_data.shards.naming import expand_shards
+from inpaint_data.shards.reading import Sample, ShardEnd, read_shard
 
 
 def picture(kind: str, shade: int = 90) -> bytes:

@@ -17,19 +17,8 @@ from hypothesis import strategies as st
 
 from inpaint_data.errors import SampleError, ShardError, UsageError
 from inpaint_data.shards import reading as shards
-from inpaint_data.shards.reading import (
-    Fault,
-    Sample,
-    ShardEnd,
-    ShardIdentity,
-    expand_shards,
-    image_member,
-    locate_samples,
-    read_shard,
-    shard_identity,
-    shard_size,
-    shard_stem,
-)
+from inpaint_data.shards.naming import ShardIdentity, expand_shards, shard_identity, shard_size, shard_stem
+from inpaint_data.shards.reading import Fault, Sample, ShardEnd, image_member, locate_samples, read_shard
 
 Samples = dict[str, dict[str, bytes]]
 LONG = "a long folder name/" * 8

@@ -24,7 +24,8 @@ from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.shards import store_errors
 from inpaint_data.shards.mirror import mirror_in
-from inpaint_data.shards.reading import Fault, expand_shards, read_shard, shard_identity, shard_size, shard_stamp
+from inpaint_data.shards.naming import expand_shards, shard_identity, shard_size, shard_stamp
+from inpaint_data.shards.reading import Fault, read_shard
 from inpaint_data.shards.stores import open_stream, read_range
 from inpaint_data.shown import shown
 

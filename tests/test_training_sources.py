@@ -34,7 +34,7 @@ from inpaint_data import (
 from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.latent_cache.encodings import npy_bytes
 from inpaint_data.masks.presets import PRESETS, Preset
-from inpaint_data.shards.reading import expand_shards, shard_identity, shard_size, shard_stamp
+from inpaint_data.shards.naming import expand_shards, shard_identity, shard_size, shard_stamp
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 4}
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}

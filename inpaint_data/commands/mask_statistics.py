@@ -27,7 +27,8 @@ from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.stages import BatchEnd
 from inpaint_data.settings import group_of, short_name
-from inpaint_data.shards.reading import Fault, expand_shards
+from inpaint_data.shards.naming import expand_shards
+from inpaint_data.shards.reading import Fault
 from inpaint_data.shown import shown
 
 T = TypeVar("T")

@@ -16,7 +16,8 @@ import numpy as np
 
 from inpaint_data.durable import name_of_leftover, new_file, write_file
 from inpaint_data.errors import SampleError, ShardError, UsageError
-from inpaint_data.shards.reading import Fault, Sample, ShardEnd, expand_shards, read_shard, shard_stem
+from inpaint_data.shards.naming import expand_shards, shard_stem
+from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard
 from inpaint_data.shards.stores import anew_if_replaced, local_path
 from inpaint_data.shards.writing import tar_writer
 from inpaint_data.shown import shown

@@ -37,7 +37,8 @@ from inpaint_data.pictures.views import Views
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.own_stages import check_stages, names_of
 from inpaint_data.seeding import generator_for
-from inpaint_data.shards.reading import Fault, ShardEnd, ShardIdentity, read_shard, shard_stem
+from inpaint_data.shards.naming import ShardIdentity, shard_stem
+from inpaint_data.shards.reading import Fault, ShardEnd, read_shard
 from inpaint_data.shards.stores import anew_if_replaced, local_path
 from inpaint_data.shown import shown
 

@@ -39,7 +39,8 @@ from inpaint_data.pipeline.own_stages import check_stages, names_of
 from inpaint_data.pipeline.stages import Tally
 from inpaint_data.ranks import Part, part_of_run
 from inpaint_data.settings import group_of
-from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd, expand_shards, shard_stem
+from inpaint_data.shards.naming import expand_shards, shard_stem
+from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd
 from inpaint_data.shards.stores import local_path
 from inpaint_data.shards.tar import stored_size
 

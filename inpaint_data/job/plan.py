@@ -13,7 +13,7 @@ from inpaint_data.durable import MAX_NAME_BYTES, write_file
 from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed, differences
 from inpaint_data.ranks import Part
-from inpaint_data.shards.reading import shard_identity, shard_size, shard_stamp, shard_stem
+from inpaint_data.shards.naming import shard_identity, shard_size, shard_stamp, shard_stem
 from inpaint_data.shown import shown
 
 STAMPS = ".stamps-"

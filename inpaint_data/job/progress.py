@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from inpaint_data.job.plan import Plan
 from inpaint_data.latent_cache.format import Quarantined
-from inpaint_data.listener import Listener, tell
+from inpaint_data.listener import tell
 from inpaint_data.shown import shown
 
 LISTED = 10  # of each kind, in a table
@@ -26,7 +26,8 @@ class Progress:
         self._bar = None
         if shards and sys.stderr is not None and sys.stderr.isatty():
             layout = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
-            self._bar = tqdm(total=1, bar_format=layout, desc=self._counts(), file=Listener("stderr"))
+            # It stops by itself when its terminal is closed.
+            self._bar = tqdm(total=1, bar_format=layout, desc=self._counts(), file=sys.stderr)
 
     def _rate(self) -> float:
         return self._images / max(time.perf_counter() - self._started, 1e-9)

@@ -28,7 +28,8 @@ from inpaint_data.latent_cache.writer import ShardWriter
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.stages import Tally, image_stages, in_pinned_memory
-from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd, shard_stem
+from inpaint_data.shards.naming import shard_stem
+from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd
 
 WRITES_AHEAD = 4  # batches that may wait for the disk
 BATCHES_AHEAD = 2  # decoded ones that may wait for the device

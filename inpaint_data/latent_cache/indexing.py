@@ -33,7 +33,8 @@ from inpaint_data.latent_cache.members import (
 )
 from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.latent_cache.settings import CacheSettings, FoundInTars, Storage, VaeRecord
-from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample, shard_identity
+from inpaint_data.shards.naming import shard_identity
+from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample
 from inpaint_data.shards.stores import local_path
 from inpaint_data.shown import shortened
 

@@ -21,7 +21,8 @@ from inpaint_data.pictures.object_masks import MEMBER, find_objects
 from inpaint_data.pictures.settings import Carry, ExampleSettings
 from inpaint_data.pictures.views import View, Views
 from inpaint_data.seeding import generator_for, sample_id
-from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, image_member, shard_stem
+from inpaint_data.shards.naming import shard_stem
+from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, image_member
 from inpaint_data.shown import shortened
 
 FIRST = 0  # the variant that cuts what a cache holds

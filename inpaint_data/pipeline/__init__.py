@@ -12,8 +12,8 @@ from inpaint_data.pipeline.stages import (
     own_stages,
     read_shards,
 )
+from inpaint_data.shards.naming import expand_shards as expand
 from inpaint_data.shards.reading import Fault
-from inpaint_data.shards.reading import expand_shards as expand
 
 __all__ = [
     "Fault",

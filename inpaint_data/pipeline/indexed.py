@@ -24,15 +24,8 @@ from inpaint_data.pipeline.faults import warn
 from inpaint_data.pipeline.own_stages import run_on
 from inpaint_data.pipeline.stages import VIEWS, BatchEnd, as_dict, as_sample, way_of_a_sample
 from inpaint_data.shards.mirror import DEFAULT_BYTES, mirror_in, name_of_contents
-from inpaint_data.shards.reading import (
-    Fault,
-    Sample,
-    image_member,
-    locate_samples,
-    read_sample,
-    shard_size,
-    shard_stamp,
-)
+from inpaint_data.shards.naming import shard_size, shard_stamp
+from inpaint_data.shards.reading import Fault, Sample, image_member, locate_samples, read_sample
 from inpaint_data.shards.stores import anew_if_replaced, is_url, read_range, stored, stored_now
 
 HEADER = 2**16  # bytes of a picture that tell its size, but for those with much before it

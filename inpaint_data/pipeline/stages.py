@@ -29,7 +29,8 @@ from inpaint_data.pipeline.faults import OnFault, handled, warn
 from inpaint_data.pipeline.own_stages import run_on
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.settings import group_of
-from inpaint_data.shards.reading import Fault, Sample, ShardAnew, ShardEnd, ShardIdentity, read_shard, shard_stem
+from inpaint_data.shards.naming import ShardIdentity, shard_stem
+from inpaint_data.shards.reading import Fault, Sample, ShardAnew, ShardEnd, read_shard
 from inpaint_data.shards.tar import stored_size
 
 MAX_WAITING_BYTES = 2**30  # of samples that were read and are not decoded yet

@@ -7,20 +7,14 @@ A tar has a checksum for each header but none for the data and no list of its me
 member are not found here, nor members cut out whole, nor a tail of zeros that is no longer than a tar's own padding.
 """
 
-import glob
 import io
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any
 
-import braceexpand
-
-from inpaint_data.errors import SampleError, ShardError, UsageError
-from inpaint_data.shards.store_errors import reason_of, unreadable
-from inpaint_data.shards.stores import anew_if_replaced, at_once, find, is_there, is_url, open_stream, stored
+from inpaint_data.errors import SampleError
+from inpaint_data.shards.naming import ShardIdentity, shard_size
+from inpaint_data.shards.stores import is_url, open_stream
 from inpaint_data.shards.tar import BLOCK, Damage, Member, TarStream, members_of_tar
 from inpaint_data.shown import shown
 
@@ -65,14 +59,6 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class ShardIdentity:
-    """The bytes that a shard was made of: their number and their sha256 in hex."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class ShardEnd:
     """The end of a shard, after its last sample: which bytes it was, and how many keys it had, samples and faults.
 
@@ -91,34 +77,6 @@ class ShardAnew:
     """The shard was replaced while it was read. What came of it counts for nothing; the new one follows."""
 
     shard: str
-
-
-def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The shards that a brace pattern, a glob, a folder, a path, a URL of fsspec or a list of these names.
-
-    In the order given; globs and folders sorted.
-
-    Raises:
-        UsageError: nothing or not everything is there, a shard comes twice, two share their stem, a name is not a .tar,
-            or a URL would run a command.
-    """
-    specs: Sequence[Any] = [spec] if isinstance(spec, str | os.PathLike) or not isinstance(spec, Sequence) else spec
-    if strange := [item for item in specs if not isinstance(item, str | os.PathLike)]:
-        raise UsageError(f"shards: {strange[0]!r} is not a path; give a path, a pattern, a folder, or a list of those")
-    names = list(map(os.fspath, specs))
-    expanded = at_once(_expand_one, names) if any(map(is_url, names)) else list(map(_expand_one, names))
-    shards = list(chain.from_iterable(expanded))
-    if not shards:
-        raise UsageError("shards: the list is empty; name at least one shard")
-    by_stem: dict[str, str] = {}
-    for shard in shards:
-        stem = shard_stem(shard)
-        if stem in by_stem and _place(by_stem[stem]) == _place(shard):
-            raise UsageError(f"shards: {shard} is named twice; name it once")
-        if stem in by_stem:
-            raise UsageError(f"shards: {by_stem[stem]} and {shard} would both be cached as {stem}.tar; rename one")
-        by_stem[stem] = shard
-    return shards
 
 
 def read_shard(url: str) -> Iterator[Sample | Fault | ShardEnd]:
@@ -221,45 +179,6 @@ def image_member(sample: Sample) -> str:
     raise SampleError(f"no image: it has members {names}, none of them {', '.join(IMAGE_EXTENSIONS)}")
 
 
-def shard_identity(url: str) -> ShardIdentity:
-    """Size and sha256 of a shard, streamed."""
-
-    def read() -> ShardIdentity:
-        with open_stream(url) as stream:
-            source = TarStream(url, stream)
-            return ShardIdentity(source.skip_to_end(), source.sha256.hexdigest())
-
-    return anew_if_replaced(read)
-
-
-def shard_size(url: str) -> int:
-    """Size of a shard in bytes, without reading it where its store says it."""
-    if not is_url(url):
-        return _status(url).st_size
-    size = stored(url).size
-    return shard_identity(url).size if size is None else size
-
-
-def shard_stamp(url: str) -> str:
-    """A text that changes when the shard does: its times and size, the store's own stamp, or if need be its sha256."""
-    if not is_url(url):
-        status = _status(url)
-        return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
-    return stored(url).stamp or f"sha256 {shard_identity(url).sha256}"
-
-
-def _status(path: str) -> os.stat_result:
-    try:
-        return os.stat(path)
-    except OSError as error:
-        raise unreadable(path, error) from None
-
-
-def shard_stem(url: str) -> str:
-    """File name without `.tar`, and without what a web address has after ? or #."""
-    return _path(url).rstrip("/").rpartition("/")[2].removesuffix(".tar")
-
-
 @dataclass
 class _Group:
     """The sample that is being read."""
@@ -342,73 +261,3 @@ def name_problem(name: str) -> str | None:
     if re.match(r"__[^/]*__/", name):
         return "is webdataset's own metadata by its name, which readers skip; rename its folder"
     return None
-
-
-def _path(url: str) -> str:
-    return re.split("[?#]", url)[0] if url.startswith(("http://", "https://")) else url
-
-
-def _place(shard: str) -> str:
-    return shard if is_url(shard) else os.path.realpath(shard)
-
-
-def _expand_one(spec: str) -> list[str]:
-    if not spec.strip():
-        raise UsageError("shards: a name is empty; name a .tar, a folder, a glob or a brace pattern")
-    if not is_url(spec):
-        spec = os.path.expanduser(spec)
-    if spec.strip().lower().startswith("pipe:"):
-        raise UsageError(f"shards: {spec!r} would run a command; name a file or a URL that fsspec opens, such as s3://")
-    if is_url(spec):
-        _check_protocols(spec)
-    try:
-        names = list(braceexpand.braceexpand(spec)) if "{" in spec and not _is_there(spec) else [spec]
-    except ValueError as error:
-        raise UsageError(f"shards: {spec!r} is not a brace pattern: {error}; write it like {{0000..0012}}") from error
-    matches = at_once(_matches, names) if is_url(spec) else list(map(_matches, names))
-    missing = [name for name, shards in zip(names, matches, strict=True) if not shards]
-    if missing:
-        listed = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
-        share = f" ({len(missing)} of the {len(names)} in {spec})" if len(names) > 1 else ""
-        raise UsageError(f"shards: no such file: {listed}{share}; correct the name, or make the shards first")
-    return [shard for shards in matches for shard in shards]
-
-
-def _check_protocols(url: str) -> None:
-    import fsspec  # only what lies elsewhere needs it
-
-    for protocol in re.findall(r"(?:^|::)([A-Za-z][\w+.-]*)(?=::|://)", url):
-        try:
-            fsspec.get_filesystem_class(protocol)
-        except (ValueError, ImportError) as error:
-            reason = reason_of(f"{protocol}://", error)
-            raise UsageError(f"shards: {url} cannot be opened: {reason}; see fsspec for the protocol's name") from None
-
-
-def _is_there(name: str) -> bool:
-    try:
-        return is_there(name) if is_url(name) else os.path.exists(name)
-    except ShardError as error:
-        raise UsageError(f"shards: {error}") from None
-
-
-def _matches(name: str) -> list[str]:
-    """One file, the tars of a folder, or what a glob finds; nothing where a file is missing."""
-    if is_url(name):
-        can_list = not name.startswith(("http://", "https://")) and "::" not in name  # the web's ? is not a glob
-        try:
-            shards = find(name, can_list)
-        except ShardError as error:
-            raise UsageError(f"shards: {error}") from None
-    elif os.path.isfile(name):
-        shards = [name]
-    elif os.path.isdir(name):
-        shards = sorted(glob.glob(os.path.join(glob.escape(name), "*.tar")))
-    else:
-        shards = sorted(glob.glob(name, recursive=True)) if any(map(name.__contains__, "*?[")) else None
-    if shards == []:
-        raise UsageError(f"shards: there is no {name} with shards; name a folder or a pattern that has some")
-    for shard in shards or []:
-        if not _path(shard).endswith(".tar"):
-            raise UsageError(f"shards: {shard} does not end in .tar; unpack .tar.gz with gunzip, leave other files out")
-    return shards or []

@@ -19,7 +19,8 @@ from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.faults import warn
 from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.stages import BatchEnd, way_of_a_sample
-from inpaint_data.shards.reading import Fault, expand_shards
+from inpaint_data.shards.naming import expand_shards
+from inpaint_data.shards.reading import Fault
 from inpaint_data.training.loader import Rows
 
 Source = str | Sequence[str] | Iterable[Any]
