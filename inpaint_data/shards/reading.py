@@ -203,14 +203,12 @@ class _Group:
         if problem and not self.reason:
             self.reason = f"{member} {problem}"
         at = source.offset
-        if not self.reason and not located:
+        if not self.reason:
             self.offsets[extension] = at
             try:
-                self.members[extension] = source.exactly(member.size, str(member))
+                self.members[extension] = b"" if located else source.exactly(member.size, str(member))
             except MemoryError:
                 self.reason = f"{member} needs more memory than there is, {member.size} bytes"
-        elif not self.reason:
-            self.offsets[extension], self.members[extension] = at, b""
         if self.reason:
             self.members.clear()
             source.skip(at + member.padded - source.offset, str(member))
