@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import Pooling, small_samples, write_shard
+from conftest import Figure, Pooling, small_samples, write_shard
 from flat import cache_latents, data_module
 
 from inpaint_data import Autoencoder, InpaintTransform, LatentCache
 from inpaint_data.batch import Batch
 from inpaint_data.encoding.text import Text, TextSettings
+from inpaint_data.masks.mixture import MaskMixture
+from inpaint_data.pictures.filters import Filters
+from inpaint_data.pictures.images import encode_png
 
 SETTINGS: dict[str, Any] = {"resolution": 64, "masks": "boxes", "upscale": True, "mask_offset": (-3, 3)}
 
@@ -91,3 +95,96 @@ def test_a_transform_alone_draws_other_offsets_in_every_epoch() -> None:
     transform.set_epoch(0)
     assert torch.equal(transform(batch)["offset"], offsets[0])
     assert torch.equal(transform(batch | {"variant": [2] * 16})["offset"], offsets[2])
+
+
+def test_the_picture_and_the_masked_picture_have_noise_of_their_own(tmp_path: Path, vae: Autoencoder) -> None:
+    """Nothing is masked, so that both are one picture, whose latents differ by their noise alone."""
+    write_shard(tmp_path / "in" / "a.tar", small_samples(4))
+    settings = SETTINGS | {"masks": "none", "mask_offset": 0}
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae=vae, **settings)
+    data = data_module(str(tmp_path / "in"), vae=vae, batch_size=4, posterior="sample", **settings)
+    data.setup("fit")
+    [live] = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+    cached = LatentCache(tmp_path / "cache", "sample").batch(range(4))
+    mode = LatentCache(tmp_path / "cache", "mode").batch(range(4))
+    assert torch.equal(mode["latents"], mode["masked_latents"])
+    for batch in (live, cached):
+        assert (batch["latents"] - batch["masked_latents"]).abs().max() > 0.1
+
+
+def test_the_seed_decides_which_variant_and_which_noise_a_cache_gives(
+    equal_keys: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    cache_latents(equal_keys, str(tmp_path / "cache"), vae=vae, variants=4, **SETTINGS)
+    batches = [LatentCache(tmp_path / "cache", "sample", seed=seed).batch(range(12)) for seed in (0, 1, 1)]
+    assert torch.equal(batches[1]["variant"], batches[2]["variant"])
+    assert torch.equal(batches[1]["latents"], batches[2]["latents"])
+    assert not torch.equal(batches[0]["variant"], batches[1]["variant"])
+    assert not torch.equal(batches[0]["latents"], batches[1]["latents"])
+
+
+def test_what_float16_storage_costs_a_cached_sample(
+    shards: str, tmp_path: Path, vae: Autoencoder, record_figure: Figure
+) -> None:
+    settings: dict[str, Any] = {"resolution": 64, "masks": "boxes", "batch_size": 1}
+    cache_latents(shards, str(tmp_path / "cache"), vae=vae, **settings)
+    data = data_module(shards, vae=vae, posterior="sample", **settings)
+    data.setup("fit")
+    live = by_sample([data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()], "latents")
+    cached = by_sample(list(map(LatentCache(tmp_path / "cache", "sample").__getitem__, range(len(live)))), "latents")
+    furthest = max(float((cached[place] - latents).abs().max()) for place, latents in live.items())
+    record_figure(f"a cached posterior sample from float16 storage, against the live one: {furthest:.2g} at most")
+    assert 0 < furthest < 4e-3
+
+
+def test_two_random_views_of_a_picture_are_two_cuts(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "a.tar", small_samples(8))
+    settings = SETTINGS | {"crop": ["random", "random+flip"], "resolution": 8}
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae=Autoencoder(Pooling()), **settings)
+    cuts = LatentCache(tmp_path / "cache").batch(range(16))["crop_top_left"]
+    assert not torch.equal(cuts[0::2], cuts[1::2])
+
+
+def with_two_objects() -> dict[str, bytes]:
+    """Two objects far apart, so that a cut around one shows nothing of the other."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 256, 3), np.uint8)
+    members = {"png": encode_png(pixels)}
+    for number, left in enumerate((20, 220)):
+        mask = np.zeros((64, 256), np.uint8)
+        mask[20:40, left : left + 16] = 255
+        members[f"mask.{number}.png"] = encode_png(mask)
+    return members
+
+
+def test_fresh_masks_are_around_the_object_that_the_cache_was_cut_around(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "a.tar", {f"{number:04d}": with_two_objects() for number in range(12)})
+    settings: dict[str, Any] = {"resolution": 32, "crop": "mask", "masks": "object", "mask_offset": 0, "upscale": True}
+    vae = Autoencoder(Pooling())
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae=vae, carry_image="original", **settings)
+    data = data_module(str(tmp_path / "cache"), vae=vae, batch_size=12, fresh_masks=True)
+    data.setup("fit")
+    [fresh] = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+    cached = by_sample([LatentCache(tmp_path / "cache").batch(range(12))], "mask")
+    assert all(torch.equal(mask, cached[place]) for place, mask in by_sample([fresh], "mask").items())
+    assert all(mask.any() for mask in cached.values())
+    lefts = {int(cut[1]) for cut in LatentCache(tmp_path / "cache").batch(range(12))["crop_top_left"]}
+    assert len(lefts) == 2, "some are cut around the one, and some around the other"
+
+
+def test_fresh_masks_pass_the_filters_of_the_cache(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "a.tar", small_samples(32))
+    half: dict[str, Any] = {"masks": "mixture", "mixture": MaskMixture({"center": 1, "none": 1})}
+    settings = SETTINGS | half | {"filters": Filters(min_hole=0.01), "mask_offset": 0, "carry_image": "original"}
+    vae = Autoencoder(Pooling())
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae=vae, **settings)
+    count = len(LatentCache(tmp_path / "cache"))
+    data = data_module(str(tmp_path / "cache"), vae=vae, batch_size=count, fresh_masks=True)
+    data.setup("fit")
+    seen = set()
+    for epoch in range(1, 7):
+        data.epoch = epoch
+        [batch] = list(data.train_dataloader())
+        assert batch["masks"].flatten(1).any(1).all()
+        assert 0 < len(batch["__key__"]) == len(batch["latents"]) < count
+        seen |= set(batch["__key__"])
+    assert len(seen) == count, "in other epochs others"

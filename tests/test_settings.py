@@ -144,7 +144,7 @@ def cache_settings(**changes: Any) -> CacheSettings:
         cache_settings(
             pictures=PictureSettings(64, "mask", mask_padding=3, target=True, carry_image="crop"),
             masks=MaskSettings(source="object", mixture=MaskMixture(invert=0.5), offset=RandomOffset(low=2, high=3)),
-            stages=["select(mine)"], versions={"torch": "2.13.0"},
+            stages=["select(mine)"], tf32=True,
         ),
         cache_settings(
             indexed=FoundInTars(

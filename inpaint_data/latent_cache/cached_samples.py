@@ -120,7 +120,7 @@ def _masks(samples: Sequence[CachedSample]) -> Tensor:
 
 
 def _latents(name: str, samples: Sequence[CachedSample], posterior: Posterior, seed: int, epoch: int) -> Tensor:
-    """One float32 tensor for the batch, filled from the mapped files without a copy in between."""
+    """One float32 tensor for the batch, filled without a copy in between."""
     raw = None
     for row, sample in enumerate(samples):
         array = _read(sample, name)

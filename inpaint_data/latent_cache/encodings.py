@@ -94,8 +94,8 @@ def pbm_bytes(masks: npt.NDArray[np.bool_]) -> bytes:
     return header + np.packbits(~masks.reshape(count * height, width), axis=1).tobytes()
 
 
-def read_pbm(data: bytes, count: int) -> npt.NDArray[np.bool_]:
-    """The (K, H, W) bool masks that `pbm_bytes` encoded, K = `count`.
+def read_pbm(data: bytes, count: int, row: int | None = None) -> npt.NDArray[np.bool_]:
+    """The (K, H, W) bool masks that `pbm_bytes` encoded, K = `count`; with `row` that one alone, (1, H, W).
 
     Raises:
         CacheError: it is damaged, or not of K masks.
@@ -105,8 +105,8 @@ def read_pbm(data: bytes, count: int) -> npt.NDArray[np.bool_]:
     packed = np.frombuffer(data, np.uint8, offset=header.end() if header else 0)
     if not width or not rows or rows % count or packed.size != rows * ((width + 7) // 8):
         raise CacheError(f"mask.pbm: not a P4 file of {count} masks")
-    bits = np.unpackbits(packed.reshape(rows, -1), axis=1, count=width)
-    masks: npt.NDArray[np.bool_] = (bits == 0).reshape(count, rows // count, width)
+    lines = packed.reshape(count, rows // count, -1)[slice(None) if row is None else slice(row, row + 1)]
+    masks: npt.NDArray[np.bool_] = np.unpackbits(lines, axis=2, count=width) == 0
     return masks
 
 

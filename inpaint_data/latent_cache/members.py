@@ -143,7 +143,7 @@ class HardMasks:
         return pbm_bytes(np.stack([batch["mask"][row, 0].numpy() for batch in batches]))
 
     def read(self, data: bytes, variant: int, variants: int) -> npt.NDArray[np.bool_]:
-        mask: npt.NDArray[np.bool_] = read_pbm(data, variants)[variant]
+        mask: npt.NDArray[np.bool_] = read_pbm(data, variants, variant)[0]
         return mask
 
     def check(self, data: bytes, expected: Expected, seen: Seen) -> npt.NDArray[np.bool_]:

@@ -334,7 +334,7 @@ class InpaintDataModule(LightningDataModule):
         if self.trainer is not None:
             # Lightning repeats a batch that was in hand; what it counts as processed has been learnt from.
             progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            steps = progress.processed - (loader.steps(this) - loader.left(this))
+            steps = progress.processed - loader.skipped
         return self.resume.state(this.epoch, Consumed(this.batch_size, steps * this.world))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

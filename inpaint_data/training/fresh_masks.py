@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, cast
 
-from inpaint_data.batch import PAIRED, SIZES, Batch, Carried, ImageBatch
-from inpaint_data.errors import CacheError, SampleError, UsageError
+from inpaint_data.batch import PAIRED, SIZES, Batch, Carried, ImageBatch, select
+from inpaint_data.errors import CacheError, FilteredError, SampleError, UsageError
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.latent_cache.settings import CacheSettings
 from inpaint_data.masks.mixture import MaskMixture
@@ -70,15 +70,21 @@ class FreshMasks:
     def __len__(self) -> int:
         return len(self.cache)
 
-    def planned(self, plan: Sequence[Rows], epoch: int, batch_size: int) -> Iterator[ImageBatch]:  # noqa: ARG002
-        """Batches as `collate` makes them, with `latents`, and those of paired pictures where the cache has them."""
+    def planned(self, plan: Sequence[Rows], epoch: int, batch_size: int) -> Iterator[ImageBatch | None]:  # noqa: ARG002
+        """Batches as `collate` makes them, with `latents`, and those of paired pictures where the cache has them.
+
+        None where filters leave nothing of one.
+        """
         self.cache.epoch = epoch
         # Here, in the process and the thread that reads: a pool does not survive a fork.
         with ThreadPoolExecutor(max(1, self.threads), "inpaint_data-decode") as pool:
             for rows in plan:
                 cached = self.cache.batch(rows.tolist())
                 futures = [pool.submit(self._prepare, cached, row, epoch) for row in range(len(rows))]
-                yield self._batch(cached, [future.result() for future in futures])
+                examples = [future.result() for future in futures]
+                used = [row for row, example in enumerate(examples) if example is not None]
+                kept = [example for example in examples if example is not None]
+                yield self._batch(cached if len(used) == len(rows) else select(cached, used), kept) if kept else None
 
     def _batch(self, cached: Batch, examples: Sequence[Example]) -> ImageBatch:
         entries: dict[str, Any] = {name: value for name, value in cached.items() if name in FROM_CACHE}
@@ -88,7 +94,8 @@ class FreshMasks:
             )
         return cast(ImageBatch, collate(examples) | entries)
 
-    def _prepare(self, cached: Batch, row: int, epoch: int) -> Example:
+    def _prepare(self, cached: Batch, row: int, epoch: int) -> Example | None:
+        """The sample with new masks; None where the cache's filters leave these out, as live training does."""
         key, shard, carried = cached["__key__"][row], cached["__shard__"][row], cached["carried"][row]
         sizes = {name: tuple(cached[name][row].tolist()) for name in SIZES}  # type: ignore[literal-required]
         if self.carry == "crop":
@@ -97,6 +104,10 @@ class FreshMasks:
         else:
             geometry, members = Geometry(**sizes, flip=bool(cached["flip"][row])), dict(carried)
         try:
-            return prepare_again(Sample(shard, key, members), self.settings, [epoch], geometry, self._cut_by)
+            example = prepare_again(Sample(shard, key, members), self.settings, [epoch], geometry, self._cut_by)
+            self._cut_by.pictures.filters.check_masks(example.masks)
+            return example
+        except FilteredError:
+            return None
         except SampleError as error:
             raise CacheError(f"{self.cache.root}: {shard}, sample {key!r}: {error}") from None

@@ -69,6 +69,7 @@ class EpochLoader:
         current: the pass that is under way, or was last.
         passes: how many were begun.
         handed_out: batches of that pass, on this rank.
+        skipped: batches of that pass on this rank that an earlier run took.
 
     Raises:
         UsageError: fewer batches than ranks, when it is asked for its length or iterated.
@@ -84,7 +85,7 @@ class EpochLoader:
         self.source, self.next_pass, self.finish, self.processes = source, next_pass, finish, processes
         self._bucket_sizes = np.unique(source.buckets, return_counts=True)[1]
         self.current: Pass | None = None
-        self.passes = self.handed_out = 0
+        self.passes = self.handed_out = self.skipped = 0
 
     def __len__(self) -> int:
         """Batches of a whole epoch on each rank."""
@@ -112,7 +113,9 @@ class EpochLoader:
         self.passes += 1
         self.handed_out = 0
         batches, hope = self._batches(this), _Hope(this.world)
-        plan = [batches[number] for number in share_of(len(batches), self.left(this), this.rank, this.world)]
+        left = len(batches) // this.world if this.consumed else self.steps(this)
+        self.skipped = self.steps(this) - left
+        plan = [batches[number] for number in share_of(len(batches), left, this.rank, this.world)]
         for batch in read_ahead(_Planned(self.source, plan, this), self.processes):
             hope.check(batch, len(plan))
             if batch is not None and self.finish is not None:
