@@ -1,5 +1,6 @@
 """Training in the loops that people use: nothing is frozen before a pass begins."""
 
+import io
 import pickle
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from flat import cache_latents, data_module
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.tuner import Tuner
+from PIL import Image
 
 from inpaint_data import Autoencoder, UsageError
+from inpaint_data.pictures.filters import Filters
 
 SMALL: dict[str, Any] = {"resolution": 16, "masks": "boxes", "upscale": True}
 QUIET: dict[str, Any] = {
@@ -215,3 +218,50 @@ def test_two_ranks_without_a_trainer_share_the_samples(way: str, tmp_path: Path)
         shares = [(tmp_path / f"{name}-{rank}").read_text().split() for rank in range(2)]
         assert [len(share) for share in shares] == [8, 8]
         assert len({*shares[0], *shares[1]}) == 16
+
+
+class Validating(Noting):
+    """Notes what validation_step is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.validated: list[str] = []
+
+    def validation_step(self, batch: Any) -> None:
+        self.validated += batch["__key__"]
+
+
+def test_validation_is_never_given_a_batch_of_nothing(tmp_path: Path) -> None:
+    samples = small_samples(3)
+    write_shard(tmp_path / "in" / "a.tar", samples | {"bad": {"jpg": b"no picture"}, "last": samples["sample_0"]})
+    model, vae = Validating(), Autoencoder(Pooling())
+    data = data_module(val_source=str(tmp_path / "in"), vae=vae, batch_size=1, **SMALL)
+    Trainer(**QUIET).validate(model, datamodule=data)
+    assert model.validated == [*samples, "last"]
+
+
+def test_what_filters_leave_out_is_known_before_batches_are_made(tmp_path: Path) -> None:
+    """On several ranks a batch of nothing would end the run."""
+    samples = small_samples(6)
+    tall = io.BytesIO()
+    Image.new("RGB", (20, 80)).save(tall, "PNG")
+    bare = {key: {"jpg": members["jpg"]} for key, members in small_samples(2, 7).items()}
+    others = {"tall": {"png": tall.getvalue(), "txt": b"tall"}} | {f"bare{key}": each for key, each in bare.items()}
+    write_shard(tmp_path / "in" / "a.tar", samples | others)
+    filters = Filters(max_aspect=1.5, caption=True)
+    data = data_module(str(tmp_path / "in"), vae=Autoencoder(Pooling()), batch_size=1, filters=filters, **SMALL)
+    model = fit(data, max_epochs=2)
+    assert len(data.train_dataloader()) == len(samples)
+    for epoch in range(2):
+        assert sorted(keys for (keys,) in model.epoch(epoch)) == sorted(samples)
+
+
+def test_a_process_that_the_environment_makes_one_of_several_is_told_so(
+    sources: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    data = data_module(batch_size=2, **sources["cache"])
+    data.setup("fit")
+    assert sum(len(batch["__key__"]) for batch in data.train_dataloader()) == 4
+    assert caplog.text.count("process 1 of 4, as the environment says: each gets its share of the batches") == 1

@@ -1,6 +1,6 @@
 """InpaintDataModule: the same batch from pictures, encoded live, or from a cache."""
 
-import os
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
@@ -29,6 +29,7 @@ from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.own_stages import check_stages
+from inpaint_data.ranks import part_of_run
 from inpaint_data.settings import MOST, group_of
 from inpaint_data.training.cache_check import check_cache
 from inpaint_data.training.fresh_masks import FreshMasks, masks_over
@@ -54,6 +55,7 @@ LOADERS = {
 }
 NEEDS = {"image": "image", "control": "control_latents"}  # part of a recipe -> what it reads beside the usual keys
 EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
+_log = logging.getLogger(__name__)
 Given = Mapping[str, Any]
 
 
@@ -132,6 +134,7 @@ class InpaintDataModule(LightningDataModule):
         self.encoder: Encoder | None = None
         self.resume = Resume()
         self.epoch: int | None = None  # set it where there is no Trainer; else passes are counted
+        self._told = False  # that the environment alone makes it one process of several
         self._loaders: dict[str, EpochLoader | _OwnLoader] = {}
         self._caches: dict[str, LatentCache] = {}
         for stage, name in LOADERS.items():
@@ -263,12 +266,16 @@ class InpaintDataModule(LightningDataModule):
         return self._text[stage == "fit"](batch, self.loading.seed, epoch)
 
     def _ranks(self) -> tuple[int, int]:
-        """This rank and how many there are: by the Trainer, by torch.distributed, or as torchrun says."""
+        """This rank and how many there are: by the Trainer, by torch.distributed, or as torchrun or Slurm says."""
         if self.trainer is not None:
             return self.trainer.global_rank, self.trainer.world_size
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        part = part_of_run()
+        if part.world > 1 and not self._told:
+            self._told = True
+            _log.warning("%s, as the environment says: each gets its share of the batches", part)
+        return part.rank, part.world
 
     def _source(self, stage: str) -> TrainingSource:
         source: Any = self.sources[stage]

@@ -118,6 +118,8 @@ class EpochLoader:
         plan = [batches[number] for number in share_of(len(batches), left, this.rank, this.world)]
         for batch in read_ahead(_Planned(self.source, plan, this), self.processes):
             hope.check(batch, len(plan))
+            if batch is None and not this.train:
+                continue  # Lightning would hand it to validation_step; in training it counts it as a step of nothing
             if batch is not None and self.finish is not None:
                 batch = self.finish(batch, this.epoch)
             self.handed_out += 1
