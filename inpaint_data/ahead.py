@@ -6,6 +6,7 @@ from queue import Full, Queue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+PATIENCE = 1.0  # seconds that whoever stops early waits for a read that is under way
 
 
 def ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:
@@ -43,4 +44,4 @@ def ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:
             yield item
     finally:
         stopped.set()
-        thread.join()
+        thread.join(PATIENCE)  # a read from a store that hangs ends by itself, and the thread with it

@@ -5,6 +5,8 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from lightning.pytorch.tuner import Tuner
 from PIL import Image
 
 from inpaint_data import Autoencoder, UsageError
+from inpaint_data.ahead import ahead
 from inpaint_data.pictures.filters import Filters
 
 SMALL: dict[str, Any] = {"resolution": 16, "masks": "boxes", "upscale": True}
@@ -265,3 +268,19 @@ def test_a_process_that_the_environment_makes_one_of_several_is_told_so(
     data.setup("fit")
     assert sum(len(batch["__key__"]) for batch in data.train_dataloader()) == 4
     assert caplog.text.count("process 1 of 4, as the environment says: each gets its share of the batches") == 1
+
+
+def test_who_stops_early_does_not_wait_for_a_read_that_hangs() -> None:
+    answers = threading.Event()
+
+    def hanging() -> Iterator[int]:
+        yield 0
+        answers.wait(60)
+        yield 1
+
+    reading = ahead(hanging(), 2)
+    assert next(reading) == 0
+    reading.close()
+    assert not answers.is_set()
+    assert [thread.name for thread in threading.enumerate()].count("inpaint_data-ahead") == 1, "it hangs on"
+    answers.set()
