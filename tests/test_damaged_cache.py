@@ -182,3 +182,13 @@ def test_no_loop_walks_through_the_bytes_that_a_batch_carries(cache: Path) -> No
     for moved in (move_data_to_device(batch, "cpu"), HalfPrecision("bf16-true").convert_input(batch)):
         assert moved["carried"] is batch["carried"]
     assert batch["carried"][1]["big.bin"] == b"x" * 999
+
+
+@pytest.mark.parametrize(
+    "changes", [{"totals": {}}, {"totals": {"samples": "8"}}, {"totals": 5}, {"shards_sha256": None}, {"settings": []}]
+)
+def test_a_cache_file_whose_fields_are_not_those_of_one_is_damaged(changes: dict[str, Any], cache: Path) -> None:
+    content = json.loads((cache / "cache.json").read_bytes()) | changes
+    (cache / "cache.json").write_text(json.dumps(content))
+    with pytest.raises(CacheError, match=r"cache\.json: damaged"):
+        LatentCache(cache)

@@ -79,13 +79,19 @@ def read_cache_file(root: Path) -> CacheFile:
         counts, of_shards = content["totals"], content["shards_sha256"]
         if version == FORMAT and content["fingerprint"] != fingerprint(settings):
             raise ValueError("its settings are not those of its fingerprint")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        if version == FORMAT and counts is not None and not _are_totals(counts, of_shards):
+            raise ValueError("its totals are not those of a cache")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CacheError(
             f"{path}: damaged ({error}); run the cache command with the same settings, it writes this file anew"
         ) from None
     if version != FORMAT:
         raise CacheError(f"{path}: cache format {version}, but this version reads format {FORMAT}")
     return CacheFile(content["fingerprint"], settings, counts, of_shards)
+
+
+def _are_totals(counts: Any, of_shards: Any) -> bool:
+    return counts.keys() == totals([]).keys() and all(map(is_count, counts.values())) and isinstance(of_shards, str)
 
 
 def is_cache(root: str | Path) -> bool:
