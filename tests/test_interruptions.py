@@ -94,6 +94,7 @@ def kill_and_resume(server: Any, root: Path, kills: int) -> int:
         if process.exitcode == 0 or rng.random() < 0.3:
             finish(server, root, "killed")
             assert contents(root / "killed") == whole
+            assert set(os.listdir(root / "killed")) == set(os.listdir(root / "whole"))
             for path in (root / "killed").iterdir():
                 path.unlink()
     finish(server, root, "killed")
@@ -400,8 +401,9 @@ def exfat(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_without_hard_links_holds_a_cache(root: Path, exfat: Path) -> None:
+    (exfat / "file").touch()
     with pytest.raises(PermissionError):
-        os.link(root / "shards" / "0000.tar", exfat / "link")
+        os.link(exfat / "file", exfat / "link")
     cache_latents(str(root / "shards"), str(exfat / "cache"), vae=Autoencoder(Pooling()), **SETTINGS)
     run_here(root)
     assert contents(exfat / "cache") == contents(root / "cache")

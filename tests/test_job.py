@@ -35,6 +35,7 @@ from inpaint_data.shards.naming import shard_identity
 
 SETTINGS: dict[str, Any] = {"resolution": 16, "masks": "boxes", "mask_offset": 2, "batch_size": 4, "device": "cpu"}
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 COMMAND = [sys.executable, "-m", "inpaint_data.commands.main"]
 
 
@@ -466,7 +467,7 @@ def command(root: Path) -> list[str]:
 
 
 def test_a_job_goes_on_when_who_reads_its_output_goes(root: Path, command: list[str]) -> None:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=BUFFERED)
     assert process.stdout is not None
     process.stdout.readline()  # as `head -1` does
     process.stdout.close()
@@ -476,7 +477,7 @@ def test_a_job_goes_on_when_who_reads_its_output_goes(root: Path, command: list[
 
 def test_a_job_goes_on_when_its_log_is_full(root: Path, command: list[str]) -> None:
     with open("/dev/full", "wb") as full:
-        assert subprocess.run(command, stdout=full, stderr=full, timeout=120).returncode == 0
+        assert subprocess.run(command, stdout=full, stderr=full, env=BUFFERED, timeout=120).returncode == 0
     assert read_cache_file(root / "cache").totals is not None
 
 

@@ -21,7 +21,7 @@ from flat import cache_latents
 
 from inpaint_data import Autoencoder, CacheError, Problem, UsageError, repair_cache, verify_cache
 from inpaint_data.latent_cache.format import Sidecar, committed, read_cache_file, write_cache_file
-from inpaint_data.latent_cache.lock import LOCK
+from inpaint_data.latent_cache.lock import LOCK, this_place
 from inpaint_data.latent_cache.members import json_bytes, npy_bytes
 from inpaint_data.latent_cache.writer import ShardWriter
 
@@ -513,7 +513,7 @@ def test_repair_leaves_a_good_cache_alone(cache: Path, made: Path) -> None:
 
 
 def test_repair_refuses_without_cache_json_and_while_a_job_writes(cache: Path, tmp_path: Path) -> None:
-    holder = {"host": socket.gethostname(), "pid": os.getppid(), "born": None, "id": "x", "job": "another"}
+    holder = {"host": socket.gethostname(), "place": this_place(), "pid": os.getppid(), "born": None, "job": "another"}
     (cache / f"{LOCK}1").write_text(json.dumps(holder))
     with pytest.raises(CacheError, match="is writing to this cache"):
         repair_cache(cache)
