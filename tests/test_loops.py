@@ -1,6 +1,7 @@
 """Training in the loops that people use: nothing is frozen before a pass begins."""
 
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.tuner import Tuner
 from PIL import Image
 
-from inpaint_data import Autoencoder, UsageError
+from inpaint_data import Autoencoder, ShardError, UsageError, verify_cache
 from inpaint_data.ahead import ahead
 from inpaint_data.pictures.filters import Filters
 
@@ -284,3 +285,12 @@ def test_who_stops_early_does_not_wait_for_a_read_that_hangs() -> None:
     assert not answers.is_set()
     assert [thread.name for thread in threading.enumerate()].count("inpaint_data-ahead") == 1, "it hangs on"
     answers.set()
+
+
+def test_a_pipe_in_place_of_a_shard_is_refused_and_not_waited_for(sources: Any, tmp_path: Path) -> None:
+    (tmp_path / "in" / "a.tar").unlink()
+    os.mkfifo(tmp_path / "in" / "a.tar")
+    problems = verify_cache(tmp_path / "cache", against=str(tmp_path / "in")).problems
+    assert [problem.problem.partition(";")[0] for problem in problems] == ["it is not a file"]
+    with pytest.raises(ShardError, match=r"a\.tar: it is not a file"):
+        fit(data_module(batch_size=4, **sources["shards"]))

@@ -3,7 +3,6 @@
 import glob
 import os
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -13,7 +12,7 @@ import braceexpand
 
 from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.shards.store_errors import reason_of, unreadable
-from inpaint_data.shards.stores import anew_if_replaced, at_once, find, is_there, is_url, open_stream, stored
+from inpaint_data.shards.stores import anew_if_replaced, at_once, find, is_there, is_url, open_stream, status_of, stored
 from inpaint_data.shards.tar import TarStream
 
 
@@ -82,12 +81,9 @@ def shard_stamp(url: str) -> str:
 
 def _status(path: str) -> os.stat_result:
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer, /dev/zero never end
-            raise OSError("it is not a file")
+        return status_of(path)
     except OSError as error:
         raise unreadable(path, error) from None
-    return status
 
 
 def shard_stem(url: str) -> str:

@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -164,6 +165,18 @@ def local_path(name: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(name))
 
 
+def status_of(path: str) -> os.stat_result:
+    """What the system says of a local file.
+
+    Raises:
+        OSError: there is none, or it is no plain file: a pipe would wait for its writer, /dev/zero never end.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is not a file")
+    return status
+
+
 @contextmanager
 def open_stream(url: str) -> Iterator[IO[bytes]]:
     """The bytes of a file from its start; only those of a local one can be skipped.
@@ -173,6 +186,8 @@ def open_stream(url: str) -> Iterator[IO[bytes]]:
             replaced meanwhile.
     """
     try:
+        if not is_url(url):
+            status_of(url)
         stream: Any = _Remote(url) if is_url(url) else open(url, "rb")  # noqa: SIM115 - closed below
     except Exception as error:  # as in stored_now
         raise unreadable(url, error) from None
