@@ -42,7 +42,7 @@ def test_every_setting_by_flag(shards: str, tmp_path: Path, capsys: pytest.Captu
     assert settings["pictures"]["resolution"] == [64]
     assert settings["variants"] == 2
     assert settings["seed"] == 3
-    assert settings["batch_size"] == 4
+    assert json.loads((cache / "000000.json").read_bytes())["made_with"]["batch_size"] == 4
     assert settings["vae"]["dtype"] == "bfloat16"
     for row in ("samples in   12", "cached       12", "quarantined  0", "decoding", "encoding", "writing", "MB"):
         assert row in out
