@@ -67,7 +67,8 @@ def prepared(folder: Path, options: argparse.Namespace) -> dict[str, Callable[[]
 
     fresh = {"masks": masks, "loading": {"fresh_masks": True}}
     return {
-        "cached": way(cache),
+        "cached": way(cache),  # checked in the first round alone, so the fastest is without
+        "cached, checksums always": way(cache, loading={"check": "always"}),
         "cached, read by webdataset, 2 workers": lambda: plain_reader(cache, options.batch_size),
         "fresh masks, blend-only recipe": way(cache, encode={"masked_latents": False}, **fresh),
         "fresh masks": way(cache, encode={"vae": vae}, **fresh),
