@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from inpaint_data.errors import UsageError
+from inpaint_data.shown import meant
 
 G = TypeVar("G", bound="Settings")
 T = TypeVar("T")
@@ -105,7 +106,10 @@ def built_of(kind: type[T], value: Any) -> T:
     if not isinstance(value, Mapping):
         raise UsageError(f"{value!r} is not a mapping; give some of {', '.join(known)}")
     if unknown := [name for name in value if name not in known]:
-        raise UsageError(f"there is no setting {unknown[0]!r}; it takes {', '.join(known)}", (str(unknown[0]),))
+        raise UsageError(
+            f"there is no setting {unknown[0]!r}; it takes {', '.join(known)}{meant(unknown[0], known)}",
+            (str(unknown[0]),),
+        )
     return kind(**value)
 
 
@@ -125,7 +129,8 @@ def usage_error(error: ValidationError, kind: type[BaseModel]) -> UsageError:
         named = not field or str(cause).startswith(names)
         return UsageError(str(cause) if named else f"{shown}: {cause}", (*([field] if field else []), *cause.place))
     if first["type"] == "extra_forbidden":
-        return UsageError(f"there is no setting {field!r}; it takes {', '.join(kind.model_fields)}", (field,))
+        known = kind.model_fields
+        return UsageError(f"there is no setting {field!r}; it takes {', '.join(known)}{meant(field, known)}", (field,))
     if first["type"] == "missing":
         return UsageError(f"{shown}: must be given", (field,))
     return UsageError(f"{shown}: {first['input']!r} {reason_of(first)}", (field,))

@@ -1,8 +1,10 @@
 """Text as it may be shown or stored: on one line, harmless to a terminal, and without the secrets of URLs."""
 
+import difflib
 import re
 import reprlib
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 _short = reprlib.Repr()
@@ -26,6 +28,12 @@ def shown(text: object) -> str:
     if "://" in line or "?" in line:
         line = _WORD.sub(_without_query, _USER.sub("://", line))
     return line if line.isprintable() else "".join(map(_escaped, line))
+
+
+def meant(name: object, known: Iterable[str]) -> str:
+    """What was probably meant by a name that there is not, as the end of an error; "" where nothing is near."""
+    near = difflib.get_close_matches(str(name), list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def shortened(value: Any) -> str:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +148,8 @@ def test_bad_input_is_one_clear_line(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--sead", "1"], "unrecognized arguments: --sead 1"),
+        (["--sead", "1"], "unrecognized arguments: --sead 1; did you mean --seed?"),
+        (["--config", "twice.yaml"], "twice.yaml: is not YAML: 'shards' is set twice"),
         (["--seed", "one"], "seed: 'one' is not a whole number"),
         (["--mask_offset", "a"], "mask_offset: 'a' is neither a whole number of pixels nor a range [low, high]"),
         (["--mask_offset", "[1,2,3]"], "mask_offset: [1, 2, 3] is neither a whole number of pixels nor a range"),
@@ -195,6 +197,7 @@ def test_what_the_parser_refuses_is_one_line_too(
     (tmp_path / "flat.yaml").write_text("mask_offset: 3\n")
     (tmp_path / "flat_masks.yaml").write_text("masks: mixture\n")
     (tmp_path / "flat_job.yaml").write_text("job: [3]\n")
+    (tmp_path / "twice.yaml").write_text("shards: a\nout: b\nshards: c\n")
     (tmp_path / "broken.yaml").write_text("shards: [a\nx: }")
     (tmp_path / "type.yaml").write_text("pictures: {resolution: abc}\n")
     (tmp_path / "soft.yaml").write_text("masks: {soft: {radius: 4}}\n")
@@ -565,3 +568,26 @@ def test_a_flag_that_no_number_can_be_is_one_line(value: str, capsys: pytest.Cap
     code, _, err = run(capsys, "cache", "--shards", "x", "--out", "y", "--resolution", value)
     assert code == 2
     assert err.startswith("inpaint-data cache: resolution: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["cahce"], "did you mean cache?"),
+        (["cache", "--config", "typo.yaml"], "did you mean resolution?"),
+        (["cache", "--config", "flat_typo.yaml"], "did you mean resolution?"),
+    ],
+)
+def test_what_was_probably_meant_is_said(
+    words: list[str], hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "typo.yaml").write_text("shards: a\nout: b\npictures: {resolutoin: 64}\n")
+    (tmp_path / "flat_typo.yaml").write_text("shards: a\nout: b\nresolutoin: 64\n")
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert err.rstrip().endswith(hint)
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"inpaint-data {version('inpaint_data')}\n", "")

@@ -6,11 +6,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from inpaint_data.errors import InpaintDataError, UsageError
 from inpaint_data.job.interrupts import Interrupted, interruptible
 from inpaint_data.listener import let_go, tell
+from inpaint_data.shown import meant
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,13 @@ def _main(words: Sequence[str]) -> int:
     if words and words[0] in ("-h", "--help"):
         tell("stdout", overview())
         return 0
+    if words and words[0] == "--version":
+        tell("stdout", f"inpaint-data {version('inpaint_data')}\n")
+        return 0
     if not words or words[0] not in COMMANDS:
         problem = f"{words[0]!r} is not a command" if words else "a command must be given"
-        tell("stderr", f"inpaint-data: {problem}; choose from {', '.join(COMMANDS)}\n")
+        hint = meant(words[0], COMMANDS) if words else ""
+        tell("stderr", f"inpaint-data: {problem}; choose from {', '.join(COMMANDS)}{hint}\n")
         return UsageError.exit_code
     name = words[0]
     reader = reader_of(name)

@@ -32,7 +32,7 @@ def pack(folder: str, out: str, shard_size: int = 1000) -> list[str]:
         SampleError: images that cannot be read or masks of another size, all of them.
     """
     if shard_size < 1:
-        raise UsageError(f"pack: shard_size is {shard_size}; give at least 1")
+        raise UsageError(f"shard_size is {shard_size}; give at least 1")
     samples = _samples(local_path(folder))
     _check_images(samples)
     keys = sorted(samples)
@@ -46,7 +46,7 @@ def pack(folder: str, out: str, shard_size: int = 1000) -> list[str]:
         for file in files:
             file.publish()
     except OSError as error:
-        raise UsageError(f"pack: {error.filename or out}: {error.strerror or error}; fix it and pack again") from error
+        raise UsageError(f"{error.filename or out}: {error.strerror or error}; fix it and pack again") from error
     finally:
         for file in files:
             file.drop()
@@ -56,7 +56,7 @@ def pack(folder: str, out: str, shard_size: int = 1000) -> list[str]:
 def _samples(folder: Path) -> Files:
     """Every image with the files that belong to it. Raises UsageError for the first file that prevents it."""
     if not folder.is_dir():
-        raise UsageError(f"pack: there is no folder {folder}; name the one that has the images")
+        raise UsageError(f"there is no folder {folder}; name the one that has the images")
     samples: Files = {}
     names: dict[str, str] = {}  # key -> the name it was made from, with its dots
     for path in _files(folder):
@@ -65,20 +65,20 @@ def _samples(folder: Path) -> Files:
             continue
         key = Path(name).with_name(Path(name).name.replace(".", "_")).as_posix()
         if problem := name_problem(key):
-            raise UsageError(f"pack: {path} {problem}")
+            raise UsageError(f"{path} {problem}")
         if names.setdefault(key, name) != name:
-            raise UsageError(f"pack: {names[key]!r} and {name!r} would both get the key {key!r}; rename one")
+            raise UsageError(f"{names[key]!r} and {name!r} would both get the key {key!r}; rename one")
         files = samples.setdefault(key, {})
         rivals = IMAGE_EXTENSIONS if extension in IMAGE_EXTENSIONS else (extension,)
         if other := next((files[rival] for rival in rivals if rival in files), None):
-            raise UsageError(f"pack: {other} and {path} would both be in sample {key!r}; rename or remove one")
+            raise UsageError(f"{other} and {path} would both be in sample {key!r}; rename or remove one")
         files[extension] = path
     for files in samples.values():
         if not any(extension in files for extension in IMAGE_EXTENSIONS):
             lone = next(iter(files.values()))
-            raise UsageError(f"pack: {lone} has no image of its name beside it; add the image or move this file out")
+            raise UsageError(f"{lone} has no image of its name beside it; add the image or move this file out")
     if not samples:
-        raise UsageError(f"pack: {folder} has no {', '.join(IMAGE_EXTENSIONS)}; name the folder of the images")
+        raise UsageError(f"{folder} has no {', '.join(IMAGE_EXTENSIONS)}; name the folder of the images")
     return samples
 
 
@@ -92,12 +92,12 @@ def _name_and_extension(path: Path, folder: Path) -> tuple[str, str | None]:
     name = path.relative_to(folder).with_suffix("").as_posix()
     extension = path.suffix.lower()[1:]
     if extension in FOREIGN_IMAGES:
-        raise UsageError(f"pack: {path} is neither JPEG, PNG nor WEBP; convert it or move it out")
+        raise UsageError(f"{path} is neither JPEG, PNG nor WEBP; convert it or move it out")
     if extension in IMAGE_EXTENSIONS and name.endswith("_mask"):
         if extension != "png":
-            raise UsageError(f"pack: {path} is a mask but not a PNG; masks must be lossless, save it as PNG")
+            raise UsageError(f"{path} is a mask but not a PNG; masks must be lossless, save it as PNG")
         if name.endswith("/_mask") or name == "_mask":
-            raise UsageError(f"pack: {path} has no image of its name beside it; name it after its image")
+            raise UsageError(f"{path} has no image of its name beside it; name it after its image")
         return name.removesuffix("_mask"), "mask.png"
     for paired in PAIRED:
         if extension in IMAGE_EXTENSIONS and re.search(f"[^/]_{paired}$", name):
@@ -109,7 +109,7 @@ def _make_empty(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shards = sorted(out.glob("*.tar"))
     if shards:
-        raise UsageError(f"pack: {out} already has shards ({shards[0].name}); choose another folder or delete them")
+        raise UsageError(f"{out} already has shards ({shards[0].name}); choose another folder or delete them")
 
 
 def _write(file: NewFile, samples: Files) -> None:
@@ -140,4 +140,4 @@ def _check_images(samples: Files) -> None:
                 )
     if problems:
         more = f" … and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise SampleError(f"pack: fix these or move them out: {'; '.join(problems[:10])}{more}")
+        raise SampleError(f"fix these or move them out: {'; '.join(problems[:10])}{more}")

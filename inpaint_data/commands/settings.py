@@ -21,6 +21,7 @@ from inpaint_data.errors import UsageError
 from inpaint_data.masks.mixture import MaskMixture
 from inpaint_data.settings import Flag, Settings, reason_of
 from inpaint_data.shards.stores import local_path
+from inpaint_data.shown import meant
 
 FILES = (".yaml", ".yml", ".json")
 Place = tuple[str, ...]
@@ -214,8 +215,9 @@ class Reader:
             raise UsageError(f"{file}: {name}: {content!r} is not a mapping of settings; {advice}")
         for field, value in content.items():
             if (name, field) not in self.by_place:
-                known = ", ".join(place[1] for place in self.by_place if place[0] == name)
-                raise UsageError(f"{file}: {name}: there is no setting {field!r}; it takes {known}")
+                known = [place[1] for place in self.by_place if place[0] == name]
+                takes = f"it takes {', '.join(known)}{meant(field, known)}"
+                raise UsageError(f"{file}: {name}: there is no setting {field!r}; {takes}")
             self._take(self.by_place[name, field], value, file)
 
     def _where(self, name: object) -> str:
@@ -224,7 +226,8 @@ class Reader:
         if setting is not None and len(setting.place) == 2:
             return f"write it as {setting.place[1]} below {setting.place[0]}:"
         names = [*self.groups, *(setting.name for setting in self.settings if len(setting.place) == 1)]
-        return f"it takes {', '.join(name for name in names if name not in self.positional)}"
+        taken = [name for name in names if name not in self.positional]
+        return f"it takes {', '.join(taken)}{meant(name, [*taken, *self.by_name])}"
 
     def _take(self, setting: Setting, value: Any, file: str) -> None:
         if value is None:  # left empty: the default, or the value set before
@@ -300,7 +303,9 @@ class Reader:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        raise UsageError(f"{message}; see --help")
+        flag = re.match(r"unrecognized arguments: (--[\w.-]+)", message)
+        hint = meant(flag[1], self._option_string_actions) if flag else ""
+        raise UsageError(f"{message}{hint}; see --help")
 
 
 class _Help(argparse.HelpFormatter):

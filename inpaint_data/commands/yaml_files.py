@@ -21,6 +21,13 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"a number of {number.bit_length()} bits is too large")
         return number
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.YAMLError(f"{twice[0]!r} is set twice")
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
 
 _Loader.yaml_implicit_resolvers = {
     first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:timestamp"]
