@@ -20,7 +20,7 @@ from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import SampleDict, Stage
-from inpaint_data.pipeline.faults import warn
+from inpaint_data.pipeline.faults import log, warn
 from inpaint_data.pipeline.own_stages import run_on
 from inpaint_data.pipeline.stages import VIEWS, BatchEnd, as_dict, as_sample, way_of_a_sample
 from inpaint_data.shards.mirror import DEFAULT_BYTES, mirror_in, name_of_contents
@@ -73,6 +73,7 @@ class IndexedShards:
                         self._note(place)
                     else:
                         places.append((number, *place))
+        self._tell_filtered()
         if not places:
             reason = f"; the first: {self.faults[0].reason}" if self.faults else ""
             named = ", ".join(shards[:3])
@@ -85,6 +86,17 @@ class IndexedShards:
         self.faults.append(fault)
         if not fault.on_purpose:
             warn(fault)
+
+    def _tell_filtered(self) -> None:
+        """Name the first sample that each filter leaves out, and say how many more there are."""
+        by_filter: dict[str, list[Fault]] = {}
+        for fault in self.faults:
+            if fault.on_purpose:
+                by_filter.setdefault(fault.reason.partition(":")[0], []).append(fault)
+        for name, faults in by_filter.items():
+            warn(faults[0])
+            if len(faults) > 1:
+                log.warning("%d more are left out by %s", len(faults) - 1, name)
 
     def _places_of(self, sample: Sample, file: "_File", keys: set[str]) -> Iterator[tuple[int, ...] | Fault]:
         """Extent, number of the stages' result, number and size of each view of a sample."""
