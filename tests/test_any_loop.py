@@ -14,7 +14,8 @@ from conftest import small_samples, write_shard
 from flat import cache_latents
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from inpaint_data import Autoencoder, LatentCache, UsageError
+from inpaint_data import Autoencoder, CacheError, InpaintDataModule, LatentCache, UsageError
+from inpaint_data.latent_cache.format import read_cache_file, write_cache_file
 
 SAMPLES = 16
 Epoch = list[dict[str, Any]]
@@ -245,3 +246,77 @@ def test_two_ranks_share_every_epoch_in_every_loop(folder: Path, tmp_path: Path)
 
 def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
     return batch | {name: torch.tensor(batch[name]) for name in ("variant", "latents")}
+
+
+def test_a_loader_does_not_disturb_another_one_of_its_cache(folder: Path) -> None:
+    cache = LatentCache(folder, "sample")
+    alone = list(DataLoader(cache, batch_sampler=cache.batches(4)))
+    training = iter(DataLoader(cache, batch_sampler=cache.batches(4)))
+    validation = DataLoader(cache, batch_sampler=cache.batches(4, shuffle=False))
+    mixed = [next(training), next(training)]
+    for _ in range(2):
+        list(validation)
+    mixed += training
+    assert column(mixed, "latents") == column(alone, "latents")
+    cache.set_epoch(5)
+    list(validation)
+    training_batches = cache.batches(4)
+    assert next(iter(training_batches)).epoch == 5, "each of them is told"
+
+
+def test_another_pass_with_the_same_draws_is_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = LatentCache(folder)
+    loader = DataLoader(cache, batch_size=4, shuffle=True)
+    for epoch in range(2):
+        cache.set_epoch(epoch)
+        list(loader)
+    assert not caplog.text
+    list(loader)
+    list(loader)
+    assert caplog.text.count("another pass with the variants and the noise of epoch 1; call set_epoch()") == 1
+    frozen = LatentCache(folder, variant=0)
+    for _ in range(2):
+        list(DataLoader(frozen, batch_size=4))
+    assert caplog.text.count("another pass") == 1
+
+
+def test_several_processes_by_the_environment_alone_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="there are 2 processes, and batches"):
+        list(LatentCache(folder).batches(4))
+
+
+def test_an_unfinished_cache_is_told_of_and_refused_to_several_ranks(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cache_file(folder, read_cache_file(folder).settings_json, None)
+    (folder / "b.json").unlink()
+    cache = LatentCache(folder)
+    assert "its job is under way or was stopped, at 8 samples; run the cache command to its end" in caplog.text
+    assert sum(map(len, cache.batches(4))) == 8
+    with pytest.raises(CacheError, match="ranks may see other samples of it; run the cache command to its end"):
+        list(cache.batches(4, rank=0, world=2))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    data = InpaintDataModule(str(folder), batch_size=4)
+    data.setup("fit")
+    with pytest.raises(CacheError, match="ranks may see other samples of it"):
+        data.train_dataloader()
+
+
+def test_a_loop_without_a_trainer_resumes_in_the_epoch_that_it_was_in(folder: Path) -> None:
+    def places_of(data: InpaintDataModule, passes: int) -> list[list[tuple[str, str]]]:
+        return [places(data.train_dataloader()) for _ in range(passes)]
+
+    def opened() -> InpaintDataModule:
+        data = InpaintDataModule(str(folder), batch_size=4)
+        data.setup("fit")
+        return data
+
+    whole, stopped, resumed = places_of(opened(), 3), opened(), opened()
+    list(stopped.train_dataloader())
+    reading = iter(stopped.train_dataloader())
+    next(reading)
+    resumed.load_state_dict(stopped.state_dict())
+    assert places_of(resumed, 2) == [whole[1][4:], whole[2]]

@@ -7,19 +7,27 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler
 
-from inpaint_data.errors import UsageError
+from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.latent_cache.format import FINISH, INCOMPLETE
 from inpaint_data.order import Batches, permutation, share_of, steps_of
+from inpaint_data.ranks import part_of_run
 
 if TYPE_CHECKING:
     from inpaint_data.latent_cache.reader import LatentCache
 
 
+class Rows(list[int]):
+    """The rows of a batch, and the epoch that its variants and noise are drawn with, also in a worker process."""
+
+    epoch: int
+
+
 class EpochBatches(BatchSampler):
     """A DataLoader's `batch_sampler`: the rows of each batch of an epoch, every batch from one bucket.
 
-    Each pass over it is an epoch: the one that `set_epoch`, its own or the cache's, has named since the last pass, or
-    else the next one. When a pass begins the cache draws variants and noise of that epoch. Every rank gets as many
-    batches.
+    Each pass over it is an epoch: the one that `set_epoch`, its own or the cache's, has named since its last pass, or
+    else the next one. The rows take their epoch with them, so that several may be iterated at once. Every rank gets as
+    many batches.
 
     Args:
         sampler: says the rank, the number of ranks and the epoch, as torch's DistributedSampler over the cache does,
@@ -60,6 +68,7 @@ class EpochBatches(BatchSampler):
         self.shuffle = self.cache.shuffled if shuffle is None else shuffle
         self._rank, self._world = rank, world
         self.epoch = 0  # of the next pass
+        self._seen = 0  # how often the cache's own epoch had been set
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass is."""
@@ -70,13 +79,13 @@ class EpochBatches(BatchSampler):
             return self._rank, self._world
         if self.sampler is not self:
             return self.sampler.rank, self.sampler.num_replicas
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            count = torch.distributed.get_world_size()
-            if count > 1:
-                raise UsageError(
-                    f"rank: there are {count} processes, and batches() was not told which this is; give rank= and "
-                    "world=, or rank=0 and world=1 where Accelerate deals the batches out"
-                )
+        is_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+        count = torch.distributed.get_world_size() if is_group else part_of_run().world
+        if count > 1:
+            raise UsageError(
+                f"rank: there are {count} processes, and batches() was not told which this is; give rank= and "
+                "world=, or rank=0 and world=1 where Accelerate deals the batches out"
+            )
         return 0, 1
 
     def _steps(self, world: int) -> int:
@@ -89,16 +98,22 @@ class EpochBatches(BatchSampler):
     def __len__(self) -> int:
         return self._steps(self._ranks()[1])
 
+    def _check_complete(self, world: int) -> None:
+        if world > 1 and not self.cache.is_complete:
+            raise CacheError(f"{self.cache.root}: {INCOMPLETE}, and ranks may see other samples of it; {FINISH}")
+
     def __iter__(self) -> Iterator[list[int]]:
         rank, world = self._ranks()
-        if self.sampler is self and (named := self.cache.named_epoch()) is not None:
-            self.epoch = named
+        self._check_complete(world)
+        if self.sampler is self and self._seen != self.cache.times_set:
+            self.epoch, self._seen = self.cache.epoch, self.cache.times_set
         epoch = self.sampler.epoch
-        self.cache.begin(epoch)
         if self.sampler is self:
             self.epoch = epoch + 1
         count = len(self.cache)
         order = permutation(count, self.cache.seed, epoch) if self.shuffle else np.arange(count)
         batches = Batches(order, self.cache.buckets, self.batch_size, self.drop_last)
         for number in share_of(len(batches), self._steps(world), rank, world):
-            yield batches[number].tolist()
+            rows = Rows(batches[number].tolist())
+            rows.epoch = epoch
+            yield rows

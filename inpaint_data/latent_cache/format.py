@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 CACHE_FILE = "cache.json"
+INCOMPLETE = "its job is under way or was stopped"
+FINISH = "run the cache command to its end"
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

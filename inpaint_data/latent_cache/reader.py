@@ -1,6 +1,7 @@
 """Cache reader: a map-style dataset of the batches that the live transform would give."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, che
 from inpaint_data.latent_cache.epoch_batches import EpochBatches
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
+    FINISH,
+    INCOMPLETE,
     CacheFile,
     Sidecar,
     committed,
@@ -31,6 +34,7 @@ from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.shards.mirror import DEFAULT_BYTES, Mirror, mirror_in
 from inpaint_data.shards.stores import is_url, read_folder
 
+_log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from inpaint_data.latent_cache.settings import CacheSettings
 
@@ -62,6 +66,7 @@ class LatentCache(Dataset[Batch]):
     Attributes:
         epoch: set it before each epoch, unless the batches are those of `batches`; only variant "draw" and posterior
             "sample" depend on it. It lies in shared memory, so worker processes follow it.
+        is_complete: False while the job that makes the cache is under way, or after it was stopped.
         fingerprint: of the settings that the cache was made with.
         buckets: (N,) int64, the bucket of every sample; samples of one bucket have one size and fit into a batch.
         quarantined, filtered: (shard, entry) of every sample that the job could not use or left out on purpose.
@@ -102,9 +107,11 @@ class LatentCache(Dataset[Batch]):
         self.posterior, self.variant = posterior, variant
         self.seed = seed
         self._orders: set[bool] = set()
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._named_epoch: int | None = None
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._state = torch.zeros(
+            3, dtype=torch.int64
+        )  # the epoch, samples read since it was set, whether that was told
+        self.times_set = 0
+        self._state.share_memory_()  # type: ignore[no-untyped-call]
         self.quarantined = [entry for cache in caches for entry in cache.left_out(on_purpose=False)]
         self.filtered = [entry for cache in caches for entry in cache.left_out(on_purpose=True)]
         self._shards = [shard for cache in caches for shard in cache.shards(files, check)]
@@ -119,6 +126,9 @@ class LatentCache(Dataset[Batch]):
             raise UsageError(f"variant: {variant!r} is not in the cache, which has 0...{self.variants - 1}")
         indexes = [shard.index for shard in self._shards]
         self._ends = np.cumsum([len(index.keys) for index in indexes])
+        self.is_complete = all(cache.file.totals is not None for cache in caches)
+        if not self.is_complete:
+            _log.warning("%s: %s, at %d samples; %s", self.root, INCOMPLETE, len(self), FINISH)
         self._decoders = self._checked(carried)
         self.has_masked_latents = all(MASKED_LATENTS in index.members for index in indexes)
         self._arrays = [
@@ -148,21 +158,13 @@ class LatentCache(Dataset[Batch]):
 
     @property
     def epoch(self) -> int:
-        return int(self._epoch)
+        return int(self._state[0])
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        self.begin(epoch)
-        self._named_epoch = epoch
-
-    def begin(self, epoch: int) -> None:
-        """Draw as in that epoch, which `EpochBatches` begins by itself."""
-        self._epoch.numpy()[...] = epoch  # not through torch, which would refuse it if made in inference mode
-
-    def named_epoch(self) -> int | None:
-        """The epoch that was set since this was last asked."""
-        named, self._named_epoch = self._named_epoch, None
-        return named
+        # Not through torch, which would refuse it if made in inference mode.
+        self._state.numpy()[:2] = epoch, 0
+        self.times_set += 1
 
     def set_epoch(self, epoch: int) -> None:
         """Set `epoch`, by the name that samplers have for it."""
@@ -205,16 +207,36 @@ class LatentCache(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
         """For a DataLoader, whose collate function joins the batches in the list: there is one."""
-        return [self.batch(indices)]
+        if (epoch := getattr(indices, "epoch", None)) is None:
+            epoch = self.epoch
+            self._count(len(indices))
+        return [self._batch(indices, epoch)]
+
+    def _count(self, samples: int) -> None:
+        """Warn, once, whoever takes more than an epoch's samples without another epoch."""
+        state = self._state.numpy()
+        state[1] += samples
+        draws = self.variant == "draw" or self.posterior == "sample"
+        if draws and state[1] > len(self) and not state[2]:
+            state[2] = 1
+            _log.warning(
+                "%s: another pass with the variants and the noise of epoch %d; call set_epoch() before each, or take "
+                "batches() as batch_sampler",
+                self.root,
+                self.epoch,
+            )
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """The batch of those samples.
+        """The batch of those samples, drawn as in `epoch`.
 
         Raises:
             IndexError: none are given, or there is no such sample.
             UsageError: they are of several sizes.
             CacheError, ShardError: one cannot be read, or is damaged.
         """
+        return self._batch(indices, self.epoch)
+
+    def _batch(self, indices: Sequence[int], epoch: int) -> Batch:
         if not len(indices) or not all(0 <= index < len(self) for index in indices):
             raise IndexError(f"samples {list(indices)}: give at least one, each within 0...{len(self) - 1}")
         if len(np.unique(self.buckets[list(indices)])) > 1:
@@ -226,9 +248,9 @@ class LatentCache(Dataset[Batch]):
         samples = []
         for place in places:
             with self._named_in_errors([place]):
-                samples.append(self._sample(*place))
+                samples.append(self._sample(*place, epoch))
         with self._named_in_errors(places):
-            return batch_of(samples, self.posterior, self.seed, self.epoch)
+            return batch_of(samples, self.posterior, self.seed, epoch)
 
     @contextmanager
     def _named_in_errors(self, places: Sequence[tuple[ShardFile, int]]) -> Iterator[None]:
@@ -242,13 +264,13 @@ class LatentCache(Dataset[Batch]):
                 f"{self.root}: cannot read {', '.join(keys)} ({type(error).__name__}: {error}); {FIX}"
             ) from error
 
-    def _sample(self, shard: ShardFile, row: int) -> CachedSample:
+    def _sample(self, shard: ShardFile, row: int, epoch: int) -> CachedSample:
         key, index = shard.index.keys[row], shard.index
         carried = index.carried if self._decoders is None else self._decoders.keys()
         variant = self.variant
         if variant == "draw":
             variant = int(
-                generator_for(self.seed, sample_id(shard.name, key), self.epoch, "variant").integers(self.variants)
+                generator_for(self.seed, sample_id(shard.name, key), epoch, "variant").integers(self.variants)
             )
         members = shard.members([*self._arrays, index.masks, RECORD, *sorted(carried)], row, variant)
         values: dict[str, Any] = {name: data for name, data in members.items() if name in index.carried}

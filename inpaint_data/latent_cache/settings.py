@@ -226,6 +226,8 @@ class CacheSettings(Settings):
                 del pictures["mask_padding"]
         if self.masks is not None and self.masks.drawn_from is None:
             del masks["mixture"]
+        if masks is not None and isinstance(masks["offset"], list) and len(set(masks["offset"])) == 1:
+            masks["offset"] = masks["offset"][0]
         return content
 
     @classmethod

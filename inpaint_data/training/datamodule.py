@@ -21,7 +21,8 @@ from inpaint_data.encoding.recipes import Recipe, conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.text import Text
 from inpaint_data.encoding.vae import Autoencoder
-from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.errors import CacheError, SampleError, UsageError
+from inpaint_data.latent_cache.format import FINISH, INCOMPLETE
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.order import Consumed
@@ -134,6 +135,7 @@ class InpaintDataModule(LightningDataModule):
         self.encoder: Encoder | None = None
         self.resume = Resume()
         self.epoch: int | None = None  # set it where there is no Trainer; else passes are counted
+        self._resumed_epoch = 0  # of the first pass, where there is no Trainer
         self._told = False  # that the environment alone makes it one process of several
         self._loaders: dict[str, EpochLoader | _OwnLoader] = {}
         self._caches: dict[str, LatentCache] = {}
@@ -292,6 +294,8 @@ class InpaintDataModule(LightningDataModule):
         if fresh and self.encoder is not None and self.encoder.transform.has_vae:
             named = self.encoder.autoencoder
         check_cache(cache, self.pictures, self.masks, self.encode, named, self.loading.fingerprint, fresh)
+        if self._ranks()[1] > 1 and not cache.is_complete:
+            raise CacheError(f"{cache.root}: {INCOMPLETE}, and ranks may see other samples of it; {FINISH}")
         if not fresh:
             return CacheSource(cache)
         return FreshMasks(cache, self._fresh_masks, self.loading.seed, threads)
@@ -330,7 +334,7 @@ class InpaintDataModule(LightningDataModule):
             return 0 if getattr(self.trainer, "overfit_batches", 0) else self.trainer.current_epoch
         if self.epoch is not None:
             return self.epoch
-        return self._loaders["fit"].passes if "fit" in self._loaders else 0
+        return self._resumed_epoch + self._passes()
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, for a checkpoint."""
@@ -346,6 +350,11 @@ class InpaintDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.resume = Resume.load(state_dict)
+        self._resumed_epoch = self.resume.epoch - self._passes()
+
+    def _passes(self) -> int:
+        """How many passes over the training data were begun."""
+        return self._loaders["fit"].passes if "fit" in self._loaders else 0
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002 - Lightning's signature
         """Encode a batch of pictures on the device it was moved to; a batch from a cache is ready already."""
