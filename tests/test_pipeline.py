@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from conftest import small_samples, write_shard
+from conftest import Pooling, small_samples, write_shard
 from flat import cache_latents, data_module
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
+from torch.utils.data import IterableDataset
 
 import inpaint_data.pipeline as ip
 from inpaint_data import (
@@ -32,8 +33,12 @@ from inpaint_data import (
     verify_cache,
 )
 from inpaint_data.batch import is_batch
+from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline import stages
 from inpaint_data.shards.reading import Fault, ShardEnd
+from inpaint_data.training.sources import OwnSource
+
+SMALL: dict[str, Any] = {"resolution": 16, "masks": "boxes", "upscale": True}
 
 PICTURES = PictureSettings(resolution=64)
 MASKS = MaskSettings(source="mixture", offset=(-8, 24))
@@ -570,3 +575,87 @@ def test_variants_share_one_encode_of_the_picture(shards: str, encoder: Encoder)
     assert [int(v) for v in second["variant"]] == [1, 1, 1]
     assert not torch.equal(first["mask"], second["mask"])
     assert np.isfinite(second["masked_latents"].numpy()).all()
+
+
+def keep_all(samples: Iterator[Any]) -> Iterator[Any]:
+    yield from samples
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> list[str]:
+    """Two shards whose keys are the same."""
+    return [str(write_shard(tmp_path / "twins" / f"{name}.tar", small_samples(6))) for name in ("a", "b")]
+
+
+@pytest.mark.parametrize("more", ["once", "repeated"])
+def test_stages_take_equal_keys_of_other_shards_and_of_other_passes(more: str, twins: list[str]) -> None:
+    source = wds.WebDataset(twins, shardshuffle=False)
+    source = source.repeat(2) if more == "repeated" else source
+    data = data_module(source, vae=Autoencoder(Pooling()), batch_size=4, stages=[keep_all], **SMALL)
+    data.setup("fit")
+    count = sum(len(batch["__key__"]) for batch in data.train_dataloader())
+    assert count == (24 if more == "repeated" else 12)
+
+
+@pytest.mark.parametrize("made", ["examples", "batches", "cached"])
+def test_stages_behind_what_is_made_already_are_refused(made: str, twins: list[str], tmp_path: Path) -> None:
+    source = wds.WebDataset(twins, shardshuffle=False)
+    if made == "cached":
+        cache_latents(twins, str(tmp_path / "c"), vae=Autoencoder(Pooling()), **SMALL)
+        source = wds.WebDataset(sorted(map(str, (tmp_path / "c").glob("*.tar"))), shardshuffle=False)
+        source = source.compose(ip.cached())
+    else:
+        source = source.compose(ip.examples(PictureSettings(resolution=16, upscale=True), MaskSettings("boxes")))
+        source = source.compose(ip.bucketed(4)) if made == "batches" else source
+    data = data_module(source, vae=Autoencoder(Pooling()), batch_size=4, stages=[keep_all], **SMALL)
+    data.setup("fit")
+    with pytest.raises(UsageError, match=r"stages: \w+ comes to them, and they take samples"):
+        list(data.train_dataloader())
+
+
+class Torchs(IterableDataset[Any]):
+    """A dataset that does not split itself."""
+
+    def __init__(self, shards: list[str]) -> None:
+        self.shards = shards
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(wds.WebDataset(self.shards, shardshuffle=False))
+
+
+@pytest.mark.parametrize(
+    ("source", "splits"),
+    [
+        (Torchs, False),
+        (lambda shards: wds.RandomMix([Torchs(shards)]), False),
+        (lambda shards: wds.WebDataset(shards, shardshuffle=False), False),
+        (lambda shards: wds.WebDataset(shards, shardshuffle=False, nodesplitter=lambda urls: urls), True),
+        (lambda shards: wds.DataPipeline(wds.ResampledShards(shards), wds.tarfile_to_samples()), True),
+    ],
+    ids=str.split("torchs mix plain own resampled"),
+)
+def test_what_does_not_split_itself_is_refused_to_several_ranks(source: Any, splits: bool, twins: list[str]) -> None:
+    settings = ExampleSettings(PictureSettings(resolution=16, upscale=True), MaskSettings("boxes"))
+    arguments: Any = (source(twins), settings, (), 4, 0, 0)
+    OwnSource(*arguments, (0, 1))
+    if splits:
+        OwnSource(*arguments, (0, 2))
+        return
+    with pytest.raises(UsageError, match=r"no wds\.split_by_node, so all 2 ranks would train on the same samples"):
+        OwnSource(*arguments, (0, 2))
+
+
+def test_an_error_in_a_worker_process_is_one_line(twins: list[str]) -> None:
+    workers: Any = {"workers": "processes", "num_workers": 2}
+    data = data_module(Torchs(twins), vae=Autoencoder(Pooling()), batch_size=4, **workers, **SMALL)
+    data.setup("fit")
+    with pytest.raises(UsageError, match=r"no wds\.split_by_worker, so all 2 workers") as caught:
+        list(data.train_dataloader())
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_loop_without_a_trainer_is_given_no_batch_of_nothing(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "a.tar", small_samples(2) | {"bad": {"jpg": b"no picture"}})
+    data = data_module(str(tmp_path / "in"), vae=Autoencoder(Pooling()), batch_size=1, **SMALL)
+    data.setup("fit")
+    assert sorted(batch["__key__"][0] for batch in data.train_dataloader()) == sorted(small_samples(2))

@@ -341,7 +341,6 @@ def _of_shards(
     name = source if isinstance(source, str) else ", ".join(source)
     samples_text = f"of {len(images)} in {shards_opened} of {len(shards)} shards"
     statistics = MaskStatistics(name, factor, samples_text, variants=variants)
-    statistics.bad = [(fault.shard, fault.key, fault.reason) for fault in images.faults]
     faults: dict[tuple[str, str | None], Fault] = {}
     plan = [[row] for row in _evenly(len(images), samples)]
     with torch.inference_mode():
@@ -354,7 +353,7 @@ def _of_shards(
                     _add(statistics, batch)
                 statistics.add_image(event["original_size"][0].tolist(), event["target_size"][0].tolist())
     filtered: list[tuple[str, str | None, str]] = []
-    for fault in faults.values():
+    for fault in (*images.faults, *faults.values()):
         if fault.on_purpose:
             filtered.append((fault.shard, fault.key, f"filters: {fault.reason}"))
         else:

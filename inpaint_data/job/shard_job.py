@@ -27,7 +27,8 @@ from inpaint_data.latent_cache.settings import made_with
 from inpaint_data.latent_cache.writer import ShardWriter
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
-from inpaint_data.pipeline.stages import Tally, image_stages, in_pinned_memory
+from inpaint_data.pipeline.device import in_pinned_memory
+from inpaint_data.pipeline.stages import Tally, image_stages
 from inpaint_data.shards.naming import shard_stem
 from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd
 

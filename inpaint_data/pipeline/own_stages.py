@@ -5,6 +5,7 @@ A stage is what it is in webdataset: a function from an iterator of sample dicts
 """
 
 import importlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from inpaint_data.pipeline.decorator import SampleDict, Stage
 from inpaint_data.shards.reading import Fault, name_problem
 
 HINT = "; a stage takes an iterator of samples: put a function of one sample into wds.map or wds.select"
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")  # another one in every run
 LEFT_OUT = "stages: a stage of yours leaves it out"
 
 
@@ -102,5 +104,5 @@ def _name(stage: Any) -> str:
         kind = stage if hasattr(stage, "__qualname__") else type(stage)
         return f"{kind.__module__}.{kind.__qualname__}"
     arguments = [*getattr(stage, "args", ()), *getattr(stage, "kw", {}).values()]
-    named = ", ".join(_name(value) if callable(value) else repr(value) for value in arguments)
+    named = ", ".join(_name(value) if callable(value) else _ADDRESS.sub("", repr(value)) for value in arguments)
     return f"{function.__name__.lstrip('_')}({named})"

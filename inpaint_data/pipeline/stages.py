@@ -13,10 +13,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-import torch
-
-from inpaint_data.batch import Batch, ImageBatch, Posterior, is_batch, pinned, to_device
-from inpaint_data.encoding.encoder import Encoder
+from inpaint_data.batch import Batch, ImageBatch, Posterior, is_batch
 from inpaint_data.errors import ReplacedError, ShardError, UsageError
 from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_posterior
 from inpaint_data.latent_cache.members import MEMBERS, RECORD, masks_member
@@ -67,7 +64,7 @@ def image_stages(
     return [
         partial(_shard_list, list(shards)),
         read_shards(on_fault=None, ends=True, tally=tally),
-        *way_of_a_sample(examples_as, own, batch_size, variants, threads),
+        *way_of_a_sample(examples_as, own, batch_size, variants, threads, in_shards=True),
     ]
 
 
@@ -77,12 +74,17 @@ def _shard_list(shards: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def way_of_a_sample(
-    examples_as: ExampleSettings, own: Sequence[Stage], batch_size: int, variants: Sequence[int], threads: int
+    examples_as: ExampleSettings,
+    own: Sequence[Stage],
+    batch_size: int,
+    variants: Sequence[int],
+    threads: int,
+    in_shards: bool = False,
 ) -> list[Any]:
     """What follows any head of samples, in training as in the job."""
     return [
         # The user's functions, one sample at a time: what each leaves out is known.
-        own_stages(own),
+        own_stages(own, in_shards),
         # Decoded once, cut into views, K masks drawn for each: 1 -> n.
         examples(
             examples_as.pictures,
@@ -141,12 +143,25 @@ def _to_the_end(url: str) -> Iterator[Sample | Fault | ShardEnd | ShardAnew]:
 
 
 @stage
-def own_stages(items: Iterable[Any], stages: Sequence[Stage]) -> Iterator[Any]:
-    """Run the user's stages on each sample alone; all else passes by them. Keys stay different within a shard."""
-    keys: set[str] = set()  # of the shard
+def own_stages(items: Iterable[Any], stages: Sequence[Stage], in_shards: bool = False) -> Iterator[Any]:
+    """Run the user's stages on each sample alone; all else passes by them.
+
+    Args:
+        in_shards: whether keys must stay different within each shard, whose `ShardEnd`s come too, as in a cache; a
+            pipeline that repeats its samples has none.
+
+    Raises:
+        UsageError: what comes is not a sample any more, so that stages would be passed by without a word.
+    """
+    keys: set[str] | None = set() if in_shards else None  # of the shard
     for item in items:
-        if isinstance(item, ShardEnd | ShardAnew):
+        if in_shards and isinstance(item, ShardEnd | ShardAnew):
             keys = set()
+        if stages and (is_batch(item) or isinstance(item, Example | CachedExample)):
+            raise UsageError(
+                f"stages: {type(item).__name__} comes to them, and they take samples; put them into your pipeline, "
+                "before examples() or cached()"
+            )
         if not stages or not _is_sample(item):
             yield item
             continue
@@ -338,35 +353,6 @@ def cached(
         stored = CachedSample(sample.key, f"{shard}.tar", sample.members, number, variants, carried)
         height, width = record["target_size"]
         yield CachedExample(stored, (height, width), posterior, seed, epoch)
-
-
-@stage
-def encode(items: Iterable[Any], encoder: Encoder, device: torch.device | str | None = None) -> Iterator[Any]:
-    """Encode batches of pictures on the device; batches of a cache only go there.
-
-    Args:
-        items: batches. Faults and all else pass through.
-        encoder: what encodes.
-        device: where; None is where the encoder's autoencoder is.
-
-    Raises:
-        UsageError, VaeError, EncodeError: see `Encoder`.
-    """
-    place = encoder.autoencoder.device if device is None else torch.device(device)
-    for item in items:
-        if not is_batch(item):
-            yield item
-            continue
-        batch: Any = to_device(item, place)
-        yield encoder.encode(batch) if "variants" in batch else batch
-
-
-@stage
-def in_pinned_memory(items: Iterable[Any]) -> Iterator[Any]:
-    """Batches in pinned memory where there is a CUDA device, so that they cross to it while it works."""
-    has_gpu = torch.cuda.is_available()
-    for item in items:
-        yield pinned(item) if has_gpu and is_batch(item) else item
 
 
 def as_dict(sample: Sample) -> SampleDict:

@@ -393,5 +393,5 @@ class _OwnLoader:
         if not batches:
             raise SampleError(
                 f"{PARAMETERS[self.stage]}: yours gave no batch that can be used; the log names each sample with its "
-                "reason"
+                f"reason{'; a generator is gone through once: give what begins anew' if self.passes > 1 else ''}"
             )

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from inpaint_data.ahead import ahead
 from inpaint_data.batch import is_batch, pinned
-from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.errors import InpaintDataError, SampleError, UsageError
 from inpaint_data.order import Batches, Consumed, left_over, permutation, share_of, steps_of
 
 HOPELESS = 8  # bad batches without a good one before them end the run
@@ -166,7 +166,8 @@ class AsDataLoader(DataLoader[Any]):
         return len(self.loader)
 
     def __iter__(self) -> Any:
-        return iter(self.loader)
+        """Without None, which a Trainer knows to pass over and other loops do not."""
+        return (batch for batch in self.loader if batch is not None)
 
 
 class _Batches(IterableDataset[Any]):
@@ -200,14 +201,30 @@ def read_ahead(dataset: IterableDataset[Any], processes: int) -> Iterator[Any]:
     """The items of a dataset, read ahead by a thread or by worker processes; batches in pinned memory for a GPU."""
     gpu = torch.cuda.is_available()
     if processes:
-        loader = DataLoader(dataset, batch_size=None, num_workers=processes, collate_fn=_as_it_is)
-        yield from _pinned(iter(loader), gpu)
+        loader = DataLoader(_ErrorsToo(dataset), batch_size=None, num_workers=processes, collate_fn=_as_it_is)
+        for item in _pinned(iter(loader), gpu):
+            if isinstance(item, InpaintDataError):
+                raise item
+            yield item
         return
     reading = ahead(_pinned(iter(dataset), gpu), AHEAD)
     try:
         yield from reading
     finally:
         reading.close()
+
+
+class _ErrorsToo(IterableDataset[Any]):
+    """The items of a dataset, and the error that ended them, which torch would make a traceback of."""
+
+    def __init__(self, dataset: IterableDataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self.dataset
+        except InpaintDataError as error:
+            yield error
 
 
 def _as_it_is(batch: Any) -> Any:

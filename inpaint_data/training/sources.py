@@ -90,8 +90,10 @@ class OwnSource(torch.utils.data.IterableDataset[Any]):
         for item in wds.DataPipeline(partial(_dealt, self.source, self.ranks), *self.stages):
             if isinstance(item, Fault):
                 self._log(item)
-            elif is_batch(item):
+            elif is_batch(item) and "__shard__" in item:
                 yield item
+            elif is_batch(item):
+                raise UsageError("source: yours gives samples batched by others; leave its batching to batch_size")
             else:
                 raise UsageError(
                     f"source: yours gives {type(item).__name__}; give sample dicts with __key__ and members of bytes, "
@@ -113,24 +115,46 @@ class _Log:
 
 def _dealt(source: Iterable[Any], ranks: tuple[int, int]) -> Iterator[Any]:
     """The first stage of a pipeline: this rank's and this worker's share."""
-    if isinstance(source, torch.utils.data.IterableDataset):
-        return iter(source)
     (rank, world), worker = ranks, torch.utils.data.get_worker_info()
+    if isinstance(source, torch.utils.data.IterableDataset):
+        parts = getattr(source, "datasets", [source])
+        if (
+            worker is not None
+            and worker.num_workers > 1
+            and not all(_splits(part, "split_by_worker") for part in parts)
+        ):
+            raise UsageError(
+                f"source: yours has no wds.split_by_worker, so all {worker.num_workers} workers would give the same "
+                "samples; put it behind the shard list, or read with workers: threads"
+            )
+        return iter(source)
     if worker is not None:
         rank, world = rank * worker.num_workers + worker.id, world * worker.num_workers
     return islice(iter(source), rank, None, world)
 
 
 def _check_split(source: Iterable[Any], ranks: tuple[int, int]) -> None:
-    """Raises UsageError for a pipeline that would give every rank the same samples."""
-    stages = getattr(source, "pipeline", None)
-    if ranks[1] > 1 and isinstance(stages, list):
-        names = {getattr(each, "__name__", "") for each in stages}
-        if not names & {"split_by_node"}:
+    """Raises UsageError for a pipeline or a dataset that may give every rank the same samples."""
+    if ranks[1] < 2 or not isinstance(source, torch.utils.data.IterableDataset):
+        return
+    for part in getattr(source, "datasets", [source]):  # those that RandomMix mixes
+        if not _splits(part):
             raise UsageError(
-                f"source: your pipeline has no wds.split_by_node, so all {ranks[1]} ranks would train on the same "
-                "samples; put it behind the shard list, or give WebDataset(nodesplitter=wds.split_by_node)"
+                f"source: yours has no wds.split_by_node, so all {ranks[1]} ranks would train on the same samples; put "
+                "it behind the shard list, or give WebDataset(nodesplitter=wds.split_by_node); an iterable that is no "
+                "IterableDataset is dealt out to the ranks"
             )
+
+
+def _splits(pipeline: Any, by: str = "split_by_node") -> bool:
+    """Whether a pipeline gives every rank, or worker, samples of its own: it splits, or draws with replacement."""
+    stages = getattr(pipeline, "pipeline", None)
+    if not isinstance(stages, list):
+        return False
+    names = {getattr(each, "__name__", type(each).__name__) for each in stages}
+    if isinstance(pipeline, wds.WebDataset):  # which splits by worker, and by node, perhaps in the user's own way
+        return by != "split_by_node" or "single_node_only" not in names
+    return bool(names & {by, "ResampledShards"})
 
 
 def names_a_cache(name: str, source: Source) -> bool:
