@@ -637,3 +637,20 @@ def test_a_remote_cache_is_opened_in_spite_of_broken_connections(web: Web, tmp_p
 def test_training_from_signed_urls_is_no_cache(web: Web, tmp_path: Path) -> None:
     urls = [f"{url}?{SECRET}/with/slashes" for url in shards_on(web, 2)]
     assert sum(len(batch["__key__"]) for batch in trained_on(urls, tmp_path)) == 8
+
+
+def test_a_cache_whose_server_lists_nothing_is_told_from_none(web: Web, tmp_path: Path) -> None:
+    cache_latents(shards_on(web, 2), str(web.folder / "c"), vae=Autoencoder(Pooling()), **SMALL)
+    (web.folder / "empty").mkdir()
+    for folder, says in (
+        ("c", "its server has the cache's files but does not list them"),
+        ("empty", "not a latent cache"),
+    ):
+        with pytest.raises(InpaintDataError, match=says):
+            LatentCache(f"{web.url}/{folder}", mirror=str(tmp_path / "m"))
+
+
+def test_a_server_that_answers_everything_with_a_page_has_no_cache(web: Web, tmp_path: Path) -> None:
+    shards = shards_on(web, 1)
+    (web.folder / "cache.json").write_text("<html>please log in</html>")
+    assert sum(len(batch["__key__"]) for batch in trained_on(shards, tmp_path)) == 4

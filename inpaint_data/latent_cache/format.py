@@ -13,7 +13,7 @@ from inpaint_data.durable import write_file
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.encodings import json_bytes
 from inpaint_data.latent_cache.index import ShardIndex, is_count
-from inpaint_data.shards.stores import folder_of, is_there, is_url, within
+from inpaint_data.shards.stores import folder_of, is_url, read_if_there, within
 
 if TYPE_CHECKING:
     from inpaint_data.latent_cache.settings import CacheSettings
@@ -97,10 +97,17 @@ def _are_totals(counts: Any, of_shards: Any) -> bool:
 
 
 def is_cache(root: str | Path) -> bool:
-    """True if a folder or a URL has a `cache.json`, whatever else is there."""
+    """True if a folder or a URL has a `cache.json`, whatever else is there.
+
+    At a URL it must look like one too: many web servers answer whatever they are asked for.
+    """
     if not is_url(str(root)):
         return (Path(root).expanduser() / CACHE_FILE).is_file()
-    return is_there(within(str(root), CACHE_FILE))
+    data = read_if_there(within(str(root), CACHE_FILE))
+    try:
+        return data is not None and {"format", "fingerprint"} <= json.loads(data).keys()
+    except (ValueError, AttributeError, RecursionError):
+        return False
 
 
 def has_sidecars(folder: str | Path) -> bool:

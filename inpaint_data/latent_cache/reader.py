@@ -23,6 +23,7 @@ from inpaint_data.latent_cache.format import (
     CacheFile,
     Sidecar,
     committed,
+    is_cache,
     missing_cache_file,
     read_cache_file,
     shards_sha256,
@@ -340,6 +341,11 @@ def _fetch_sidecars(url: str, mirror: Path) -> Path:
     """Copy `cache.json` and the sidecars of a remote cache to a folder of its own, and return that."""
     folder = mirror / hashlib.sha256(url.encode()).hexdigest()[:16]
     contents = read_folder(url, ".json")
+    if CACHE_FILE not in contents and is_cache(url):
+        raise CacheError(
+            f"{url}: its server has the cache's files but does not list them; copy the cache here, or serve it from a "
+            "store that lists folders"
+        )
     if CACHE_FILE not in contents:
         raise CacheError(missing_cache_file(url, sidecars=False))
     folder.mkdir(parents=True, exist_ok=True)

@@ -121,6 +121,21 @@ def is_there(url: str) -> bool:
         raise unreadable(url, error) from None
 
 
+def read_if_there(url: str) -> bytes | None:
+    """The bytes of a small remote file; None where there is none.
+
+    Raises:
+        ShardError: the store does not answer.
+    """
+    try:
+        files, path = file_system(url)
+        return bytes(retried(partial(files.cat_file, path)))
+    except Exception as error:  # as in stored_now
+        if is_absent(error):
+            return None
+        raise unreadable(url, error) from None
+
+
 def read_folder(url: str, suffix: str) -> dict[str, bytes]:
     """The files of a remote folder whose names end so: name -> bytes; none where there is no such folder.
 
