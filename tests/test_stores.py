@@ -22,7 +22,7 @@ from inpaint_data import Autoencoder, InpaintDataError, LatentCache, ShardError,
 from inpaint_data.errors import ReplacedError
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.indexed import IndexedShards
-from inpaint_data.shards import store_errors
+from inpaint_data.shards import store_errors, stores
 from inpaint_data.shards.mirror import mirror_in
 from inpaint_data.shards.naming import expand_shards, shard_identity, shard_size, shard_stamp
 from inpaint_data.shards.reading import Fault, read_shard
@@ -36,8 +36,9 @@ SECRET = "X-Amz-Signature=0badc0de&X-Amz-Security-Token=t0p"
 class Web:
     """A real HTTP server on loopback for the files of a folder.
 
-    `faults` are met in turn by the requests for bytes: "drop" breaks off in the middle of the body, "reset" answers
-    nothing, a number is a status, a function is called first; None is no fault. `always` is met by every request.
+    `faults` are met in turn by the requests for bytes: "drop" breaks off in the middle of the body, "stall" falls
+    silent there, "reset" answers nothing, a number is a status, a function is called first; None is no fault. `always`
+    is met by every request.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -120,6 +121,10 @@ class Web:
             to.wfile.flush()
             to.close_connection = True
             to.connection.shutdown(socket.SHUT_RDWR)
+        elif wants_body and fault == "stall":
+            to.wfile.write(data[: len(data) // 2])
+            to.wfile.flush()
+            time.sleep(20)
         elif wants_body:
             to.wfile.write(data)
 
@@ -654,3 +659,12 @@ def test_a_server_that_answers_everything_with_a_page_has_no_cache(web: Web, tmp
     shards = shards_on(web, 1)
     (web.folder / "cache.json").write_text("<html>please log in</html>")
     assert sum(len(batch["__key__"]) for batch in trained_on(shards, tmp_path)) == 4
+
+
+def test_a_server_that_falls_silent_is_asked_again(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "SILENCE", 0.3)
+    shards = shards_on(web, 1)
+    web.faults = [None, "stall"]
+    summary = cache_latents(shards, str(tmp_path / "c"), vae=Autoencoder(Pooling()), **SMALL)
+    assert summary.cached == 4
+    assert not web.faults

@@ -17,6 +17,7 @@ from inpaint_data.errors import ReplacedError, ShardError
 from inpaint_data.shards.store_errors import REPLACED, Broken, is_absent, retried, unreadable
 
 T = TypeVar("T")
+SILENCE = 60  # seconds without a byte from a web server, after which a read has failed
 
 AT_A_TIME = 16  # questions to a store
 PIECE = 2**20
@@ -171,7 +172,15 @@ def file_system(url: str) -> tuple[Any, str]:
     """fsspec's file system for a URL, and the path there."""
     import fsspec  # only what lies elsewhere needs it
 
-    files, path = fsspec.core.url_to_fs(url)
+    options: dict[str, Any] = {}
+    if url.startswith(("http://", "https://")):
+        import aiohttp
+
+        # Without a word for as long a connection is broken; fsspec's own limit is five minutes for a whole file.
+        known = fsspec.config.conf.get("http", {}).get("client_kwargs", {})
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+        options["client_kwargs"] = {"timeout": timeout, **known}
+    files, path = fsspec.core.url_to_fs(url, **options)
     return files, path
 
 
