@@ -172,7 +172,7 @@ def test_a_mixture_that_nothing_draws_from_is_refused(shards: str) -> None:
             data_module(shards, mixture=mixture, **given)
     for masks in ("object", "lama-thick"):
         named = (
-            rf"mixture: it has weights {{'boxes': 1}}, but masks is {masks}, .* set masks: mixture, or leave weights"
+            rf"mixture: it has weights {{'boxes': 1}}, but masks is {masks}, .* set source: mixture, or leave weights"
         )
         with pytest.raises(UsageError, match=named):
             data_module(shards, mixture=mixture, masks=masks)

@@ -112,7 +112,7 @@ def test_caption_and_other_members_are_carried_and_the_picture_as_asked() -> Non
         (
             {"png": png(np.zeros((32, 32, 3), np.uint8)), "mask.0.png": b""},
             {},
-            r"add dog\.mask\.png, or take its objects with masks: object",
+            r"add dog\.mask\.png, or take its objects with source: object",
         ),
         ({"png": png(np.zeros((32, 32, 3), np.uint8))}, {"masks": "alpha"}, "no alpha channel"),
         (

@@ -87,13 +87,13 @@ class MaskSettings(Settings):
         """Raises UsageError for a mixture, or its weights, that would not be used."""
         if self.source in ("sample", "alpha") and self.mixture != MaskMixture():
             raise UsageError(
-                f"mixture: one is given, but masks is {self.source}, which does not draw from it; set masks: mixture",
+                f"mixture: one is given, but masks is {self.source}, which draws nothing of it; set source: mixture",
                 place=("mixture",),
             )
         if self.source != "mixture" and self.mixture.weights != MaskMixture().weights:
             raise UsageError(
                 f"mixture: it has weights {dict(self.mixture.weights)}, but masks is {self.source}, which draws "
-                "nothing else; set masks: mixture, or leave weights out",
+                "nothing else; set source: mixture, or leave weights out",
                 place=("mixture",),
             )
 

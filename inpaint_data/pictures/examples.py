@@ -285,7 +285,7 @@ def _mask_member(sample: Sample) -> npt.NDArray[np.bool_]:
         objects = any(MEMBER.fullmatch(name) or name == "json" for name in sample.members)
         raise SampleError(
             f"no mask: the sample has {', '.join(sorted(sample.members))}; add {sample.key}.mask.png, "
-            f"or {'take its objects with masks: object' if objects else 'draw masks with masks: mixture'}"
+            f"or {'take its objects with source: object' if objects else 'draw masks with source: mixture'}"
         )
     return _named("mask.png", decode_mask, sample.members["mask.png"])
 
@@ -301,7 +301,7 @@ def _named(member: str, decode: Callable[[bytes], T], data: bytes) -> T:
 def _mask_from_alpha(image_data: bytes) -> npt.NDArray[np.bool_]:
     alpha = decode_alpha(image_data)
     if alpha is None:
-        raise SampleError("no mask: the image has no alpha channel; use masks: sample or masks: mixture")
+        raise SampleError("no mask: the image has no alpha channel; set source: sample or mixture below masks")
     return alpha < 128
 
 
