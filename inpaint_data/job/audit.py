@@ -35,7 +35,7 @@ from inpaint_data.latent_cache.verify import Problem, Verification, verify_files
 from inpaint_data.pictures.settings import PictureSettings
 from inpaint_data.pictures.views import Views
 from inpaint_data.pipeline.decorator import Stage
-from inpaint_data.pipeline.own_stages import check_stages, names_of
+from inpaint_data.pipeline.user_stages import check_stages, names_of
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.naming import ShardIdentity, shard_stem
 from inpaint_data.shards.reading import Fault, ShardEnd, read_shard

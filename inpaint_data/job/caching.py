@@ -35,8 +35,8 @@ from inpaint_data.latent_cache.writer import check_folder, clean, settings_for
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import Stage
-from inpaint_data.pipeline.own_stages import check_stages, names_of
 from inpaint_data.pipeline.stages import Tally
+from inpaint_data.pipeline.user_stages import check_stages, names_of
 from inpaint_data.ranks import Part, part_of_run
 from inpaint_data.settings import group_of
 from inpaint_data.shards.naming import expand_shards, shard_stem

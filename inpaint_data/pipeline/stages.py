@@ -23,7 +23,7 @@ from inpaint_data.pictures.examples import Example, collate, prepare
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import SampleDict, Stage, stage
 from inpaint_data.pipeline.faults import OnFault, handled, warn
-from inpaint_data.pipeline.own_stages import run_on
+from inpaint_data.pipeline.user_stages import run_on
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.settings import group_of
 from inpaint_data.shards.naming import ShardIdentity, shard_stem

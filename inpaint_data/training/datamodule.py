@@ -29,7 +29,7 @@ from inpaint_data.order import Consumed
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.indexed import IndexedShards
-from inpaint_data.pipeline.own_stages import check_stages
+from inpaint_data.pipeline.user_stages import check_stages
 from inpaint_data.ranks import part_of_run
 from inpaint_data.settings import MOST, group_of
 from inpaint_data.training.cache_check import check_cache
