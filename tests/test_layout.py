@@ -10,6 +10,7 @@ import pytest
 import tomllib
 
 import inpaint_data
+import inpaint_data.pipeline
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "inpaint_data"
@@ -133,8 +134,9 @@ def test_the_lazy_names_are_those_that_type_checkers_see() -> None:
 
 def test_no_public_function_hides_a_module() -> None:
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES}
-    for name in inpaint_data.__all__:
-        assert f"inpaint_data.{name}" not in modules
+    for package in (inpaint_data, inpaint_data.pipeline):
+        for name in package.__all__:
+            assert f"{package.__name__}.{name}" not in modules
 
 
 def test_a_cache_is_read_with_torch_and_numpy_alone(tmp_path: Path, shards: str) -> None:
