@@ -103,6 +103,8 @@ def is_cache(root: str | Path) -> bool:
     """
     if not is_url(str(root)):
         return (Path(root).expanduser() / CACHE_FILE).is_file()
+    if re.split("[?#]", str(root))[0].endswith(".tar"):
+        return False  # a shard, which is not worth a question to its store
     data = read_if_there(within(str(root), CACHE_FILE))
     try:
         return data is not None and {"format", "fingerprint"} <= json.loads(data).keys()
