@@ -110,6 +110,8 @@ class Web:
             to.send_header("Content-Range", f"bytes {first}-{first + len(data) - 1}/{size}")
         if self.has_etag:
             to.send_header("ETag", f'"{etag}"')
+        if self.bucket:
+            to.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")  # which S3 always says
         if self.has_length:
             to.send_header("Content-Length", str(len(data)))
         else:
