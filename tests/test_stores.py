@@ -306,10 +306,17 @@ def test_a_shard_replaced_under_the_job_is_cached_as_the_new_one(web: Web, tmp_p
     original = web.answer
 
     def answer(to: Any, wants_body: bool) -> None:
+        write = to.wfile.write
+
+        def write_later(data: bytes) -> None:
+            """What is sent was read before, so that nobody can have seen all of it when the shard is replaced."""
+            if wants_body and to.path == "/1.tar" and not replaced[0]:
+                replaced[0] = True
+                new.replace(web.folder / "1.tar")
+            write(data)
+
+        to.wfile.write = write_later
         original(to, wants_body)
-        if wants_body and to.path == "/1.tar" and not replaced[0]:
-            replaced[0] = True
-            new.replace(web.folder / "1.tar")
 
     web.answer = answer  # type: ignore[method-assign]
     summary = cache_latents(urls, str(tmp_path / "out"), vae=vae, **SMALL)
