@@ -24,6 +24,7 @@ from inpaint_data.latent_cache.format import (
     folders_of,
     has_sidecars,
     is_cache,
+    missing_cache_file,
     read_cache_file,
     totals,
     write_cache_file,
@@ -164,7 +165,13 @@ def inputs_of(shards: str | list[str]) -> list[str]:
     """
     inputs = expand_shards(shards)
     for folder in folders_of(inputs):
-        if is_cache(folder) or has_sidecars(folder):
+        if not is_cache(folder) and has_sidecars(folder):
+            raise UsageError(
+                f"shards: {missing_cache_file(folder, sidecars=True)}; or take the .json files away, if the tars are "
+                "image shards",
+                ("shards",),
+            )
+        if is_cache(folder):
             raise UsageError(
                 f"shards: {folder} is a latent cache and not image shards; name the shards that it was made from",
                 ("shards",),
