@@ -517,7 +517,7 @@ def test_json_beside_shards_is_nothing_special_but_a_lost_cache_file_is_named(tm
     ):
         with pytest.raises(CacheError, match=r"has the tars and sidecars of a cache, but no cache.json"):
             refused()
-    with pytest.raises(UsageError, match="has the tars and sidecars of a cache, but no cache.json"):
+    with pytest.raises(UsageError, match=r"has the tars and sidecars of a cache, but no cache\.json"):
         cache_latents(str(tmp_path / "cache"), str(tmp_path / "again"), **small)
 
 
