@@ -23,6 +23,12 @@ class Consumed:
     batches: int
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raises UsageError unless it is a number of samples."""
+    if type(batch_size) is not int or batch_size < 1:
+        raise UsageError(f"batch_size: {batch_size!r} is not a positive whole number; give 1 or more")
+
+
 def permutation(count: int, seed: int, epoch: int) -> Rows:
     """The order of an epoch: 0...count - 1, each once."""
     rows: Rows = generator_for(seed, "", epoch, "order").permutation(count)

@@ -538,31 +538,10 @@ def test_names_from_data_reach_the_terminal_escaped(
     settings = ["--resolution", "16", "--upscale", "--masks", "boxes"]
     out = str(tmp_path / "out")
     said: list[tuple[int, str, str]] = []
+    cache = ["cache", "--shards", str(tmp_path / "in"), "--out", out, "--vae", "demo", *settings, "--max_bad_fraction"]
     for command in (
-        [
-            "cache",
-            "--shards",
-            str(tmp_path / "in"),
-            "--out",
-            out,
-            "--vae",
-            "demo",
-            "--max_bad_fraction",
-            "1",
-            *settings,
-        ],
-        [
-            "cache",
-            "--shards",
-            str(tmp_path / "in"),
-            "--out",
-            out,
-            "--vae",
-            "demo",
-            "--max_bad_fraction",
-            "0",
-            *settings,
-        ],
+        [*cache, "1"],
+        [*cache, "0"],
         ["verify", out, "--against", str(tmp_path / "in")],
         ["verify", out, "--json"],
         ["stats", str(tmp_path / "in"), *settings],

@@ -165,15 +165,15 @@ def inputs_of(shards: str | list[str]) -> list[str]:
     """
     inputs = expand_shards(shards)
     for folder in folders_of(inputs):
-        if not is_cache(folder) and has_sidecars(folder):
-            raise UsageError(
-                f"shards: {missing_cache_file(folder, sidecars=True)}; or take the .json files away, if the tars are "
-                "image shards",
-                ("shards",),
-            )
         if is_cache(folder):
             raise UsageError(
                 f"shards: {folder} is a latent cache and not image shards; name the shards that it was made from",
+                ("shards",),
+            )
+        if has_sidecars(folder):
+            raise UsageError(
+                f"shards: {missing_cache_file(folder, sidecars=True)}; or take the .json files away, if the tars are "
+                "image shards",
                 ("shards",),
             )
     return inputs

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler
 
-from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.latent_cache.format import FINISH, INCOMPLETE
-from inpaint_data.order import Batches, permutation, share_of, steps_of
+from inpaint_data.errors import UsageError
+from inpaint_data.order import Batches, check_batch_size, permutation, share_of, steps_of
 from inpaint_data.ranks import part_of_run
 
 if TYPE_CHECKING:
@@ -55,8 +54,7 @@ class EpochBatches(BatchSampler):
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
-        if type(batch_size) is not int or batch_size < 1:
-            raise UsageError(f"batch_size: {batch_size!r} is not a positive whole number; give 1 or more")
+        check_batch_size(batch_size)
         if (rank is None) != (world is None) or (rank is not None and world is not None and not 0 <= rank < world):
             raise UsageError(
                 f"rank: {rank!r} of world {world!r} is not a process; give both, the rank from 0 to world - 1"
@@ -98,13 +96,9 @@ class EpochBatches(BatchSampler):
     def __len__(self) -> int:
         return self._steps(self._ranks()[1])
 
-    def _check_complete(self, world: int) -> None:
-        if world > 1 and not self.cache.is_complete:
-            raise CacheError(f"{self.cache.root}: {INCOMPLETE}, and ranks may see other samples of it; {FINISH}")
-
     def __iter__(self) -> Iterator[list[int]]:
         rank, world = self._ranks()
-        self._check_complete(world)
+        self.cache.check_ranks(world)
         if self.sampler is self and self._seen != self.cache.times_set:
             self.epoch, self._seen = self.cache.epoch, self.cache.times_set
         epoch = self.sampler.epoch

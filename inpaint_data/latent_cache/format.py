@@ -13,15 +13,13 @@ from inpaint_data.durable import write_file
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.encodings import json_bytes
 from inpaint_data.latent_cache.index import ShardIndex, is_count
-from inpaint_data.shards.stores import folder_of, is_url, read_if_there, within
+from inpaint_data.shards.stores import folder_of, is_url, local_path, read_if_there, within
 
 if TYPE_CHECKING:
     from inpaint_data.latent_cache.settings import CacheSettings
 
 FORMAT = 1
 CACHE_FILE = "cache.json"
-INCOMPLETE = "its job is under way or was stopped"
-FINISH = "run the cache command to its end"
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -102,7 +100,7 @@ def is_cache(root: str | Path) -> bool:
     At a URL it must look like one too: many web servers answer whatever they are asked for.
     """
     if not is_url(str(root)):
-        return (Path(root).expanduser() / CACHE_FILE).is_file()
+        return (local_path(root) / CACHE_FILE).is_file()
     if re.split("[?#]", str(root))[0].endswith(".tar"):
         return False  # a shard, which is not worth a question to its store
     data = read_if_there(within(str(root), CACHE_FILE))

@@ -18,8 +18,6 @@ from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, che
 from inpaint_data.latent_cache.epoch_batches import EpochBatches
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
-    FINISH,
-    INCOMPLETE,
     CacheFile,
     Sidecar,
     committed,
@@ -33,9 +31,11 @@ from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, RECORD
 from inpaint_data.latent_cache.shard_files import FIX, Check, OpenFiles, ShardFile, check_when
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.shards.mirror import DEFAULT_BYTES, Mirror, mirror_in
-from inpaint_data.shards.stores import is_url, read_folder
+from inpaint_data.shards.stores import is_url, local_path, read_folder
 
 _log = logging.getLogger(__name__)
+INCOMPLETE = "its job is under way or was stopped"
+FINISH = "run the cache command to its end"
 if TYPE_CHECKING:
     from inpaint_data.latent_cache.settings import CacheSettings
 
@@ -108,9 +108,8 @@ class LatentCache(Dataset[Batch]):
         self.posterior, self.variant = posterior, variant
         self.seed = seed
         self._orders: set[bool] = set()
-        self._state = torch.zeros(
-            3, dtype=torch.int64
-        )  # the epoch, samples read since it was set, whether that was told
+        # The epoch, how many samples were read since it was set, and whether anybody was told of another pass.
+        self._state = torch.zeros(3, dtype=torch.int64)
         self.times_set = 0
         self._state.share_memory_()  # type: ignore[no-untyped-call]
         self.quarantined = [entry for cache in caches for entry in cache.left_out(on_purpose=False)]
@@ -139,6 +138,11 @@ class LatentCache(Dataset[Batch]):
         ]
         sides = np.concatenate([index.target_sizes for index in indexes])
         self.buckets = np.unique(sides, axis=0, return_inverse=True)[1].reshape(-1)
+
+    def check_ranks(self, world: int) -> None:
+        """Raises CacheError if several ranks may have opened an unfinished cache at different times."""
+        if world > 1 and not self.is_complete:
+            raise CacheError(f"{self.root}: {INCOMPLETE}, and ranks may see other samples of it; {FINISH}")
 
     def _checked(self, carried: Collection[str] | Mapping[str, Decoder] | None) -> Mapping[str, Decoder] | None:
         """The function that decodes each carried member; None for all, as bytes."""
@@ -300,7 +304,7 @@ class _Cache:
         self.root, self._mirror_bytes = root, mirror_bytes
         self._url: str | None = None
         self._copies: Mirror | None = None
-        self._folder = Path(root).expanduser()
+        self._folder = local_path(root)
         if is_url(root):
             self._url, self._copies = root.rstrip("/"), mirror_in(mirror)
             self._folder = _fetch_sidecars(self._url, self._copies.folder)

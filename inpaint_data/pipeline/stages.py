@@ -19,6 +19,7 @@ from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, che
 from inpaint_data.latent_cache.members import MEMBERS, RECORD, masks_member
 from inpaint_data.latent_cache.reader import Variant
 from inpaint_data.masks.settings import MaskSettings
+from inpaint_data.order import check_batch_size
 from inpaint_data.pictures.examples import Example, collate, prepare
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import SampleDict, Stage, stage
@@ -266,8 +267,7 @@ def bucketed(items: Iterable[Any], batch_size: int) -> Iterator[Any]:
             `BatchEnd`, and at the end, and dropped before a `ShardAnew`.
         batch_size: samples in a batch; what is left over of each size makes a smaller one.
     """
-    if type(batch_size) is not int or batch_size < 1:
-        raise UsageError(f"batch_size: {batch_size!r} is not a positive whole number; give 1 or more")
+    check_batch_size(batch_size)
     waiting: dict[tuple[int, int], list[Any]] = {}
     for item in items:
         if _is_sample(item):

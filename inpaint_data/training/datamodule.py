@@ -21,8 +21,7 @@ from inpaint_data.encoding.recipes import Recipe, conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.text import Text
 from inpaint_data.encoding.vae import Autoencoder
-from inpaint_data.errors import CacheError, SampleError, UsageError
-from inpaint_data.latent_cache.format import FINISH, INCOMPLETE
+from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.order import Consumed
@@ -294,8 +293,7 @@ class InpaintDataModule(LightningDataModule):
         if fresh and self.encoder is not None and self.encoder.transform.has_vae:
             named = self.encoder.autoencoder
         check_cache(cache, self.pictures, self.masks, self.encode, named, self.loading.fingerprint, fresh)
-        if self._ranks()[1] > 1 and not cache.is_complete:
-            raise CacheError(f"{cache.root}: {INCOMPLETE}, and ranks may see other samples of it; {FINISH}")
+        cache.check_ranks(self._ranks()[1])
         if not fresh:
             return CacheSource(cache)
         return FreshMasks(cache, self._fresh_masks, self.loading.seed, threads)

@@ -99,7 +99,10 @@ class EpochLoader:
 
     def left(self, this: Pass) -> int:
         """How many of a pass's batches on each rank an earlier run did not take."""
-        return len(self._batches(this)) // this.world if this.consumed else self.steps(this)
+        return self._left_in(self._batches(this), this)
+
+    def _left_in(self, batches: Batches, this: Pass) -> int:
+        return len(batches) // this.world if this.consumed else self.steps(this)
 
     def _batches(self, this: Pass) -> Batches:
         count = len(self.source)
@@ -113,7 +116,7 @@ class EpochLoader:
         self.passes += 1
         self.handed_out = 0
         batches, hope = self._batches(this), _Hope(this.world)
-        left = len(batches) // this.world if this.consumed else self.steps(this)
+        left = self._left_in(batches, this)
         self.skipped = self.steps(this) - left
         plan = [batches[number] for number in share_of(len(batches), left, this.rank, this.world)]
         for batch in read_ahead(_Planned(self.source, plan, this), self.processes):
