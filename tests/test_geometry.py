@@ -23,6 +23,7 @@ from inpaint_data import (
     InpaintDataModule,
     LatentCache,
     MaskMixture,
+    PictureSettings,
     SampleError,
     SoftBorder,
     UsageError,
@@ -115,7 +116,8 @@ def test_nothing_is_enlarged_unless_asked_and_no_resolution_is_missed(height: in
             fits.append(resolution)
     if resolutions[0] not in fits:
         with pytest.raises(
-            SampleError, match=r"smaller than its bucket of \d+x\d+; lower the resolution or set upscale"
+            SampleError,
+            match=r"smaller than its bucket of \d+x\d+; lower the resolution, or set upscale",
         ):
             views.of((height, width))
     else:
@@ -124,6 +126,48 @@ def test_nothing_is_enlarged_unless_asked_and_no_resolution_is_missed(height: in
         assert [view.number % len(CROPS) for view in made] == list(range(len(CROPS))) * len(fits)
     all_of_them = Views(resolutions, CROPS, True, 2.0, 64).of((height, width))
     assert [view.number for view in all_of_them] == list(range(len(resolutions) * len(CROPS)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 700), st.sampled_from([1.0, 1.5, 4.0]), st.sampled_from([8, 64]))
+def test_small_images_go_to_a_smaller_bucket_of_their_own_pixels(
+    height: int, width: int, max_aspect: float, step: int
+) -> None:
+    views = Views((512, 1024), ("center",), False, max_aspect, step, "bucket")
+    usual = nearest((height, width), buckets(512, max_aspect, step))
+    if min(height, width) < step:
+        with pytest.raises(SampleError, match=f"smaller than bucket_step {step}; lower it, or set upscale: true"):
+            views.of((height, width))
+        return
+    view = views.of((height, width))[0]
+    if height >= usual[0] and width >= usual[1]:
+        assert view == Views((512,), ("center",), False, max_aspect, step).of((height, width))[0]
+        return
+    assert view.unscaled
+    fitting = [
+        (h, w)
+        for h in range(step, height + 1, step)
+        for w in range(step, width + 1, step)
+        if max(h, w) <= max_aspect * min(h, w) and h * w <= 512 * 512 and (min(h, w) + step > min(height, width))
+    ]
+    assert view.target == max(fitting, key=lambda size: size[0] * size[1])
+    assert view.target in views.sizes()
+
+
+def test_a_small_image_is_cut_and_not_resized() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 150, 3), np.uint8))
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    chosen = example_settings(resolution=512, max_aspect=2.0, small="bucket", masks="boxes")
+    (made,) = prepare(Sample("s.tar", "a", {"png": data.getvalue()}), chosen, [0])
+    assert isinstance(made, Example)
+    assert np.array_equal(made.image, np.asarray(image)[18:82, 11:139])
+    assert made.geometry.resized_size == (100, 150)
+
+
+def test_small_images_are_either_enlarged_or_bucketed() -> None:
+    with pytest.raises(UsageError, match="small: bucket is for images that are not enlarged"):
+        PictureSettings(upscale=True, small="bucket")
 
 
 # The box

@@ -149,10 +149,12 @@ def wants_masked_latents(encode: EncodeSettings) -> bool:
 def check_resolution(pictures: PictureSettings, autoencoder: Autoencoder) -> None:
     """Raises UsageError unless the autoencoder's downscale factor divides the sides of all views."""
     factor = autoencoder.factor
-    name, sides = "resolution", pictures.views.resolutions
+    sides = [("resolution", side) for side in pictures.views.resolutions]
     if pictures.max_aspect > 1:
-        name, sides = "bucket_step", (pictures.bucket_step,)
-    for side in sides:
+        sides = []  # multiples of the step
+    if pictures.max_aspect > 1 or pictures.small == "bucket":
+        sides.append(("bucket_step", pictures.bucket_step))
+    for name, side in sides:
         place = ("pictures", name)
         if side < factor:
             raise UsageError(

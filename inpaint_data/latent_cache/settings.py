@@ -220,7 +220,7 @@ class CacheSettings(Settings):
             for name in ("resolution", "crop"):
                 if not isinstance(pictures[name], list):
                     pictures[name] = [pictures[name]]
-            if self.pictures.max_aspect == 1:
+            if self.pictures.max_aspect == 1 and self.pictures.small != "bucket":
                 del pictures["bucket_step"]
             if not any(crop.startswith("mask") for crop in self.pictures.views.crops):
                 del pictures["mask_padding"]

@@ -194,7 +194,7 @@ class _Parts:
             parts = self
             crop = cast(Literal["center", "random"], view.crop)
             rng = self._rng(key, settings.seed, variants[0], "crop")
-            geometry = plan(self.size, view.target, crop, view.flip, rng)
+            geometry = plan(self.size, view.target, crop, view.flip, rng, view.unscaled)
         example = parts.example(key, settings, geometry, variants)
         settings.pictures.filters.check_masks(example.masks)
         return example

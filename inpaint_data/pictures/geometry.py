@@ -58,10 +58,18 @@ class Geometry:
         return self.apply(mask.astype(np.uint8) * 255) > 127
 
 
-def plan(size: Size, target: Size, crop: Literal["center", "random"], flip: bool, rng: np.random.Generator) -> Geometry:
-    """Resize until `target` is just covered, and cut it from the middle, or from a place that `rng` draws."""
+def plan(
+    size: Size,
+    target: Size,
+    crop: Literal["center", "random"],
+    flip: bool,
+    rng: np.random.Generator,
+    unscaled: bool = False,
+) -> Geometry:
+    """Resize until `target` is just covered, unless `unscaled`; cut it from the middle, or from a place `rng` draws."""
     axis = 0 if target[0] * size[1] >= target[1] * size[0] else 1  # the one that is used whole
     resized = (round(size[0] * target[axis] / size[axis]), round(size[1] * target[axis] / size[axis]))
+    resized = size if unscaled else resized
     spare = (resized[0] - target[0], resized[1] - target[1])
     if crop == "center":
         top_left = (spare[0] // 2, spare[1] // 2)

@@ -11,7 +11,7 @@ from inpaint_data.batch import PAIRED
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.settings import BROUGHT, MaskSettings
 from inpaint_data.pictures.filters import Filters
-from inpaint_data.pictures.views import Views
+from inpaint_data.pictures.views import Small, Views
 from inpaint_data.settings import Natural, Settings, built, checked
 
 Carry = Literal["none", "original", "crop"]
@@ -38,6 +38,10 @@ class PictureSettings(Settings):
 
     upscale: bool = False
     """Enlarge images smaller than the resolution instead of quarantining them."""
+
+    small: Small = "quarantine"
+    """What becomes of images smaller than the resolution that are not enlarged: "quarantine", or "bucket" (cut to a
+    smaller bucket of their own, without resizing, as kohya does with bucket_no_upscale)."""
 
     max_aspect: Annotated[float, checked(lambda value: value, float)] = 1.0
     """Above 1, images keep their aspect as far as buckets of up to this aspect allow (SDXL: 2 to 4)."""
@@ -73,7 +77,7 @@ class PictureSettings(Settings):
     def views(self) -> Views:
         resolutions = self.resolution if isinstance(self.resolution, tuple) else (self.resolution,)
         crops = self.crop if isinstance(self.crop, tuple) else (self.crop,)
-        return Views(resolutions, crops, self.upscale, self.max_aspect, self.bucket_step)
+        return Views(resolutions, crops, self.upscale, self.max_aspect, self.bucket_step, self.small)
 
 
 @dataclass(frozen=True)

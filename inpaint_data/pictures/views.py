@@ -8,11 +8,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.pictures.geometry import Size
 
 CROPS = ("center", "random", "mask")
+Small = Literal["quarantine", "bucket"]
 FLIPPED = "+flip"
 LARGEST = 2**14  # pixels of a side: 16384² are three times what is decoded
 WIDEST = 16  # aspect of a bucket
@@ -22,12 +24,16 @@ _SUFFIX = re.compile(r"_view(\d+)\Z")
 
 @dataclass(frozen=True)
 class View:
-    """One cut: its number, its size, where it is cut ("center", "random" or "mask"), and whether it is mirrored."""
+    """One cut: its number, its size, where it is cut ("center", "random" or "mask"), and whether it is mirrored.
+
+    `unscaled` cuts take the image's pixels as they are.
+    """
 
     number: int
     target: Size
     crop: str
     flip: bool
+    unscaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Views:
         upscale: enlarge images that are smaller than their bucket.
         max_aspect: of buckets, long side to short side; 1 has the square alone.
         step: of the sides of buckets that are not square, in pixels.
+        small: what becomes of an image that is smaller than its bucket at the least resolution, and not enlarged.
     """
 
     resolutions: tuple[int, ...]
@@ -47,6 +54,7 @@ class Views:
     upscale: bool
     max_aspect: float
     step: int
+    small: Small = "quarantine"
 
     @property
     def count(self) -> int:
@@ -77,9 +85,10 @@ class Views:
 
     def sizes(self) -> list[Size]:
         """All sizes that a view may have, sorted."""
-        return sorted(
-            {size for resolution in self.resolutions for size in buckets(resolution, self.max_aspect, self.step)}
-        )
+        found = {size for resolution in self.resolutions for size in buckets(resolution, self.max_aspect, self.step)}
+        if self.small == "bucket":
+            found.update(small_buckets(self.resolutions[0], self.max_aspect, self.step))
+        return sorted(found)
 
     def of(self, size: Size) -> list[View]:
         """The views of an image of `size`: at each resolution it is large enough for, all with `upscale`.
@@ -90,17 +99,26 @@ class Views:
         views = []
         for index, resolution in enumerate(self.resolutions):
             target = nearest(size, buckets(resolution, self.max_aspect, self.step))
-            if not self.upscale and (size[0] < target[0] or size[1] < target[1]):
-                if index:
-                    continue
-                bucket = f"its bucket of {target[0]}x{target[1]}" if self.max_aspect > 1 else f"resolution {resolution}"
-                raise SampleError(
-                    f"image is {size[0]} high and {size[1]} wide, smaller than {bucket}; "
-                    "lower the resolution or set upscale: true"
-                )
+            is_small = not self.upscale and (size[0] < target[0] or size[1] < target[1])
+            if is_small and index:
+                continue
+            if is_small:
+                target = self._small_target(size, target)
             for number, crop in enumerate(self.crops, index * len(self.crops)):
-                views.append(View(number, target, crop.removesuffix(FLIPPED), crop.endswith(FLIPPED)))
+                views.append(View(number, target, crop.removesuffix(FLIPPED), crop.endswith(FLIPPED), is_small))
         return views
+
+    def _small_target(self, size: Size, target: Size) -> Size:
+        """The size for an image that is smaller than `target`. Raises SampleError where there is none."""
+        least = self.resolutions[0]
+        fits = small_bucket(size, least, self.max_aspect, self.step) if self.small == "bucket" else None
+        if fits is not None:
+            return fits
+        bucket = f"its bucket of {target[0]}x{target[1]}" if self.max_aspect > 1 else f"resolution {least}"
+        fixes = "lower the resolution, or set upscale: true or small: bucket"
+        if self.small == "bucket":
+            bucket, fixes = f"bucket_step {self.step}", "lower it, or set upscale: true"
+        raise SampleError(f"image is {size[0]} high and {size[1]} wide, smaller than {bucket}; {fixes}")
 
     def check(self) -> None:
         """Raises UsageError where the settings cannot work."""
@@ -130,6 +148,10 @@ class Views:
             )
         if type(self.step) is not int or self.step < 1:
             raise UsageError(f"bucket_step: {self.step!r} is not a positive number of pixels; try 64", ("bucket_step",))
+        if self.small == "bucket" and self.upscale:
+            raise UsageError(
+                "small: bucket is for images that are not enlarged, but upscale is true; choose one", ("small",)
+            )
         if self.max_aspect > 1 and (undivided := [side for side in self.resolutions if side % self.step]):
             raise UsageError(
                 f"bucket_step: {self.step} does not divide resolution {undivided[0]}; choose another", ("bucket_step",)
@@ -152,6 +174,32 @@ def buckets(resolution: int, max_aspect: float, step: int) -> tuple[Size, ...]:
         for width in range(max(1, int(LEAST_AREA * area / height) // step) * step, area // height + 1, step)
         if height * width >= LEAST_AREA * area and max(height, width) <= max_aspect * min(height, width)
     )
+
+
+@lru_cache(64)
+def small_buckets(resolution: int, max_aspect: float, step: int) -> tuple[Size, ...]:
+    """All sizes that `small_bucket` may give."""
+    area = resolution * resolution
+    return tuple(
+        (height, width)
+        for height in range(step, math.floor(resolution * max_aspect) + 1, step)
+        for width in range(step, area // height + 1, step)
+        if max(height, width) <= max_aspect * min(height, width)
+    )
+
+
+def small_bucket(size: Size, resolution: int, max_aspect: float, step: int) -> Size | None:
+    """The size that an image too small for its bucket is cut to, without resizing: its sides, rounded down to `step`.
+
+    What is longer than `max_aspect` allows, or makes more than `resolution` squared pixels, is cut off too. None where
+    a side is shorter than `step`. Source: BucketManager.select_bucket with no_upscale in kohya-ss/sd-scripts,
+    library/train_util.py (48d368f), equal to it up to `resolution` squared pixels.
+    """
+    short, long = (side // step * step for side in sorted(size))
+    if not short:
+        return None
+    long = min(long, int(max_aspect * short) // step * step, resolution * resolution // short // step * step)
+    return (short, long) if size[0] <= size[1] else (long, short)
 
 
 def nearest(size: Size, sizes: Sequence[Size]) -> Size:
