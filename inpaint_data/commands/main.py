@@ -28,6 +28,11 @@ class Command:
 JOB_ONLY = ("shards", "out", "encode")
 COMMANDS = {
     "cache": Command("Encode image shards into a cache of latents and masks."),
+    "look": Command(
+        "Look at image shards: what they hold, what would be cached, and the command for it.",
+        ("source",),
+        ("shards", "out", "encode"),
+    ),
     "pack": Command("Make shards from a folder of images.", ("folder",)),
     "embed-text": Command("Add the text embeddings of captions to shards."),
     "verify": Command("Check a cache: its files, its samples and, if asked, its inputs and autoencoder.", ("root",)),

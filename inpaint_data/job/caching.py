@@ -3,7 +3,6 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from inpaint_data.encoding.encoder import Encoder, autoencoder_of, check_resolut
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.job.plan import Plan, Stamps, plan_shards
+from inpaint_data.job.dry_run import dry_run
+from inpaint_data.job.plan import Stamps, check_exact, plan_shards
 from inpaint_data.job.progress import Summary
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.job.shard_job import Committer, Work, cache_shards
-from inpaint_data.job.shard_job import encode as encode_batch
 from inpaint_data.latent_cache.format import (
     Sidecar,
     committed,
@@ -30,22 +29,16 @@ from inpaint_data.latent_cache.format import (
     write_cache_file,
 )
 from inpaint_data.latent_cache.lock import locked
-from inpaint_data.latent_cache.members import members_of
 from inpaint_data.latent_cache.settings import CacheSettings
 from inpaint_data.latent_cache.writer import check_folder, clean, settings_for
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import Stage
-from inpaint_data.pipeline.stages import Tally
 from inpaint_data.pipeline.user_stages import check_stages, names_of
 from inpaint_data.ranks import Part, part_of_run
 from inpaint_data.settings import group_of
 from inpaint_data.shards.naming import expand_shards, shard_stem
-from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd
 from inpaint_data.shards.stores import local_path
-from inpaint_data.shards.tar import stored_size
-
-PROBE_BATCHES = 3  # of a dry run; the first one warms up
 
 
 def cache_latents(
@@ -96,7 +89,7 @@ def cache_latents(
     inputs, root = inputs_of(shards), local_path(out)
     settings = settings_of(work).to_json()
     if work.job.dry_run:
-        return Summary(_plan(work, inputs, root, settings), dry_run=True)
+        return dry_run(work, inputs, root, settings)
     part = part_of_run()
     check_folder(root)
     settings = settings_for(root, settings)
@@ -191,7 +184,7 @@ def _run(
         clean(root, lambda stem: stem in mine or (part.rank == 0 and stem not in others))
         stamps = Stamps(root, part.rank)
         plan = plan_shards(inputs, root, stamps, work.made_with, part)
-        _check_exact(plan, work.job)
+        check_exact(plan, work.job.exact)
         summary = Summary(plan, unreadable=dict(plan.unreadable))
         if part.rank == 0 and (plan.todo or not _has_cache_file(root)):
             write_cache_file(root, settings, None)
@@ -213,17 +206,6 @@ def _run(
     return summary, sidecars
 
 
-def _check_exact(plan: Plan, job: JobSettings) -> None:
-    """Raises UsageError if equal bytes are asked for, and what is there was made with what moves the last ones."""
-    if job.exact and plan.made_otherwise:
-        lines = [f"{line} ({count} shards)" for line, count in plan.made_otherwise.items()]
-        raise UsageError(
-            f"exact: shards that are there differ from this run in what moves the last bits: {'; '.join(lines)}; run "
-            "with what they were made with, delete them, or leave exact out",
-            ("job", "exact"),
-        )
-
-
 def _has_cache_file(root: Path) -> bool:
     try:
         read_cache_file(root)
@@ -242,36 +224,6 @@ def _check_all_present(root: Path, stems: set[str], settings: Mapping[str, Any])
         raise CacheError(
             f"{missing[0]}: vanished while the job ran ({len(missing)} files did); run the same command again"
         )
-
-
-def _plan(work: Work, inputs: list[str], root: Path, settings: Mapping[str, Any]) -> Plan:
-    """The plan of a run, with the time and size expected from its first batches."""
-    settings_for(root, settings)
-    plan = plan_shards(inputs, root, Stamps(root, None), work.made_with)
-    _check_exact(plan, work.job)
-    tally = Tally()
-    batches_done: list[tuple[int, int, float]] = []  # samples, bytes and seconds of each
-    last = time.perf_counter()
-    with closing(work.events(plan.todo, tally)) as events:
-        for event in events:
-            if isinstance(event, ShardEnd | ShardAnew | Fault):
-                continue
-            count = size = 0
-            for batches, _ in encode_batch(work, event):
-                rows = range(len(batches[0]["__key__"]))
-                count += len(rows)
-                size += sum(stored_size(members_of(batches, row, work.storing).values()) for row in rows)
-            now = time.perf_counter()
-            batches_done.append((count, size, now - last))
-            last = now
-            if len(batches_done) == PROBE_BATCHES:
-                break
-    measured = batches_done[1:] or batches_done
-    samples = max(1, sum(count for count, _, _ in measured))
-    expected = tally.expected(plan.bytes_to_do)
-    plan.bytes_expected = round(expected * sum(size for _, size, _ in measured) / samples)
-    plan.seconds_expected = expected * sum(seconds for _, _, seconds in measured) / samples
-    return plan
 
 
 def _check_budget(summary: Summary, sidecars: list[Sidecar], max_bad_fraction: float, root: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from inpaint_data.durable import MAX_NAME_BYTES, write_file
 from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed, differences
+from inpaint_data.pipeline.survey import Survey
 from inpaint_data.ranks import Part
 from inpaint_data.shards.naming import shard_identity, shard_size, shard_stamp, shard_stem
 from inpaint_data.shown import shown
@@ -39,6 +40,7 @@ class Plan:
     removed_samples: int = 0
     made_otherwise: Counter[str] = field(default_factory=Counter)
     bytes_to_do: int = 0
+    survey: Survey | None = None  # of a dry run, of the shards to do
     bytes_expected: int | None = None
     seconds_expected: float | None = None
 
@@ -53,6 +55,8 @@ class Plan:
             *([("unreadable", f"{len(self.unreadable)} shards")] if self.unreadable else []),
             ("removed", f"{len(self.removed)} cached shards have no input any more"),
         ]
+        if self.survey is not None:
+            rows += self.survey.lines()
         if self.bytes_expected is not None and self.seconds_expected is not None:
             rows.append(("expected", f"{self.bytes_expected / 1e6:.0f} MB in {self.seconds_expected:.0f} s"))
         lines = [f"  {name:<12} {value}" for name, value in rows]
@@ -200,6 +204,17 @@ def _refuse_renamed(plan: Plan, removed: Sequence[Sidecar], root: Path, stamps: 
             f"shards: {shard} has the very bytes that are cached as {old}, whose input is gone{more}; rename it back, "
             f"or delete {old} and {old.removesuffix('.tar')}.json from {root}, and it is cached under its new name",
             ("shards",),
+        )
+
+
+def check_exact(plan: Plan, exact: bool) -> None:
+    """Raises UsageError if equal bytes are asked for, and what is there was made with what moves the last ones."""
+    if exact and plan.made_otherwise:
+        lines = [f"{line} ({count} shards)" for line, count in plan.made_otherwise.items()]
+        raise UsageError(
+            f"exact: shards that are there differ from this run in what moves the last bits: {'; '.join(lines)}; run "
+            "with what they were made with, delete them, or leave exact out",
+            ("job", "exact"),
         )
 
 

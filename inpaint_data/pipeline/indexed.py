@@ -62,7 +62,7 @@ class IndexedShards:
         self.settings, self.own = settings, list(own)
         self.faults: list[Fault] = []
         self.too_small = 0
-        self._files = [_File(shard, mirror, mirror_bytes) for shard in shards]
+        self._files = [ShardFile(shard, _copy_of(shard, mirror, mirror_bytes)) for shard in shards]
         self._sizes = settings.pictures.views.sizes()
         places: list[tuple[int, ...]] = []  # shard, extent, which of the stages' results, view, size of the view
         for number, file in enumerate(self._files):
@@ -98,7 +98,7 @@ class IndexedShards:
             if len(faults) > 1:
                 log.warning("%d more are left out by %s", len(faults) - 1, name)
 
-    def _places_of(self, sample: Sample, file: "_File", keys: set[str]) -> Iterator[tuple[int, ...] | Fault]:
+    def _places_of(self, sample: Sample, file: "ShardFile", keys: set[str]) -> Iterator[tuple[int, ...] | Fault]:
         """Extent, number of the stages' result, number and size of each view of a sample."""
         results: Iterable[Any] = [sample]
         if self.own or self.settings.pictures.filters.caption:
@@ -117,7 +117,7 @@ class IndexedShards:
             except FilteredError as error:
                 yield Fault(file.shard, made.key, str(error), None, None, on_purpose=True)
 
-    def _views(self, sample: Sample, file: "_File") -> list[tuple[int, Size]]:
+    def _views(self, sample: Sample, file: "ShardFile") -> list[tuple[int, Size]]:
         """Number and size of each view of a sample, by the header of its picture.
 
         Raises:
@@ -127,23 +127,13 @@ class IndexedShards:
         if self._has_one_view and not filters.of_images:
             return self._unknown_view
         try:
-            size = self._size(sample, file)
+            size = file.size_of(sample)
             filters.check_image(size, caption_of(sample))
         except FilteredError:
             raise
         except SampleError:
             return self._unknown_view  # why it cannot be used is said when it is decoded
         return self._views_of(size)
-
-    def _size(self, sample: Sample, file: "_File") -> Size:
-        """The size of a sample's picture, which is looked up in the shard where the sample was only located."""
-        name = image_member(sample)
-        if sample.members[name]:
-            return image_size(sample.members[name])
-        offset, end = sample.offsets[name], sample.extent[1]
-        with suppress(SampleError):
-            return image_size(file.bytes(offset, min(offset + HEADER, end)))
-        return image_size(file.bytes(offset, end))
 
     def _views_of(self, size: Size) -> list[tuple[int, Size]]:
         """Number and size of each view of an image of that size."""
@@ -199,17 +189,36 @@ class IndexedShards:
         return wds.DataPipeline(head, *way_of_a_sample(self.settings, (), batch_size, variants, threads))
 
 
-class _File:
-    """One shard, wherever its bytes are read from."""
+class ShardFile:
+    """One shard, wherever its bytes are read from.
 
-    def __init__(self, shard: str, mirror: str | None, mirror_bytes: int) -> None:
+    Args:
+        shard: its path or URL.
+        copy: of a remote one, here; None reads it piece by piece.
+    """
+
+    def __init__(self, shard: str, copy: Path | None = None) -> None:
         self.shard = shard
         self._stored = stored(shard) if is_url(shard) else None
-        self._path = anew_if_replaced(partial(_copy, shard, mirror, mirror_bytes)) if is_url(shard) else Path(shard)
+        self._path = copy if is_url(shard) else Path(shard)
 
     def locate(self) -> Iterator[Sample | Fault]:
         """Its samples by their headers, without bytes, under the shard's own name."""
         return locate_samples(self.shard if self._path is None else str(self._path), self.shard)
+
+    def size_of(self, sample: Sample) -> Size:
+        """The size of a sample's picture, which is looked up in the shard where the sample was only located.
+
+        Raises:
+            SampleError: it has none, or none that can be read.
+        """
+        name = image_member(sample)
+        if sample.members[name]:
+            return image_size(sample.members[name])
+        offset, end = sample.offsets[name], sample.extent[1]
+        with suppress(SampleError):
+            return image_size(self.bytes(offset, min(offset + HEADER, end)))
+        return image_size(self.bytes(offset, end))
 
     def bytes(self, start: int, end: int) -> bytes:
         if self._path is None:
@@ -226,6 +235,10 @@ class _File:
         if isinstance(sample, Fault) and self._path is None and stored_now(self.shard) != self._stored:
             raise ReplacedError(f"{self.shard}: it was replaced by another one since training began; start again")
         return sample
+
+
+def _copy_of(shard: str, mirror: str | None, mirror_bytes: int) -> Path | None:
+    return anew_if_replaced(partial(_copy, shard, mirror, mirror_bytes)) if is_url(shard) else None
 
 
 def _copy(shard: str, mirror: str | None, mirror_bytes: int) -> Path | None:

@@ -1,0 +1,195 @@
+"""A survey of image shards: what they hold and what settings would make of it, by the headers of tars and images."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from inpaint_data.errors import FilteredError, SampleError, ShardError
+from inpaint_data.masks.settings import MaskSettings
+from inpaint_data.pictures.examples import caption_of
+from inpaint_data.pictures.geometry import Size
+from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.decorator import Stage
+from inpaint_data.pipeline.indexed import ShardFile
+from inpaint_data.pipeline.stages import as_dict, as_sample
+from inpaint_data.pipeline.user_stages import run_on
+from inpaint_data.seeding import generator_for
+from inpaint_data.shards.naming import shard_size
+from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard
+from inpaint_data.shards.stores import is_url
+
+SAMPLES = 2000  # looked at, of larger sets; a shard that was begun is looked at to its end where it lies here
+EXAMPLES = 3  # of each kind of what cannot be used
+# Kinds of what would be quarantined.
+TOO_SMALL, NO_IMAGE, NO_MASK = "too small", "without an image that can be read", "without a mask"
+DAMAGED, UNREADABLE = "damaged in the shard", "shards that cannot be read"
+
+
+@dataclass
+class Survey:
+    """What was looked at, and what would come of it.
+
+    Attributes:
+        shards, bytes: of the whole.
+        looked_at_bytes: of the samples that were looked at.
+        samples: that were looked at, usable or not.
+        members: extension -> samples that have it.
+        sizes: of images, upright.
+        targets: of the views that would be made.
+        captions: samples that have one, by their members.
+        unusable: kind -> samples that would be quarantined.
+        filtered: filter -> samples that would be left out on purpose.
+        examples: kind or filter -> the first few, each named with its reason.
+    """
+
+    shards: int = 0
+    bytes: int = 0
+    looked_at_bytes: int = 0
+    samples: int = 0
+    members: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[Size] = field(default_factory=Counter)
+    targets: Counter[Size] = field(default_factory=Counter)
+    captions: int = 0
+    unusable: Counter[str] = field(default_factory=Counter)
+    filtered: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """True if every sample was looked at."""
+        return self.looked_at_bytes >= self.bytes
+
+    @property
+    def times(self) -> float:
+        """How many times what was looked at the whole is, by bytes."""
+        return 1.0 if self.is_whole else self.bytes / max(1, self.looked_at_bytes)
+
+    @property
+    def pixels(self) -> float:
+        """Of all views that would be made of the whole."""
+        return sum(height * width * count for (height, width), count in self.targets.items()) * self.times
+
+    @property
+    def bad_fraction(self) -> float:
+        """The share of samples that would be quarantined."""
+        return self.unusable.total() / max(1, self.samples - self.filtered.total())
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Name and text of each line of a table: how many samples would be used, and what becomes of the others."""
+        used = self.samples - self.unusable.total() - self.filtered.total()
+        views = f", as {self.targets.total()} views" if self.targets.total() != used else ""
+        seen = "" if self.is_whole else f", the first of about {self.samples * self.times:,.0f}"
+        lines = [("usable", f"{used} of {self.samples} samples{views}{seen}, by their headers")]
+        for name, counter in (("unusable", self.unusable), ("filtered", self.filtered)):
+            if counter:
+                kinds = ", ".join(f"{count} {kind}" for kind, count in counter.most_common())
+                lines.append((name, f"{counter.total()}: {kinds}"))
+                lines += [(name, example) for kind in counter for example in self.examples[kind]]
+        return lines
+
+    def note(self, counter: Counter[str], kind: str, key: str | None, reason: str) -> None:
+        """Count one that is left out."""
+        counter[kind] += 1
+        examples = self.examples.setdefault(kind, [])
+        if len(examples) < EXAMPLES:
+            examples.append(reason if key is None else f"{key!r}: {reason}")
+
+
+def survey_shards(
+    shards: Sequence[str], settings: ExampleSettings, own: Sequence[Stage] = (), samples: int = SAMPLES
+) -> Survey:
+    """Look at shards, nothing decoded: all of them, or whole ones evenly spread until `samples` were looked at.
+
+    What only decoding shows, such as damage or an empty mask, is not known afterwards. With stages of the user's,
+    samples are read whole and go through them.
+
+    Raises:
+        ShardError: no shard can be read.
+    """
+    survey = Survey(shards=len(shards))
+    problems: list[ShardError] = []
+    sizes: dict[str, int] = {}
+    for shard in shards:
+        try:
+            sizes[shard] = shard_size(shard)
+        except ShardError as error:
+            problems.append(error)
+    survey.bytes = sum(sizes.values())
+    for place in generator_for(0, "", 0, "survey").permutation(len(sizes)):
+        if survey.samples >= samples:
+            break
+        shard = list(sizes)[place]
+        try:
+            _look(survey, shard, sizes[shard], settings, own, samples)
+        except ShardError as error:
+            problems.append(error)
+    for problem in problems:
+        survey.note(survey.unusable, UNREADABLE, None, str(problem))
+    if problems and not survey.samples:
+        raise problems[0]
+    return survey
+
+
+def _look(survey: Survey, shard: str, size: int, settings: ExampleSettings, own: Sequence[Stage], samples: int) -> None:
+    file, end = ShardFile(shard), 0
+    for item in _items(file, own, settings.pictures.filters.caption):
+        if isinstance(item, ShardEnd):
+            break
+        survey.samples += 1
+        end = max(end, item.end or 0 if isinstance(item, Fault) else item.extent[1])
+        if isinstance(item, Fault):
+            counter = survey.filtered if item.on_purpose else survey.unusable
+            survey.note(counter, item.reason.partition(":")[0] if item.on_purpose else DAMAGED, item.key, item.reason)
+        else:
+            _count(survey, item, file, settings)
+        if is_url(shard) and survey.samples >= samples:
+            survey.looked_at_bytes += end
+            return
+    survey.looked_at_bytes += size
+
+
+def _items(file: ShardFile, own: Sequence[Stage], whole: bool) -> Iterator[Sample | Fault | ShardEnd]:
+    """The samples of a shard behind the user's stages; without their bytes where only headers are needed."""
+    if is_url(file.shard):
+        items: Iterable[Sample | Fault | ShardEnd] = read_shard(file.shard)
+    else:
+        items = file.locate()
+        if own or whole:
+            items = (file.read(item.extent) if isinstance(item, Sample) else item for item in items)
+    keys: set[str] = set()
+    for item in items:
+        if not own or not isinstance(item, Sample):
+            yield item
+            continue
+        for result in run_on(as_dict(item), own, file.shard, keys):
+            yield result if isinstance(result, Fault) else replace(as_sample(result), extent=item.extent)
+
+
+def _count(survey: Survey, sample: Sample, file: ShardFile, settings: ExampleSettings) -> None:
+    """What comes of a sample that can be read."""
+    survey.members.update(sample.members.keys())
+    survey.captions += "txt" in sample.members
+    kind = NO_IMAGE
+    try:
+        size = file.size_of(sample)
+        survey.sizes[size] += 1
+        caption = caption_of(sample) if settings.pictures.filters.caption else ""
+        settings.pictures.filters.check_image(size, caption)
+        kind = TOO_SMALL
+        views = settings.pictures.views.of(size)
+        kind = NO_MASK
+        _check_brings_mask(sample, settings.masks)
+        survey.targets.update(view.target for view in views)
+    except FilteredError as error:
+        survey.note(survey.filtered, str(error).partition(":")[0], sample.key, str(error))
+    except SampleError as error:
+        survey.note(survey.unusable, kind, sample.key, str(error))
+
+
+def _check_brings_mask(sample: Sample, masks: MaskSettings) -> None:
+    """Raises SampleError for a sample that, by the names of its members, has no mask where it must bring one."""
+    takes = {"sample": ("mask.png",), "object": ("mask.png", "mask.0.png", "json")}
+    source = "object" if masks.draws_objects else masks.source
+    if source in takes and not any(name in sample.members for name in takes[source]):
+        listed = ", ".join(sorted(sample.members))
+        raise SampleError(f"no mask: the sample has {listed}; add {takes[source][0]}, or draw masks: source: mixture")

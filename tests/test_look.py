@@ -1,0 +1,147 @@
+"""Looking before anything is encoded: `look` and the dry run, from headers alone."""
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Pooling, run, write_shard
+from flat import cache_latents, example_settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from inpaint_data import Autoencoder, CacheError
+from inpaint_data.pictures.examples import Example, prepare
+from inpaint_data.pipeline.survey import NO_IMAGE, NO_MASK, TOO_SMALL, survey_shards
+from inpaint_data.shards.reading import Sample, read_shard
+
+
+def image(height: int, width: int, kind: str = "JPEG", orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+def mixed(folder: Path) -> str:
+    """Seven samples in two shards: fine, turned by EXIF, small, without a mask, damaged header, without an image."""
+    mask = image(64, 64, "PNG")
+    write_shard(
+        folder / "0.tar",
+        {
+            "fine": {"jpg": image(64, 64), "mask.png": mask, "txt": b"a caption"},
+            "turned": {"jpg": image(64, 96, orientation=6), "mask.png": image(96, 64, "PNG")},
+            "small": {"png": image(40, 100, "PNG"), "mask.png": mask, "txt": b"another"},
+        },
+    )
+    write_shard(
+        folder / "1.tar",
+        {
+            "bare": {"jpg": image(80, 64)},
+            "broken": {"jpg": b"not an image", "mask.png": mask},
+            "lone": {"mask.png": mask},
+            "wide": {"webp": image(64, 200, "WEBP"), "mask.png": image(64, 200, "PNG")},
+        },
+    )
+    return str(folder)
+
+
+def test_a_survey_knows_by_headers_what_becomes_of_every_sample(tmp_path: Path) -> None:
+    folder = mixed(tmp_path / "in")
+    shards = sorted(map(str, (tmp_path / "in").glob("*.tar")))
+    survey = survey_shards(shards, example_settings(resolution=64, masks="sample"))
+    assert (survey.shards, survey.samples, survey.is_whole) == (2, 7, True)
+    assert survey.unusable == Counter({TOO_SMALL: 1, NO_IMAGE: 2, NO_MASK: 1})
+    assert survey.targets == Counter({(64, 64): 3})
+    assert survey.sizes[96, 64] == 1  # upright
+    assert survey.captions == 2
+    with pytest.raises(CacheError, match=r"4 of the 7 samples that were looked at would be quarantined"):
+        cache_latents(folder, str(tmp_path / "out"), vae=Autoencoder(Pooling()), resolution=64, dry_run=True)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(CacheError, match="4 of 7 samples are quarantined"):
+        cache_latents(folder, str(tmp_path / "out"), vae=Autoencoder(Pooling()), resolution=64)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(20, 120), st.integers(20, 120)), min_size=1, max_size=6),
+    st.sampled_from([{}, {"upscale": True}, {"small": "bucket"}, {"max_aspect": 2.0}, {"resolution": (32, 64)}]),
+)
+def test_the_views_that_a_survey_expects_are_those_that_are_made(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, int]], some: dict[str, Any]
+) -> None:
+    shard = tmp_path_factory.mktemp("in") / "a.tar"
+    write_shard(shard, {f"s{number}": {"png": image(*size, "PNG")} for number, size in enumerate(sizes)})
+    chosen = example_settings(**({"resolution": 64, "masks": "boxes", "bucket_step": 16} | some))
+    survey = survey_shards([str(shard)], chosen)
+    made: Counter[tuple[int, int]] = Counter()
+    quarantined = 0
+    for sample in read_shard(str(shard)):
+        if isinstance(sample, Sample):
+            results = prepare(sample, chosen, [0])
+            made.update(result.size for result in results if isinstance(result, Example))
+            quarantined += not any(isinstance(result, Example) for result in results)
+    assert survey.targets == made
+    assert survey.unusable.total() == quarantined
+
+
+def test_of_many_shards_some_are_looked_at_and_the_rest_is_estimated(tmp_path: Path) -> None:
+    for number in range(20):
+        write_shard(tmp_path / f"{number:02d}.tar", {f"k{k}": {"png": image(64, 64, "PNG")} for k in range(5)})
+    survey = survey_shards(
+        sorted(map(str, tmp_path.glob("*.tar"))), example_settings(resolution=64, masks="boxes"), samples=12
+    )
+    assert survey.samples == 15
+    assert survey.samples * survey.times == pytest.approx(100)
+
+
+def test_filters_and_own_stages_count_in_a_survey(tmp_path: Path) -> None:
+    folder = mixed(tmp_path / "in")
+    shards = sorted(map(str, Path(folder).glob("*.tar")))
+    chosen = example_settings(resolution=32, masks="boxes", filters={"caption": True})
+    assert survey_shards(shards, chosen).filtered == Counter({"caption": 3})
+    chosen = example_settings(resolution=32, masks="boxes")
+
+    def not_small(samples: Any) -> Any:
+        return (sample for sample in samples if sample["__key__"] != "small")
+
+    survey = survey_shards(shards, chosen, [not_small])
+    assert survey.filtered == Counter({"stages": 1})
+    assert survey.targets.total() == 4
+
+
+def test_look_says_what_is_there_what_would_be_cached_and_the_command_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "look", mixed(tmp_path / "in"), "--resolution", "64")
+    assert code == 0
+    lines = out.splitlines()
+
+    def told(name: str) -> list[str]:
+        return [line.split(maxsplit=1)[1] for line in lines if line.split()[0] == name]
+
+    assert told("samples") == ["7"]
+    assert told("captions") == ["2 of 7"]
+    assert told("usable") == ["3 of 7 samples, by their headers"]
+    assert told("unusable")[0] == "4: 2 without an image that can be read, 1 too small, 1 without a mask"
+    assert told("views") == ["64x64 3"]
+    assert len(told("cache")) == 2
+    assert "on cpu" in told("time")[0] or "on cuda" in told("time")[0]
+    assert "--small bucket or --upscale" in told("next")[0]
+    command = told("next")[-1]
+    assert command.startswith(f"inpaint-data cache --shards {tmp_path / 'in'} --out cache --vae ")
+    assert command.endswith("--resolution 64 --masks sample")
+
+
+def test_look_refuses_a_cache_and_what_is_not_there(
+    tmp_path: Path, vae: Autoencoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no such file" in run(capsys, "look", str(tmp_path / "nowhere"))[2]
+    assert "samples: 0 is too small" in run(capsys, "look", str(tmp_path), "--samples", "0")[2]
+    write_shard(tmp_path / "in" / "a.tar", {"a": {"png": image(64, 64, "PNG")}})
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "out"), vae=vae, resolution=64, masks="boxes")
+    assert "is a latent cache and not image shards" in run(capsys, "look", str(tmp_path / "out"))[2]
