@@ -1,13 +1,16 @@
-"""A folder of images becomes shards that read back to the same bytes, or an error that names the file."""
+"""A folder of images becomes shards that read back to the same bytes, and what is left out is named."""
 
 import errno
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 import webdataset
+from conftest import run
 from PIL import Image
 
 from inpaint_data.commands.packing import pack
@@ -16,9 +19,9 @@ from inpaint_data.shards.naming import expand_shards
 from inpaint_data.shards.reading import Sample, ShardEnd, read_shard
 
 
-def picture(kind: str, shade: int = 90) -> bytes:
+def picture(kind: str, shade: int = 90, size: tuple[int, int] = (24, 16)) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (24, 16), (shade, 40, 20)).save(file, kind)
+    Image.new("RGB", size, (shade, 40, 20)).save(file, kind)
     return file.getvalue()
 
 
@@ -79,74 +82,145 @@ def read_back(shards: list[str]) -> dict[str, dict[str, bytes]]:
     return {item.key: item.members for item in items}
 
 
+def left_out_of(out: Path) -> dict[str, str]:
+    (path,) = out.glob("*-left_out.txt")
+    return dict(line.split("\t") for line in path.read_text("utf-8").splitlines())
+
+
 def test_what_is_packed_reads_back_byte_for_byte(photos: Path, tmp_path: Path) -> None:
-    shards = pack(str(photos), str(tmp_path / "out" / "shards"))
-    assert shards == expand_shards(tmp_path / "out" / "shards")
-    assert read_back(shards) == EXPECTED
+    packed = pack(str(photos), str(tmp_path / "out" / "shards"))
+    assert packed.shards == expand_shards(tmp_path / "out" / "shards")
+    assert read_back(packed.shards) == EXPECTED
+    assert (packed.images, packed.members) == (6, {"mask": 2, "caption": 1, "json": 1})
     theirs = {
-        item["__key__"]: item["jpg"] for item in webdataset.WebDataset(shards, shardshuffle=False) if "jpg" in item
+        item["__key__"]: item["jpg"]
+        for item in webdataset.WebDataset(packed.shards, shardshuffle=False)
+        if "jpg" in item
     }
     assert theirs == {key: members["jpg"] for key, members in EXPECTED.items() if "jpg" in members}
 
 
 def test_shards_hold_at_most_their_size_and_all_samples_in_the_order_of_keys(photos: Path, tmp_path: Path) -> None:
-    shards = pack(str(photos), str(tmp_path / "out"), shard_size=4)
-    assert [Path(shard).name for shard in shards] == ["000000.tar", "000001.tar"]
-    assert sorted(os.listdir(tmp_path / "out")) == ["000000.tar", "000001.tar"]
-    assert list(read_back(shards)) == sorted(EXPECTED)
-    assert [len(samples_of(shard)) for shard in shards] == [4, 2]
+    packed = pack(str(photos), str(tmp_path / "out"), shard_size=4)
+    names = ["photos-000000.tar", "photos-000001.tar"]
+    assert [Path(shard).name for shard in packed.shards] == names
+    assert sorted(os.listdir(tmp_path / "out")) == [*names, "photos-left_out.txt"]
+    assert list(read_back(packed.shards)) == sorted(EXPECTED)
+    assert [len(samples_of(shard)) for shard in packed.shards] == [4, 2]
 
 
 def test_the_same_folder_gives_the_same_bytes_whenever_it_is_packed(photos: Path, tmp_path: Path) -> None:
-    (first,) = pack(str(photos), str(tmp_path / "one"))
+    (first,) = pack(str(photos), str(tmp_path / "one")).shards
     for path in photos.rglob("*"):
         os.utime(path, (1, 1))
         path.chmod(0o700)
-    (second,) = pack(str(photos), str(tmp_path / "two"))
+    (second,) = pack(str(photos), str(tmp_path / "two")).shards
     assert Path(first).read_bytes() == Path(second).read_bytes()
 
 
+def both(one: str, other: str, key: str) -> str:
+    return f"{one} and {other} would both be the image of {key!r}; rename or remove one"
+
+
+NO_MASK, NO_IMAGE = "a mask without an image: no image of its name", "no image of its name"
+OWN = "is webdataset's own metadata by its name, which readers skip; rename its folder"
+
+
 @pytest.mark.parametrize(
-    ("files", "message"),
+    ("files", "reasons"),
     [
-        ({"cat_mask.png": PNG}, r"cat_mask\.png has no image"),
-        ({"_mask.png": PNG}, r"_mask\.png has no image"),
-        ({"dog.txt": b""}, r"dog\.txt has no image"),
-        ({"sub/cat.txt": b""}, r"sub/cat\.txt has no image"),
-        ({"cat.png": PNG}, r"cat\.jpg and .*cat\.png would both"),
-        ({"cat.JPG": JPEG}, r"cat\.JPG and .*cat\.jpg would both"),
-        ({"a.b.jpg": JPEG, "a_b.jpg": JPEG}, "'a.b' and 'a_b' would both get the key 'a_b'"),
-        ({"a.b.jpg": JPEG, "a_b.txt": b""}, "'a.b' and 'a_b' would both get the key 'a_b'"),
-        ({"cat_mask.jpg": JPEG}, r"cat_mask\.jpg is a mask but not a PNG"),
-        ({"dog.tif": b""}, r"dog\.tif is neither"),
-        ({"__own__/dog.jpg": JPEG}, "dog.jpg is webdataset's own"),
+        ({"dog_mask.png": PNG}, [NO_MASK]),
+        ({"_mask.png": PNG}, [NO_MASK]),
+        ({"dog.txt": b""}, [NO_IMAGE]),
+        ({"sub/cat.txt": b""}, [NO_IMAGE]),
+        ({"dog.png": PNG, "dog.jpg": JPEG, "dog.txt": b""}, [both("dog.jpg", "dog.png", "dog")] * 3),
+        ({"dog.JPG": JPEG, "dog.jpg": JPEG}, [both("dog.JPG", "dog.jpg", "dog")] * 2),
+        ({"a.b.jpg": JPEG, "a_b.jpg": JPEG}, [both("a.b.jpg", "a_b.jpg", "a_b")] * 2),
+        (
+            {"a_b.txt": b"", "sub/a.b.jpg": JPEG, "sub/a.b_mask.png": PNG[:9]},
+            [NO_IMAGE, "its mask cannot be packed", ""],
+        ),
+        ({"dog.jxl": b""}, ["an image of a kind that is not read; save it as PNG or JPEG"]),
+        ({"__own__/dog.jpg": JPEG}, [OWN]),
     ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
-def test_what_is_in_the_way_is_named_and_nothing_is_written(
-    files: dict[str, bytes], message: str, tmp_path: Path
+def test_what_is_in_the_way_is_left_out_with_its_reason_and_the_rest_is_packed(
+    files: dict[str, bytes], reasons: list[str], tmp_path: Path
 ) -> None:
     folder = put(tmp_path / "photos", {"ant.jpg": JPEG, "cat.jpg": JPEG, **files})
-    if set(files) & {"cat_mask.png"} and "no image" in message:
-        (folder / "cat.jpg").unlink()
-    with pytest.raises(UsageError, match=message) as caught:
-        pack(str(folder), str(tmp_path / "out"), shard_size=1)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []
+    packed = pack(str(folder), str(tmp_path / "out"))
+    assert {left.name: left.reason for left in packed.left_out} == left_out_of(tmp_path / "out")
+    assert {left.name for left in packed.left_out} == files.keys()
+    for reason, (_, left) in zip(reasons, sorted(left_out_of(tmp_path / "out").items()), strict=True):
+        assert reason in left
+    assert {"ant", "cat"} <= read_back(packed.shards).keys()
 
 
-def test_all_images_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
-    files = {"cat.jpg": JPEG, "cat_mask.png": PNG[:20], "dog.jpg": b"GIF89a", "eel.jpg": b"", "ok.jpg": JPEG}
-    folder = put(tmp_path / "photos", files)
+BAD = {
+    "cat.jpg": JPEG,
+    "cat_mask.png": PNG[:20],
+    "dog.jpg": b"junk",
+    "eel.jpg": b"",
+    "fox.HEIC": b"x" * 100,
+    "gnu.jpg": JPEG,
+    "gnu_mask.png": picture("PNG", size=(16, 24)),
+    "ok.jpg": JPEG,
+    "readme.txt": b"CC0",
+}
+
+
+def test_bad_files_are_listed_and_do_not_stop_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = put(tmp_path / "photos", BAD)
+    code, printed, err = run(capsys, "pack", str(folder), "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert "images        1\n" in printed
+    assert "readme.txt): no image of its name" in printed
+    assert "photos-000000.tar" in err
+    assert [path.name for path in (tmp_path / "out").glob("*.tar")] == ["photos-000000.tar"]
+    left_out = left_out_of(tmp_path / "out")
+    assert left_out.keys() == BAD.keys() - {"ok.jpg"}
+    assert "damaged" in left_out["cat_mask.png"]
+    assert left_out["cat.jpg"] == "its mask cannot be packed"
+    assert left_out["gnu_mask.png"] == "the mask has another size than its image; give it the image's size"
+
+
+def test_on_bad_raise_names_all_that_is_bad_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = put(tmp_path / "photos", BAD)
     with pytest.raises(SampleError) as caught:
-        pack(str(folder), str(tmp_path / "out"))
-    for named in (
-        "cat_mask.png: image is damaged",
-        "dog.jpg: image is not a JPEG, PNG or WEBP",
-        "eel.jpg: image is empty",
-    ):
+        pack(str(folder), str(tmp_path / "out"), on_bad="raise")
+    for named in ("cat_mask.png: image is damaged", "dog.jpg: image is not", "eel.jpg: image is empty", "gnu_mask.png"):
         assert named in str(caught.value)
     assert "ok.jpg" not in str(caught.value)
+    assert "readme.txt" not in str(caught.value)  # which belongs to no image
     assert not (tmp_path / "out").exists()
+    assert run(capsys, "pack", str(folder), "--out", str(tmp_path / "out"), "--on_bad", "raise")[0] == 1
+
+
+def test_a_folder_of_nothing_but_bad_files_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = put(tmp_path / "photos", {"dog.jpg": b"junk"})
+    code, printed, err = run(capsys, "pack", str(folder), "--out", str(tmp_path / "out"))
+    assert code == 1
+    assert "images        0" in printed
+    assert "no image could be packed" in err
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "TIFF"])
+def test_other_kinds_of_images_are_packed_as_they_are(kind: str, tmp_path: Path) -> None:
+    data = picture(kind)
+    folder = put(tmp_path / "photos", {f"cat.{kind.lower()}": data, "cat_mask.webp": WEBP})
+    packed = pack(str(folder), str(tmp_path / "out"))
+    assert read_back(packed.shards) == {"cat": {kind.lower(): data, "mask.webp": WEBP}}
+
+
+def test_a_file_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    folder = put(tmp_path / "photos", {"ant.jpg": JPEG, "cat.jpg": JPEG})
+    (folder / "dog.jpg").symlink_to("/proc/self/mem")  # opens, and cannot be read
+    packed = pack(str(folder), str(tmp_path / "out"))
+    assert packed.images == 2
+    assert left_out_of(tmp_path / "out")["dog.jpg"].startswith("it cannot be read (Input/output error)")
 
 
 def test_folders_that_cannot_be_used_are_refused(photos: Path, tmp_path: Path) -> None:
@@ -159,9 +233,15 @@ def test_folders_that_cannot_be_used_are_refused(photos: Path, tmp_path: Path) -
         pack(str(photos), str(tmp_path / "out"), shard_size=0)
     with pytest.raises(UsageError, match=r"cat\.jpg"):
         pack(str(photos), str(photos / "cat.jpg"))
+    with pytest.raises(UsageError, match="prefix: 'a/b' is not"):
+        pack(str(photos), str(tmp_path / "out"), prefix="a/b")
+    with pytest.raises(UsageError, match="nothing can be written to http://"):
+        pack(str(photos), "http://localhost/out")
     pack(str(photos), str(tmp_path / "out"))
-    with pytest.raises(UsageError, match=r"already has shards \(000000\.tar\)"):
+    with pytest.raises(UsageError, match=r"already has shards \(photos-000000\.tar\).*--append"):
         pack(str(photos), str(tmp_path / "out"))
+    with pytest.raises(UsageError, match="no images but shards; it is packed already"):
+        pack(str(tmp_path / "out"), str(tmp_path / "again"))
 
 
 def test_a_full_disk_leaves_no_shard_behind(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,3 +256,117 @@ def test_a_full_disk_leaves_no_shard_behind(photos: Path, tmp_path: Path, monkey
     with pytest.raises(UsageError, match="No space left on device"):
         pack(str(photos), str(tmp_path / "out"), shard_size=1)
     assert os.listdir(tmp_path / "out") == []
+
+
+def test_two_folders_are_packed_into_one_and_used_together(tmp_path: Path) -> None:
+    one = put(tmp_path / "my photos (2024)", {"cat.jpg": JPEG})
+    two = put(tmp_path / "paintings", {"cat.jpg": PNG})
+    pack(str(one), str(tmp_path / "out"))
+    pack(str(two), str(tmp_path / "out"))
+    pack(str(two), str(tmp_path / "out"), prefix="more")
+    names = ["more-000000.tar", "my_photos_2024-000000.tar", "paintings-000000.tar"]
+    assert [Path(shard).name for shard in expand_shards(tmp_path / "out")] == names
+
+
+def test_shards_in_the_packed_folder_itself_are_not_its_files(tmp_path: Path) -> None:
+    folder = put(tmp_path / "photos", {"cat.jpg": JPEG})
+    pack(str(folder), str(folder / "shards"))
+    packed = pack(str(folder), str(folder / "shards"), append=True)
+    assert (packed.images, packed.known, packed.left_out, packed.removed) == (0, 1, [], [])
+
+
+def test_append_adds_what_is_new_and_names_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {
+        "cat.jpg": JPEG,
+        "dog.jpg": picture("JPEG", 1),
+        "eel.jpg": picture("JPEG", 2),
+        "fox.jpg": picture("JPEG", 3),
+    }
+    folder, out = put(tmp_path / "photos", files), tmp_path / "out"
+    (first,) = pack(str(folder), str(out)).shards
+    before = Path(first).read_bytes()
+    put(folder, {"ant.jpg": picture("JPEG", 4), "dog.txt": b"a dog", "gnu.jpg": picture("JPEG", 5)})
+    (folder / "eel.jpg").unlink()
+    (folder / "fox.jpg").rename(folder / "hen.jpg")
+    packed = pack(str(folder), str(out), shard_size=1, append=True)
+    assert [Path(shard).name for shard in packed.shards] == ["photos-000001.tar", "photos-000002.tar"]
+    assert list(read_back(packed.shards)) == ["ant", "gnu"]
+    assert (packed.known, packed.changed, packed.removed) == (3, ["dog"], ["eel"])
+    assert packed.notes == ["hen is in the shards as fox, and is not packed again"]
+    assert Path(first).read_bytes() == before
+    code, printed, _ = run(capsys, "pack", str(folder), "--out", str(out), "--append")
+    assert code == 0
+    for row in ("images        0", "there already 5", "changed       1 (dog)", "removed       1 (eel)"):
+        assert row in printed
+    assert len(expand_shards(out)) == 3
+
+
+def test_append_to_damaged_shards_is_refused(tmp_path: Path) -> None:
+    folder = put(tmp_path / "photos", {"cat.jpg": JPEG})
+    (shard,) = pack(str(folder), str(tmp_path / "out")).shards
+    Path(shard).write_bytes(Path(shard).read_bytes()[:600])
+    with pytest.raises(UsageError, match=r"photos-000000\.tar: .*cut off.*pack them anew"):
+        pack(str(folder), str(tmp_path / "out"), append=True)
+
+
+def test_a_dry_run_tells_what_belongs_to_what_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"images/{number:02d}.jpg": JPEG for number in range(14)}
+    masks = {f"masks/{number:02d}.png": PNG for number in range(13)}
+    folder = put(tmp_path / "photos", {**files, **masks, "notes.docx": b""})
+    code, printed, _ = run(capsys, "pack", str(folder), "--out", str(tmp_path / "out"), "--dry_run")
+    assert code == 0
+    assert "layout        folders" in printed
+    assert "images/00   jpg images/00.jpg, mask.png masks/00.png\n" in printed
+    assert "images/12 " not in printed
+    for row in ("2 more", "images        14 would be packed", "with mask     13", "left out      1 (notes.docx)"):
+        assert row in printed
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def s3() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "x")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://{host}:{port}"})
+        fsspec.filesystem("s3").mkdir("packed")
+        yield "s3://packed"
+    server.stop()
+
+
+def test_shards_go_to_s3_and_are_appended_to_there(
+    photos: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = run(capsys, "pack", str(photos), "--out", f"{s3}/a/b", "--shard_size", "4")
+    assert code == 0
+    here = pack(str(photos), str(tmp_path / "out"), shard_size=4).shards
+    there = expand_shards(f"{s3}/a/b")
+    assert there == [f"{s3}/a/b/photos-000000.tar", f"{s3}/a/b/photos-000001.tar"]
+    for one, other in zip(here, there, strict=True):
+        assert fsspec.filesystem("s3").cat_file(other) == Path(one).read_bytes()
+    assert b"list.csv" in fsspec.filesystem("s3").cat_file(f"{s3}/a/b/photos-left_out.txt")
+    with pytest.raises(UsageError, match="already has shards"):
+        pack(str(photos), f"{s3}/a/b")
+    put(photos, {"new.jpg": picture("JPEG", 7)})
+    packed = pack(str(photos), f"{s3}/a/b", append=True)
+    assert packed.shards == [f"{s3}/a/b/photos-000002.tar"]
+    assert packed.known == 6
+    assert not (tmp_path / "s3:").exists()
+    code, _, err = run(capsys, "pack", str(photos), "--out", "s3://no-such-bucket/x")
+    assert code == 1
+    assert err.strip().splitlines()[-1].startswith("inpaint-data pack: s3://no-such-bucket/x/photos-000000.tar: ")
+
+
+def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
+    folder = put(tmp_path / "photos", {"cat.jpg": JPEG})
+    assert pack(str(folder), f"file://{tmp_path}/out").shards == [f"{tmp_path}/out/photos-000000.tar"]
+    assert len(expand_shards(tmp_path / "out")) == 1

@@ -58,6 +58,6 @@ def run(out: str = "demo_out", device: str = "auto") -> Outcome:
         raise CacheError(f"{cache}: {verified.table()} do not account for {len(images)} images")
     contact_sheet(str(cache), str(shards), str(sheet))
     return Outcome(
-        f"{len(images)} images packed into {len(packed)} shards\n{summary.table()}\n"
+        f"{len(images)} images packed into {len(packed.shards)} shards\n{summary.table()}\n"
         f"verified: {verified.totals['samples']} of {len(images)} images are in {cache}\nlook at {sheet}"
     )

@@ -1,16 +1,50 @@
 """inpaint-data pack: a folder of images to shards."""
 
+from typing import Literal
+
 from inpaint_data.commands.outcome import Outcome
 from inpaint_data.commands.packing import pack
-from inpaint_data.shown import shown
 
 
-def run(folder: str, out: str, shard_size: int = 1000) -> Outcome:
+def run(
+    folder: str,
+    out: str,
+    layout: str = "auto",
+    masks_from: str | None = None,
+    targets_from: str | None = None,
+    captions_from: str | None = None,
+    shard_size: int = 1000,
+    on_bad: Literal["quarantine", "raise"] = "quarantine",
+    prefix: str | None = None,
+    append: bool = False,
+    dry_run: bool = False,
+) -> Outcome:
     """Make shards from a folder of images.
 
     Args:
         folder: the folder with the images
-        out: the folder for the shards; new or empty
-        shard_size: samples in each
+        out: the folder or the URL for the shards
+        layout: auto, beside, folders, kohya, onetrainer, simpletuner, imagefolder, lama or coco: see docs/layouts.md
+        masks_from: the folder with the masks, where it is not found by its name
+        targets_from: the folder with the targets, where it is not found by its name
+        captions_from: the table with the captions, or the column of one: metadata.csv, text_en
+        shard_size: samples in each shard
+        on_bad: quarantine leaves bad files out and lists them, raise writes nothing if there are any
+        prefix: the shards' name, by default the folder's: photos-000000.tar
+        append: add what is new as further shards; changed and removed files are named
+        dry_run: tell what belongs to what, and write nothing
     """
-    return Outcome("\n".join(map(shown, pack(folder, out, shard_size))))
+    packed = pack(
+        folder,
+        out,
+        shard_size,
+        layout=layout,
+        masks_from=masks_from,
+        targets_from=targets_from,
+        captions_from=captions_from,
+        on_bad=on_bad,
+        prefix=prefix,
+        append=append,
+        dry_run=dry_run,
+    )
+    return Outcome(packed.table())

@@ -91,8 +91,16 @@ def unreadable(url: str, error: Exception) -> ShardError:
     return kind(f"{url}: {reason_of(url, error)}")
 
 
-def reason_of(url: str, error: Exception) -> str:
-    """Why a URL or a path cannot be read, and the fix."""
+def unwritable(url: str, error: Exception) -> ShardError:
+    """The error for a file that cannot be written, of one line."""
+    fix = "see that its bucket or folder is there and may be written to, then start again"
+    return error if isinstance(error, ShardError) else ShardError(f"{url}: {reason_of(url, error, fix)}")
+
+
+def reason_of(
+    url: str, error: Exception, fix: str = "see that the shard is there and may be read, then start again"
+) -> str:
+    """Why a URL or a path cannot be read or written, and the fix; `fix` where nothing better is known."""
     protocol = re.split(r"://|::", url)[-2] if "://" in url else ""  # the innermost of a chain
     protocol = _SAME.get(protocol, protocol)
     status = _status(error)
@@ -103,12 +111,11 @@ def reason_of(url: str, error: Exception) -> str:
     if _is_replaced(error):
         return REPLACED
     if status in (400, 401, 403) or (status is None and _lacks_credentials(causes)):
-        fix = _CREDENTIALS.get(protocol, "check its permissions")
-        return f"refused ({said}); {fix}"
+        return f"refused ({said}); {_CREDENTIALS.get(protocol, 'check its permissions')}"
     if is_transient(error):
         what = f"the store answers {status}" if status else "no connection"
         return f"{what}, tried again in vain ({said}); check the address and the network, or start again later"
-    return f"{said}; see that the shard is there and may be read, then start again"
+    return f"{said}; {fix}"
 
 
 def _is_replaced(error: BaseException) -> bool:

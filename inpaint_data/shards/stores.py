@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from inpaint_data.errors import ReplacedError, ShardError
-from inpaint_data.shards.store_errors import REPLACED, Broken, is_absent, retried, unreadable
+from inpaint_data.shards.store_errors import REPLACED, Broken, is_absent, retried, unreadable, unwritable
 
 T = TypeVar("T")
 SILENCE = 60  # seconds without a byte from a web server, after which a read has failed
@@ -344,6 +344,19 @@ def read_range(url: str, start: int, end: int) -> bytes:
     except Exception as error:  # as in stored_now
         raise unreadable(url, error) from None
     return data
+
+
+def put_file(path: Path, url: str) -> None:
+    """Copy a local file to a URL. It appears there whole or not at all, as stores do it.
+
+    Raises:
+        ShardError: it cannot be written.
+    """
+    try:
+        files, there = file_system(url)
+        retried(partial(files.put_file, str(path), there))
+    except Exception as error:  # as in stored_now
+        raise unwritable(url, error) from None
 
 
 def anew_if_replaced(read: Callable[[], T]) -> T:

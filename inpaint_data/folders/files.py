@@ -1,0 +1,151 @@
+"""The files of a folder: what its system keeps there for itself is passed over, links are followed once."""
+
+import os
+import stat
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# What pictures are packed under; JPEG XL, JPEG 2000 and cameras' raw files are named as left out.
+IMAGES = ("jpg", "jpeg", "png", "webp", "avif", "bmp", "gif", "tif", "tiff", "heic", "heif")
+UNREAD_IMAGES = frozenset(
+    [
+        "jxl",
+        "jp2",
+        "j2k",
+        "psd",
+        "tga",
+        "exr",
+        "hdr",
+        "dds",
+        "dng",
+        "cr2",
+        "cr3",
+        "nef",
+        "arw",
+        "orf",
+        "rw2",
+        "raf",
+        "svg",
+    ]
+)
+# Names that Synology, QNAP, Windows, macOS and Unix give what is not the user's. Whatever begins with a dot is hidden.
+_OF_THE_SYSTEM = frozenset(
+    (
+        "@eadir",
+        "#recycle",
+        "#snapshot",
+        "@recycle",
+        "@recently-snapshot",
+        "$recycle.bin",
+        "system volume information",
+        "__macosx",
+        "lost+found",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "icon\r",
+    )
+)
+
+
+@dataclass(frozen=True, order=True)
+class File:
+    """A file, and its name: the path below the folder, in Unicode's composed form (macOS writes the other)."""
+
+    name: str
+    path: Path = field(compare=False)
+
+    @property
+    def folder(self) -> str:
+        return self.name.rpartition("/")[0]
+
+    @property
+    def stem(self) -> str:
+        return self.name.rpartition("/")[2].rpartition(".")[0]
+
+    @property
+    def extension(self) -> str:
+        """Lower case, without its dot; "" where there is none."""
+        return self.name.rpartition("/")[2].rpartition(".")[2].lower() if self.stem else ""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that is in no sample, and why: `is_bad` where it should have been in one."""
+
+    name: str
+    reason: str
+    is_bad: bool = True
+
+
+@dataclass
+class Walk:
+    """What there is in a folder and below it, by name."""
+
+    files: list[File] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)  # hidden, or of the system
+
+
+def walk(root: Path, without: Path | None = None) -> Walk:
+    """Every file of a folder and of those below it.
+
+    Linked folders are read like others, each folder once: behind a loop, or a link to what is read already, there is
+    nothing new. Real folders come first, so a link never decides what another file is called.
+
+    Args:
+        root: the folder.
+        without: a folder that may lie in it and does not belong to it.
+    """
+    walked = Walk()
+    seen = {_identity(without)} if without is not None and without.is_dir() else set()
+    real, links = [(root, "")], list[tuple[Path, str]]()
+    while real or links:
+        folder, name = real.pop() if real else links.pop()
+        if (identity := _identity(folder)) in seen:
+            if without is None or identity != _identity(without):
+                walked.left_out.append(LeftOut(f"{name}/", "a link to a folder that is read already", is_bad=False))
+            continue
+        seen.add(identity)
+        _read(folder, name, walked, real, links)
+        links.sort(key=lambda link: link[1], reverse=True)
+    walked.files.sort(key=lambda file: (file.name, str(file.path)))
+    return walked
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _read(folder: Path, name: str, walked: Walk, real: list[tuple[Path, str]], links: list[tuple[Path, str]]) -> None:
+    try:
+        with os.scandir(folder) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
+    except OSError as error:
+        walked.left_out.append(LeftOut(f"{name}/", f"a folder that cannot be read ({error.strerror})"))
+        return
+    for entry in entries:
+        own = composed(entry.name)
+        inner = f"{name}/{own}" if name else own
+        if own.startswith(".") or own.lower() in _OF_THE_SYSTEM:
+            walked.passed_over.append(inner)
+            continue
+        try:
+            mode = entry.stat().st_mode
+        except OSError as error:
+            reason = "a link to nothing" if entry.is_symlink() else f"it cannot be read ({error.strerror})"
+            walked.left_out.append(LeftOut(inner, reason))
+            continue
+        if stat.S_ISDIR(mode):
+            (links if entry.is_symlink() else real).append((Path(entry.path), inner))
+        elif stat.S_ISREG(mode):
+            walked.files.append(File(inner, Path(entry.path)))
+        else:
+            walked.left_out.append(LeftOut(inner, "neither a file nor a folder", is_bad=False))
+
+
+def composed(name: str) -> str:
+    """A name in the form that Linux and Windows write it in: é as one character."""
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,111 @@
+"""The images of a folder, each the owner of what belongs to it, and how one is found by a name."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inpaint_data.folders.files import File, LeftOut
+from inpaint_data.folders.layouts import Role, other_stem, place_of
+
+Member = Path | bytes  # a file, or what has no file of its own
+
+
+@dataclass
+class Owner:
+    """An image and what is its own. `problem` says why there can be no sample of it."""
+
+    file: File
+    key: str
+    pictures: dict[Role, list[tuple[File, int | None, str]]] = field(default_factory=dict)  # file, number, source
+    texts: dict[str, tuple[str, Member]] = field(default_factory=dict)  # member -> where it is from, what it is
+    problem: str | None = None
+
+    def members(self) -> dict[str, Member]:
+        """What is packed: member's name -> file or bytes."""
+        members: dict[str, Member] = {self.file.extension: self.file.path}
+        for role, found in self.pictures.items():
+            for file, number, _ in found:
+                # One mask is the mask, whatever its number: LaMa numbers each.
+                middle = f".{number}" if number is not None and len(found) > 1 else ""
+                members[f"{role}{middle}.{file.extension}"] = file.path
+        return members | {name: member for name, (_, member) in self.texts.items()}
+
+    def leave_out(self) -> list[LeftOut]:
+        """The files of a sample that cannot be."""
+        reason = self.problem or ""
+        files = [self.file, *(file for found in self.pictures.values() for file, _, _ in found)]
+        texts = [LeftOut(source, reason) for source, text in self.texts.values() if isinstance(text, Path)]
+        return [*(LeftOut(file.name, reason) for file in files), *texts]
+
+
+class Owners:
+    """The images of a folder."""
+
+    def __init__(self, images: Iterable[File]) -> None:
+        self.all: list[Owner] = []
+        self._by_name: dict[str, Owner] = {}
+        self._beside: dict[tuple[str, str], list[Owner]] = defaultdict(list)
+        self._places: dict[tuple[str, str], list[Owner]] = defaultdict(list)
+        self._stems: dict[str, list[tuple[str, Owner]]] = defaultdict(list)
+        by_key: dict[str, list[Owner]] = defaultdict(list)
+        for file in images:
+            stem = file.stem.replace(".", "_")  # readers split names at the first dot
+            owner = Owner(file, f"{file.folder}/{stem}" if file.folder else stem)
+            by_key[owner.key].append(owner)
+            self.all.append(owner)
+            self._by_name[file.name] = owner
+            self._register(owner)
+        for key, owners in by_key.items():
+            if len(owners) > 1:
+                names = " and ".join(owner.file.name.rpartition("/")[2] for owner in owners[:3])
+                for owner in owners:
+                    owner.problem = f"{names} would both be the image of {key!r}; rename or remove one"
+
+    def _register(self, owner: Owner) -> None:
+        file = owner.file
+        place = place_of(file.folder)
+        self._beside[file.folder, file.stem].append(owner)
+        self._places[place, file.stem].append(owner)
+        self._stems[file.stem].append((place, owner))
+        other = other_stem(file.stem)
+        if other is not None:  # behind a break no name can have, for an exact name goes first
+            self._beside[file.folder, f"\0{other}"].append(owner)
+            self._places[place, f"\0{other}"].append(owner)
+            self._stems[f"\0{other}"].append((place, owner))
+
+    def named(self, name: str) -> Owner | None:
+        """The image of that very name."""
+        return self._by_name.get(name)
+
+    def beside(self, folder: str, stem: str) -> list[Owner]:
+        """The images in a folder that are called so."""
+        return self._beside.get((folder, stem)) or self._beside.get((folder, f"\0{stem}")) or []
+
+    def at(self, place: str, stem: str) -> list[Owner]:
+        """The images that are called so, at a place or where one of both places is the end of the other."""
+        for name in (stem, f"\0{stem}"):
+            if found := self._places.get((place, name)):
+                return found
+            if near := [owner for other, owner in self._stems.get(name, ()) if _are_near(place, other)]:
+                return near
+        return []
+
+    def ending_in(self, path: str) -> list[Owner]:
+        """The images whose names end in a path."""
+        stem = path.rpartition("/")[2].rpartition(".")[0]
+        owners = (owner for _, owner in self._stems.get(stem, ()))
+        return [owner for owner in owners if f"/{owner.file.name}".endswith(f"/{path}")]
+
+
+def why_not(owners: list[Owner]) -> str:
+    """Why a file belongs to none of several images."""
+    problems = {owner.problem for owner in owners}
+    if len(problems) == 1 and (problem := problems.pop()):
+        return problem
+    return f"it may belong to {' or '.join(owner.file.name for owner in owners[:2])}"
+
+
+def _are_near(place: str, other: str) -> bool:
+    short, long = sorted((place, other), key=len)
+    return not short or f"/{long}".endswith(f"/{short}")

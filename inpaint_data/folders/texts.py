@@ -1,0 +1,194 @@
+"""Captions and json come to their images: from files beside them, and from those that one folder has for all."""
+
+import posixpath
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inpaint_data.errors import UsageError
+from inpaint_data.folders.captions import TABLES, Row, Table, caption_in, is_caption_json, json_of, read_table
+from inpaint_data.folders.coco import is_coco, read_coco
+from inpaint_data.folders.files import UNREAD_IMAGES, File, LeftOut, composed
+from inpaint_data.folders.layouts import CAPTION_FOLDERS, LABEL_FOLDERS, Role, is_in_folder_of, place_of
+from inpaint_data.folders.owners import Member, Owner, Owners, why_not
+
+CAPTIONS = ("txt", "caption")  # the first one counts; kohya's default is the second
+NO_IMAGE = "no image of its name"
+NOT_THERE = "there is no such image"
+
+
+@dataclass
+class Texts:
+    """All of a folder's files that are no pictures."""
+
+    root: Path
+    captions: list[File] = field(default_factory=list)
+    jsons: list[File] = field(default_factory=list)  # of one image each, by their names
+    tables: list[Table] = field(default_factory=list)
+    coco: list[tuple[File, Any]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def rows(self) -> Iterator[tuple[Table, Row]]:
+        for table in self.tables:
+            for row in table.rows:
+                yield table, row
+
+    def name_in(self, table: Table, written: str) -> str:
+        """The name of a file that a table names, in the folder; one that leads out of it is the name of nothing."""
+        path = composed(written.replace("\\", "/"))
+        if path.startswith("/"):
+            root = composed(self.root.resolve().as_posix())
+            return path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else path
+        return posixpath.normpath(posixpath.join(table.file.folder, path))
+
+
+def sort_texts(root: Path, files: Collection[File], pictures: Collection[File], captions_from: str | None) -> Texts:
+    """The files that are no pictures, by what they are for; tables and COCO's files are read.
+
+    Raises:
+        UsageError: a table cannot be read, or there is none of `captions_from`.
+    """
+    texts = Texts(root)
+    beside = {(file.folder, file.stem) for file in pictures}
+    wanted = [file for file in files if file.name == captions_from]
+    column = captions_from if not wanted else None
+    for file in files:
+        if file in wanted or (file.name.rpartition("/")[2].lower() in TABLES and not wanted):
+            texts.tables.append(read_table(file, column))
+        elif file.extension in CAPTIONS:
+            texts.captions.append(file)
+        elif file.extension == "json":
+            _sort_json(file, (file.folder, file.stem) in beside, texts, bool(wanted))
+        elif file.extension in UNREAD_IMAGES:
+            texts.left_out.append(LeftOut(file.name, "an image of a kind that is not read; save it as PNG or JPEG"))
+        elif file.extension == "tar":
+            texts.left_out.append(LeftOut(file.name, "a shard already", is_bad=False))
+        else:
+            texts.left_out.append(LeftOut(file.name, "neither an image nor a caption nor json", is_bad=False))
+    if column is not None and not texts.tables:
+        raise UsageError(
+            f"captions_from: there is no file {column} in {root}, and no metadata.jsonl with a column {column}"
+        )
+    for table in texts.tables:
+        texts.left_out += table.left_out
+        if table.unread:
+            texts.notes.append(f"{table.file.name}: these columns are not packed: {', '.join(table.unread)}")
+    return texts
+
+
+def _sort_json(file: File, is_beside: bool, texts: Texts, is_table_wanted: bool) -> None:
+    content = None if is_beside else json_of(file)
+    if is_coco(content):
+        texts.coco.append((file, content))
+    elif is_caption_json(content) and not is_table_wanted:
+        texts.tables.append(read_table(file))
+    else:
+        texts.jsons.append(file)
+
+
+def add_texts(texts: Texts, owners: Owners) -> None:
+    """Give each image its caption and json."""
+    for file in sorted(texts.captions, key=lambda file: (CAPTIONS.index(file.extension), file.name)):
+        _add_file(file, "txt", texts, owners)
+    for file in texts.jsons:
+        _add_file(file, "json", texts, owners)
+    used = _add_coco(texts, owners)
+    for table, row in texts.rows():
+        found = _owners_of_row(table, row, texts, owners)
+        used |= {table.file.name} if found else set()
+        if len(found) != 1:
+            reason = NOT_THERE if not found else "the name of several images; give it with its folder"
+            texts.left_out.append(LeftOut(f"{row.line}: {row.file}", reason))
+        elif row.caption is not None:
+            _add(found[0], "txt", row.line, row.caption.encode(), texts)
+    for file in [*(table.file for table in texts.tables), *(file for file, _ in texts.coco)]:
+        if file.name not in used:
+            texts.left_out.append(LeftOut(file.name, "nothing in it belongs to an image here", is_bad=False))
+    for owner in owners.all:
+        source, member = owner.texts.get("json", ("", b""))
+        if "txt" not in owner.texts and isinstance(member, Path) and (caption := _caption_of(source, member)):
+            owner.texts["txt"] = (source, caption.encode())
+
+
+def _caption_of(name: str, path: Path) -> str | None:
+    return caption_in(json_of(File(name, path)))
+
+
+def _add(owner: Owner, member: str, source: str, content: Member, texts: Texts) -> None:
+    """Give an image its caption or json; the second one is left out, unless it says the same."""
+    if member not in owner.texts:
+        owner.texts[member] = (source, content)
+        return
+    if _content(content) != _content(owner.texts[member][1]):
+        word = "caption" if member == "txt" else "json"
+        texts.left_out.append(LeftOut(source, f"a second {word} of an image; that of .txt goes first, a table's last"))
+
+
+def _content(member: Member) -> bytes:
+    try:
+        return (member.read_bytes() if isinstance(member, Path) else member).strip()
+    except OSError:  # it is named when it is packed
+        return b""
+
+
+def _add_file(file: File, member: str, texts: Texts, owners: Owners) -> None:
+    found = owners.beside(file.folder, file.stem)
+    if not found and (owner := owners.named(posixpath.join(file.folder, file.stem))):
+        found = [owner]  # cat.jpg.txt
+    folders = CAPTION_FOLDERS if member == "txt" else CAPTION_FOLDERS | LABEL_FOLDERS | {"json"}
+    if not found and is_in_folder_of(folders, file.folder):
+        found = owners.at(place_of(file.folder), file.stem)
+    if len(found) == 1:
+        _add(found[0], member, file.name, file.path, texts)
+    elif found:
+        texts.left_out.append(LeftOut(file.name, why_not(found)))
+    elif member == "txt" and is_in_folder_of(LABEL_FOLDERS, file.folder):
+        reason = "a text in a folder of labels, as YOLO has them: not a caption; convert labels to COCO"
+        texts.left_out.append(LeftOut(file.name, reason, is_bad=False))
+    else:
+        texts.left_out.append(LeftOut(file.name, NO_IMAGE, is_bad=False))
+
+
+def _owners_of_row(table: Table, row: Row, texts: Texts, owners: Owners) -> list[Owner]:
+    name = texts.name_in(table, row.file)
+    if owner := owners.named(name):
+        return [owner]
+    return owners.beside(*_split(name)) if table.is_by_stem else []
+
+
+def _split(name: str) -> tuple[str, str]:
+    folder, _, stem = name.rpartition("/")
+    return folder, stem
+
+
+def _add_coco(texts: Texts, owners: Owners) -> set[str]:
+    """Returns the names of the files of which something came."""
+    images, left_out = read_coco(texts.coco)
+    texts.left_out += left_out
+    several, used = 0, set[str]()
+    for image in images:
+        path = composed(posixpath.normpath(image.name.replace("\\", "/"))).lstrip("/")
+        exact = [owners.named(posixpath.join(file.folder, path)) for file in image.beside] + [owners.named(path)]
+        found = [owner for owner in exact if owner][:1] or owners.ending_in(path)
+        if len(found) != 1:
+            reason = NOT_THERE if not found else "the name of several images; give it with its folder"
+            texts.left_out.append(LeftOut(f"{image.beside[0].name}: {image.name}", reason, is_bad=bool(found)))
+            continue
+        used |= {file.name for file in image.beside}
+        if image.has_objects:
+            _add(found[0], "json", image.beside[-1].name, image.json(), texts)
+        if image.captions:
+            several += len(image.captions) > 1
+            _add(found[0], "txt", image.beside[0].name, image.captions[0].strip().encode(), texts)
+    if several:
+        texts.notes.append(f"{several} images have several captions in COCO's files; the first of each is packed")
+    return used
+
+
+def claims(texts: Texts) -> Iterator[tuple[str, Role, str, str]]:
+    """What tables say of pictures: image, role, picture, and the line that says it."""
+    for table, row in texts.rows():
+        for role, written in row.pictures.items():
+            yield texts.name_in(table, row.file), role, texts.name_in(table, written), row.line
