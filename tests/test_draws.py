@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import webdataset as wds
 from conftest import Figure, Pooling, small_samples, write_shard
 from flat import cache_latents, data_module
 
-from inpaint_data import Autoencoder, InpaintTransform, LatentCache
+import inpaint_data.pipeline as ip
+from inpaint_data import Autoencoder, InpaintTransform, LatentCache, UsageError, verify_cache
 from inpaint_data.batch import Batch
 from inpaint_data.encoding.text import Text, TextSettings
 from inpaint_data.masks.mixture import MaskMixture
@@ -188,3 +190,33 @@ def test_fresh_masks_pass_the_filters_of_the_cache(tmp_path: Path) -> None:
         assert 0 < len(batch["__key__"]) == len(batch["latents"]) < count
         seen |= set(batch["__key__"])
     assert len(seen) == count, "in other epochs others"
+
+
+def test_shards_of_one_name_are_one_cache_whose_draws_are_those_of_live_training(
+    tmp_path: Path, vae: Autoencoder
+) -> None:
+    picture = small_samples(1)["sample_0"]
+    parts = [str(tmp_path / f"part-{number}") for number in range(2)]
+    for part in parts:
+        write_shard(Path(part) / "00000.tar", {f"{number:04d}": picture for number in range(2)})
+    write_shard(Path(parts[1]) / "00001.tar", {"0000": picture})
+    out = str(tmp_path / "cache")
+    summary = cache_latents(parts, out, vae=vae, **SETTINGS)
+    assert summary.in_cache["samples"] == 5
+    assert cache_latents(parts, out, vae=vae, **SETTINGS).shards == 0, "all are there"
+    assert verify_cache(out, deep=True, against=parts, vae=vae).ok
+    cache = LatentCache(out, posterior="sample")
+    masks = by_sample([cache[row] for row in range(5)], "mask")
+    assert {shard for shard, _ in masks} == {"part-0-00000.tar", "part-1-00000.tar", "00001.tar"}
+    assert different(masks) == 5
+    source = wds.WebDataset(ip.expand(parts), shardshuffle=False, nodesplitter=wds.split_by_node)
+    for given in (parts, source):
+        for workers in ("threads", "processes"):
+            live = data_module(given, vae=vae, batch_size=1, posterior="sample", workers=workers, **SETTINGS)
+            live.setup("fit")
+            batches = [live.on_after_batch_transfer(batch, 0) for batch in live.train_dataloader()]
+            drawn = by_sample(batches, "mask")
+            assert all(torch.equal(mask, drawn[place]) for place, mask in masks.items())
+    cache_latents(parts[:1], str(tmp_path / "other"), vae=vae, **SETTINGS)
+    with pytest.raises(UsageError, match=r"it is part-0-00000\.tar now, since another input has its name"):
+        cache_latents(parts, str(tmp_path / "other"), vae=vae, **SETTINGS)

@@ -1,8 +1,10 @@
 """Every sample of a shard comes out with its own bytes or is named in a fault, whatever happened to the shard."""
 
+import copy
 import hashlib
 import io
 import os
+import pickle
 import tarfile
 import tracemalloc
 from collections.abc import Iterator
@@ -17,7 +19,14 @@ from hypothesis import strategies as st
 
 from inpaint_data.errors import SampleError, ShardError, UsageError
 from inpaint_data.shards import reading as shards
-from inpaint_data.shards.naming import ShardIdentity, expand_shards, shard_identity, shard_size, shard_stem
+from inpaint_data.shards.naming import (
+    ShardIdentity,
+    _told_apart,
+    expand_shards,
+    shard_identity,
+    shard_size,
+    shard_stem,
+)
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, image_member, locate_samples, read_shard
 
 Samples = dict[str, dict[str, bytes]]
@@ -605,7 +614,6 @@ def test_urls_of_fsspec_are_expanded_and_read(memory: str, folder: Path) -> None
         ("", "empty"),
         (["shards/0000.tar", "./shards/0000.tar"], "named twice"),
         (["shards/0000.tar", "shards/0000.tar"], "named twice"),
-        (["shards/0000.tar", "other/0000.tar"], "shards/0000.tar and other/0000.tar would both"),
         ("pipe:cat shards/0000.tar", "run a command"),
         ("PIPE:touch ran", "run a command"),
         ("nonsense://x.tar", "nonsense"),
@@ -625,6 +633,58 @@ def test_a_spec_that_cannot_work_is_refused_with_its_mend(spec: object, message:
         expand_shards(spec)
     assert "\n" not in str(caught.value)
     assert not (folder / "ran").exists()
+
+
+def test_shards_of_one_name_get_as_many_of_their_folders_in_front_as_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a/part-0/00.tar", "a/part-1/00.tar", "b/part-1/00.tar", "a/part-0/01.tar", "c/part-0-00.tar", "00.tar"]
+    for name in names:
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / name).write_bytes(tar(SAMPLES))
+    monkeypatch.chdir(tmp_path / "d")
+    named = expand_shards(names)
+    assert named == names  # they are read by their paths
+    stems = ["a-part-0-00", "a-part-1-00", "b-part-1-00", "01", "c-part-0-00", "d-00"]
+    assert list(map(shard_stem, named)) == stems
+    for copied in (pickle.loads(pickle.dumps(named)), copy.deepcopy(named)):
+        assert copied == names
+        assert list(map(shard_stem, copied)) == stems
+    # What is not in doubt does not depend on the rest of the list.
+    assert list(map(shard_stem, expand_shards([*reversed(names[:2]), "a/part-0/01.tar"]))) == [
+        "part-1-00", "part-0-00", "01"
+    ]  # fmt: skip
+    urls = ["s3://bucket/part-0/00.tar", "gs://bucket/part-1/00.tar", "https://host/x/00.tar?a=/b"]
+    assert [shard_stem(shard) for shard in _told_apart(urls)] == ["part-0-00", "part-1-00", "x-00"]
+    with pytest.raises(UsageError, match=r"would both be cached as 0\.tar; rename one"):
+        _told_apart(["https://host/x/0.tar?part=1", "https://host/x/0.tar?part=2"])
+    assert [item.shard for item in read_shard(named[0])] == names[:1] * (len(SAMPLES) + 1)
+    assert {shard_stem(item.shard) for item in read_shard(named[0])} == {"a-part-0-00"}
+
+
+@pytest.mark.parametrize("kind", ["local", "memory"])
+def test_a_folder_without_tars_is_read_through_its_folders_and_says_what_it_has_instead(
+    kind: str, tmp_path: Path, memory: str
+) -> None:
+    files, root = (fsspec.filesystem("memory"), f"{memory}/in") if kind == "memory" else (None, str(tmp_path))
+
+    def write(name: str, data: bytes) -> str:
+        if files is not None:
+            files.pipe(f"/bucket/in/{name}", data)
+            return f"memory:///bucket/in/{name}"
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+        return f"{tmp_path}/{name}"
+
+    nested = [write(name, tar(SAMPLES)) for name in ("deep/x/1.tar", "deep/y/0.tar", "deep/y/z/1.tar")]
+    assert expand_shards(f"{root}/deep") == nested
+    assert list(map(shard_stem, expand_shards(f"{root}/deep"))) == ["x-1", "0", "z-1"]
+    top = write("deep/2.tar", tar(SAMPLES))
+    assert expand_shards(f"{root}/deep") == [top]
+    for ending in (".tar.gz", ".tgz", ".zip"):
+        write(f"packed{ending}/0{ending}", b"")
+        with pytest.raises(UsageError, match=rf"has no \.tar, but 1 compressed, such as .*0\{ending}; unpack"):
+            expand_shards(f"{root}/packed{ending}")
 
 
 def test_reading_never_runs_a_command(folder: Path) -> None:

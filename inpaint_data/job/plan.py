@@ -14,7 +14,7 @@ from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed, differences
 from inpaint_data.pipeline.survey import Survey
 from inpaint_data.ranks import Part
-from inpaint_data.shards.naming import shard_identity, shard_size, shard_stamp, shard_stem
+from inpaint_data.shards.naming import NamedShard, shard_identity, shard_size, shard_stamp, shard_stem
 from inpaint_data.shown import shown
 
 STAMPS = ".stamps-"
@@ -201,8 +201,8 @@ def _refuse_renamed(plan: Plan, removed: Sequence[Sidecar], root: Path, stamps: 
         shard, old = renamed[0]
         more = f", and {len(renamed) - 1} more are so" if len(renamed) > 1 else ""
         raise UsageError(
-            f"shards: {shard} has the very bytes that are cached as {old}, whose input is gone{more}; rename it back, "
-            f"or delete {old} and {old.removesuffix('.tar')}.json from {root}, and it is cached under its new name",
+            f"shards: {shard} has the very bytes that are cached as {old}, whose input is gone{more}; "
+            f"{_way_back(shard)}, or delete {old} and {old.removesuffix('.tar')}.json from {root}, and it is cached under its new name",
             ("shards",),
         )
 
@@ -216,6 +216,12 @@ def check_exact(plan: Plan, exact: bool) -> None:
             "with what they were made with, delete them, or leave exact out",
             ("job", "exact"),
         )
+
+
+def _way_back(shard: str) -> str:
+    if isinstance(shard, NamedShard):
+        return f"it is {_name(shard)} now, since another input has its name: cache that one elsewhere"
+    return "rename it back"
 
 
 def _name(shard: str) -> str:

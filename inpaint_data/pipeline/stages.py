@@ -166,7 +166,7 @@ def own_stages(items: Iterable[Any], stages: Sequence[Stage], in_shards: bool = 
         if not stages or not _is_sample(item):
             yield item
             continue
-        for result in run_on(item, stages, str(item.get("__url__", "")), keys):
+        for result in run_on(item, stages, _shard_of(item), keys):
             if isinstance(result, dict):
                 fields = {name: value for name, value in item.items() if name.startswith("__")}
                 yield fields | result
@@ -360,13 +360,19 @@ def as_dict(sample: Sample) -> SampleDict:
     return {"__key__": sample.key, "__url__": sample.shard, **sample.members}
 
 
+def _shard_of(sample: SampleDict) -> str:
+    """The shard of a sample dict as it is: `str` would take the name of a `NamedShard`."""
+    shard = sample.get("__url__", "")
+    return shard if isinstance(shard, str) else str(shard)
+
+
 def as_sample(sample: SampleDict) -> Sample:
     """A sample dict as the strict reader has it.
 
     Raises:
         UsageError: it has no key, or a member is not bytes.
     """
-    key, shard = sample.get("__key__"), str(sample.get("__url__", ""))
+    key, shard = sample.get("__key__"), _shard_of(sample)
     if not isinstance(key, str):
         raise UsageError(f"a sample has no __key__, only {', '.join(map(str, sample))}; keep webdataset's keys")
     members = {}

@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,7 +13,18 @@ import braceexpand
 
 from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.shards.store_errors import reason_of, unreadable
-from inpaint_data.shards.stores import anew_if_replaced, at_once, find, is_there, is_url, open_stream, status_of, stored
+from inpaint_data.shards.stores import (
+    ARCHIVES,
+    anew_if_replaced,
+    at_once,
+    find,
+    is_there,
+    is_url,
+    open_stream,
+    status_of,
+    stored,
+    tars_in,
+)
 from inpaint_data.shards.tar import TarStream
 
 
@@ -24,14 +36,33 @@ class ShardIdentity:
     sha256: str
 
 
+class NamedShard(str):
+    """A shard, by its path or URL, that has the file name of another one; `name` is what it is called in its stead.
+
+    It stays the same through pickling, and through stages as the `__url__` of samples.
+    """
+
+    name: str
+
+    def __new__(cls, url: str, name: str) -> "NamedShard":
+        shard = super().__new__(cls, url)
+        shard.name = name
+        return shard
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        return str(self), self.name
+
+
 def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
     """The shards that a brace pattern, a glob, a folder, a path, a URL of fsspec or a list of these names.
 
-    In the order given; globs and folders sorted.
+    In the order given; globs and folders sorted. A folder without a tar gives those of the folders in it. Shards of
+    one file name in several folders are `NamedShard`s: part-0/00000.tar and part-1/00000.tar are part-0-00000 and
+    part-1-00000. Only names that are not the only one get their folder in front, and as many folders as it takes.
 
     Raises:
-        UsageError: nothing or not everything is there, a shard comes twice, two share their stem, a name is not a .tar,
-            or a URL would run a command.
+        UsageError: nothing or not everything is there, a shard comes twice, two have the same name and folders, a name
+            is not a .tar, or a URL would run a command.
     """
     specs: Sequence[Any] = [spec] if isinstance(spec, str | os.PathLike) or not isinstance(spec, Sequence) else spec
     if strange := [item for item in specs if not isinstance(item, str | os.PathLike)]:
@@ -41,15 +72,41 @@ def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     shards = list(chain.from_iterable(expanded))
     if not shards:
         raise UsageError("shards: the list is empty; name at least one shard")
-    by_stem: dict[str, str] = {}
-    for shard in shards:
-        stem = shard_stem(shard)
-        if stem in by_stem and _place(by_stem[stem]) == _place(shard):
+    return _told_apart(shards)
+
+
+def _told_apart(shards: Sequence[str]) -> list[str]:
+    """The shards with different names."""
+    names = list(map(shard_stem, shards))
+    places: set[tuple[str, str]] = set()
+    for shard, name in zip(shards, names, strict=True):
+        if (name, _place(shard)) in places:
             raise UsageError(f"shards: {shard} is named twice; name it once")
-        if stem in by_stem:
-            raise UsageError(f"shards: {by_stem[stem]} and {shard} would both be cached as {stem}.tar; rename one")
-        by_stem[stem] = shard
-    return shards
+        places.add((name, _place(shard)))
+    folders = [0] * len(shards)  # how many stand in front of each name
+    while (counts := Counter(names)) and len(counts) < len(names):
+        for number, name in enumerate(names):
+            if counts[name] > 1:
+                folders[number] += 1
+        longer = [_name_with(shard, count) for shard, count in zip(shards, folders, strict=True)]
+        if longer == names:
+            alike = [shard for shard, name in zip(shards, names, strict=True) if counts[name] > 1]
+            raise UsageError(
+                f"shards: {alike[0]} and {alike[1]} would both be cached as {shard_stem(alike[0])}.tar; rename one"
+            )
+        names = longer
+    return [
+        NamedShard(shard, name) if count else shard for shard, name, count in zip(shards, names, folders, strict=True)
+    ]
+
+
+def _name_with(shard: str, count: int) -> str:
+    """The stem of a shard with up to so many of its folders in front."""
+    if not count:
+        return shard_stem(shard)
+    path = _path(shard).partition("://")[2] if is_url(shard) else os.path.abspath(shard)
+    folders = [folder for folder in path.split("/")[:-1] if folder]
+    return "-".join([*folders[-count:], shard_stem(shard)]).lstrip(".")
 
 
 def shard_identity(url: str) -> ShardIdentity:
@@ -87,7 +144,9 @@ def _status(path: str) -> os.stat_result:
 
 
 def shard_stem(url: str) -> str:
-    """File name without `.tar`, and without what a web address has after ? or #."""
+    """File name without `.tar`, and without what a web address has after ? or #; of a `NamedShard`, its name."""
+    if isinstance(url, NamedShard):
+        return url.name
     return _path(url).rstrip("/").rpartition("/")[2].removesuffix(".tar")
 
 
@@ -140,7 +199,7 @@ def _is_there(name: str) -> bool:
 
 
 def _matches(name: str) -> list[str]:
-    """One file, the tars of a folder, or what a glob finds; nothing where a file is missing."""
+    """One file, the tars in a folder, or what a glob finds; nothing where a file is missing."""
     if is_url(name):
         can_list = not name.startswith(("http://", "https://")) and "::" not in name  # the web's ? is not a glob
         try:
@@ -150,11 +209,17 @@ def _matches(name: str) -> list[str]:
     elif os.path.isfile(name):
         shards = [name]
     elif os.path.isdir(name):
-        shards = sorted(glob.glob(os.path.join(glob.escape(name), "*.tar")))
+        shards = tars_in(name)
     else:
         shards = sorted(glob.glob(name, recursive=True)) if any(map(name.__contains__, "*?[")) else None
     if shards == []:
         raise UsageError(f"shards: there is no {name} with shards; name a folder or a pattern that has some")
+    packed = [shard for shard in shards or [] if shard.lower().endswith(ARCHIVES)]
+    if packed and packed == shards != [name]:
+        raise UsageError(
+            f"shards: {name} has no .tar, but {len(packed)} compressed, such as {packed[0]}; unpack .tar.gz and .tgz "
+            "with gunzip, and what is in a .zip, then `inpaint-data pack` its folder"
+        )
     for shard in shards or []:
         if not _path(shard).endswith(".tar"):
             raise UsageError(f"shards: {shard} does not end in .tar; unpack .tar.gz with gunzip, leave other files out")

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +21,8 @@ SILENCE = 60  # seconds without a byte from a web server, after which a read has
 
 AT_A_TIME = 16  # questions to a store
 PIECE = 2**20
+ARCHIVES = (".tar.gz", ".tgz", ".zip")  # that people have where a .tar belongs
+IN_FOLDERS = ("*.tar", "**/*.tar", *(f"**/*{ending}" for ending in ARCHIVES))  # what shards are looked for as
 _OF_CONTENTS = ("etag", "generation", "md5hash", "contentmd5", "blobid", "sha", "checksum")
 _OF_TIMES = ("lastmodified", "mtime", "modified", "updated", "created", "ino")
 _seen: dict[str, "Stored"] = {}  # by the last listing
@@ -69,7 +71,9 @@ def stored_now(url: str) -> Stored:
 
 
 def find(url: str, may_list: bool = True) -> list[str] | None:
-    """The remote files that a URL names: itself, the tars of a folder, or what a pattern finds; None if it is absent.
+    """The remote files that a URL names: itself, the tars in a folder, or what a pattern finds; None if it is absent.
+
+    A folder that has none gives the tars of the folders in it, or else its archives of other kinds.
 
     What the store says of each is kept for `stored`.
 
@@ -84,13 +88,25 @@ def find(url: str, may_list: bool = True) -> list[str] | None:
             return _listed(files, path)
         info = retried(partial(files.info, path))
         if info["type"] == "directory":
-            return _listed(files, f"{glob.escape(path.rstrip('/'))}/*.tar") if may_list else None
+            folder = glob.escape(path.rstrip("/"))
+            return _first([partial(_listed, files, f"{folder}/{each}") for each in IN_FOLDERS]) if may_list else None
         _seen[url] = _stored(info)
         return [url]
     except Exception as error:  # as in stored_now
         if is_absent(error):
             return None
         raise unreadable(url, error) from None
+
+
+def tars_in(folder: str) -> list[str]:
+    """The tars in a local folder; else those of the folders in it, or else its archives of other kinds. Sorted."""
+    patterns = [os.path.join(glob.escape(folder), each) for each in IN_FOLDERS]
+    return sorted(_first([partial(glob.glob, pattern, recursive=True) for pattern in patterns]))
+
+
+def _first(lists: Iterable[Callable[[], list[str]]]) -> list[str]:
+    """The first of several lists that is not empty."""
+    return next((files for files in (make() for make in lists) if files), [])
 
 
 def _listed(files: Any, pattern: str) -> list[str]:
