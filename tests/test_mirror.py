@@ -17,7 +17,7 @@ from flat import cache_latents, data_module
 from inpaint_data import Autoencoder, LatentCache, ShardError, UsageError
 from inpaint_data.shards import mirror as mirror_module
 from inpaint_data.shards.mirror import mirror_in
-from inpaint_data.shards.stores import read_range
+from inpaint_data.shards.streams import read_range
 
 SMALL: dict[str, Any] = {"resolution": 16, "masks": "boxes", "upscale": True}
 

@@ -26,7 +26,7 @@ from inpaint_data.shards import store_errors, stores
 from inpaint_data.shards.mirror import mirror_in
 from inpaint_data.shards.naming import expand_shards, shard_identity, shard_size, shard_stamp
 from inpaint_data.shards.reading import Fault, read_shard
-from inpaint_data.shards.stores import open_stream, read_range
+from inpaint_data.shards.streams import open_stream, read_range
 from inpaint_data.shown import shown
 
 SMALL: dict[str, Any] = {"resolution": 16, "masks": "boxes", "upscale": True}

@@ -10,7 +10,7 @@ from typing import Literal
 from inpaint_data.commands.pack_output import Output
 from inpaint_data.commands.pack_report import SHOWN, Packed, PackProgress
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.folders.files import IMAGES, LeftOut, composed
+from inpaint_data.folders.files import IMAGES, LeftOut, shard_prefix
 from inpaint_data.folders.owners import Member
 from inpaint_data.folders.pairing import Pairing, pair_folder
 from inpaint_data.pictures.images import image_size
@@ -111,8 +111,7 @@ def _prefix(root: Path, prefix: str | None) -> str:
         if not re.fullmatch(r"\w[\w.-]{0,99}", prefix):
             raise UsageError(f"prefix: {prefix!r} is not a name of letters, digits, _, . and -; choose another")
         return prefix
-    safe = re.sub(r"[^\w.-]+", "_", composed(root.resolve().name)).strip("_.-")
-    return safe.encode()[:100].decode(errors="ignore") or "images"
+    return shard_prefix(root)
 
 
 def _failed(packed: Packed, left_out: list[LeftOut], what: str) -> SampleError:

@@ -18,7 +18,8 @@ from inpaint_data.durable import name_of_leftover, new_file, write_file
 from inpaint_data.errors import SampleError, ShardError, UsageError
 from inpaint_data.shards.naming import expand_shards, shard_stem
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard
-from inpaint_data.shards.stores import anew_if_replaced, local_path
+from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.streams import anew_if_replaced
 from inpaint_data.shards.writing import tar_writer
 from inpaint_data.shown import shown
 

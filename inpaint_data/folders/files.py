@@ -1,6 +1,7 @@
 """The files of a folder: what its system keeps there for itself is passed over, links are followed once."""
 
 import os
+import re
 import stat
 import unicodedata
 from dataclasses import dataclass, field
@@ -149,3 +150,9 @@ def _read(folder: Path, name: str, walked: Walk, real: list[tuple[Path, str]], l
 def composed(name: str) -> str:
     """A name in the form that Linux and Windows write it in: é as one character."""
     return unicodedata.normalize("NFC", name)
+
+
+def shard_prefix(folder: Path) -> str:
+    """What the shards of a folder are called: its name, without what patterns and shells take for their own."""
+    safe = re.sub(r"[^\w.-]+", "_", composed(folder.resolve().name)).strip("_.-")
+    return safe.encode()[:100].decode(errors="ignore") or "images"

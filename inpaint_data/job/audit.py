@@ -39,7 +39,8 @@ from inpaint_data.pipeline.user_stages import check_stages, names_of
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.naming import ShardIdentity, shard_stem
 from inpaint_data.shards.reading import Fault, ShardEnd, read_shard
-from inpaint_data.shards.stores import anew_if_replaced, local_path
+from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.streams import anew_if_replaced
 from inpaint_data.shown import shown
 
 ENCODED_AGAIN = 3  # shards, one batch of each

@@ -15,7 +15,8 @@ from inpaint_data.latent_cache.format import Sidecar, tar_path
 from inpaint_data.latent_cache.index import Place
 from inpaint_data.latent_cache.members import ARRAYS
 from inpaint_data.shards.mirror import Mirror
-from inpaint_data.shards.stores import read_range, within
+from inpaint_data.shards.stores import within
+from inpaint_data.shards.streams import read_range
 
 Check = Literal["first", "always", "never"]  # when the bytes of a member are compared with its checksum
 CHECKS: tuple[Check, ...] = get_args(Check)

@@ -26,7 +26,8 @@ from inpaint_data.pipeline.user_stages import run_on
 from inpaint_data.shards.mirror import DEFAULT_BYTES, mirror_in, name_of_contents
 from inpaint_data.shards.naming import shard_size, shard_stamp
 from inpaint_data.shards.reading import Fault, Sample, image_member, locate_samples, read_sample
-from inpaint_data.shards.stores import anew_if_replaced, is_url, read_range, stored, stored_now
+from inpaint_data.shards.stores import is_remote, is_url, stored, stored_now
+from inpaint_data.shards.streams import anew_if_replaced, read_range
 
 HEADER = 2**16  # bytes of a picture that tell its size, but for those with much before it
 Rows = Sequence[int] | npt.NDArray[np.int64]
@@ -238,7 +239,7 @@ class ShardFile:
 
 
 def _copy_of(shard: str, mirror: str | None, mirror_bytes: int) -> Path | None:
-    return anew_if_replaced(partial(_copy, shard, mirror, mirror_bytes)) if is_url(shard) else None
+    return anew_if_replaced(partial(_copy, shard, mirror, mirror_bytes)) if is_remote(shard) else None
 
 
 def _copy(shard: str, mirror: str | None, mirror_bytes: int) -> Path | None:

@@ -16,7 +16,7 @@ from inpaint_data.pipeline.user_stages import run_on
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.naming import shard_size
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard
-from inpaint_data.shards.stores import is_url
+from inpaint_data.shards.stores import is_remote
 
 SAMPLES = 2000  # looked at, of larger sets; a shard that was begun is looked at to its end where it lies here
 EXAMPLES = 3  # of each kind of what cannot be used
@@ -142,7 +142,7 @@ def _look(survey: Survey, shard: str, size: int, settings: ExampleSettings, own:
             survey.note(counter, item.reason.partition(":")[0] if item.on_purpose else DAMAGED, item.key, item.reason)
         else:
             _count(survey, item, file, settings)
-        if is_url(shard) and survey.samples >= samples:
+        if is_remote(shard) and survey.samples >= samples:
             survey.looked_at_bytes += end
             return
     survey.looked_at_bytes += size
@@ -150,7 +150,7 @@ def _look(survey: Survey, shard: str, size: int, settings: ExampleSettings, own:
 
 def _items(file: ShardFile, own: Sequence[Stage], whole: bool) -> Iterator[Sample | Fault | ShardEnd]:
     """The samples of a shard behind the user's stages; without their bytes where only headers are needed."""
-    if is_url(file.shard):
+    if is_remote(file.shard):
         items: Iterable[Sample | Fault | ShardEnd] = read_shard(file.shard)
     else:
         items = file.locate()

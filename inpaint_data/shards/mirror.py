@@ -11,7 +11,7 @@ from pathlib import Path
 
 from inpaint_data.durable import TEMPORARY, NewFile
 from inpaint_data.errors import ShardError, UsageError
-from inpaint_data.shards.stores import anew_if_replaced, open_stream
+from inpaint_data.shards.streams import anew_if_replaced, open_stream
 
 SUFFIX = ".copy"
 ROOM = ".room.lock"  # of whoever looks what is there, and makes room

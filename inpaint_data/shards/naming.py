@@ -13,18 +13,8 @@ import braceexpand
 
 from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.shards.store_errors import reason_of, unreadable
-from inpaint_data.shards.stores import (
-    ARCHIVES,
-    anew_if_replaced,
-    at_once,
-    find,
-    is_there,
-    is_url,
-    open_stream,
-    status_of,
-    stored,
-    tars_in,
-)
+from inpaint_data.shards.stores import ARCHIVES, at_once, file_systems, find, is_there, is_url, stored, tars_in
+from inpaint_data.shards.streams import anew_if_replaced, open_stream, status_of
 from inpaint_data.shards.tar import TarStream
 
 
@@ -180,12 +170,23 @@ def _expand_one(spec: str) -> list[str]:
     return [shard for shards in matches for shard in shards]
 
 
-def _check_protocols(url: str) -> None:
-    import fsspec  # only what lies elsewhere needs it
+def _in_folder(folder: str) -> list[str]:
+    """The tars in a local folder, or the shards that its images are read as, or else archives of other kinds."""
+    from inpaint_data.shards.folder_shards import folder_as_shards  # which builds on this module
 
+    shards = tars_in(folder)
+    if shards and shards[0].endswith(".tar"):
+        return shards
+    try:
+        return folder_as_shards(folder) or shards
+    except (UsageError, ShardError) as error:
+        raise UsageError(f"shards: {error}") from None
+
+
+def _check_protocols(url: str) -> None:
     for protocol in re.findall(r"(?:^|::)([A-Za-z][\w+.-]*)(?=::|://)", url):
         try:
-            fsspec.get_filesystem_class(protocol)
+            file_systems().get_filesystem_class(protocol)
         except (ValueError, ImportError) as error:
             reason = reason_of(f"{protocol}://", error)
             raise UsageError(f"shards: {url} cannot be opened: {reason}; see fsspec for the protocol's name") from None
@@ -209,7 +210,7 @@ def _matches(name: str) -> list[str]:
     elif os.path.isfile(name):
         shards = [name]
     elif os.path.isdir(name):
-        shards = tars_in(name)
+        shards = _in_folder(name)
     else:
         shards = sorted(glob.glob(name, recursive=True)) if any(map(name.__contains__, "*?[")) else None
     if shards == []:

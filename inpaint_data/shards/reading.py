@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from inpaint_data.errors import SampleError
 from inpaint_data.shards.naming import ShardIdentity, shard_size
-from inpaint_data.shards.stores import is_url, open_stream
+from inpaint_data.shards.stores import is_remote
+from inpaint_data.shards.streams import open_stream
 from inpaint_data.shards.tar import BLOCK, Damage, Member, TarStream, members_of_tar
 from inpaint_data.shown import shown
 
@@ -113,7 +114,7 @@ def locate_samples(path: str, shard: str | None = None) -> Iterator[Sample | Fau
         ShardError: the file cannot be opened or read.
     """
     with open_stream(path) as stream:
-        size = None if is_url(path) else shard_size(path)
+        size = None if is_remote(path) else shard_size(path)
         yield from _samples(TarStream(shard or path, stream, size=size), located=True)
 
 

@@ -3,24 +3,21 @@
 import glob
 import os
 import re
-import stat
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
-from inpaint_data.errors import ReplacedError, ShardError
-from inpaint_data.shards.store_errors import REPLACED, Broken, is_absent, retried, unreadable, unwritable
+from inpaint_data.shards.store_errors import is_absent, retried, unreadable, unwritable
 
 T = TypeVar("T")
 SILENCE = 60  # seconds without a byte from a web server, after which a read has failed
 
+FOLDER = "folder://"  # shards that are a folder of images in truth, see folder_shards.py
 AT_A_TIME = 16  # questions to a store
-PIECE = 2**20
 ARCHIVES = (".tar.gz", ".tgz", ".zip")  # that people have where a .tar belongs
 IN_FOLDERS = ("*.tar", "**/*.tar", *(f"**/*{ending}" for ending in ARCHIVES))  # what shards are looked for as
 _OF_CONTENTS = ("etag", "generation", "md5hash", "contentmd5", "blobid", "sha", "checksum")
@@ -47,6 +44,11 @@ def is_url(name: str) -> bool:
     return re.match(r"([A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]*://", name) is not None
 
 
+def is_remote(name: str) -> bool:
+    """Whether a shard's bytes lie elsewhere: it can only be read from its start, and copies of it are kept here."""
+    return is_url(name) and not name.startswith(FOLDER)
+
+
 def stored(url: str) -> Stored:
     """What the last listing saw of a remote file, or what the store says now.
 
@@ -56,18 +58,32 @@ def stored(url: str) -> Stored:
     return _seen.get(url) or stored_now(url)
 
 
+@contextmanager
+def asked(url: str) -> Iterator[None]:
+    """A question to the store of a URL: whatever goes wrong in it becomes a ShardError that names the URL."""
+    try:
+        yield
+    except Exception as error:  # every file system of fsspec has errors of its own
+        raise unreadable(url, error) from None
+
+
+def forget(url: str) -> None:
+    """What was seen of a file is old."""
+    _seen.pop(url, None)
+    files, path = file_system(url)
+    files.invalidate_cache(path)
+
+
 def stored_now(url: str) -> Stored:
     """What the store says now of a remote file.
 
     Raises:
         ShardError: see `stored`.
     """
-    try:
+    with asked(url):
         files, path = file_system(url)
         files.invalidate_cache(path)
-        return _stored(retried(partial(files.info, path)))
-    except Exception as error:  # every file system of fsspec has errors of its own
-        raise unreadable(url, error) from None
+        return stored_of(retried(partial(files.info, path)))
 
 
 def find(url: str, may_list: bool = True) -> list[str] | None:
@@ -90,9 +106,9 @@ def find(url: str, may_list: bool = True) -> list[str] | None:
         if info["type"] == "directory":
             folder = glob.escape(path.rstrip("/"))
             return _first([partial(_listed, files, f"{folder}/{each}") for each in IN_FOLDERS]) if may_list else None
-        _seen[url] = _stored(info)
+        _seen[url] = stored_of(info)
         return [url]
-    except Exception as error:  # as in stored_now
+    except Exception as error:  # as in asked
         if is_absent(error):
             return None
         raise unreadable(url, error) from None
@@ -113,7 +129,7 @@ def _listed(files: Any, pattern: str) -> list[str]:
     infos = retried(partial(files.glob, pattern, detail=True))
     for path, info in infos.items():
         if _marks(info, _OF_CONTENTS):  # times look otherwise when a file is asked for alone
-            _seen[files.unstrip_protocol(path)] = _stored(info)
+            _seen[files.unstrip_protocol(path)] = stored_of(info)
     return sorted(files.unstrip_protocol(path) for path, info in infos.items() if info["type"] == "file")
 
 
@@ -131,11 +147,9 @@ def is_there(url: str) -> bool:
     Raises:
         ShardError: the store does not answer.
     """
-    try:
+    with asked(url):
         files, path = file_system(url)
         return bool(retried(partial(files.exists, path)))
-    except Exception as error:  # as in stored_now
-        raise unreadable(url, error) from None
 
 
 def read_if_there(url: str) -> bytes | None:
@@ -147,7 +161,7 @@ def read_if_there(url: str) -> bytes | None:
     try:
         files, path = file_system(url)
         return bytes(retried(partial(files.cat_file, path)))
-    except Exception as error:  # as in stored_now
+    except Exception as error:  # as in asked
         if is_absent(error):
             return None
         raise unreadable(url, error) from None
@@ -166,7 +180,7 @@ def read_folder(url: str, suffix: str) -> dict[str, bytes]:
         return dict(
             at_once(lambda path: (path.rpartition("/")[2], bytes(retried(partial(files.cat_file, path)))), paths)
         )
-    except Exception as error:  # as in stored_now
+    except Exception as error:  # as in asked
         if is_absent(error):
             return {}
         raise unreadable(url, error) from None
@@ -184,10 +198,17 @@ def folder_of(file: str) -> str:
     return path.rpartition("/")[0] or "."
 
 
-def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path there."""
+def file_systems() -> Any:
+    """fsspec, which knows our own kind of URL too."""
     import fsspec  # only what lies elsewhere needs it
 
+    fsspec.register_implementation("folder", "inpaint_data.shards.folder_shards.FolderShards", clobber=True)
+    return fsspec
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the path there."""
+    fsspec = file_systems()
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
         import aiohttp
@@ -205,163 +226,6 @@ def local_path(name: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(name))
 
 
-def status_of(path: str) -> os.stat_result:
-    """What the system says of a local file.
-
-    Raises:
-        OSError: there is none, or it is no plain file: a pipe would wait for its writer, /dev/zero never end.
-    """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError("it is not a file")
-    return status
-
-
-@contextmanager
-def open_stream(url: str) -> Iterator[IO[bytes]]:
-    """The bytes of a file from its start; only those of a local one can be skipped.
-
-    Raises:
-        ShardError: it cannot be opened. Reading a remote one raises it too, and ReplacedError where the file was
-            replaced meanwhile.
-    """
-    try:
-        if not is_url(url):
-            status_of(url)
-        stream: Any = _Remote(url) if is_url(url) else open(url, "rb")  # noqa: SIM115 - closed below
-    except Exception as error:  # as in stored_now
-        raise unreadable(url, error) from None
-    with closing(stream):
-        yield stream
-
-
-class _Remote:
-    """The bytes of a remote file, from its start to its end: those of one file, or an error.
-
-    Where a connection breaks it is read on from the byte that was reached, if the store can do that and says that the
-    file is still the same; otherwise from the start, and the bytes that were read before are compared.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._stored = stored(url)
-        self._file: Any = None
-        self._offset = self._checksum = 0
-        self._has_ranges = self._stored.stamp is not None
-        self._has_ended = self._is_pinned = False
-        try:
-            retried(self._open)
-        except Exception as error:  # as in stored_now
-            raise self._named(error) from None
-
-    def read(self, count: int) -> bytes:
-        """Up to that many bytes; none at the end."""
-        if self._has_ended:
-            return b""
-        try:
-            piece = retried(partial(self._read, count))
-        except Exception as error:  # as in stored_now
-            raise self._named(error) from None
-        self._offset += len(piece)
-        self._checksum = zlib.crc32(piece, self._checksum)
-        if not piece:
-            if not self._is_pinned and stored_now(self._url) != self._stored:
-                raise self._named(self._replaced())
-            self._has_ended = True
-        return piece
-
-    def close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            with suppress(Exception):  # its connection may be gone
-                file.close()
-
-    def _read(self, count: int) -> bytes:
-        if self._file is None:
-            self._open()
-        try:
-            piece = bytes(self._file.read(count))
-            if not piece and self._stored.size is not None and self._offset < self._stored.size:
-                raise Broken(f"it ends at byte {self._offset}, before byte {self._stored.size}")
-        except Exception as error:
-            self.close()
-            if isinstance(error, ValueError) and self._has_ranges:  # so it says of a server that has none
-                self._has_ranges = False
-                raise Broken(str(error)) from None
-            raise
-        return piece
-
-    def _open(self) -> None:
-        """Open it where reading stopped."""
-        if self._offset and stored_now(self._url) != self._stored:
-            raise self._replaced()
-        files, path = file_system(self._url)
-        self._file = files.open(path, "rb", **(self._web_options(files) if "http" in files.protocol else {}))
-        try:
-            if "IfMatch" in getattr(self._file, "read_kw", {}):  # s3fs asks for this very object with every piece
-                self._is_pinned = True
-                if _stored(self._file.details) != self._stored:
-                    raise self._replaced()
-            if not self._offset:
-                return
-            if self._has_ranges:
-                self._file.seek(self._offset)
-            else:
-                self._skip_what_was_read()
-        except Exception:
-            self.close()
-            raise
-
-    def _web_options(self, files: Any) -> dict[str, Any]:
-        options: dict[str, Any] = {}
-        if self._stored.size:
-            options["size"] = self._stored.size  # or it asks again
-        if not self._has_ranges:
-            options["block_size"] = 0  # as one answer
-        if self._stored.etag and not self._stored.etag.startswith("W/"):
-            options["headers"] = {**files.kwargs.get("headers", {}), "If-Match": self._stored.etag}
-        return options
-
-    def _skip_what_was_read(self) -> None:
-        left, checksum = self._offset, 0
-        while left > 0:
-            piece = self._file.read(min(left, PIECE))
-            if not piece:
-                raise Broken("it ended earlier this time")
-            left, checksum = left - len(piece), zlib.crc32(piece, checksum)
-        if checksum != self._checksum:
-            raise self._replaced()
-
-    def _replaced(self) -> ReplacedError:
-        return ReplacedError(f"{self._url}: {REPLACED}")
-
-    def _named(self, error: Exception) -> ShardError:
-        named = unreadable(self._url, error)
-        if isinstance(named, ReplacedError):  # then what was seen of it is old
-            _seen.pop(self._url, None)
-            files, path = file_system(self._url)
-            files.invalidate_cache(path)
-        return named
-
-
-def read_range(url: str, start: int, end: int) -> bytes:
-    """The bytes [start, end) of a remote file.
-
-    Raises:
-        ShardError: it cannot be read, or ends before `end`.
-    """
-    try:
-        files, path = file_system(url)
-        data = bytes(retried(partial(files.cat_file, path, start=start, end=end)))
-        if len(data) > end - start:
-            data = data[start:end]  # the whole file, from a server without ranges
-        if len(data) != end - start:
-            raise OSError(f"it ends at byte {start + len(data)}, before byte {end}")
-    except Exception as error:  # as in stored_now
-        raise unreadable(url, error) from None
-    return data
-
-
 def put_file(path: Path, url: str) -> None:
     """Copy a local file to a URL. It appears there whole or not at all, as stores do it.
 
@@ -371,19 +235,12 @@ def put_file(path: Path, url: str) -> None:
     try:
         files, there = file_system(url)
         retried(partial(files.put_file, str(path), there))
-    except Exception as error:  # as in stored_now
+    except Exception as error:  # as in asked
         raise unwritable(url, error) from None
 
 
-def anew_if_replaced(read: Callable[[], T]) -> T:
-    """What `read` gives, begun anew once where the file was replaced while it was read."""
-    try:
-        return read()
-    except ReplacedError:
-        return read()
-
-
-def _stored(info: Mapping[str, Any]) -> Stored:
+def stored_of(info: Mapping[str, Any]) -> Stored:
+    """What a store's own words for a file say of it."""
     size, marks = info.get("size"), _marks(info, _OF_CONTENTS) or _marks(info, _OF_TIMES)
     return Stored(size, " ".join([f"size {size}", *marks]) if marks else None, info.get("ETag"))
 
