@@ -30,8 +30,10 @@ MAX_SEED = 2**64 - 1
 MIXTURE = "mixture"
 COMFY: Final = "comfy"  # the window of ComfyUI's own VAEEncodeForInpaint
 LATENTS = ("latents", "masked_latents")
-# ComfyUI's VAE class gives their latents a time axis.
-VIDEO_VAES = ("AutoencoderKLQwenImage", "AutoencoderKLWan")
+# How ComfyUI's VAE gives latents (comfy/sd.py) where it is not as diffusers' classes do: with a time axis; in patches
+# that it has normalised (FLUX.2); divided by the scaling factor of another autoencoder (TAESD).
+WITH_TIME = ("AutoencoderKLQwenImage", "AutoencoderKLWan")
+OTHERWISE = ("AutoencoderKLFlux2", "AutoencoderTiny")
 OFFSET = {
     "default": 6,
     "min": -MAX_OFFSET,
@@ -175,12 +177,13 @@ class LoadCachedLatent:
     def load(
         self, cache: str, index: int = 0, variant: int = 0, samples: str = LATENTS[1], key: str = ""
     ) -> tuple[NodeLatents]:
-        """`samples` (1, C, h, w) float32, the posterior's mean, raw as ComfyUI's VAE gives it; for video autoencoders
+        """`samples` (1, C, h, w) float32, the posterior's mean, raw as ComfyUI's VAE gives it; of Qwen-Image and Wan
         (1, C, 1, h, w). `noise_mask` (1, 1, H, W) float32.
 
         Raises:
-            UsageError: no such folder, sample or variant, or several samples of that key.
-            CacheError: there is no cache, it has no masked latents, or it is damaged.
+            UsageError: no such folder, sample or variant, several samples of that key, no masked latents, or an
+                autoencoder whose latents are others in ComfyUI.
+            CacheError: there is no cache, or it is damaged.
         """
         if not cache.strip():
             raise UsageError("cache: no folder is given; name the one that `inpaint-data cache` wrote to")
@@ -189,13 +192,18 @@ class LoadCachedLatent:
         opened = LatentCache(cache, variant=variant, carried=())
         if samples == LATENTS[1] and not opened.has_masked_latents:
             raise UsageError(f"{opened.root}: has no masked latents; choose samples: {LATENTS[0]}")
+        if opened.vae_class in OTHERWISE:
+            raise UsageError(
+                f"cache: {opened.root} is of {opened.vae_class}, whose latents ComfyUI's VAE gives in another form; "
+                "encode the image with WAS_VAEEncodeForInpaint"
+            )
         if key:
             index = _index_of(key, opened)
         elif not 0 <= index < len(opened):
             raise UsageError(f"index: {index} is not in {opened.root}, which has samples 0...{len(opened) - 1}")
         batch: Any = opened.batch([index])
         latents = batch[samples]
-        if opened.vae_class in VIDEO_VAES:
+        if opened.vae_class in WITH_TIME:
             latents = latents.unsqueeze(2)
         return ({"samples": latents, "noise_mask": batch["mask"].float()},)
 
