@@ -30,6 +30,7 @@ MAX_SEED = 2**64 - 1
 MIXTURE = "mixture"
 COMFY: Final = "comfy"  # the window of ComfyUI's own VAEEncodeForInpaint
 LATENTS = ("latents", "masked_latents")
+COMPARED = 10_000  # keys, with one that there is not; a tenth of a second
 # How ComfyUI's VAE gives latents (comfy/sd.py) where it is not as diffusers' classes do: with a time axis; in patches
 # that it has normalised (FLUX.2); divided by the scaling factor of another autoencoder (TAESD).
 WITH_TIME = ("AutoencoderKLQwenImage", "AutoencoderKLWan")
@@ -245,10 +246,11 @@ def _read(text: str) -> dict[str, Any]:
 
 
 def _index_of(key: str, cache: LatentCache) -> int:
+    """Raises UsageError if no sample has that key, or several shards have one."""
     places = cache.places()
     rows = [row for row, (_, name) in enumerate(places) if name == key]
     if not rows:
-        near = meant(key, (name for _, name in places))
+        near = meant(key, [name for _, name in places[:COMPARED]])
         raise UsageError(f"key: there is no sample {key!r} in {cache.root}{near}")
     if len(rows) > 1:
         shards = ", ".join(f"{row} in {places[row][0]}" for row in rows[:4])
