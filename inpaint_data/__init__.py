@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from inpaint_data.commands.mask_statistics import MaskStatistics, mask_statistics
     from inpaint_data.commands.packing import pack
     from inpaint_data.encoding.encoder import Encoder
+    from inpaint_data.encoding.node import encode_for_inpaint
     from inpaint_data.encoding.recipes import RECIPES, Recipe, conditioning, size_conditioning
     from inpaint_data.encoding.settings import EncodeSettings
     from inpaint_data.encoding.text import Text, TextSettings
-    from inpaint_data.encoding.transform import InpaintTransform, encode_for_inpaint
+    from inpaint_data.encoding.transform import InpaintTransform
     from inpaint_data.encoding.vae import Autoencoder
     from inpaint_data.encoding.vae_loading import load_vae
     from inpaint_data.errors import (
@@ -107,10 +108,11 @@ _HOMES = {
     "commands.mask_statistics": ("MaskStatistics", "mask_statistics"),
     "commands.packing": ("pack",),
     "encoding.encoder": ("Encoder",),
+    "encoding.node": ("encode_for_inpaint",),
     "encoding.recipes": ("RECIPES", "Recipe", "conditioning", "size_conditioning"),
     "encoding.settings": ("EncodeSettings",),
     "encoding.text": ("Text", "TextSettings"),
-    "encoding.transform": ("InpaintTransform", "encode_for_inpaint"),
+    "encoding.transform": ("InpaintTransform",),
     "encoding.vae": ("Autoencoder",),
     "encoding.vae_loading": ("load_vae",),
     "errors": (

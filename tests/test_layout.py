@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "inpaint_data"
 # From the roof down; what is no folder is the ground that everybody stands on.
 FOLDERS = (
-    "training", "commands", "job", "pipeline", "latent_cache", "encoding", "pictures", "masks", "shards", "folders",
+    "training", "comfyui", "commands", "job", "pipeline", "latent_cache", "encoding", "pictures", "masks", "shards",
+    "folders",
     "demo",
 )  # fmt: skip
 STANDARD = sys.stdlib_module_names

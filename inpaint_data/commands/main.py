@@ -50,6 +50,7 @@ COMMANDS = {
         ((("masks", "source"), "mixture"),),
     ),
     "sheet": Command("Draw a contact sheet of a cache."),
+    "comfyui": Command("Put the ComfyUI nodes into a folder of custom nodes."),
     "demo": Command("Pack, cache and verify a dozen images, and draw a contact sheet."),
 }
 

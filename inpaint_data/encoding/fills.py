@@ -5,14 +5,13 @@ Shapes: B batch, H W the image. Pixels are float in [low, 1], low being -1, or 0
 
 from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFilter
 from torch import Tensor
 
 from inpaint_data.errors import UsageError
+from inpaint_data.masks import opencv as cv2
 from inpaint_data.masks.presets import Fill
 from inpaint_data.seeding import noise_for
 
@@ -104,6 +103,8 @@ def _one_by_one(levels: Tensor, mask: Tensor, fill: Callable[[Pixels, npt.NDArra
 
 def _blur(image: Pixels, hidden: npt.NDArray[np.bool_]) -> Pixels:
     """(H, W, 3) RGB, everything filled, and the known pixels as they are."""
+    from PIL import Image, ImageFilter  # not for the grey of ComfyUI's nodes, whose Python may lack it
+
     alpha = np.where(hidden, 0, 255).astype(np.uint8)[..., None]
     # Premultiplied ("RGBa"), so that a blur weighs colours by how well they are known.
     known = Image.frombytes("RGBa", hidden.shape[::-1], np.dstack([image * (alpha > 0), alpha]).tobytes())

@@ -158,6 +158,11 @@ class LatentCache(Dataset[Batch]):
         """The settings that the cache was made with; `settings.vae.config` is the autoencoder's."""
         return self._file.settings
 
+    @property
+    def vae_class(self) -> str:
+        """The name of the autoencoder's class, which `settings` has too, but not without pydantic."""
+        return str(self._file.settings_json["vae"]["kind"])
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
+from inpaint_data.masks import opencv as cv2
 from inpaint_data.masks.generators import BoolArray, strokes
 
 OPENING = 8  # pixels: BrushNet's window
@@ -42,7 +42,7 @@ def open_mask(mask: BoolArray) -> BoolArray:
     square = np.ones((side, side), np.uint8)
     corners = cv2.erode(padded, square, anchor=(0, 0))
     opened = cv2.dilate(corners, square, anchor=(side - 1, side - 1))
-    return opened[side:-side, side:-side].astype(np.bool_)
+    return np.asarray(opened[side:-side, side:-side], np.bool_)
 
 
 def smooth(mask: BoolArray) -> BoolArray:

@@ -13,11 +13,11 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from inpaint_data.errors import UsageError
+from inpaint_data.masks import opencv as cv2
 
 BoolArray = npt.NDArray[np.bool_]
 MaskGenerator = Callable[..., BoolArray]  # (height, width, rng, *, parameters)

@@ -1,0 +1,1 @@
+"""ComfyUI nodes. They need torch and NumPy alone; drawing masks needs OpenCV too."""
