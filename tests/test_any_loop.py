@@ -152,8 +152,17 @@ RANKS = """
 
     def accelerate(cache):
         from accelerate import Accelerator
-        sampler = cache.batches(4, drop_last=True, rank=0, world=1)
+        return passes(Accelerator(cpu=True).prepare(DataLoader(cache, batch_sampler=cache.batches(4))))
+
+    def accelerate_with_ranks(cache):
+        from accelerate import Accelerator
+        sampler = cache.batches(4, rank=torch.distributed.get_rank(), world=2)
         return passes(Accelerator(cpu=True).prepare(DataLoader(cache, batch_sampler=sampler)))
+
+    def accelerate_tails(cache):
+        from accelerate import Accelerator
+        loader = Accelerator(cpu=True).prepare(DataLoader(cache, batch_sampler=cache.batches(3)))
+        return [len(loader), passes(loader)]
 
     def accelerate_twice(cache):
         from accelerate import Accelerator
@@ -220,7 +229,8 @@ RANKS = """
     import torch.distributed
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
-    loops = [own_loop, untold, accelerate, accelerate_twice, fabric, trainer_hook, trainer_given]
+    loops = [own_loop, untold, accelerate, accelerate_with_ranks, accelerate_tails, accelerate_twice, fabric]
+    loops += [trainer_hook, trainer_given]
     for loop in [*loops, pictures_own_loop, pictures_fabric, pictures_trainer]:
         with open(loop.__name__ + "-" + str(rank), "w") as file:
             json.dump(loop(LatentCache({cache!r}, "sample")), file)
@@ -235,11 +245,18 @@ def test_two_ranks_share_every_epoch_in_every_loop(folder: Path, tmp_path: Path)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     from_pictures = ("pictures_own_loop", "pictures_fabric", "pictures_trainer")
-    for loop in ("own_loop", "accelerate", "fabric", "trainer_hook", "trainer_given", *from_pictures):
+    in_accelerate = ("accelerate", "accelerate_with_ranks")
+    for loop in ("own_loop", *in_accelerate, "fabric", "trainer_hook", "trainer_given", *from_pictures):
         of_rank = [json.loads((tmp_path / f"{loop}-{rank}").read_text()) for rank in range(2)]
         epochs = [[*first, *second] for first, second in zip(*of_rank, strict=True)]
         assert [[len(epoch) for epoch in rank] for rank in of_rank] == [[2, 2], [2, 2]], loop
         check_epochs([[_tensors(batch) for batch in epoch] for epoch in epochs])
+    of_rank = [json.loads((tmp_path / f"accelerate_tails-{rank}").read_text()) for rank in range(2)]
+    for epoch in range(2):
+        of_epoch = [batch for _, epochs in of_rank for batch in epochs[epoch]]
+        keys = [place for batch in of_epoch for place in zip(batch["__shard__"], batch["__key__"], strict=True)]
+        assert len(keys) == len(set(keys)) == 12, "five batches of 3 and one sample: two rounds of two full batches"
+    assert [length for length, _ in of_rank] == [2, 2]
     for loop, named in (("untold", "give rank= and world="), ("accelerate_twice", r"without accelerator.prepare()")):
         assert all(named in json.loads((tmp_path / f"{loop}-{rank}").read_text()) for rank in range(2))
 
@@ -320,3 +337,11 @@ def test_a_loop_without_a_trainer_resumes_in_the_epoch_that_it_was_in(folder: Pa
     next(reading)
     resumed.load_state_dict(stopped.state_dict())
     assert places_of(resumed, 2) == [whole[1][4:], whole[2]]
+
+
+def test_what_is_no_cache_or_no_seed_is_refused_in_a_line(folder: Path) -> None:
+    for root in (None, 3, [], [None]):
+        with pytest.raises(UsageError, match="is not a folder; name that of a cache"):
+            LatentCache(root)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="seed: 'a' is not a whole number"):
+        LatentCache(folder, seed="a")  # type: ignore[arg-type]

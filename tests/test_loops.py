@@ -140,6 +140,34 @@ def test_types_are_the_same_live_and_cached_under_every_precision(precision: Any
     assert live == cached
 
 
+@pytest.mark.parametrize("strategy", ["pickled", "spawned"])
+def test_without_a_val_source_validation_is_skipped_also_behind_a_pickle(strategy: str, sources: Any) -> None:
+    data = data_module(batch_size=4, **sources["cache"])
+    model = Validating()
+    if strategy == "pickled":
+        Trainer(**QUIET, max_epochs=1).fit(model, datamodule=pickle.loads(pickle.dumps(data)))
+        assert [len(keys) for _, keys in model.seen] == [4, 4, 4, 4]
+    else:
+        Trainer(**(QUIET | {"devices": 2}), strategy="ddp_spawn", max_epochs=1).fit(model, datamodule=data)
+
+
+def test_settings_of_a_training_with_fresh_masks_serve_validation_alone(sources: Any) -> None:
+    data = data_module(val_source=sources["cache"]["source"], batch_size=4, fresh_masks=True)
+    (results,) = Trainer(**QUIET).validate(Validating(), datamodule=data)
+    assert results == {}
+    with pytest.raises(UsageError, match=r"fresh_masks: source '.*' is not a cache"):
+        data_module(batch_size=4, fresh_masks=True, **sources["shards"])
+
+
+def test_a_batch_size_set_later_is_checked_as_the_first_was(sources: Any) -> None:
+    data = data_module(batch_size=4, **sources["cache"])
+    data.setup("fit")
+    loader = data.train_dataloader()
+    data.batch_size = 0
+    with pytest.raises(UsageError, match="batch_size: 0 is not a positive whole number"):
+        next(iter(loader))
+
+
 @pytest.mark.parametrize("kind", ["cache", "shards"])
 def test_it_can_be_pickled_after_a_loader_was_made(kind: str, sources: Any) -> None:
     data = data_module(batch_size=4, **sources[kind])
@@ -268,7 +296,7 @@ def test_a_process_that_the_environment_makes_one_of_several_is_told_so(
     data = data_module(batch_size=2, **sources["cache"])
     data.setup("fit")
     assert sum(len(batch["__key__"]) for batch in data.train_dataloader()) == 4
-    assert caplog.text.count("process 1 of 4, as the environment says: each gets its share of the batches") == 1
+    assert caplog.text.count("process 1 of 4, as RANK and WORLD_SIZE or Slurm's variables") == 1
 
 
 def test_who_stops_early_does_not_wait_for_a_read_that_hangs() -> None:

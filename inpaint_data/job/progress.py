@@ -80,6 +80,7 @@ class Summary:
     retried: int = 0
     in_parts: int = 0  # batches that did not fit into memory
     unreadable: dict[str, str] = field(default_factory=dict)  # shard -> reason
+    without_samples: list[str] = field(default_factory=list)  # shards that have none, usable or not
     missing: list[int] = field(default_factory=list)  # places of the input shards that are not in the cache
     samples_in: int = 0
     cached: int = 0
@@ -123,6 +124,7 @@ class Summary:
         if len(self.quarantined) > LISTED:
             lines.append(f"  ... and {len(self.quarantined) - LISTED} more, in the sidecars")
         lines += [f"  unreadable   {reason}" for reason in list(self.unreadable.values())[:LISTED]]
+        lines += [f"  no samples   {shard} has none; is it whole?" for shard in self.without_samples[:LISTED]]
         removed = self.plan.removed
         lines += [f"  no input     {name} is not among the input shards; it stays" for name in removed[:LISTED]]
         if removed:

@@ -143,6 +143,7 @@ class Committer:
         self._forget()
         summary.shards += 1
         summary.samples_in += end.keys
+        summary.without_samples += [] if end.keys else [end.shard]
         summary.cached += len(sidecar.keys)
         summary.quarantined += [(end.shard, entry) for entry in quarantined]
         summary.filtered += [(end.shard, entry) for entry in filtered]

@@ -1,5 +1,6 @@
 """Batches of a cache for any loop: each time they are iterated, those of another epoch."""
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,9 @@ class EpochBatches(BatchSampler):
         cache: what the rows are of; None is the sampler's dataset.
         shuffle: by (the cache's seed, epoch), leaving out what does not make a batch for each rank, other samples every
             epoch; or in the order of the cache, some ranks getting a batch twice. None is what was asked of the cache.
-        rank, world: this process and how many there are. A distributed run gives both, unless Lightning or Fabric sets
-            the loader up; 0 and 1 where Accelerate does, which deals the batches out itself.
+        rank, world: this process and how many there are. A distributed run gives both, unless Lightning, Fabric or
+            Accelerate sets the loader up. Accelerate deals the batches out itself, so for it they are those of all
+            ranks, in training full ones alone, since it would fill up others with samples of the epoch's beginning.
 
     Raises:
         UsageError: a batch_size below 1, or a rank that there is not; fewer batches than ranks, or several processes
@@ -81,24 +83,32 @@ class EpochBatches(BatchSampler):
         count = torch.distributed.get_world_size() if is_group else part_of_run().world
         if count > 1:
             raise UsageError(
-                f"rank: there are {count} processes, and batches() was not told which this is; give rank= and "
-                "world=, or rank=0 and world=1 where Accelerate deals the batches out"
+                f"rank: there are {count} processes, and batches() was not told which this is; give rank= and world="
             )
         return 0, 1
 
-    def _steps(self, world: int) -> int:
+    def _drops_last(self, dealt_to: int) -> bool:
+        return self.drop_last or (self.shuffle and dealt_to > 1)
+
+    def _share(self, dealt_to: int) -> list[int]:
+        """The numbers of this rank's batches; where another deals them out, of all ranks'."""
         sizes = np.unique(self.cache.buckets, return_counts=True)[1]
-        count = int((sizes // self.batch_size if self.drop_last else -(-sizes // self.batch_size)).sum())
-        return steps_of(
-            count, world, self.shuffle, f"{len(self.cache)} samples make {count} batches of {self.batch_size}"
-        )
+        drop_last = self._drops_last(dealt_to)
+        count = int((sizes // self.batch_size if drop_last else -(-sizes // self.batch_size)).sum())
+        rank, world = (0, dealt_to) if dealt_to else self._ranks()
+        what = f"{len(self.cache)} samples make {count} {'full ' if drop_last else ''}batches of {self.batch_size}"
+        steps = steps_of(count, world, self.shuffle, what)
+        self.cache.check_ranks(world)
+        if dealt_to:
+            return list(range(steps * world if self.shuffle else count))
+        return share_of(count, steps, rank, world)
 
     def __len__(self) -> int:
-        return self._steps(self._ranks()[1])
+        return len(self._share(_dealt_to()))
 
     def __iter__(self) -> Iterator[list[int]]:
-        rank, world = self._ranks()
-        self.cache.check_ranks(world)
+        dealt_to = _dealt_to()
+        share = self._share(dealt_to)
         if self.sampler is self and self._seen != self.cache.times_set:
             self.epoch, self._seen = self.cache.epoch, self.cache.times_set
         epoch = self.sampler.epoch
@@ -106,8 +116,25 @@ class EpochBatches(BatchSampler):
             self.epoch = epoch + 1
         count = len(self.cache)
         order = permutation(count, self.cache.seed, epoch) if self.shuffle else np.arange(count)
-        batches = Batches(order, self.cache.buckets, self.batch_size, self.drop_last)
-        for number in share_of(len(batches), self._steps(world), rank, world):
+        batches = Batches(order, self.cache.buckets, self.batch_size, self._drops_last(dealt_to))
+        for number in share:
             rows = Rows(batches[number].tolist())
             rows.epoch = epoch
             yield rows
+
+
+def _dealt_to() -> int:
+    """To how many processes Accelerate deals out what is asked for at this moment; 0 where it is not the one who asks.
+
+    It wraps a batch sampler without a word to it, so whoever calls is looked at.
+    """
+    dealer = getattr(sys.modules.get("accelerate.data_loader"), "BatchSamplerShard", None)
+    frame = sys._getframe(2) if dealer is not None else None
+    for _ in range(4):  # a progress bar or a counter of batches may lie between
+        if frame is None:
+            break
+        asking = frame.f_locals.get("self")
+        if isinstance(asking, dealer):  # type: ignore[arg-type]
+            return int(asking.num_processes)
+        frame = frame.f_back
+    return 0

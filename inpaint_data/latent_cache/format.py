@@ -83,7 +83,7 @@ def read_cache_file(root: Path) -> CacheFile:
             raise ValueError("its totals are not those of a cache")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CacheError(
-            f"{path}: damaged ({error}); run the cache command with the same settings, it writes this file anew"
+            f"{path}: damaged ({_reason(error)}); run the cache command with the same settings, which writes it anew"
         ) from None
     if version != FORMAT:
         raise CacheError(f"{path}: cache format {version}, but this version reads format {FORMAT}")
@@ -251,7 +251,7 @@ class Sidecar:
                 raise ValueError("it was changed after it was written")
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CacheError(
-                f"{path}: not a sidecar of cache format {FORMAT} ({error}); delete it to redo the shard"
+                f"{path}: not a sidecar of cache format {FORMAT} ({_reason(error)}); delete it to redo the shard"
             ) from None
         return sidecar
 
@@ -311,3 +311,8 @@ def totals(sidecars: Sequence[Sidecar]) -> dict[str, int]:
         "filtered": sum(len(sidecar.filtered) for sidecar in sidecars),
         "bytes": sum(int(sidecar.output["size"]) for sidecar in sidecars),
     }
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, without the words that Python has for a value of another kind than expected."""
+    return str(error) if isinstance(error, OSError | ValueError) else "it lacks something, or has it in another form"

@@ -90,7 +90,11 @@ class LatentCache(Dataset[Batch]):
         mirror_bytes: int = DEFAULT_BYTES,
         check: Check = "first",
     ) -> None:
-        roots = [root] if isinstance(root, str | Path) else list(root)
+        roots = [root] if isinstance(root, str | Path) else root
+        if not isinstance(roots, list | tuple) or not all(isinstance(each, str | Path) for each in roots) or not roots:
+            raise UsageError(f"root: {root!r} is not a folder; name that of a cache, or a list of those")
+        if type(seed) is not int:
+            raise UsageError(f"seed: {seed!r} is not a whole number; give one")
         self.root = ", ".join(map(str, roots))
         check_when(check)
         files = OpenFiles()

@@ -1,7 +1,7 @@
 """InpaintDataModule: the same batch from pictures, encoded live, or from a cache."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -21,10 +21,10 @@ from inpaint_data.encoding.recipes import Recipe, conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.text import Text
 from inpaint_data.encoding.vae import Autoencoder
-from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.masks.settings import MaskSettings
-from inpaint_data.order import Consumed
+from inpaint_data.order import Consumed, check_batch_size
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.indexed import IndexedShards
@@ -33,12 +33,13 @@ from inpaint_data.ranks import part_of_run
 from inpaint_data.settings import MOST, group_of
 from inpaint_data.training.cache_check import check_cache
 from inpaint_data.training.fresh_masks import FreshMasks, masks_over
-from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass, TrainingSource, read_ahead
+from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass, TrainingSource
 from inpaint_data.training.resume import Resume, ResumeElsewhere
 from inpaint_data.training.settings import LoadSettings
 from inpaint_data.training.sources import (
     CacheSource,
     ImageSource,
+    OwnLoader,
     OwnSource,
     Source,
     is_named,
@@ -136,12 +137,22 @@ class InpaintDataModule(LightningDataModule):
         self.epoch: int | None = None  # set it where there is no Trainer; else passes are counted
         self._resumed_epoch = 0  # of the first pass, where there is no Trainer
         self._told = False  # that the environment alone makes it one process of several
-        self._loaders: dict[str, EpochLoader | _OwnLoader] = {}
+        self._loaders: dict[str, EpochLoader | OwnLoader] = {}
         self._caches: dict[str, LatentCache] = {}
+        self._hide_loaders()
+
+    def _hide_loaders(self) -> None:
+        """Loaders of stages without a source are as if there were none: Lightning warns of empty ones at every fit."""
         for stage, name in LOADERS.items():
             if stage not in self.sources:
-                # As if there were none: Lightning warns of an empty loader at every fit.
                 setattr(self, name, getattr(super(), name))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in LOADERS.values()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._hide_loaders()  # a method is pickled by its name, under which the new object has its own
 
     def _check(self) -> None:
         """Refuse what cannot be together."""
@@ -152,7 +163,7 @@ class InpaintDataModule(LightningDataModule):
                 "add it to the batch yourself and use conditioning()",
                 ("encode", "recipe"),
             )
-        if self.loading.fresh_masks and "fit" not in self.caches:
+        if self._has_fresh_masks and "fit" not in self.caches:
             raise UsageError(
                 f"fresh_masks: source {self.sources.get('fit')!r} is not a cache; pictures have new masks every epoch "
                 "anyway",
@@ -167,6 +178,11 @@ class InpaintDataModule(LightningDataModule):
                 "cache_latents, or leave them out",
                 ("stages",),
             )
+
+    @property
+    def _has_fresh_masks(self) -> bool:
+        """Whether training has them; evaluation never has."""
+        return self.loading.fresh_masks and "fit" in self.sources
 
     @property
     def live(self) -> bool:
@@ -194,13 +210,13 @@ class InpaintDataModule(LightningDataModule):
                     len(loader)  # which refuses fewer batches than ranks
 
     def _make_encoder(self) -> None:
-        if self.encoder is not None or not (self.live or self.loading.fresh_masks):
+        if self.encoder is not None or not (self.live or self._has_fresh_masks):
             return
         needed = self.live or wants_masked_latents(self.encode)
         autoencoder = self.autoencoder if needed else None
         if self.live:
             check_resolution(self.pictures, self.autoencoder)
-        masks = self._fresh_masks if self.loading.fresh_masks else self.masks
+        masks = self._fresh_masks if self._has_fresh_masks else self.masks
         self.encoder = Encoder(masks, self.encode, autoencoder, self.loading.seed)
 
     @cached_property
@@ -247,17 +263,20 @@ class InpaintDataModule(LightningDataModule):
 
     def _loader(self, stage: str) -> Any:
         """The batches of a stage."""
+        processes = self.loading.num_workers if self.loading.workers == "processes" else 0
+        next_pass, finish = partial(self.next_pass, stage), partial(self._with_text, stage)
         if stage not in self._loaders and not is_named(self.sources[stage]):
-            self._loaders[stage] = _OwnLoader(self, stage)
-        if stage not in self._loaders:
-            processes = self.loading.num_workers if self.loading.workers == "processes" else 0
-            next_pass, finish = partial(self.next_pass, stage), partial(self._with_text, stage)
+            self._loaders[stage] = OwnLoader(
+                PARAMETERS[stage], partial(self._own_source, stage), next_pass, finish, processes
+            )
+        elif stage not in self._loaders:
             self._loaders[stage] = EpochLoader(self._source(stage), next_pass, finish, processes)
         loader = self._loaders[stage]
         return AsDataLoader(loader) if self.trainer is None else loader
 
     def next_pass(self, stage: str) -> Pass:
         """How the next pass of a stage is to be, as things are now."""
+        check_batch_size(self.batch_size)
         train, (rank, world) = stage == "fit", self._ranks()
         epoch = self._epoch() if train else 0
         consumed = self.resume.of_epoch(epoch) if train else ()
@@ -275,7 +294,11 @@ class InpaintDataModule(LightningDataModule):
         part = part_of_run()
         if part.world > 1 and not self._told:
             self._told = True
-            _log.warning("%s, as the environment says: each gets its share of the batches", part)
+            _log.warning(
+                "%s, as RANK and WORLD_SIZE or Slurm's variables in the environment say: each gets its share of the "
+                "batches; unset them if this process trains alone",
+                part,
+            )
         return part.rank, part.world
 
     def _source(self, stage: str) -> TrainingSource:
@@ -297,6 +320,13 @@ class InpaintDataModule(LightningDataModule):
         if not fresh:
             return CacheSource(cache)
         return FreshMasks(cache, self._fresh_masks, self.loading.seed, threads)
+
+    def _own_source(self, stage: str, this: Pass) -> OwnSource:
+        threads = max(1, self.loading.num_workers) if self.loading.workers == "threads" else 0
+        settings = ExampleSettings(self.pictures, self.masks, self._seed(stage))
+        samples: Any = self.sources[stage]
+        ranks = (this.rank, this.world)
+        return OwnSource(samples, settings, self.stages, this.batch_size, this.epoch, threads, ranks)
 
     def _seed(self, stage: str) -> int:
         return EVALUATION_SEED if stage in ("validate", "test") else self.loading.seed
@@ -363,33 +393,3 @@ class InpaintDataModule(LightningDataModule):
         encoded = self.encoder.encode(batch)
         # As Lightning has converted what comes from a cache, before this hook.
         return encoded if self.trainer is None else self.trainer.precision_plugin.convert_input(encoded)
-
-
-class _OwnLoader:
-    """The batches of a source of the user's own. How many there are, nobody knows."""
-
-    def __init__(self, data: InpaintDataModule, stage: str) -> None:
-        self.data, self.stage = data, stage
-        self.passes = 0  # that were begun
-
-    def next_pass(self) -> Pass:
-        return self.data.next_pass(self.stage)
-
-    def __iter__(self) -> Iterator[Any]:
-        data, this = self.data, self.next_pass()
-        self.passes += 1
-        processes = data.loading.num_workers if data.loading.workers == "processes" else 0
-        threads = 0 if processes else max(1, data.loading.num_workers)
-        settings = ExampleSettings(data.pictures, data.masks, data._seed(self.stage))
-        samples: Any = data.sources[self.stage]
-        ranks = (this.rank, this.world)
-        source = OwnSource(samples, settings, data.stages, this.batch_size, this.epoch, threads, ranks)
-        batches = 0
-        for batch in read_ahead(source, processes):
-            batches += 1
-            yield data._with_text(self.stage, batch, this.epoch)
-        if not batches:
-            raise SampleError(
-                f"{PARAMETERS[self.stage]}: yours gave no batch that can be used; the log names each sample with its "
-                f"reason{'; a generator is gone through once: give what begins anew' if self.passes > 1 else ''}"
-            )

@@ -1,6 +1,6 @@
 """What training loads from: a cache, pictures, a cache with fresh masks, or samples of the user's own."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch.utils.data
 import webdataset as wds
 
 from inpaint_data.batch import is_batch
-from inpaint_data.errors import UsageError
+from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.latent_cache.format import CACHE_FILE, folders_of, is_cache, is_cache_or_lost
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.pictures.settings import ExampleSettings
@@ -21,7 +21,7 @@ from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.stages import BatchEnd, way_of_a_sample
 from inpaint_data.shards.naming import expand_shards
 from inpaint_data.shards.reading import Fault
-from inpaint_data.training.loader import Rows
+from inpaint_data.training.loader import Pass, Rows, read_ahead
 
 Source = str | Sequence[str] | Iterable[Any]
 
@@ -99,6 +99,42 @@ class OwnSource(torch.utils.data.IterableDataset[Any]):
                     f"source: yours gives {type(item).__name__}; give sample dicts with __key__ and members of bytes, "
                     "or batches"
                 )
+
+
+class OwnLoader:
+    """The batches of a source of the user's own. How many there are, nobody knows.
+
+    Args:
+        name: of the source, for an error.
+        source: the batches of a pass.
+        next_pass: how the next pass is to be.
+        finish: what is done to each batch, given its epoch.
+        processes: worker processes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Callable[[Pass], OwnSource],
+        next_pass: Callable[[], Pass],
+        finish: Callable[[Any, int], Any],
+        processes: int,
+    ) -> None:
+        self.name, self.source, self.next_pass, self.finish, self.processes = name, source, next_pass, finish, processes
+        self.passes = 0  # that were begun
+
+    def __iter__(self) -> Iterator[Any]:
+        this = self.next_pass()
+        self.passes += 1
+        batches = 0
+        for batch in read_ahead(self.source(this), self.processes):
+            batches += 1
+            yield self.finish(batch, this.epoch)
+        if not batches:
+            raise SampleError(
+                f"{self.name}: yours gave no batch that can be used; the log names each sample with its "
+                f"reason{'; a generator is gone through once: give what begins anew' if self.passes > 1 else ''}"
+            )
 
 
 class _Log:
