@@ -237,8 +237,8 @@ def _add_pictures(companions: list[_Picture], owners: Owners, left_out: list[Lef
     for role, pictures in alone.items():
         if not paired[role]:
             raise UsageError(
-                f"{pictures[0].source} looks like {role}s, but none of its {len(pictures)} pictures has the name of an "
-                f"image ({pictures[0].file.name}); name them after their images, or move them out; if they are "
+                f"{pictures[0].source} looks like {role}s, but none of its pictures has the name of an image "
+                f"({pictures[0].file.name}); name them after their images, or move them out; if they are "
                 "photographs, rename their folder"
             )
 
@@ -292,7 +292,7 @@ def _recognised(layout: str, texts: Texts, owners: Owners) -> str:
     found = [(picture[0].stem, picture[2]) for owner in owners.all for picture in owner.pictures.get("mask", [])]
     marks = {
         "coco": any(source in {file.name for file, _ in texts.coco} for source in _sources(owners)),
-        "imagefolder": any(table.file.name.startswith("metadata.") for table in texts.tables),
+        "imagefolder": any(table.file.stem == "metadata" for table in texts.tables),
         "kohya": any(repeats_of(owner.file.folder) for owner in owners.all),
         "folders": any(source for _, source in found),
         "onetrainer": bool(found) and all(stem.lower().endswith("-masklabel") for stem, _ in found),
