@@ -136,6 +136,12 @@ def test_every_layout_is_tested() -> None:
     assert {"auto", "imagefolder", "coco", *MASKS} == set(LAYOUTS)
 
 
+def test_every_layout_is_in_the_docs() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "layouts.md").read_text("utf-8")
+    for layout in LAYOUTS.keys() - {"auto"}:
+        assert f"\n## {layout}\n```\n" in text
+
+
 @pytest.mark.parametrize(
     ("files", "says"),
     [

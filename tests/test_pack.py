@@ -4,10 +4,13 @@ import errno
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import pyarrow
+import pyarrow.parquet
 import pytest
 import webdataset
 from conftest import run
@@ -364,6 +367,72 @@ def test_shards_go_to_s3_and_are_appended_to_there(
     code, _, err = run(capsys, "pack", str(photos), "--out", "s3://no-such-bucket/x")
     assert code == 1
     assert err.strip().splitlines()[-1].startswith("inpaint-data pack: s3://no-such-bucket/x/photos-000000.tar: ")
+
+
+def rows(count: int) -> dict[str, list[object]]:
+    """As Hugging Face writes them."""
+    return {
+        "image": [{"bytes": picture("JPEG", number), "path": f"{number}.jpg"} for number in range(count)],
+        "mask": [{"bytes": PNG, "path": None}] * count,
+        "text": [f"number {number}" for number in range(count)],
+        "score": [0.5] * count,
+    }
+
+
+def test_parquet_tables_are_packed_row_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pyarrow.table(rows(3))
+    (tmp_path / "data").mkdir()
+    pyarrow.parquet.write_table(table, tmp_path / "data" / "train-00000-of-00001.parquet")
+    code, printed, _ = run(capsys, "pack", str(tmp_path / "data"), "--out", str(tmp_path / "out"))
+    assert code == 0
+    for row in ("layout        parquet", "images        3", "with mask     3", "these columns are not packed: score"):
+        assert row in printed
+    assert read_back(expand_shards(tmp_path / "out")) == {
+        f"train-00000-of-00001/{number:07d}": {
+            "jpg": picture("JPEG", number),
+            "mask.png": PNG,
+            "txt": f"number {number}".encode(),
+        }
+        for number in range(3)
+    }
+    code, printed, _ = run(capsys, "pack", str(tmp_path / "data"), "--out", str(tmp_path / "dry"), "--dry_run")
+    assert "images        3 would be packed" in printed
+    assert not (tmp_path / "dry").exists()
+
+
+def test_columns_of_parquet_are_told_and_bad_rows_left_out(tmp_path: Path) -> None:
+    columns = rows(4)
+    columns = {"photo": columns["image"], "en": columns["text"], "seg": columns["mask"]}
+    columns["photo"][1] = {"bytes": None, "path": "1.jpg"}
+    columns["photo"][2] = {"bytes": JPEG[:40], "path": "1.jpg"}
+    columns["seg"][3] = {"bytes": picture("PNG", size=(16, 24)), "path": None}
+    file = tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    with pytest.raises(UsageError, match=r"train\.parquet: no column is known .*photo, en, seg.*--columns image=NAME"):
+        pack(str(file), str(tmp_path / "out"))
+    with pytest.raises(UsageError, match="has no column 'x'"):
+        pack(str(file), str(tmp_path / "out"), columns="image=x")
+    with pytest.raises(UsageError, match="columns: 'photo' is not one of image=NAME"):
+        pack(str(file), str(tmp_path / "out"), columns="photo")
+    packed = pack(str(file), str(tmp_path / "out"), columns="image=photo, caption=en,mask=seg")
+    assert [Path(shard).name for shard in packed.shards] == ["train-000000.tar"]
+    assert list(read_back(packed.shards)) == ["train/0000000"]
+    assert {left.name for left in packed.left_out} == {f"train.parquet, row {number}" for number in (1, 2, 3)}
+    assert (
+        left_out_of(tmp_path / "out")["train.parquet, row 1"] == "its photo holds no picture, or only the path of one"
+    )
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UsageError, match=r"train\.parquet: not a parquet table") as caught:
+        pack(str(file), str(tmp_path / "again"), columns="image=photo")
+    assert "\n" not in str(caught.value)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
+    with pytest.raises(UsageError, match=r"pip install 'inpaint_data\[parquet\]'"):
+        pack(str(tmp_path / "train.parquet"), str(tmp_path / "out"))
 
 
 def test_a_file_url_is_a_folder(tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ class Packed:
     def count(self, members: Mapping[str, object]) -> None:
         """Count one sample."""
         self.images += 1
+        self.count_members(members)
+
+    def count_members(self, members: Mapping[str, object]) -> None:
         kinds = {
             "caption" if name == "txt" else name.partition(".")[0] for name in members if "." in name or name == "txt"
         }

@@ -1,6 +1,7 @@
 """The files of a folder: what its system keeps there for itself is passed over, links are followed once."""
 
 import os
+import re
 import stat
 import unicodedata
 from dataclasses import dataclass, field
@@ -47,6 +48,19 @@ _OF_THE_SYSTEM = frozenset(
         "icon\r",
     )
 )
+
+# How files begin, by what they are; AVIF and HEIC have their brand behind the size of a box.
+_BEGINNINGS = {
+    "jpg": rb"\xff\xd8\xff",
+    "png": rb"\x89PNG\r\n\x1a\n",
+    "webp": rb"RIFF.{4}WEBP",
+    "gif": rb"GIF8[79]a",
+    "bmp": rb"BM.{4}\0\0\0\0",
+    "tiff": rb"II\*\0|MM\0\*",
+    "avif": rb".{4}ftypavi[fs]",
+    "heic": rb".{4}ftyp(?:hei[cfmsx]|hev[cx]|mif1|msf1)",
+}
+MIN_BYTES = 26  # of the shortest of these headers: BMP's
 
 
 @dataclass(frozen=True, order=True)
@@ -149,3 +163,10 @@ def _read(folder: Path, name: str, walked: Walk, real: list[tuple[Path, str]], l
 def composed(name: str) -> str:
     """A name in the form that Linux and Windows write it in: é as one character."""
     return unicodedata.normalize("NFC", name)
+
+
+def kind_of(data: bytes) -> str | None:
+    """The extension of a picture, by how it begins; None where it is none."""
+    if len(data) < MIN_BYTES:
+        return None
+    return next((kind for kind, start in _BEGINNINGS.items() if re.match(start, data[:16], re.DOTALL)), None)

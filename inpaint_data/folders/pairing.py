@@ -102,6 +102,8 @@ def pair_folder(
             names what decides.
     """
     root = Path(folder).expanduser()
+    if root.is_file():
+        raise UsageError(f"{root} is a file; name the folder that it is in")
     if not root.is_dir():
         raise UsageError(f"there is no folder {root}; name the one that has the images")
     if layout not in LAYOUTS:
