@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_the_same_folder_gives_the_same_bytes_whenever_it_is_packed(photos: Path
 
 
 def both(one: str, other: str, key: str) -> str:
-    return f"{one} and {other} would both be the image of {key!r}; rename or remove one"
+    return f"{one} and {other} would both be the image of {key!r}; remove one, or name a mask "
 
 
 NO_MASK, NO_IMAGE = "a mask without an image: no image of its name", "no image of its name"
@@ -236,6 +237,10 @@ def test_folders_that_cannot_be_used_are_refused(photos: Path, tmp_path: Path) -
         pack(str(photos), str(tmp_path / "out"), shard_size=0)
     with pytest.raises(UsageError, match=r"cat\.jpg"):
         pack(str(photos), str(photos / "cat.jpg"))
+    with pytest.raises(UsageError, match="on_bad: 'skip' is not one of quarantine, raise"):
+        pack(str(photos), str(tmp_path / "out"), on_bad="skip")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"cat\.jpg is a file; name the folder that it is in"):
+        pack(str(photos / "cat.jpg"), str(tmp_path / "out"))
     with pytest.raises(UsageError, match="prefix: 'a/b' is not"):
         pack(str(photos), str(tmp_path / "out"), prefix="a/b")
     with pytest.raises(UsageError, match="nothing can be written to http://"):
@@ -259,6 +264,16 @@ def test_a_full_disk_leaves_no_shard_behind(photos: Path, tmp_path: Path, monkey
     with pytest.raises(UsageError, match="No space left on device"):
         pack(str(photos), str(tmp_path / "out"), shard_size=1)
     assert os.listdir(tmp_path / "out") == []
+
+
+def test_what_a_killed_run_left_is_cleared_away(photos: Path, tmp_path: Path) -> None:
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead = int(process.stdout)
+    files = {f".{name}.{number}.tmp": b"" for name in ("photos-000007.tar", "other-000000.tar") for number in (dead, 1)}
+    put(tmp_path / "out", files)
+    pack(str(photos), str(tmp_path / "out"))
+    kept = set(files) - {f".photos-000007.tar.{dead}.tmp"}
+    assert {path.name for path in (tmp_path / "out").glob(".*")} == kept
 
 
 def test_two_folders_are_packed_into_one_and_used_together(tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
 """inpaint-data pack: a folder of images to shards."""
 
-from typing import Literal
-
 from inpaint_data.commands.outcome import Outcome
-from inpaint_data.commands.packing import pack
+from inpaint_data.commands.packing import OnBad, pack
 
 
 def run(
@@ -14,7 +12,7 @@ def run(
     targets_from: str | None = None,
     captions_from: str | None = None,
     shard_size: int = 1000,
-    on_bad: Literal["quarantine", "raise"] = "quarantine",
+    on_bad: OnBad = "quarantine",
     prefix: str | None = None,
     append: bool = False,
     dry_run: bool = False,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from inpaint_data.durable import NewFile, write_file
+from inpaint_data.durable import NewFile, name_of_leftover, write_file
 from inpaint_data.errors import UsageError
 from inpaint_data.shards.reading import Sample, read_shard
 from inpaint_data.shards.stores import file_system, find, is_url, local_path, put_file, within
@@ -62,6 +62,7 @@ class Output:
         try:
             if not self.is_remote:
                 Path(self.out).mkdir(parents=True, exist_ok=True)
+                self._clear_leftovers()
                 with _cleared(Writer(self, Path(self.out), first)) as writer:
                     yield writer
                 return
@@ -83,6 +84,13 @@ class Output:
         with tempfile.TemporaryDirectory(prefix="inpaint_data-pack-") as folder:
             (Path(folder) / name).write_text(text, "utf-8")
             put_file(Path(folder) / name, within(self.out, name))
+
+    def _clear_leftovers(self) -> None:
+        """Remove what a killed run of this prefix was writing."""
+        for path in Path(self.out).glob(".*"):
+            name = name_of_leftover(path.name)
+            if name and self._number(name) is not None:
+                path.unlink(missing_ok=True)
 
     def _number(self, path: str) -> int | None:
         match = re.fullmatch(rf"{re.escape(self.prefix)}-([0-9]{{6,}})\.tar", re.split(r"[/\\]", path)[-1])

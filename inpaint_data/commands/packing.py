@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from inpaint_data.commands.pack_output import Output
 from inpaint_data.commands.pack_report import SHOWN, Packed, PackProgress
@@ -15,6 +15,8 @@ from inpaint_data.folders.files import LeftOut, composed
 from inpaint_data.folders.pairing import pair_folder
 from inpaint_data.folders.parquet import ParquetRows, parquet_files
 from inpaint_data.shards.stores import local_path
+
+OnBad = Literal["quarantine", "raise"]
 
 
 def pack(
@@ -26,7 +28,7 @@ def pack(
     masks_from: str | None = None,
     targets_from: str | None = None,
     captions_from: str | None = None,
-    on_bad: Literal["quarantine", "raise"] = "quarantine",
+    on_bad: OnBad = "quarantine",
     prefix: str | None = None,
     append: bool = False,
     dry_run: bool = False,
@@ -34,9 +36,10 @@ def pack(
 ) -> Packed:
     """Pack the images of a folder and its subfolders, with their masks and captions, into `out/PREFIX-000000.tar` ….
 
-    Which files belong together: docs/layouts.md. The same of parquet tables that hold the images, row by row. Bytes are packed as they are, by the order of the keys, so the same
-    folder gives the same shards. What cannot be packed is left out and listed, also in `out/PREFIX-left_out.txt`; a
-    sample whose mask or target cannot be is left out whole, for it would be another sample.
+    Which files belong together: docs/layouts.md; of parquet tables that hold the images, what is in one row. Bytes are
+    packed as they are, by the order of the keys, so the same folder gives the same shards. What cannot be packed is
+    left out and listed, also in `out/PREFIX-left_out.txt`; a sample whose mask or target cannot be is left out whole,
+    for it would be another sample.
 
     Args:
         folder: the folder of the images, or a parquet table that holds them.
@@ -59,6 +62,8 @@ def pack(
     """
     if shard_size < 1:
         raise UsageError(f"shard_size is {shard_size}; give at least 1")
+    if on_bad not in get_args(OnBad):
+        raise UsageError(f"on_bad: {on_bad!r} is not one of {', '.join(get_args(OnBad))}")
     root = local_path(folder)
     output = Output(out, _prefix(root, prefix))
     existing = output.existing()

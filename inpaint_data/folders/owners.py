@@ -61,7 +61,10 @@ class Owners:
             if len(owners) > 1:
                 names = " and ".join(owner.file.name.rpartition("/")[2] for owner in owners[:3])
                 for owner in owners:
-                    owner.problem = f"{names} would both be the image of {key!r}; rename or remove one"
+                    owner.problem = (
+                        f"{names} would both be the image of {key!r}; remove one, or name a mask "
+                        f"{owner.file.stem}_mask.png"
+                    )
 
     def _register(self, owner: Owner) -> None:
         file = owner.file
