@@ -374,6 +374,28 @@ def test_of_two_captions_the_first_is_taken_and_the_other_named(tmp_path: Path) 
     assert list(reasons_of(pairing)) == ["a.caption"]  # the other one says the same
 
 
+def test_a_mask_that_a_table_names_for_no_image_is_left_out(tmp_path: Path) -> None:
+    line = b'{"file_name": "gone.jpg", "mask_file_name": "x.png"}\n{"file_name": "a.jpg", "mask_file_name": "m/a.png"}'
+    put(tmp_path, "a.jpg x.png m/a.png other/a.png")
+    pairing = pair_folder(put(tmp_path, {"metadata.jsonl": line}))
+    assert reasons_of(pairing)["x.png"] == "a mask without an image: there is no such image"
+    assert samples_of(pairing, tmp_path)["a"] == {"jpg": "a.jpg", "mask.png": "m/a.png"}
+    pairing = pair_folder(tmp_path, masks_from="m")  # which goes before any table
+    assert samples_of(pairing, tmp_path)["a"] == {"jpg": "a.jpg", "mask.png": "m/a.png"}
+
+
+def test_a_table_may_lie_outside_the_folder(tmp_path: Path) -> None:
+    put(tmp_path, "photos/a.jpg photos/x/b.jfif")
+    root = tmp_path / "photos"
+    content = {"a": {"caption": "a cat"}, str(root / "x" / "b"): {"caption": "a dog"}}
+    put(tmp_path, {"meta_cap.json": json.dumps(content).encode()})
+    pairing = pair_folder(root, captions_from=str(tmp_path / "meta_cap.json"))
+    assert samples_of(pairing, root) == {
+        "a": {"jpg": "a.jpg", "txt": "a cat"},
+        "x/b": {"jpg": "x/b.jfif", "txt": "a dog"},
+    }
+
+
 def test_several_masks_of_a_table_are_several_masks(tmp_path: Path) -> None:
     lines = "".join(f'{{"file_name": "a.jpg", "mask": "{name}.png"}}\n' for name in "xyx")
     pairing = pair_folder(put(tmp_path, {"a.jpg": b"", "x.png": b"", "y.png": b"", "metadata.jsonl": lines.encode()}))

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -266,6 +267,18 @@ def test_a_full_disk_leaves_no_shard_behind(photos: Path, tmp_path: Path, monkey
     assert os.listdir(tmp_path / "out") == []
 
 
+def test_a_file_that_grows_too_large_for_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = put(tmp_path / "photos", {"cat.bmp": picture("BMP", size=(400, 400))})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, hard))
+    try:
+        with pytest.raises(UsageError, match=r"File too large; fix it and pack again"):
+            pack(str(folder), str(tmp_path / "out"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path / "out") == []
+
+
 def test_what_a_killed_run_left_is_cleared_away(photos: Path, tmp_path: Path) -> None:
     process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     dead = int(process.stdout)
@@ -291,6 +304,13 @@ def test_shards_in_the_packed_folder_itself_are_not_its_files(tmp_path: Path) ->
     pack(str(folder), str(folder / "shards"))
     packed = pack(str(folder), str(folder / "shards"), append=True)
     assert (packed.images, packed.known, packed.left_out, packed.removed) == (0, 1, [], [])
+
+
+def test_a_folder_may_be_packed_into_itself(tmp_path: Path) -> None:
+    folder = put(tmp_path / "photos", {"cat.jpg": JPEG})
+    assert pack(str(folder), str(folder)).images == 1
+    assert pack(str(folder), str(folder), dry_run=True).images == 1
+    assert pack(str(folder), str(folder), append=True).known == 1
 
 
 def test_append_adds_what_is_new_and_names_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

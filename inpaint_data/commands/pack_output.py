@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,7 @@ class Writer:
         """Leave no trace of what was not published."""
         if self._tar is not None:
             tar, self._tar = self._tar, None
-            tar.close()
+            with suppress(OSError):  # the disk may be full
+                tar.close()
         for file in self._files:
             file.drop()

@@ -67,7 +67,7 @@ def pack(
     root = local_path(folder)
     output = Output(out, _prefix(root, prefix))
     existing = output.existing()
-    if existing and not append:
+    if existing and not append and not dry_run:
         raise UsageError(
             f"{out} already has shards ({re.split('[/]', existing[0])[-1]}); add what is new with --append, choose "
             "another --prefix or another folder, or delete them"

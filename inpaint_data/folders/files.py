@@ -80,8 +80,9 @@ class File:
 
     @property
     def extension(self) -> str:
-        """Lower case, without its dot; "" where there is none."""
-        return self.name.rpartition("/")[2].rpartition(".")[2].lower() if self.stem else ""
+        """Lower case, without its dot; "" where there is none. JPEGs have more of them than readers know."""
+        own = self.name.rpartition("/")[2].rpartition(".")[2].lower() if self.stem else ""
+        return "jpg" if own in ("jfif", "jpe") else own
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ def walk(root: Path, without: Path | None = None) -> Walk:
         without: a folder that may lie in it and does not belong to it.
     """
     walked = Walk()
-    seen = {_identity(without)} if without is not None and without.is_dir() else set()
+    if without is not None and (not without.is_dir() or without.samefile(root)):
+        without = None
+    seen = set() if without is None else {_identity(without)}
     real, links = [(root, "")], list[tuple[Path, str]]()
     while real or links:
         folder, name = real.pop() if real else links.pop()

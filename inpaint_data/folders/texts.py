@@ -57,6 +57,9 @@ def sort_texts(root: Path, files: Collection[File], pictures: Collection[File], 
     texts = Texts(root)
     beside = {(file.folder, file.stem) for file in pictures}
     wanted = [file for file in files if file.name == captions_from]
+    if captions_from and not wanted and (outer := Path(captions_from).expanduser()).is_file():
+        wanted = [File(outer.name, outer)]
+        texts.tables.append(read_table(wanted[0]))
     column = captions_from if not wanted else None
     for file in files:
         if file in wanted or (file.name.rpartition("/")[2].lower() in TABLES and not wanted):
