@@ -339,6 +339,15 @@ def test_append_adds_what_is_new_and_names_what_changed(tmp_path: Path, capsys: 
     assert len(expand_shards(out)) == 3
 
 
+def test_the_list_of_what_is_left_out_is_todays(tmp_path: Path) -> None:
+    folder, out = put(tmp_path / "photos", {"cat.jpg": JPEG, "dog.jpg": b"junk"}), tmp_path / "out"
+    pack(str(folder), str(out))
+    assert list(left_out_of(out)) == ["dog.jpg"]
+    put(folder, {"dog.jpg": JPEG})
+    assert pack(str(folder), str(out), append=True).images == 1
+    assert sorted(os.listdir(out)) == ["photos-000000.tar", "photos-000001.tar"]
+
+
 def test_append_to_damaged_shards_is_refused(tmp_path: Path) -> None:
     folder = put(tmp_path / "photos", {"cat.jpg": JPEG})
     (shard,) = pack(str(folder), str(tmp_path / "out")).shards

@@ -100,8 +100,7 @@ def pack(
     packed.left_out.sort(key=lambda left: (left.name, left.reason))
     if not packed.shards and not packed.known:
         raise _failed(packed, packed.left_out, "no image could be packed")
-    if packed.left_out:
-        output.write_text(f"{output.prefix}-left_out.txt", packed.left_out_text())
+    output.write_text(f"{output.prefix}-left_out.txt", packed.left_out_text())
     return packed
 
 
