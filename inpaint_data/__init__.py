@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from inpaint_data.commands.contact_sheet import contact_sheet
     from inpaint_data.commands.mask_sheet import mask_sheet
     from inpaint_data.commands.mask_statistics import MaskStatistics, mask_statistics
+    from inpaint_data.commands.pack_report import Packed
     from inpaint_data.commands.packing import pack
     from inpaint_data.encoding.encoder import Encoder
     from inpaint_data.encoding.node import encode_for_inpaint
@@ -71,6 +72,7 @@ __all__ = [
     "MaskMixture",
     "MaskSettings",
     "MaskStatistics",
+    "Packed",
     "PictureSettings",
     "Preset",
     "Problem",
@@ -106,6 +108,7 @@ _HOMES = {
     "commands.contact_sheet": ("contact_sheet",),
     "commands.mask_sheet": ("mask_sheet",),
     "commands.mask_statistics": ("MaskStatistics", "mask_statistics"),
+    "commands.pack_report": ("Packed",),
     "commands.packing": ("pack",),
     "encoding.encoder": ("Encoder",),
     "encoding.node": ("encode_for_inpaint",),

@@ -85,7 +85,7 @@ def test_only_training_knows_lightning_and_no_module_is_long(path: Path) -> None
 
 def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [name for group in ("s3", "text", "train") for name in project["optional-dependencies"][group]]
+    extras = [name for group in ("parquet", "s3", "text", "train") for name in project["optional-dependencies"][group]]
     declared = {
         re.split(r"[\[><=;! ]", name)[0].lower().replace("-", "_") for name in [*project["dependencies"], *extras]
     }
@@ -110,6 +110,7 @@ def loaded_after(code: str) -> set[str]:
         "pydantic",
         "webdataset",
         "fsspec",
+        "pyarrow",
     )
     program = f"{code}\nimport sys\nprint([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)

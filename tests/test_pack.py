@@ -4,10 +4,15 @@ import errno
 import io
 import json
 import os
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import pyarrow
+import pyarrow.parquet
 import pytest
 import webdataset
 from conftest import run
@@ -119,7 +124,7 @@ def test_the_same_folder_gives_the_same_bytes_whenever_it_is_packed(photos: Path
 
 
 def both(one: str, other: str, key: str) -> str:
-    return f"{one} and {other} would both be the image of {key!r}; rename or remove one"
+    return f"{one} and {other} would both be the image of {key!r}; remove one, or name a mask "
 
 
 NO_MASK, NO_IMAGE = "a mask without an image: no image of its name", "no image of its name"
@@ -233,6 +238,10 @@ def test_folders_that_cannot_be_used_are_refused(photos: Path, tmp_path: Path) -
         pack(str(photos), str(tmp_path / "out"), shard_size=0)
     with pytest.raises(UsageError, match=r"cat\.jpg"):
         pack(str(photos), str(photos / "cat.jpg"))
+    with pytest.raises(UsageError, match="on_bad: 'skip' is not one of quarantine, raise"):
+        pack(str(photos), str(tmp_path / "out"), on_bad="skip")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"cat\.jpg is a file; name the folder that it is in"):
+        pack(str(photos / "cat.jpg"), str(tmp_path / "out"))
     with pytest.raises(UsageError, match="prefix: 'a/b' is not"):
         pack(str(photos), str(tmp_path / "out"), prefix="a/b")
     with pytest.raises(UsageError, match="nothing can be written to http://"):
@@ -258,6 +267,28 @@ def test_a_full_disk_leaves_no_shard_behind(photos: Path, tmp_path: Path, monkey
     assert os.listdir(tmp_path / "out") == []
 
 
+def test_a_file_that_grows_too_large_for_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = put(tmp_path / "photos", {"cat.bmp": picture("BMP", size=(400, 400))})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, hard))
+    try:
+        with pytest.raises(UsageError, match=r"File too large; fix it and pack again"):
+            pack(str(folder), str(tmp_path / "out"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_what_a_killed_run_left_is_cleared_away(photos: Path, tmp_path: Path) -> None:
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead = int(process.stdout)
+    files = {f".{name}.{number}.tmp": b"" for name in ("photos-000007.tar", "other-000000.tar") for number in (dead, 1)}
+    put(tmp_path / "out", files)
+    pack(str(photos), str(tmp_path / "out"))
+    kept = set(files) - {f".photos-000007.tar.{dead}.tmp"}
+    assert {path.name for path in (tmp_path / "out").glob(".*")} == kept
+
+
 def test_two_folders_are_packed_into_one_and_used_together(tmp_path: Path) -> None:
     one = put(tmp_path / "my photos (2024)", {"cat.jpg": JPEG})
     two = put(tmp_path / "paintings", {"cat.jpg": PNG})
@@ -273,6 +304,13 @@ def test_shards_in_the_packed_folder_itself_are_not_its_files(tmp_path: Path) ->
     pack(str(folder), str(folder / "shards"))
     packed = pack(str(folder), str(folder / "shards"), append=True)
     assert (packed.images, packed.known, packed.left_out, packed.removed) == (0, 1, [], [])
+
+
+def test_a_folder_may_be_packed_into_itself(tmp_path: Path) -> None:
+    folder = put(tmp_path / "photos", {"cat.jpg": JPEG})
+    assert pack(str(folder), str(folder)).images == 1
+    assert pack(str(folder), str(folder), dry_run=True).images == 1
+    assert pack(str(folder), str(folder), append=True).known == 1
 
 
 def test_append_adds_what_is_new_and_names_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,6 +337,15 @@ def test_append_adds_what_is_new_and_names_what_changed(tmp_path: Path, capsys: 
     for row in ("images        0", "there already 5", "changed       1 (dog)", "removed       1 (eel)"):
         assert row in printed
     assert len(expand_shards(out)) == 3
+
+
+def test_the_list_of_what_is_left_out_is_todays(tmp_path: Path) -> None:
+    folder, out = put(tmp_path / "photos", {"cat.jpg": JPEG, "dog.jpg": b"junk"}), tmp_path / "out"
+    pack(str(folder), str(out))
+    assert list(left_out_of(out)) == ["dog.jpg"]
+    put(folder, {"dog.jpg": JPEG})
+    assert pack(str(folder), str(out), append=True).images == 1
+    assert sorted(os.listdir(out)) == ["photos-000000.tar", "photos-000001.tar"]
 
 
 def test_append_to_damaged_shards_is_refused(tmp_path: Path) -> None:
@@ -364,6 +411,72 @@ def test_shards_go_to_s3_and_are_appended_to_there(
     code, _, err = run(capsys, "pack", str(photos), "--out", "s3://no-such-bucket/x")
     assert code == 1
     assert err.strip().splitlines()[-1].startswith("inpaint-data pack: s3://no-such-bucket/x/photos-000000.tar: ")
+
+
+def rows(count: int) -> dict[str, list[object]]:
+    """As Hugging Face writes them."""
+    return {
+        "image": [{"bytes": picture("JPEG", number), "path": f"{number}.jpg"} for number in range(count)],
+        "mask": [{"bytes": PNG, "path": None}] * count,
+        "text": [f"number {number}" for number in range(count)],
+        "score": [0.5] * count,
+    }
+
+
+def test_parquet_tables_are_packed_row_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pyarrow.table(rows(3))
+    (tmp_path / "data").mkdir()
+    pyarrow.parquet.write_table(table, tmp_path / "data" / "train-00000-of-00001.parquet")
+    code, printed, _ = run(capsys, "pack", str(tmp_path / "data"), "--out", str(tmp_path / "out"))
+    assert code == 0
+    for row in ("layout        parquet", "images        3", "with mask     3", "these columns are not packed: score"):
+        assert row in printed
+    assert read_back(expand_shards(tmp_path / "out")) == {
+        f"train-00000-of-00001/{number:07d}": {
+            "jpg": picture("JPEG", number),
+            "mask.png": PNG,
+            "txt": f"number {number}".encode(),
+        }
+        for number in range(3)
+    }
+    code, printed, _ = run(capsys, "pack", str(tmp_path / "data"), "--out", str(tmp_path / "dry"), "--dry_run")
+    assert "images        3 would be packed" in printed
+    assert not (tmp_path / "dry").exists()
+
+
+def test_columns_of_parquet_are_told_and_bad_rows_left_out(tmp_path: Path) -> None:
+    columns = rows(4)
+    columns = {"photo": columns["image"], "en": columns["text"], "seg": columns["mask"]}
+    columns["photo"][1] = {"bytes": None, "path": "1.jpg"}
+    columns["photo"][2] = {"bytes": JPEG[:40], "path": "1.jpg"}
+    columns["seg"][3] = {"bytes": picture("PNG", size=(16, 24)), "path": None}
+    file = tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    with pytest.raises(UsageError, match=r"train\.parquet: no column is known .*photo, en, seg.*--columns image=NAME"):
+        pack(str(file), str(tmp_path / "out"))
+    with pytest.raises(UsageError, match="has no column 'x'"):
+        pack(str(file), str(tmp_path / "out"), columns="image=x")
+    with pytest.raises(UsageError, match="columns: 'photo' is not one of image=NAME"):
+        pack(str(file), str(tmp_path / "out"), columns="photo")
+    packed = pack(str(file), str(tmp_path / "out"), columns="image=photo, caption=en,mask=seg")
+    assert [Path(shard).name for shard in packed.shards] == ["train-000000.tar"]
+    assert list(read_back(packed.shards)) == ["train/0000000"]
+    assert {left.name for left in packed.left_out} == {f"train.parquet, row {number}" for number in (1, 2, 3)}
+    assert (
+        left_out_of(tmp_path / "out")["train.parquet, row 1"] == "its photo holds no picture, or only the path of one"
+    )
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UsageError, match=r"train\.parquet: not a parquet table") as caught:
+        pack(str(file), str(tmp_path / "again"), columns="image=photo")
+    assert "\n" not in str(caught.value)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
+    with pytest.raises(UsageError, match=r"pip install 'inpaint_data\[parquet\]'"):
+        pack(str(tmp_path / "train.parquet"), str(tmp_path / "out"))
 
 
 def test_a_file_url_is_a_folder(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_folder_of_pairs_is_packed_with_its_targets(
     (tmp_path / "photos" / "cat_target.jpg").write_bytes(photo_bytes["coffee"])
     code, _, err = run(capsys, "pack", str(tmp_path / "photos"), "--out", str(tmp_path / "other"))
     assert code == 1
-    assert "cat_target.jpg: the target is" in err
+    assert "cat_target.jpg: the target has another size than its image" in err
 
 
 def test_samples_without_a_target_or_of_another_size_are_quarantined(

@@ -1,9 +1,7 @@
 """inpaint-data pack: a folder of images to shards."""
 
-from typing import Literal
-
 from inpaint_data.commands.outcome import Outcome
-from inpaint_data.commands.packing import pack
+from inpaint_data.commands.packing import OnBad, pack
 
 
 def run(
@@ -14,15 +12,16 @@ def run(
     targets_from: str | None = None,
     captions_from: str | None = None,
     shard_size: int = 1000,
-    on_bad: Literal["quarantine", "raise"] = "quarantine",
+    on_bad: OnBad = "quarantine",
     prefix: str | None = None,
     append: bool = False,
     dry_run: bool = False,
+    columns: str | None = None,
 ) -> Outcome:
     """Make shards from a folder of images.
 
     Args:
-        folder: the folder with the images
+        folder: the folder with the images, or a parquet table, or a folder of those
         out: the folder or the URL for the shards
         layout: auto, beside, folders, kohya, onetrainer, simpletuner, imagefolder, lama or coco: see docs/layouts.md
         masks_from: the folder with the masks, where it is not found by its name
@@ -33,6 +32,7 @@ def run(
         prefix: the shards' name, by default the folder's: photos-000000.tar
         append: add what is new as further shards; changed and removed files are named
         dry_run: tell what belongs to what, and write nothing
+        columns: of parquet tables: image=photo,mask=mask,caption=en
     """
     packed = pack(
         folder,
@@ -46,5 +46,6 @@ def run(
         prefix=prefix,
         append=append,
         dry_run=dry_run,
+        columns=columns,
     )
     return Outcome(packed.table())

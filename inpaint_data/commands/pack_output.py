@@ -3,14 +3,14 @@
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from inpaint_data.durable import NewFile, write_file
+from inpaint_data.durable import NewFile, name_of_leftover, write_file
 from inpaint_data.errors import UsageError
 from inpaint_data.shards.reading import Sample, read_shard
-from inpaint_data.shards.stores import file_system, find, is_url, local_path, put_file, within
+from inpaint_data.shards.stores import file_system, find, is_there, is_url, local_path, put_file, within
 from inpaint_data.shards.writing import tar_writer
 from inpaint_data.shown import shown
 
@@ -62,6 +62,7 @@ class Output:
         try:
             if not self.is_remote:
                 Path(self.out).mkdir(parents=True, exist_ok=True)
+                self._clear_leftovers()
                 with _cleared(Writer(self, Path(self.out), first)) as writer:
                     yield writer
                 return
@@ -76,13 +77,24 @@ class Output:
             ) from error
 
     def write_text(self, name: str, text: str) -> None:
-        """Put a small text beside the shards."""
+        """Put a small text beside the shards, in place of an older one; no text is no file."""
         if not self.is_remote:
-            write_file(Path(self.out) / name, text.encode())
-            return
-        with tempfile.TemporaryDirectory(prefix="inpaint_data-pack-") as folder:
-            (Path(folder) / name).write_text(text, "utf-8")
-            put_file(Path(folder) / name, within(self.out, name))
+            path = Path(self.out) / name
+            try:
+                write_file(path, text.encode()) if text else path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UsageError(f"{path}: {error.strerror}; the shards are packed, this list is not") from None
+        elif text or is_there(within(self.out, name)):
+            with tempfile.TemporaryDirectory(prefix="inpaint_data-pack-") as folder:
+                (Path(folder) / name).write_text(text, "utf-8")
+                put_file(Path(folder) / name, within(self.out, name))
+
+    def _clear_leftovers(self) -> None:
+        """Remove what a killed run of this prefix was writing."""
+        for path in Path(self.out).glob(".*"):
+            name = name_of_leftover(path.name)
+            if name and self._number(name) is not None:
+                path.unlink(missing_ok=True)
 
     def _number(self, path: str) -> int | None:
         match = re.fullmatch(rf"{re.escape(self.prefix)}-([0-9]{{6,}})\.tar", re.split(r"[/\\]", path)[-1])
@@ -149,6 +161,7 @@ class Writer:
         """Leave no trace of what was not published."""
         if self._tar is not None:
             tar, self._tar = self._tar, None
-            tar.close()
+            with suppress(OSError):  # the disk may be full
+                tar.close()
         for file in self._files:
             file.drop()

@@ -14,6 +14,7 @@ from inpaint_data.shown import shown
 
 SHOWN = 12  # samples of a dry run
 NAMED = 3  # of each reason
+REASONS = 20
 
 
 @dataclass
@@ -48,6 +49,9 @@ class Packed:
     def count(self, members: Mapping[str, object]) -> None:
         """Count one sample."""
         self.images += 1
+        self.count_members(members)
+
+    def count_members(self, members: Mapping[str, object]) -> None:
         kinds = {
             "caption" if name == "txt" else name.partition(".")[0] for name in members if "." in name or name == "txt"
         }
@@ -69,8 +73,9 @@ class Packed:
         by_reason: dict[str, list[str]] = {}
         for left in self.left_out:
             by_reason.setdefault(left.reason, []).append(left.name)
-        for reason, names in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
-            rows.append(("left out", f"{_some(names)}: {reason}"))
+        reasons = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+        rows += [("left out", f"{_some(names)}: {reason}") for reason, names in reasons[:REASONS]]
+        rows += [("left out", f"{len(reasons) - REASONS} reasons more")] if len(reasons) > REASONS else []
         rows += [("passed over", f"{_some(self.passed_over)}: hidden, or the system's")] if self.passed_over else []
         rows += [("note", note) for note in self.notes]
         rows += [("shards", _some(self.shards))] if self.shards else []

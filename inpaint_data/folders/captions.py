@@ -149,14 +149,16 @@ def _of_csv(file: File) -> Iterator[tuple[str, dict[str, Any]]]:
     text = text_of(file)
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)  # a table program writes ; where numbers have a decimal comma
-    csv.field_size_limit(MAX_FIELD)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    usual = csv.field_size_limit(MAX_FIELD)
     try:
-        for record in reader:
-            named = {name: value for name, value in record.items() if isinstance(name, str)}
-            yield f"{file.name}, line {reader.line_num}", named
+        records = [(reader.line_num, record) for record in reader]
     except csv.Error as error:
         raise UsageError(f"{file.path}: line {reader.line_num} is not csv ({error}); correct it") from None
+    finally:
+        csv.field_size_limit(usual)
+    for number, record in records:
+        yield f"{file.name}, line {number}", {name: record[name] for name in record if isinstance(name, str)}
 
 
 def _take(table: Table, records: list[tuple[str, dict[str, Any]]], column: str | None) -> None:

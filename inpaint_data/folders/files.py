@@ -49,6 +49,19 @@ _OF_THE_SYSTEM = frozenset(
     )
 )
 
+# How files begin, by what they are; AVIF and HEIC have their brand behind the size of a box.
+_BEGINNINGS = {
+    "jpg": rb"\xff\xd8\xff",
+    "png": rb"\x89PNG\r\n\x1a\n",
+    "webp": rb"RIFF.{4}WEBP",
+    "gif": rb"GIF8[79]a",
+    "bmp": rb"BM.{4}\0\0\0\0",
+    "tiff": rb"II\*\0|MM\0\*",
+    "avif": rb".{4}ftypavi[fs]",
+    "heic": rb".{4}ftyp(?:hei[cfmsx]|hev[cx]|mif1|msf1)",
+}
+MIN_BYTES = 26  # of the shortest of these headers: BMP's
+
 
 @dataclass(frozen=True, order=True)
 class File:
@@ -67,8 +80,9 @@ class File:
 
     @property
     def extension(self) -> str:
-        """Lower case, without its dot; "" where there is none."""
-        return self.name.rpartition("/")[2].rpartition(".")[2].lower() if self.stem else ""
+        """Lower case, without its dot; "" where there is none. JPEGs have more of them than readers know."""
+        own = self.name.rpartition("/")[2].rpartition(".")[2].lower() if self.stem else ""
+        return "jpg" if own in ("jfif", "jpe") else own
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,9 @@ def walk(root: Path, without: Path | None = None) -> Walk:
         without: a folder that may lie in it and does not belong to it.
     """
     walked = Walk()
-    seen = {_identity(without)} if without is not None and without.is_dir() else set()
+    if without is not None and (not without.is_dir() or without.samefile(root)):
+        without = None
+    seen = set() if without is None else {_identity(without)}
     real, links = [(root, "")], list[tuple[Path, str]]()
     while real or links:
         folder, name = real.pop() if real else links.pop()
@@ -154,5 +170,13 @@ def composed(name: str) -> str:
 
 def shard_prefix(folder: Path) -> str:
     """What the shards of a folder are called: its name, without what patterns and shells take for their own."""
-    safe = re.sub(r"[^\w.-]+", "_", composed(folder.resolve().name)).strip("_.-")
+    name = folder.resolve().name.removesuffix(".parquet") if folder.is_file() else folder.resolve().name
+    safe = re.sub(r"[^\w.-]+", "_", composed(name)).strip("_.-")
     return safe.encode()[:100].decode(errors="ignore") or "images"
+
+
+def kind_of(data: bytes) -> str | None:
+    """The extension of a picture, by how it begins; None where it is none."""
+    if len(data) < MIN_BYTES:
+        return None
+    return next((kind for kind, start in _BEGINNINGS.items() if re.match(start, data[:16], re.DOTALL)), None)

@@ -17,6 +17,7 @@ Looked up in the tools themselves:
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal
 
@@ -149,6 +150,7 @@ def read_name(file: File, layout: Layout) -> Reading:
     return Reading("image")
 
 
+@lru_cache(2**14)
 def _roles_of_folder(name: str, layout: Layout) -> tuple[Role, ...]:
     """What the pictures of a folder are by its name; none where it says nothing."""
     whole = "_".join(_words(name)).lower()
@@ -165,6 +167,7 @@ def _roles_of_folder(name: str, layout: Layout) -> tuple[Role, ...]:
     return ("image",) if words & _IMAGE_WORDS else ()
 
 
+@lru_cache(2**14)
 def place_of(folder: str) -> str:
     """A folder without what only says what its files are: `train/images` and `train/masks` are both `train`."""
     kept = []

@@ -47,7 +47,8 @@ class Owners:
         self._by_name: dict[str, Owner] = {}
         self._beside: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._places: dict[tuple[str, str], list[Owner]] = defaultdict(list)
-        self._stems: dict[str, list[tuple[str, Owner]]] = defaultdict(list)
+        self._ends: dict[tuple[str, str], list[Owner]] = defaultdict(list)  # by every end of their places
+        self._stems: dict[str, list[Owner]] = defaultdict(list)
         by_key: dict[str, list[Owner]] = defaultdict(list)
         for file in images:
             stem = file.stem.replace(".", "_")  # readers split names at the first dot
@@ -60,19 +61,21 @@ class Owners:
             if len(owners) > 1:
                 names = " and ".join(owner.file.name.rpartition("/")[2] for owner in owners[:3])
                 for owner in owners:
-                    owner.problem = f"{names} would both be the image of {key!r}; rename or remove one"
+                    owner.problem = (
+                        f"{names} would both be the image of {key!r}; remove one, or name a mask "
+                        f"{owner.file.stem}_mask.png"
+                    )
 
     def _register(self, owner: Owner) -> None:
         file = owner.file
-        place = place_of(file.folder)
-        self._beside[file.folder, file.stem].append(owner)
-        self._places[place, file.stem].append(owner)
-        self._stems[file.stem].append((place, owner))
-        other = other_stem(file.stem)
-        if other is not None:  # behind a break no name can have, for an exact name goes first
-            self._beside[file.folder, f"\0{other}"].append(owner)
-            self._places[place, f"\0{other}"].append(owner)
-            self._stems[f"\0{other}"].append((place, owner))
+        self._stems[file.stem].append(owner)
+        place, other = place_of(file.folder), other_stem(file.stem)
+        # Behind a zero byte, which no name can have, for an exact name goes first.
+        for name in [file.stem] if other is None else [file.stem, f"\0{other}"]:
+            self._beside[file.folder, name].append(owner)
+            self._places[place, name].append(owner)
+            for end in _ends(place):
+                self._ends[end, name].append(owner)
 
     def named(self, name: str) -> Owner | None:
         """The image of that very name."""
@@ -87,15 +90,21 @@ class Owners:
         for name in (stem, f"\0{stem}"):
             if found := self._places.get((place, name)):
                 return found
-            if near := [owner for other, owner in self._stems.get(name, ()) if _are_near(place, other)]:
+            near = self._ends.get((place, name)) or []
+            if near := near + [owner for end in _ends(place) for owner in self._places.get((end, name), ())]:
                 return near
         return []
 
     def ending_in(self, path: str) -> list[Owner]:
         """The images whose names end in a path."""
         stem = path.rpartition("/")[2].rpartition(".")[0]
-        owners = (owner for _, owner in self._stems.get(stem, ()))
-        return [owner for owner in owners if f"/{owner.file.name}".endswith(f"/{path}")]
+        return [owner for owner in self._stems.get(stem, ()) if f"/{owner.file.name}".endswith(f"/{path}")]
+
+
+def _ends(place: str) -> list[str]:
+    """All that a place ends in but itself, to nothing at all: `a/b/c` in `b/c`, `c` and ``."""
+    parts = place.split("/") if place else []
+    return ["/".join(parts[start:]) for start in range(1, len(parts) + 1)]
 
 
 def why_not(owners: list[Owner]) -> str:
@@ -104,8 +113,3 @@ def why_not(owners: list[Owner]) -> str:
     if len(problems) == 1 and (problem := problems.pop()):
         return problem
     return f"it may belong to {' or '.join(owner.file.name for owner in owners[:2])}"
-
-
-def _are_near(place: str, other: str) -> bool:
-    short, long = sorted((place, other), key=len)
-    return not short or f"/{long}".endswith(f"/{short}")

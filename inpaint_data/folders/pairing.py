@@ -2,7 +2,7 @@
 
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from inpaint_data.folders.layouts import (
     repeats_of,
 )
 from inpaint_data.folders.owners import Member, Owner, Owners, why_not
-from inpaint_data.folders.texts import NO_IMAGE, Texts, add_texts, claims, sort_texts
+from inpaint_data.folders.texts import NO_IMAGE, NOT_THERE, Texts, add_texts, claims, sort_texts
 from inpaint_data.shown import meant
 
 BY_TABLE = "a table"  # the source of what a table names
@@ -102,6 +102,8 @@ def pair_folder(
             names what decides.
     """
     root = Path(folder).expanduser()
+    if root.is_file():
+        raise UsageError(f"{root} is a file; name the folder that it is in")
     if not root.is_dir():
         raise UsageError(f"there is no folder {root}; name the one that has the images")
     if layout not in LAYOUTS:
@@ -117,11 +119,12 @@ def pair_folder(
     pictures = [file for file in files if file.extension in IMAGES]
     others = [file for file in files if file.extension not in IMAGES]
     texts = sort_texts(root, others, pictures, captions_from)
-    images, companions = _by_role(pictures, layout, given, texts)
+    claimed = [claim for claim in claims(texts) if claim[1] not in given]
+    images, companions = _by_role(pictures, layout, given, texts, {picture for _, _, picture, _ in claimed})
     owners = Owners(images)
     if not owners.all:
         raise _nothing(root, companions, others)
-    _add_claimed(texts, owners, {file.name: file for file in pictures})
+    _add_claimed(claimed, owners, {file.name: file for file in pictures}, texts.left_out)
     for by_name in given.values():
         companions += by_name.values()
     _add_pictures(companions, owners, texts.left_out)
@@ -163,14 +166,13 @@ def _given(flag: str, role: Role, name: str, root: Path, files: Iterable[File]) 
 
 
 def _by_role(
-    pictures: Iterable[File], layout: str, given: Mapping[Role, object], texts: Texts
+    pictures: Iterable[File], layout: str, given: Collection[Role], texts: Texts, claimed: Collection[str]
 ) -> tuple[list[File], list[_Picture]]:
     """The images, and the pictures that belong to one by their names; what is neither is left out."""
     images, companions = [], []
-    of_tables = {picture: role for _, role, picture, _ in claims(texts)}
     by_table = {texts.name_in(table, row.file) for table, row in texts.rows()} if layout == "imagefolder" else set()
     for file in pictures:
-        if file.name in of_tables:
+        if file.name in claimed:
             continue
         reading: Reading = read_name(file, LAYOUTS[layout])
         if reading.role == "image" or file.name in by_table:
@@ -200,18 +202,25 @@ def _nothing(root: Path, companions: list[_Picture], others: list[File]) -> Usag
     return UsageError(f"{root} has no {', '.join(IMAGES)}; name the folder of the images")
 
 
-def _add_claimed(texts: Texts, owners: Owners, pictures: Mapping[str, File]) -> None:
-    for image, role, name, line in claims(texts):
+def _add_claimed(
+    claimed: Iterable[tuple[str, Role, str, str]],
+    owners: Owners,
+    pictures: Mapping[str, File],
+    left_out: list[LeftOut],
+) -> None:
+    """Give each picture that a table names to its image."""
+    for image, role, name, line in claimed:
         owner = owners.named(image)
-        if owner is None:
-            continue  # add_texts names the line
-        if name in pictures:
+        if name not in pictures:
+            left_out.append(LeftOut(f"{line}: {name}", f"a {role} that is not there"))
+            if owner is not None:
+                owner.problem = f"its {role} is not there, {line}"
+        elif owner is None:
+            left_out.append(LeftOut(name, f"a {role} without an image: {NOT_THERE}"))
+        else:
             found = owner.pictures.setdefault(role, [])
             if pictures[name] not in [file for file, _, _ in found]:
                 found.append((pictures[name], len(found), BY_TABLE))  # a line for each of several masks
-        else:
-            texts.left_out.append(LeftOut(f"{line}: {name}", f"a {role} that is not there"))
-            owner.problem = f"its {role} is not there, {line}"
 
 
 def _add_pictures(companions: list[_Picture], owners: Owners, left_out: list[LeftOut]) -> None:
@@ -237,8 +246,8 @@ def _add_pictures(companions: list[_Picture], owners: Owners, left_out: list[Lef
     for role, pictures in alone.items():
         if not paired[role]:
             raise UsageError(
-                f"{pictures[0].source} looks like {role}s, but none of its {len(pictures)} pictures has the name of an "
-                f"image ({pictures[0].file.name}); name them after their images, or move them out; if they are "
+                f"{pictures[0].source} looks like {role}s, but none of its pictures has the name of an image "
+                f"({pictures[0].file.name}); name them after their images, or move them out; if they are "
                 "photographs, rename their folder"
             )
 
@@ -292,7 +301,7 @@ def _recognised(layout: str, texts: Texts, owners: Owners) -> str:
     found = [(picture[0].stem, picture[2]) for owner in owners.all for picture in owner.pictures.get("mask", [])]
     marks = {
         "coco": any(source in {file.name for file, _ in texts.coco} for source in _sources(owners)),
-        "imagefolder": any(table.file.name.startswith("metadata.") for table in texts.tables),
+        "imagefolder": any(table.file.stem == "metadata" for table in texts.tables),
         "kohya": any(repeats_of(owner.file.folder) for owner in owners.all),
         "folders": any(source for _, source in found),
         "onetrainer": bool(found) and all(stem.lower().endswith("-masklabel") for stem, _ in found),

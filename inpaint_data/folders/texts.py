@@ -8,13 +8,17 @@ from typing import Any
 
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.captions import TABLES, Row, Table, caption_in, is_caption_json, json_of, read_table
-from inpaint_data.folders.coco import is_coco, read_coco
+from inpaint_data.folders.coco import Annotated, is_coco, read_coco
 from inpaint_data.folders.files import UNREAD_IMAGES, File, LeftOut, composed
 from inpaint_data.folders.layouts import CAPTION_FOLDERS, LABEL_FOLDERS, Role, is_in_folder_of, place_of
 from inpaint_data.folders.owners import Member, Owner, Owners, why_not
 
 CAPTIONS = ("txt", "caption")  # the first one counts; kohya's default is the second
 NO_IMAGE = "no image of its name"
+SECOND = {
+    "txt": "a second caption; .txt goes before .caption, and both before a table",
+    "json": "a second json; an image's own goes before COCO's",
+}
 NOT_THERE = "there is no such image"
 
 
@@ -53,6 +57,9 @@ def sort_texts(root: Path, files: Collection[File], pictures: Collection[File], 
     texts = Texts(root)
     beside = {(file.folder, file.stem) for file in pictures}
     wanted = [file for file in files if file.name == captions_from]
+    if captions_from and not wanted and (outer := Path(captions_from).expanduser()).is_file():
+        wanted = [File(outer.name, outer)]
+        texts.tables.append(read_table(wanted[0]))
     column = captions_from if not wanted else None
     for file in files:
         if file in wanted or (file.name.rpartition("/")[2].lower() in TABLES and not wanted):
@@ -122,8 +129,7 @@ def _add(owner: Owner, member: str, source: str, content: Member, texts: Texts) 
         owner.texts[member] = (source, content)
         return
     if _content(content) != _content(owner.texts[member][1]):
-        word = "caption" if member == "txt" else "json"
-        texts.left_out.append(LeftOut(source, f"a second {word} of an image; that of .txt goes first, a table's last"))
+        texts.left_out.append(LeftOut(source, SECOND[member]))
 
 
 def _content(member: Member) -> bytes:
@@ -165,26 +171,40 @@ def _split(name: str) -> tuple[str, str]:
 
 def _add_coco(texts: Texts, owners: Owners) -> set[str]:
     """Returns the names of the files of which something came."""
-    images, left_out = read_coco(texts.coco)
-    texts.left_out += left_out
-    several, used = 0, set[str]()
-    for image in images:
-        path = composed(posixpath.normpath(image.name.replace("\\", "/"))).lstrip("/")
-        exact = [owners.named(posixpath.join(file.folder, path)) for file in image.beside] + [owners.named(path)]
-        found = [owner for owner in exact if owner][:1] or owners.ending_in(path)
-        if len(found) != 1:
-            reason = NOT_THERE if not found else "the name of several images; give it with its folder"
-            texts.left_out.append(LeftOut(f"{image.beside[0].name}: {image.name}", reason, is_bad=bool(found)))
-            continue
-        used |= {file.name for file in image.beside}
+    found: dict[str, tuple[Owner, Annotated, str]] = {}  # by key
+    used = set[str]()
+    for file, content in texts.coco:
+        images, left_out = read_coco(file, content)
+        texts.left_out += left_out
+        exact = {name: owner for name in images if (owner := _exact(file, name, owners))}
+        for name, image in images.items():
+            # Where some names are paths, the others are not those of images elsewhere.
+            named = [exact[name]] if name in exact else [] if exact else owners.ending_in(_path_in(name))
+            if len(named) != 1:
+                reason = NOT_THERE if not named else "the name of several images; give it with its folder"
+                texts.left_out.append(LeftOut(f"{file.name}: {name}", reason, is_bad=bool(named)))
+                continue
+            used.add(file.name)
+            found.setdefault(named[0].key, (named[0], Annotated(), file.name))[1].add(image)
+    for owner, image, source in found.values():
         if image.has_objects:
-            _add(found[0], "json", image.beside[-1].name, image.json(), texts)
+            _add(owner, "json", source, image.json(), texts)
         if image.captions:
-            several += len(image.captions) > 1
-            _add(found[0], "txt", image.beside[0].name, image.captions[0].strip().encode(), texts)
+            _add(owner, "txt", source, image.captions[0].strip().encode(), texts)
+    several = sum(len(image.captions) > 1 for _, image, _ in found.values())
     if several:
         texts.notes.append(f"{several} images have several captions in COCO's files; the first of each is packed")
     return used
+
+
+def _exact(file: File, name: str, owners: Owners) -> Owner | None:
+    """The image that a file of COCO's names: beside the file, or in the folder."""
+    path = _path_in(name)
+    return owners.named(posixpath.join(file.folder, path)) or owners.named(path)
+
+
+def _path_in(name: str) -> str:
+    return composed(posixpath.normpath(name.replace("\\", "/"))).lstrip("/")
 
 
 def claims(texts: Texts) -> Iterator[tuple[str, Role, str, str]]:

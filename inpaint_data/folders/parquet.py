@@ -1,0 +1,142 @@
+"""Tables that hold the pictures themselves, as Hugging Face's datasets are stored."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inpaint_data.errors import UsageError
+from inpaint_data.folders.files import IMAGES, File, composed, kind_of, walk
+from inpaint_data.shown import shortened
+
+_KNOWN = {  # what a column is for -> what it is called
+    "image": ("image", "img", "jpg", "png", "picture"),
+    "mask": ("mask", "mask_image", "masks"),
+    "target": ("target", "target_image"),
+    "control": ("control", "conditioning_image"),
+    "caption": ("caption", "text", "prompt", "description"),
+}
+AT_ONCE = 16  # rows in memory
+
+
+def parquet_files(root: Path, without: Path | None = None) -> list[File]:
+    """The tables that are to be packed: the file itself, or those of a folder without images."""
+    if root.is_file():
+        return [File(composed(root.name), root)] if root.suffix.lower() == ".parquet" else []
+    files = walk(root, without).files if root.is_dir() else []
+    if any(file.extension in IMAGES for file in files):
+        return []
+    return [file for file in files if file.extension == "parquet"]
+
+
+@dataclass(frozen=True)
+class RowSample:
+    """A row: its key, where it stands, its members, and why it cannot be packed."""
+
+    key: str
+    where: str
+    members: dict[str, bytes]
+    problem: str | None = None
+
+
+@dataclass
+class ParquetRows:
+    """The rows of tables, read anew by each iteration, a few in memory at a time.
+
+    A key is the table's name and the row's number.
+
+    Args:
+        files: the tables.
+        columns: which column holds what, `image=photo,mask=seg,caption=en`; what it does not say is known by name.
+
+    Raises:
+        UsageError: pyarrow is missing, a file is no table, or no column holds the images.
+    """
+
+    files: Sequence[File]
+    columns: str | None = None
+    unread: list[str] = field(default_factory=list)  # columns that are not packed
+
+    def __post_init__(self) -> None:
+        try:
+            import pyarrow.parquet  # noqa: F401 - only these tables need it
+        except ImportError:
+            raise UsageError("parquet needs pyarrow; pip install 'inpaint_data[parquet]'") from None
+        given = self._given()
+        self._tables = []
+        for file in self.files:
+            opened = self._opened(file)
+            names = list(opened.schema_arrow.names)
+            chosen = {use: self._column(file, use, given.get(use), names) for use in _KNOWN}
+            self._tables.append((file, {use: name for use, name in chosen.items() if name}, opened.metadata.num_rows))
+            self.unread += [name for name in names if name not in chosen.values() and name not in self.unread]
+
+    def __len__(self) -> int:
+        return sum(rows for _, _, rows in self._tables)
+
+    def __iter__(self) -> Iterator[RowSample]:
+        import pyarrow
+
+        for file, columns, _ in self._tables:
+            stem = file.name.rpartition(".")[0]
+            number = 0
+            try:
+                for batch in self._opened(file).iter_batches(AT_ONCE, columns=list(columns.values())):
+                    for record in batch.to_pylist():
+                        members, problem = _members(record, columns)
+                        yield RowSample(f"{stem}/{number:07d}", f"{file.name}, row {number}", members, problem)
+                        number += 1
+            except (pyarrow.ArrowException, OSError) as error:
+                raise UsageError(f"{file.path}: row {number} cannot be read ({error}); download it again") from None
+
+    def _given(self) -> dict[str, str]:
+        given: dict[str, str] = {}
+        for part in self.columns.split(",") if self.columns else []:
+            use, equals, name = part.strip().partition("=")
+            if not equals or use not in _KNOWN or not name:
+                raise UsageError(f"columns: {part!r} is not one of {', '.join(f'{use}=NAME' for use in _KNOWN)}")
+            given[use] = name
+        return given
+
+    def _column(self, file: File, use: str, given: str | None, names: list[str]) -> str | None:
+        if given is not None and given not in names:
+            raise UsageError(f"columns: {file.path} has no column {given!r}; it has {', '.join(names)}")
+        found = given or next((name for name in _KNOWN[use] if name in names), None)
+        if found is None and use == "image":
+            raise UsageError(
+                f"{file.path}: no column is known to hold the images; it has {', '.join(names)}: say which with "
+                "--columns image=NAME"
+            )
+        return found
+
+    def _opened(self, file: File) -> Any:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.ParquetFile(file.path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UsageError(f"{file.path}: not a parquet table ({error}); download it again") from None
+
+
+def _members(record: dict[str, Any], columns: dict[str, str]) -> tuple[dict[str, bytes], str | None]:
+    """The members of a row, and the problem with it."""
+    members: dict[str, bytes] = {}
+    for use, column in columns.items():
+        value = record[column]
+        if use == "caption":
+            if isinstance(value, str) and value.strip():
+                members["txt"] = value.encode()
+            elif value is not None and not isinstance(value, str):
+                return members, f"its {column} is not a text: {shortened(value)}"
+            continue
+        values = value if isinstance(value, list) else [value]
+        for number, picture in enumerate(values):
+            if picture is None and use != "image":
+                continue
+            data = picture.get("bytes") if isinstance(picture, dict) else picture
+            if not isinstance(data, bytes) or (kind := kind_of(data)) is None:
+                return members, f"its {column} holds no picture, or only the path of one"
+            name = kind if use == "image" else f"{use}.{kind}"
+            members[f"{use}.{number}.{kind}" if len(values) > 1 else name] = data
+    return members, None

@@ -1,0 +1,474 @@
+"""Folders as people have them: what belongs together is found, and a mask is never taken for a photograph."""
+
+import json
+import os
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inpaint_data.errors import UsageError
+from inpaint_data.folders.layouts import LAYOUTS
+from inpaint_data.folders.pairing import Pairing, pair_folder
+
+Files = dict[str, bytes]
+
+
+def put(folder: Path, files: "str | Files") -> Path:
+    """Files by their names, separated by spaces where they are empty."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in (dict.fromkeys(files.split(), b"") if isinstance(files, str) else files).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def samples_of(pairing: Pairing, folder: Path) -> dict[str, dict[str, str]]:
+    """Key -> member -> the file it is from, or its text."""
+    return {
+        key: {
+            name: member.decode() if isinstance(member, bytes) else os.path.relpath(member, folder)
+            for name, member in members.items()
+        }
+        for key, members in pairing.samples.items()
+    }
+
+
+def reasons_of(pairing: Pairing) -> dict[str, str]:
+    return {left.name: left.reason for left in pairing.left_out}
+
+
+MASKS = {  # layout -> files, and what pairs: image -> member -> file
+    "beside": [
+        ("a.jpg a_mask.png b.jpg", {"a": {"mask.png": "a_mask.png"}}),
+        ("a.jpg a.mask.png", {"a": {"mask.png": "a.mask.png"}}),
+        ("a.jpg a_mask.jpg b.png b-mask.webp", {"a": {"mask.jpg": "a_mask.jpg"}, "b": {"mask.webp": "b-mask.webp"}}),
+        ("A.JPG A_MASK.PNG A.TXT", {"A": {"mask.png": "A_MASK.PNG", "txt": "A.TXT"}}),
+        ("a1.jpg a1Mask.png", {"a1": {"mask.png": "a1Mask.png"}}),
+        ("a.jpg a_mask_0.png a_mask_1.png", {"a": {"mask.0.png": "a_mask_0.png", "mask.1.png": "a_mask_1.png"}}),
+        ("v.2.jpg v.2.mask.3.png v.2_mask.png", {"v_2": {"mask.3.png": "v.2.mask.3.png", "mask.png": "v.2_mask.png"}}),
+        ("1/image.jpg 1/mask.png 2/image.png 2/mask.png", {
+            "1/image": {"mask.png": "1/mask.png"}, "2/image": {"mask.png": "2/mask.png"}
+        }),
+        ("image_7.jpg mask_7.png", {"image_7": {"mask.png": "mask_7.png"}}),
+        ("x/a.jpg y/a.jpg y/a_mask.png", {"y/a": {"mask.png": "y/a_mask.png"}}),
+        ("a.jpg a_target.webp targets.jpg", {"a": {"target.webp": "a_target.webp"}}),
+        ("a.jpg a.jpg.txt", {"a": {"txt": "a.jpg.txt"}}),
+    ],
+    "folders": [
+        ("images/a.jpg masks/a.png", {"images/a": {"mask.png": "masks/a.png"}}),
+        ("a.jpg mask/a.webp", {"a": {"mask.webp": "mask/a.webp"}}),
+        ("img/a.jpg Masks/a_mask.PNG", {"img/a": {"mask.png": "Masks/a_mask.PNG"}}),
+        ("train/images/a.jpg train/masks/a.png val/images/a.jpg val/masks/a.png", {
+            "train/images/a": {"mask.png": "train/masks/a.png"}, "val/images/a": {"mask.png": "val/masks/a.png"}
+        }),
+        ("images/train/a.jpg masks/train/a.png images/val/a.jpg masks/val/a.png", {
+            "images/train/a": {"mask.png": "masks/train/a.png"}, "images/val/a": {"mask.png": "masks/val/a.png"}
+        }),
+        ("train/a_01.jpg train_masks/a_01_mask.gif", {"train/a_01": {"mask.gif": "train_masks/a_01_mask.gif"}}),
+        ("images/x/a.jpg images/y/b.jpg masks/a.png masks/b.png", {
+            "images/x/a": {"mask.png": "masks/a.png"}, "images/y/b": {"mask.png": "masks/b.png"}
+        }),
+        ("images/train/a.jpg annotations/train/a.png", {"images/train/a": {"mask.png": "annotations/train/a.png"}}),
+        ("JPEGImages/a.jpg SegmentationClass/a.png", {"JPEGImages/a": {"mask.png": "SegmentationClass/a.png"}}),
+        ("images/image_1.jpg masks/mask_1.png", {"images/image_1": {"mask.png": "masks/mask_1.png"}}),
+        ("images/a.jpg masks/a.jpg.png", {"images/a": {"mask.png": "masks/a.jpg.png"}}),
+        ("images/a.jpg masks/a/0.png masks/a/1.png", {
+            "images/a": {"mask.0.png": "masks/a/0.png", "mask.1.png": "masks/a/1.png"}
+        }),
+        ("images/a.jpg masks/a_0.png masks/a_1.png", {
+            "images/a": {"mask.0.png": "masks/a_0.png", "mask.1.png": "masks/a_1.png"}
+        }),
+        ("images/a.jpg masks/a.png targets/a.jpg captions/a.txt", {
+            "images/a": {"mask.png": "masks/a.png", "target.jpg": "targets/a.jpg", "txt": "captions/a.txt"}
+        }),
+    ],
+    "kohya": [
+        ("10_cat/a.png 10_cat/a.caption mask/a.png", {
+            "10_cat/a": {"mask.png": "mask/a.png", "txt": "10_cat/a.caption"}
+        }),
+        ("img/10_cat/a.png mask/10_cat/a.png", {"img/10_cat/a": {"mask.png": "mask/10_cat/a.png"}}),
+        ("10_cat/a.png 10_cat_mask/a.png", {"10_cat/a": {"mask.png": "10_cat_mask/a.png"}}),
+        ("10_cat/a.png conditioning/a.png", {"10_cat/a": {"mask.png": "conditioning/a.png"}}),
+    ],
+    "onetrainer": [
+        ("a.jpg a-masklabel.png a-condlabel.png a.txt", {
+            "a": {"mask.png": "a-masklabel.png", "control.png": "a-condlabel.png", "txt": "a.txt"}
+        }),
+    ],
+    "simpletuner": [
+        ("a.png a.txt conditioning_data/a.png", {"a": {"mask.png": "conditioning_data/a.png", "txt": "a.txt"}}),
+        ("x/a.png masks/x/a.png", {"x/a": {"mask.png": "masks/x/a.png"}}),
+    ],
+    "lama": [
+        ("a.png a_mask000.png", {"a": {"mask.png": "a_mask000.png"}}),
+        ("a_crop000.png a_crop000_mask000.png", {"a_crop000": {"mask.png": "a_crop000_mask000.png"}}),
+        ("a.png a_mask000.png a_mask001.png", {"a": {"mask.0.png": "a_mask000.png", "mask.1.png": "a_mask001.png"}}),
+    ],
+}  # fmt: skip
+CASES = [(layout, files, expected) for layout, rows in MASKS.items() for files, expected in rows]
+
+
+@pytest.mark.parametrize(
+    ("layout", "files", "expected"), CASES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_what_belongs_to_an_image_is_found(
+    layout: str, files: str, expected: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    put(tmp_path, files)
+    given = pair_folder(tmp_path, layout)
+    assert given.layout == layout
+    is_asked = "conditioning" in files
+    for pairing in [given] if is_asked else [given, pair_folder(tmp_path)]:
+        samples = samples_of(pairing, tmp_path)
+        companions = {file for members in expected.values() for file in members.values()}
+        assert pairing.left_out == []
+        assert len(samples) == len(set(files.split()) - companions)  # all else are images
+        for key, members in samples.items():
+            _, *others = members.items()  # the image is the first
+            assert dict(others) == expected.get(key, {})
+    if not is_asked and layout not in ("beside", "simpletuner"):
+        assert pair_folder(tmp_path).layout == layout
+
+
+def test_every_layout_is_tested() -> None:
+    assert {"auto", "imagefolder", "coco", *MASKS} == set(LAYOUTS)
+
+
+def test_every_layout_is_in_the_docs() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "layouts.md").read_text("utf-8")
+    for layout in LAYOUTS.keys() - {"auto"}:
+        assert f"\n## {layout}\n```\n" in text
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ("images/0.jpg masks/a.png", r"masks/ looks like masks, but none .* \(masks/a.png\); name them after"),
+        ("masks/a.png", "all pictures look like masks"),
+        ("a_mask.png", "all pictures look like masks"),
+        ("a.jpg a_mask.png masks/a.png", "two masks, .*--masks_from masks or --layout beside"),
+        (
+            "JPEGImages/a.jpg SegmentationClass/a.png SegmentationObject/a.png",
+            "--masks_from SegmentationObject or --masks_from SegmentationClass",
+        ),
+        ("input/a.jpg gt/a.png", "gt/ may hold masks or targets .*--masks_from gt; targets: --targets_from gt"),
+        ("a.jpg conditioning_data/a.png", "--masks_from conditioning_data; conditioning pictures: --layout folders"),
+        ("a.jpg target/a.png a_target.png", "two targets, .*--targets_from target or --layout beside"),
+        ("", "has no jpg"),
+        ("README.txt", "has no jpg"),
+        ("a.tar b.tar", "shards; it is packed already: give it to cache --shards"),
+        (".hidden/a.jpg @eaDir/a.jpg", "has no jpg"),
+    ],
+    ids=lambda value: value if " " not in value else "",
+)
+def test_a_folder_with_two_readings_or_none_is_refused_in_one_line(files: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        pair_folder(put(tmp_path, files))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_refusal_asks_for_decides(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg a_mask.png masks/a.png gt/a.png conditioning/a.png")
+    pairing = pair_folder(tmp_path, "folders", masks_from="masks", targets_from="gt")
+    assert samples_of(pairing, tmp_path) == {
+        "a": {"jpg": "a.jpg", "control.png": "conditioning/a.png", "mask.png": "masks/a.png", "target.png": "gt/a.png"}
+    }
+    assert reasons_of(pairing) == {"a_mask.png": "it looks like a mask but lies outside --masks_from"}
+    pairing = pair_folder(tmp_path, "beside")
+    assert samples_of(pairing, tmp_path) == {"a": {"jpg": "a.jpg", "mask.png": "a_mask.png"}}
+    assert set(reasons_of(pairing)) == {"masks/a.png", "gt/a.png", "conditioning/a.png"}
+
+
+def test_masks_may_lie_outside_the_folder(tmp_path: Path) -> None:
+    put(tmp_path, "photos/x/a.jpg photos/b.jpg elsewhere/x/a.png elsewhere/b_mask.png elsewhere/c.png")
+    pairing = pair_folder(tmp_path / "photos", masks_from=str(tmp_path / "elsewhere"))
+    assert samples_of(pairing, tmp_path / "photos") == {
+        "b": {"jpg": "b.jpg", "mask.png": "../elsewhere/b_mask.png"},
+        "x/a": {"jpg": "x/a.jpg", "mask.png": "../elsewhere/x/a.png"},
+    }
+    assert reasons_of(pairing) == {f"{tmp_path}/elsewhere/c.png": "a mask without an image: no image of its name"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"masks_from": "nowhere"}, "masks_from: there is no folder nowhere"),
+        ({"masks_from": "."}, "masks_from: . holds the images too"),
+        ({"masks_from": "empty"}, "masks_from: .*empty has no jpg"),
+        ({"targets_from": "others"}, "--targets_from others looks like targets, but none of its pictures"),
+        ({"layout": "foldrs"}, "there is no 'foldrs'; .*did you mean folders"),
+        ({"captions_from": "list.csv"}, "captions_from: there is no file list.csv"),
+    ],
+    ids=str,
+)
+def test_arguments_that_cannot_be_are_refused(options: dict[str, str], says: str, tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg others/b.jpg empty/readme.md")
+    with pytest.raises(UsageError, match=says):
+        pair_folder(tmp_path, **options)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "name", ["a_mask", "a.mask", "a-masklabel", "a_mask000", "a mask", "mask_a", "masks/a", "_mask"]
+)
+def test_a_mask_is_no_photograph_in_any_layout(name: str, layout: str, tmp_path: Path) -> None:
+    put(tmp_path, {"a.jpg": b"", f"{name}.png": b"", "b.jpg": b""})
+    try:
+        pairing = pair_folder(tmp_path, layout)
+    except UsageError:
+        return
+    assert set(pairing.samples) == {"a", "b"}
+    paired = [str(member) for members in pairing.samples.values() for member in members.values()]
+    assert (str(tmp_path / f"{name}.png") in paired) != (f"{name}.png" in reasons_of(pairing))
+
+
+def test_what_cannot_be_paired_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    files = "a.jpg x/c.jpg y/c.jpg d.jpg d_mask.png d.mask.png masks/a.png masks/c.png masks/e.png f_target.jpg a.npz"
+    pairing = pair_folder(put(tmp_path, f"{files} labels/a.txt README.txt LICENSE dead_mask.png"))
+    assert set(pairing.samples) == {"a", "x/c", "y/c"}
+    two = "d.mask.png and d_mask.png would both be its mask; rename or remove one"
+    alone = "a mask without an image: no image of its name"
+    assert reasons_of(pairing) == {
+        **dict.fromkeys(["d.jpg", "d_mask.png", "d.mask.png"], two),
+        **dict.fromkeys(["masks/e.png", "dead_mask.png"], alone),
+        "masks/c.png": "it may belong to x/c.jpg or y/c.jpg",
+        "f_target.jpg": "a target without an image: no image of its name",
+        "labels/a.txt": "a text in a folder of labels, as YOLO has them: not a caption; convert labels to COCO",
+        "README.txt": "no image of its name",
+        "LICENSE": "neither an image nor a caption nor json",
+        "a.npz": "neither an image nor a caption nor json",
+    }
+    bad = {left.name for left in pairing.left_out if left.is_bad}
+    assert bad == set(reasons_of(pairing)) - {"labels/a.txt", "README.txt", "LICENSE", "a.npz"}
+
+
+def test_the_systems_own_files_are_passed_over(tmp_path: Path) -> None:
+    files = "a.jpg @eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg .thumbnails/a.jpg __MACOSX/._a.jpg x/Thumbs.db .DS_Store"
+    pairing = pair_folder(put(tmp_path, f"{files} #recycle/b.jpg $RECYCLE.BIN/c.jpg ._a.jpg"))
+    assert samples_of(pairing, tmp_path) == {"a": {"jpg": "a.jpg"}}
+    assert pairing.left_out == []
+    assert len(pairing.passed_over) == 8
+
+
+def test_linked_folders_are_read_once_and_loops_end(tmp_path: Path) -> None:
+    put(tmp_path, "photos/x/a.jpg elsewhere/b.jpg")
+    root = tmp_path / "photos"
+    for link, target in [("loop", "."), ("x/up", ".."), ("again", "x"), ("far", "../elsewhere"), ("y.jpg", "x/a.jpg")]:
+        (root / link).symlink_to(target)
+    (root / "gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(root / "pipe.jpg")
+    pairing = pair_folder(root)
+    assert samples_of(pairing, root) == {
+        "far/b": {"jpg": "far/b.jpg"},
+        "x/a": {"jpg": "x/a.jpg"},
+        "y": {"jpg": "y.jpg"},
+    }
+    again = "a link to a folder that is read already"
+    assert reasons_of(pairing) == {
+        **dict.fromkeys(["again/", "loop/", "x/up/"], again),
+        "gone.jpg": "a link to nothing",
+        "pipe.jpg": "neither a file nor a folder",
+    }
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_in_either_unicode_form_are_one(form: Any, tmp_path: Path) -> None:
+    other = "NFD" if form == "NFC" else "NFC"
+    names = [
+        (form, "é.jpg"),
+        (other, "é_mask.png"),
+        (other, "é.txt"),
+        (form, "ü/É.webp"),
+        (other, "ü/É.txt"),
+    ]
+    pairing = pair_folder(put(tmp_path, {unicodedata.normalize(how, name): b"" for how, name in names}))
+    assert {key: sorted(members) for key, members in pairing.samples.items()} == {
+        unicodedata.normalize("NFC", "ü/É"): ["txt", "webp"],
+        unicodedata.normalize("NFC", "é"): ["jpg", "mask.png", "txt"],
+    }
+    put(tmp_path, {unicodedata.normalize(other, "é.jpg"): b""})
+    assert len(pair_folder(tmp_path).samples) == 1
+
+
+METADATA = rb"""{"file_name": "a.jpg", "text": "a cat", "mask_file_name": "m/1.png", "width": 3}
+{"file_name": "sub\\b.jpg", "text": "a dog", "target_file_name": "t.png", "conditioning_image_file_name": "c.png"}
+{"file_name": "gone.jpg", "text": "x"}
+{"file_name": "../../etc/passwd.jpg", "text": "x"}
+not json
+
+{"file_name": "d.jpg", "mask_file_name": "gone.png"}
+{"file_name": "e.jpg", "text": "from the table"}
+"""
+
+
+def test_a_metadata_jsonl_gives_captions_and_masks_and_names_what_is_missing(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg m/1.png sub/b.jpg t.png c.png d.jpg e.jpg")
+    pairing = pair_folder(put(tmp_path, {"metadata.jsonl": METADATA, "e.txt": b"its own"}))
+    assert pairing.layout == "imagefolder"
+    assert samples_of(pairing, tmp_path) == {
+        "a": {"jpg": "a.jpg", "mask.png": "m/1.png", "txt": "a cat"},
+        "e": {"jpg": "e.jpg", "txt": "e.txt"},
+        "sub/b": {"jpg": "sub/b.jpg", "target.png": "t.png", "control.png": "c.png", "txt": "a dog"},
+    }
+    assert reasons_of(pairing) == {
+        "metadata.jsonl, line 3: gone.jpg": "there is no such image",
+        "metadata.jsonl, line 4: ../../etc/passwd.jpg": "there is no such image",
+        "metadata.jsonl, line 5": "a line that is not a json object",
+        "metadata.jsonl, line 7: gone.png": "a mask that is not there",
+        "d.jpg": "its mask is not there, metadata.jsonl, line 7",
+        "metadata.jsonl, line 8": "a second caption; .txt goes before .caption, and both before a table",
+    }
+    assert pairing.notes == ["metadata.jsonl: these columns are not packed: width"]
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "captions_from"),
+    [
+        ("metadata.csv", '\ufefffile_name,text\na.jpg,"a cat, sitting"\n', None),
+        ("metadata.csv", 'file_name;text\r\na.jpg;"a cat, sitting"\r\n', None),
+        ("metadata.csv", 'file_name,words\na.jpg,"a cat, sitting"\n', None),
+        ("metadata.csv", 'file_name,de,en\na.jpg,eine Katze sitzt,"a cat, sitting"\n', "en"),
+        ("captions.csv", 'image,description\na.jpg,"a cat, sitting"\n', "captions.csv"),
+        ("captions.jsonl", '{"image_path": "a.jpg", "caption": "a cat, sitting"}\n', "captions.jsonl"),
+        ("meta_cap.json", '{"a": {"caption": "a cat", "tags": "sitting"}}', None),
+        ("captions.json", '{"a.jpg": "a cat, sitting"}', None),
+        ("list.json", '[{"file_name": "a.jpg", "caption": "a cat, sitting"}]', "list.json"),
+        ("a.json", '{"key": "a", "caption": "a cat, sitting"}', None),
+    ],
+)
+def test_captions_come_from_the_tables_of_other_tools(
+    name: str, table: str, captions_from: str | None, tmp_path: Path
+) -> None:
+    pairing = pair_folder(put(tmp_path, {"a.jpg": b"", name: table.encode()}), captions_from=captions_from)
+    assert pairing.samples["a"]["txt"] == b"a cat, sitting"
+    assert pairing.left_out == []
+
+
+@pytest.mark.parametrize(
+    ("table", "captions_from", "says"),
+    [
+        (b"file_name,de,en\na.jpg,eine Katze,a cat\n", None, "de or en may be the captions; .*--captions_from de"),
+        (b"file_name,text\na.jpg,a c\xe4t\n", None, "not UTF-8 at byte 24; save it as UTF-8"),
+        (b"picture,text\na.jpg,a cat\n", None, "no column names the images; call one file_name"),
+        (b"file_name,text\na.jpg,a cat\n", "txt", "has no column 'txt'; it has text"),
+        (b'file_name,text\na.jpg,"' + b"x" * (2**24 + 1) + b'"\n', None, "line . is not csv"),
+    ],
+    ids=["two columns", "Latin-1", "no names", "no such column", "a field of 16 MB"],
+)
+def test_tables_that_cannot_be_read_are_refused(
+    table: bytes, captions_from: str | None, says: str, tmp_path: Path
+) -> None:
+    put(tmp_path, {"a.jpg": b"", "metadata.csv": table})
+    with pytest.raises(UsageError, match=rf"metadata\.csv:? .*{says}|metadata\.csv: {says}"):
+        pair_folder(tmp_path, captions_from=captions_from)
+
+
+def test_of_two_captions_the_first_is_taken_and_the_other_named(tmp_path: Path) -> None:
+    put(
+        tmp_path, {"a.jpg": b"", "a.txt": b"one", "a.caption": b"two", "b.jpg": b"", "b.txt": b"x", "b.caption": b"x\n"}
+    )
+    pairing = pair_folder(tmp_path)
+    assert samples_of(pairing, tmp_path)["a"] == {"jpg": "a.jpg", "txt": "a.txt"}
+    assert list(reasons_of(pairing)) == ["a.caption"]  # the other one says the same
+
+
+def test_a_mask_that_a_table_names_for_no_image_is_left_out(tmp_path: Path) -> None:
+    line = b'{"file_name": "gone.jpg", "mask_file_name": "x.png"}\n{"file_name": "a.jpg", "mask_file_name": "m/a.png"}'
+    put(tmp_path, "a.jpg x.png m/a.png other/a.png")
+    pairing = pair_folder(put(tmp_path, {"metadata.jsonl": line}))
+    assert reasons_of(pairing)["x.png"] == "a mask without an image: there is no such image"
+    assert samples_of(pairing, tmp_path)["a"] == {"jpg": "a.jpg", "mask.png": "m/a.png"}
+    pairing = pair_folder(tmp_path, masks_from="m")  # which goes before any table
+    assert samples_of(pairing, tmp_path)["a"] == {"jpg": "a.jpg", "mask.png": "m/a.png"}
+
+
+def test_a_table_may_lie_outside_the_folder(tmp_path: Path) -> None:
+    put(tmp_path, "photos/a.jpg photos/x/b.jfif")
+    root = tmp_path / "photos"
+    content = {"a": {"caption": "a cat"}, str(root / "x" / "b"): {"caption": "a dog"}}
+    put(tmp_path, {"meta_cap.json": json.dumps(content).encode()})
+    pairing = pair_folder(root, captions_from=str(tmp_path / "meta_cap.json"))
+    assert samples_of(pairing, root) == {
+        "a": {"jpg": "a.jpg", "txt": "a cat"},
+        "x/b": {"jpg": "x/b.jfif", "txt": "a dog"},
+    }
+
+
+def test_several_masks_of_a_table_are_several_masks(tmp_path: Path) -> None:
+    lines = "".join(f'{{"file_name": "a.jpg", "mask": "{name}.png"}}\n' for name in "xyx")
+    pairing = pair_folder(put(tmp_path, {"a.jpg": b"", "x.png": b"", "y.png": b"", "metadata.jsonl": lines.encode()}))
+    assert samples_of(pairing, tmp_path) == {"a": {"jpg": "a.jpg", "mask.0.png": "x.png", "mask.1.png": "y.png"}}
+
+
+def coco(**extra: Any) -> dict[str, Any]:
+    box = {"id": 5, "image_id": 1, "bbox": [1, 2, 3, 4], "category_id": 7}
+    crowd = {"id": 6, "image_id": 1, "segmentation": {"counts": "04", "size": [2, 2]}, "iscrowd": 1, "category_id": 9}
+    images = [{"id": number, "file_name": f"{name}.jpg"} for number, name in enumerate("abx", 1)]
+    return {"images": images, "annotations": [box, crowd], "categories": [{"id": 7, "name": "cat"}], **extra}
+
+
+def test_each_image_gets_its_annotations_of_coco(tmp_path: Path) -> None:
+    captions = [{"id": number, "image_id": 1, "caption": f" a cat {number} "} for number in (1, 2)]
+    files = {
+        "annotations/captions_train2017.json": coco(annotations=captions),
+        "annotations/instances_train2017.json": coco(),
+        "annotations/person_keypoints_train2017.json": coco(),
+    }
+    images = dict.fromkeys(["train2017/a.jpg", "train2017/b.jpg"], b"")
+    put(tmp_path, images | {name: json.dumps(content).encode() for name, content in files.items()})
+    pairing = pair_folder(tmp_path)
+    assert pairing.layout == "coco"
+    box, crowd = coco()["annotations"]
+    annotations = json.loads(bytes(pairing.samples["train2017/a"]["json"]))  # type: ignore[arg-type]
+    assert annotations == [box | {"category_name": "cat"}, crowd]
+    assert pairing.samples["train2017/a"]["txt"] == b"a cat 1"
+    assert pairing.samples["train2017/b"]["json"] == b"[]"
+    assert set(pairing.samples["train2017/b"]) == {"jpg", "json"}
+    assert {f"{name}: x.jpg" for name in files} == set(reasons_of(pairing))
+    assert pairing.notes == ["1 images have several captions in COCO's files; the first of each is packed"]
+
+
+def test_files_of_coco_speak_of_the_images_beside_them(tmp_path: Path) -> None:
+    train = coco()
+    valid = coco(annotations=[{"id": 5, "image_id": 1, "bbox": [9, 9, 9, 9]}])
+    files = {
+        "train/_annotations.coco.json": json.dumps(train).encode(),
+        "valid/_annotations.coco.json": json.dumps(valid).encode(),
+    }
+    put(tmp_path, files | dict.fromkeys(["train/a.jpg", "train/b.jpg", "valid/a.jpg"], b""))
+    samples = samples_of(pair_folder(tmp_path), tmp_path)
+    assert json.loads(samples["valid/a"]["json"]) == valid["annotations"]
+    assert len(json.loads(samples["train/a"]["json"])) == 2
+    assert samples["train/b"]["json"] == "[]"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"images": [], "annotations": []},
+        {"images": [{"id": [], "file_name": "a.jpg"}], "annotations": [{"image_id": {}}, 3, {"image_id": 1}]},
+        coco(categories={"7": "cat"}, annotations=["x"]),
+    ],
+)
+def test_a_file_of_coco_that_says_nothing_is_named(content: Any, tmp_path: Path) -> None:
+    put(tmp_path, {"cat.jpg": b"", "instances.json": json.dumps(content).encode(), "README.txt": b"CC0"})
+    pairing = pair_folder(tmp_path)
+    assert samples_of(pairing, tmp_path) == {"cat": {"jpg": "cat.jpg"}}
+    assert reasons_of(pairing)["instances.json"] == "nothing in it belongs to an image here"
+    assert "README.txt" in reasons_of(pairing)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b"\xff", b"null", b"[1]", b'{"a": 1}'])
+def test_json_of_any_kind_stops_nothing(data: bytes, tmp_path: Path) -> None:
+    put(tmp_path, {"a.jpg": b"", "a.json": data, "other.json": data})
+    pairing = pair_folder(tmp_path)
+    assert samples_of(pairing, tmp_path) == {"a": {"jpg": "a.jpg", "json": "a.json"}}
+    assert reasons_of(pairing) == {"other.json": "no image of its name"}
+
+
+def test_repeats_of_kohya_are_said_and_not_packed(tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, "10_cat/a.png 1_dog/b.png 2024_trip/c.png"))
+    assert list(pairing.samples) == ["10_cat/a", "1_dog/b", "2024_trip/c"]
+    assert pairing.notes == ["repeats are not packed, each image is in the shards once: 10_cat"]
