@@ -77,6 +77,11 @@ def _main(words: Sequence[str]) -> int:
     name = words[0]
     reader = reader_of(name)
     try:
+        if {"-h", "--help"} & set(words[1:]):
+            from inpaint_data.commands.help import help_of
+
+            tell("stdout", help_of(reader))
+            return 0
         with interruptible():
             outcome = run_command(reader, words[1:])
     except InpaintDataError as error:
@@ -98,6 +103,7 @@ def _main(words: Sequence[str]) -> int:
 def run_command(reader: Any, words: Sequence[str]) -> Any:
     """Read the settings and run."""
     settings = reader.read(words)
+    tell("stderr", reader.note)
     from PIL.Image import DecompressionBombWarning
 
     warnings.simplefilter("ignore", DecompressionBombWarning)  # our own limit is lower, and its error has the key
