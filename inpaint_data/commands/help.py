@@ -46,11 +46,13 @@ def _add(parser: Any, setting: Setting, is_positional: bool = False) -> None:
     text = text_of(setting) + (f" (default: {default})" if default else "")
     options: dict[str, Any] = {"help": text.replace("%", "%%")}
     if is_positional:
-        parser.add_argument(setting.name, **options, metavar=setting.name)
+        parser.add_argument(setting.name, **options, nargs=None if setting.required else "?", metavar=setting.name)
     elif setting.is_switch:
         parser.add_argument(f"--{setting.name}", **options, nargs="?", metavar="true|false")
     else:
-        parser.add_argument(f"--{setting.name}", **options, metavar=setting.place[-1].upper())
+        parser.add_argument(
+            f"--{setting.name}", **options, metavar="FILE" if setting == CONFIG else setting.place[-1].upper()
+        )
 
 
 class _Layout(argparse.HelpFormatter):

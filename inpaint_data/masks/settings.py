@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.generators import GENERATORS
@@ -14,7 +14,7 @@ from inpaint_data.masks.mixture import OBJECT, MaskMixture
 from inpaint_data.masks.offsets import Offset, RandomOffset, check_offset, offset_from
 from inpaint_data.masks.presets import PRESETS, Fill, Preset, preset_of
 from inpaint_data.masks.soft_border import SoftBorder
-from inpaint_data.settings import Choices, Flag, Settings, built, built_of, checked, spelled
+from inpaint_data.settings import Choices, Flag, Settings, built_of, checked, spelled
 from inpaint_data.shown import meant
 
 BROUGHT = ("sample", "alpha", OBJECT)  # those that come with the sample, and so can be cut around
@@ -67,7 +67,7 @@ class MaskSettings(Settings):
     """"sample" (the member mask.png, white = repaint), "alpha" (repaint where the image is more transparent than
     not), "object" (mask.0.png ..., or COCO annotations in json), a generator's name, or "mixture"."""
 
-    mixture: Annotated[MaskMixture, built(MaskMixture)] = MaskMixture()
+    mixture: MaskMixture = MaskMixture()
     """Weights, limits of the hole, inversion and more, see MaskMixture; best written in a YAML file."""
 
     offset: Annotated[Offset | None, checked(_offset, int | list[int] | dict[str, Any] | None), Flag("mask_offset")] = (
@@ -86,6 +86,13 @@ class MaskSettings(Settings):
     soft: Annotated[SoftBorder | None, checked(_soft, dict[str, Any] | None)] = None
     """Soften the border of masks, see SoftBorder: {kind: gaussian, radius: 4}. Batches then have float masks, a cache
     soft_mask.png of 8 bits in place of mask.pbm."""
+
+    # Not in the type: jsonargparse, with which LightningCLI reads settings, cannot look into an annotated dataclass
+    # whose fields have factories.
+    @field_validator("mixture", mode="plain", json_schema_input_type=dict[str, Any])
+    @classmethod
+    def _build_mixture(cls, value: Any) -> MaskMixture:
+        return value if isinstance(value, MaskMixture) else built_of(MaskMixture, value)
 
     @model_validator(mode="after")
     def _check_drawn(self) -> "MaskSettings":
