@@ -20,7 +20,7 @@ from inpaint_data.encoding.models import MODELS
 from inpaint_data.encoding.settings import DTYPES
 from inpaint_data.encoding.vae import Autoencoder, cause
 from inpaint_data.errors import VaeError
-from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.stores import is_url, local_path
 from inpaint_data.shown import shortened
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -68,6 +68,10 @@ def load_vae(
         module = _from_pretrained(str([*folders, path][0]), (None,), offline=True)
     elif path.is_file():
         module = _from_file(path)
+    elif is_url(name):
+        address = re.match(r"(?:hf://|https?://(?:www\.)?huggingface\.co/)([\w.-]+/[\w.-]+)", name)
+        fix = f"write {address[1]}" if address else "copy it into a folder here, and name that"
+        raise VaeError(f"vae: {name} is a URL, from which none is loaded; {fix}")
     elif (
         name == "demo"
         or isinstance(name_or_path, os.PathLike)
@@ -217,12 +221,13 @@ def _from_pretrained(
         if missing := sorted(loaded[1]["missing_keys"]):
             raise VaeError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; save them again")
         return module
-    tried = " or ".join("vae/config.json" if subfolder else "config.json" for subfolder in subfolders)
+    tried = " or ".join(f"{subfolder}/config.json" if subfolder else "config.json" for subfolder in subfolders)
     place = " in the cache, and the Hub does not answer" if offline else " on the Hub"
     if len(subfolders) == 1:  # a folder
         place = ""
+    check = "check the network and the name" if place and offline else "check the name"
     raise VaeError(
-        f"{source}: no usable {tried}{place} ({problem}); check the name, or give a folder that save_pretrained wrote"
+        f"{source}: no usable {tried}{place} ({problem}); {check}, or give a folder that save_pretrained wrote"
     )
 
 

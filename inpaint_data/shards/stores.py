@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from inpaint_data.errors import ReplacedError, ShardError
+from inpaint_data.errors import ReplacedError, ShardError, UsageError
 from inpaint_data.shards.store_errors import REPLACED, Broken, is_absent, retried, unreadable
 
 T = TypeVar("T")
@@ -80,9 +80,9 @@ def find(url: str, may_list: bool = True) -> list[str] | None:
         files, path = file_system(url)
         files.invalidate_cache()
         is_pattern = may_list and any(character in path for character in "*?[")
-        if is_pattern and not retried(partial(files.exists, path)):
+        if is_pattern and not retried(partial(files.exists, path), is_first=True):
             return _listed(files, path)
-        info = retried(partial(files.info, path))
+        info = retried(partial(files.info, path), is_first=True)
         if info["type"] == "directory":
             return _listed(files, f"{glob.escape(path.rstrip('/'))}/*.tar") if may_list else None
         _seen[url] = _stored(info)
@@ -94,7 +94,7 @@ def find(url: str, may_list: bool = True) -> list[str] | None:
 
 
 def _listed(files: Any, pattern: str) -> list[str]:
-    infos = retried(partial(files.glob, pattern, detail=True))
+    infos = retried(partial(files.glob, pattern, detail=True), is_first=True)
     for path, info in infos.items():
         if _marks(info, _OF_CONTENTS):  # times look otherwise when a file is asked for alone
             _seen[files.unstrip_protocol(path)] = _stored(info)
@@ -117,7 +117,7 @@ def is_there(url: str) -> bool:
     """
     try:
         files, path = file_system(url)
-        return bool(retried(partial(files.exists, path)))
+        return bool(retried(partial(files.exists, path), is_first=True))
     except Exception as error:  # as in stored_now
         raise unreadable(url, error) from None
 
@@ -130,7 +130,7 @@ def read_if_there(url: str) -> bytes | None:
     """
     try:
         files, path = file_system(url)
-        return bytes(retried(partial(files.cat_file, path)))
+        return bytes(retried(partial(files.cat_file, path), is_first=True))
     except Exception as error:  # as in stored_now
         if is_absent(error):
             return None
@@ -146,9 +146,14 @@ def read_folder(url: str, suffix: str) -> dict[str, bytes]:
     try:
         files, path = file_system(url)
         files.invalidate_cache()
-        paths = [path for path in retried(partial(files.ls, path, detail=False)) if path.endswith(suffix)]
+        paths = [
+            path for path in retried(partial(files.ls, path, detail=False), is_first=True) if path.endswith(suffix)
+        ]
         return dict(
-            at_once(lambda path: (path.rpartition("/")[2], bytes(retried(partial(files.cat_file, path)))), paths)
+            at_once(
+                lambda path: (path.rpartition("/")[2], bytes(retried(partial(files.cat_file, path), is_first=True))),
+                paths,
+            )
         )
     except Exception as error:  # as in stored_now
         if is_absent(error):
@@ -187,6 +192,17 @@ def file_system(url: str) -> tuple[Any, str]:
 def local_path(name: str | os.PathLike[str]) -> Path:
     """A path that a user gave, ~ expanded; shells do not where it is in a YAML, in quotes or behind an =."""
     return Path(os.path.expanduser(name))
+
+
+def local_root(root: str | os.PathLike[str]) -> Path:
+    """The folder of a cache that must lie here.
+
+    Raises:
+        UsageError: it is a URL.
+    """
+    if is_url(os.fspath(root)):
+        raise UsageError(f"{root}: is a URL, and this works on a local folder; copy the cache here and name that")
+    return local_path(root)
 
 
 def status_of(path: str) -> os.stat_result:
