@@ -146,14 +146,10 @@ def read_folder(url: str, suffix: str) -> dict[str, bytes]:
     try:
         files, path = file_system(url)
         files.invalidate_cache()
-        paths = [
-            path for path in retried(partial(files.ls, path, detail=False), is_first=True) if path.endswith(suffix)
-        ]
+        names = retried(partial(files.ls, path, detail=False), is_first=True)
+        paths = [path for path in names if path.endswith(suffix)]
         return dict(
-            at_once(
-                lambda path: (path.rpartition("/")[2], bytes(retried(partial(files.cat_file, path), is_first=True))),
-                paths,
-            )
+            at_once(lambda path: (path.rpartition("/")[2], bytes(retried(partial(files.cat_file, path)))), paths)
         )
     except Exception as error:  # as in stored_now
         if is_absent(error):
