@@ -8,11 +8,12 @@ passed on. A class of its own for each group, not a dict, is what lets a setting
 that was left out (`given`).
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from inpaint_data.errors import UsageError
 from inpaint_data.shown import meant
@@ -30,6 +31,18 @@ class Flag:
     """The short name of a setting on the command line, where it is not the setting's own."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The names that a setting takes, where its type does not say them."""
+
+    names: tuple[str, ...]
+
+
+def spelled(names: Mapping[str, str]) -> BeforeValidator:
+    """How pydantic takes other spellings of a setting's names: spelling -> name."""
+    return BeforeValidator(lambda value: names.get(value, value) if isinstance(value, str) else value)
 
 
 class Settings(BaseModel):
@@ -104,7 +117,9 @@ def built_of(kind: type[T], value: Any) -> T:
     """
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if not isinstance(value, Mapping):
-        raise UsageError(f"{value!r} is not a mapping; give some of {', '.join(known)}")
+        pairs = re.fullmatch(r"(\w+) ?= ?([^ =,]+)", value) if isinstance(value, str) else None
+        fix = f"write {{{pairs[1]}: {pairs[2]}}}" if pairs else f"give some of {', '.join(known)}"
+        raise UsageError(f"{value!r} is not a mapping; {fix}")
     if unknown := [name for name in value if name not in known]:
         raise UsageError(
             f"there is no setting {unknown[0]!r}; it takes {', '.join(known)}{meant(unknown[0], known)}",
@@ -139,7 +154,9 @@ def usage_error(error: ValidationError, kind: type[BaseModel]) -> UsageError:
 def reason_of(details: Mapping[str, Any]) -> str:
     """What is wrong with a value, to be said after it, from pydantic's data of an error."""
     reason = REASONS.get(details["type"])
-    return reason(details.get("ctx", {})) if reason else f"is not of the type it takes ({details['type']})"
+    if reason is None:
+        return f"is not of the type it takes ({details['type']})"
+    return reason(details.get("ctx", {})) + _fix(details["type"], details["input"], details.get("ctx", {}))
 
 
 def short_name(kind: type[BaseModel], field: str) -> str:
@@ -149,8 +166,26 @@ def short_name(kind: type[BaseModel], field: str) -> str:
 
 
 def _choices(context: Mapping[str, Any]) -> str:
-    named = str(context["expected"]).replace("'", "").replace(" or ", ", ")
-    return f"is unknown; choose from {named}"
+    return f"is unknown; choose from {_named(context)}"
+
+
+def _named(context: Mapping[str, Any]) -> str:
+    return str(context["expected"]).replace("'", "").replace(" or ", ", ")
+
+
+def _fix(kind: str, value: Any, context: Mapping[str, Any]) -> str:
+    """What to give in place of a value, as the end of an error; "" where nothing near can be named."""
+    if kind == "literal_error":
+        return meant(value, _named(context).split(", "))
+    if kind == "bool_type":
+        return "; write true or false"
+    digits = re.fullmatch(r"([-+]?[0-9][0-9,_ ]*)(\.0*)? ?(px|%)?,?", str(value)[:40])
+    number = int(re.sub("[,_ ]", "", digits[1])) if digits else None
+    if kind in ("int_type", "int_from_float"):
+        return "; give one" if number is None else f"; write {number}"
+    if kind == "float_type":
+        return f"; write {number / 100:g}" if number is not None and str(value).endswith("%") else "; give one"
+    return ""
 
 
 # By pydantic's documented codes of errors, never by its words.

@@ -32,8 +32,20 @@ def shown(text: object) -> str:
 
 def meant(name: object, known: Iterable[str]) -> str:
     """What was probably meant by a name that there is not, as the end of an error; "" where nothing is near."""
-    near = difflib.get_close_matches(str(name), list(known), 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    by_letters = {_letters(each): each for each in reversed(list(known))}
+    letters = _letters(str(name))
+    begun = [
+        each
+        for each in reversed(by_letters)
+        if min(len(letters), len(each)) > 2 and (each.startswith(letters) or letters.startswith(each))
+    ]
+    very_near, near = (difflib.get_close_matches(letters, list(by_letters), 1, share) for share in (0.85, 0.7))
+    best = [*very_near, *begun, *near]
+    return f"; did you mean {by_letters[best[0]]}?" if best else ""
+
+
+def _letters(name: str) -> str:
+    return re.sub("[-_ ]", "", name.lower())
 
 
 def shortened(value: Any) -> str:

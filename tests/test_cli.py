@@ -148,7 +148,7 @@ def test_bad_input_is_one_clear_line(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--sead", "1"], "unrecognized arguments: --sead 1; did you mean --seed?"),
+        (["--sead", "1"], "there is no flag --sead; did you mean --seed?"),
         (["--config", "twice.yaml"], "twice.yaml: is not YAML: 'shards' is set twice"),
         (["--seed", "one"], "seed: 'one' is not a whole number"),
         (["--mask_offset", "a"], "mask_offset: 'a' is neither a whole number of pixels nor a range [low, high]"),

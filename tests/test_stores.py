@@ -18,7 +18,7 @@ from conftest import Pooling, run, small_samples, write_shard
 from flat import cache_latents, data_module
 from torch._utils import ExceptionWrapper
 
-from inpaint_data import Autoencoder, InpaintDataError, LatentCache, ShardError, UsageError
+from inpaint_data import Autoencoder, InpaintDataError, LatentCache, ShardError, UsageError, VaeError, load_vae
 from inpaint_data.errors import ReplacedError
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.indexed import IndexedShards
@@ -454,6 +454,50 @@ def test_a_store_that_cannot_be_reached_is_one_line(
     code, out, err = run(capsys, "cache", "--shards", url, "--out", str(tmp_path / "out"), "--vae", "demo")
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["cache", "--shards", "s3://bucket/a.tar", "--out", "out"], "shards: s3://bucket/a.tar: no connection"),
+        (["verify", "s3://bucket/cache"], "s3://bucket/cache: is a URL, and this works on a local folder; copy"),
+        (["repair", "s3://bucket/cache"], "s3://bucket/cache: is a URL"),
+        (["index", "s3://bucket/cache"], "s3://bucket/cache: is a URL"),
+        (
+            ["cache", "--shards", "hf://datasets/a/b/c.tar", "--out", "out"],
+            "shards: hf://datasets/a/b/c.tar: no connection",
+        ),
+    ],
+)
+def test_a_store_that_is_down_is_said_within_seconds(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    once = {"retries": {"max_attempts": 0}}  # of botocore, which takes five seconds by itself
+    # On loopback nobody listens at port 9, and no name server knows a domain of "invalid".
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": once})
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": "http://nowhere.invalid"})
+    started = time.monotonic()
+    code, out, err = run(capsys, *arguments)
+    assert time.monotonic() - started < 20  # as long as the import of s3fs may take; it was a minute
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert err.startswith(f"inpaint-data {arguments[0]}: {says}")
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("https://huggingface.co/stabilityai/sd-vae-ft-mse/tree/main", "write stabilityai/sd-vae-ft-mse"),
+        ("hf://stabilityai/sd-vae-ft-mse", "write stabilityai/sd-vae-ft-mse"),
+        ("s3://bucket/vae", "copy it into a folder here, and name that"),
+    ],
+)
+def test_an_autoencoder_by_url_is_refused_with_what_to_write(name: str, fix: str) -> None:
+    with pytest.raises(VaeError) as error:
+        load_vae(name)
+    assert str(error.value) == f"vae: {name} is a URL, from which none is loaded; {fix}"
 
 
 def test_an_error_in_a_worker_of_torch_keeps_its_traceback_readable() -> None:

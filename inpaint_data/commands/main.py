@@ -3,12 +3,14 @@
 import importlib
 import logging
 import sys
+import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
+import inpaint_data
+from inpaint_data.encoding.models import MODELS
 from inpaint_data.errors import InpaintDataError, UsageError
 from inpaint_data.job.interrupts import Interrupted, interruptible
 from inpaint_data.listener import let_go, tell
@@ -25,6 +27,11 @@ class Command:
     defaults: tuple[tuple[tuple[str, ...], Any], ...] = ()  # of settings, where this command has other ones
 
 
+# GENERATORS of masks/generators.py, which takes long to import.
+DRAWN = (
+    "strokes", "boxes", "full", "none", "center", "grid", "outpaint", "polygons", "clouds", "free-form", "lama-thin",
+    "lama-medium", "lama-thick", "lama-mix",
+)  # fmt: skip
 JOB_ONLY = ("shards", "out", "encode")
 COMMANDS = {
     "cache": Command("Encode image shards into a cache of latents and masks."),
@@ -51,6 +58,8 @@ COMMANDS = {
     ),
     "sheet": Command("Draw a contact sheet of a cache."),
     "comfyui": Command("Put the ComfyUI nodes into a folder of custom nodes."),
+    "init": Command("Write a job.yaml with every setting of the cache command, to be filled in.", ("file",)),
+    "completion": Command("Print the script with which a shell completes this command.", ("shell",)),
     "demo": Command("Pack, cache and verify a dozen images, and draw a contact sheet."),
 }
 
@@ -73,7 +82,7 @@ def _main(words: Sequence[str]) -> int:
         tell("stdout", overview())
         return 0
     if words and words[0] == "--version":
-        tell("stdout", f"inpaint-data {version('inpaint_data')}\n")
+        tell("stdout", f"inpaint-data {inpaint_data.__version__}\n")
         return 0
     if not words or words[0] not in COMMANDS:
         problem = f"{words[0]!r} is not a command" if words else "a command must be given"
@@ -83,6 +92,11 @@ def _main(words: Sequence[str]) -> int:
     name = words[0]
     reader = reader_of(name)
     try:
+        if {"-h", "--help"} & set(words[1:]):
+            from inpaint_data.commands.help import help_of
+
+            tell("stdout", help_of(reader))
+            return 0
         with interruptible():
             outcome = run_command(reader, words[1:])
     except InpaintDataError as error:
@@ -104,6 +118,7 @@ def _main(words: Sequence[str]) -> int:
 def run_command(reader: Any, words: Sequence[str]) -> Any:
     """Read the settings and run."""
     settings = reader.read(words)
+    tell("stderr", reader.note)
     from PIL.Image import DecompressionBombWarning
 
     warnings.simplefilter("ignore", DecompressionBombWarning)  # our own limit is lower, and its error has the key
@@ -120,10 +135,21 @@ def reader_of(name: str) -> Any:
 
 
 def overview() -> str:
-    """The help text: all commands, a line each."""
-    lines = [f"  {name:<12} {command.text}" for name, command in COMMANDS.items()]
-    head = "usage: inpaint-data COMMAND ...\n\nLatents and masks for training inpainting models.\n\n"
-    return head + "\n".join(lines) + "\n\ninpaint-data COMMAND --help lists the settings of a command.\n"
+    """The help text: all commands, a line each, and the names that their settings take."""
+    commands = "\n".join(f"  {name:<12} {command.text}" for name, command in COMMANDS.items())
+    return (
+        "usage: inpaint-data COMMAND ...\n\nLatents and masks for training inpainting models.\n\n"
+        f"{commands}\n\n"
+        f"{_listed('masks that are drawn (--masks)', DRAWN)}\n"
+        f"{_listed('models and their recipes (--for, --recipe)', MODELS)}\n"
+        "exit codes:\n  0 done   1 data failed   2 settings that cannot work   128 + N stopped by signal N\n\n"
+        "inpaint-data COMMAND --help lists the settings of a command; README.md begins with three of them.\n"
+    )
+
+
+def _listed(title: str, names: Iterable[str]) -> str:
+    listed = textwrap.fill(", ".join(names), 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return f"{title}:\n{listed}\n"
 
 
 if __name__ == "__main__":

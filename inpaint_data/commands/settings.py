@@ -4,9 +4,7 @@ All of it comes from the signature of the command's function: a parameter that i
 each setting in it, any other parameter a flag of its own. A YAML file has the same tree.
 """
 
-import argparse
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from types import NoneType, UnionType
@@ -16,15 +14,16 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from pydantic import TypeAdapter, ValidationError
 
+from inpaint_data.commands.words import Flags, Place, as_boolean
 from inpaint_data.commands.yaml_files import SETS_NOTHING, load_yaml, read_file
+from inpaint_data.encoding.models import MODELS
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.mixture import MaskMixture
-from inpaint_data.settings import Flag, Settings, reason_of
+from inpaint_data.settings import Choices, Flag, Settings, reason_of
 from inpaint_data.shards.stores import local_path
 from inpaint_data.shown import meant
 
 FILES = (".yaml", ".yml", ".json")
-Place = tuple[str, ...]
 MIXTURE: Place = ("masks", "mixture")
 
 
@@ -38,6 +37,7 @@ class Setting:
     text: str
     default: Any
     required: bool = False
+    choices: tuple[str, ...] = ()
 
     @property
     def takes_text(self) -> bool:
@@ -50,12 +50,27 @@ class Setting:
 
     @property
     def is_switch(self) -> bool:
-        return self.kind is bool
+        return _alternatives(self.kind) == [bool]
+
+    @property
+    def may_be_list(self) -> bool:
+        return any(get_origin(kind) in (list, tuple) for kind in _alternatives(self.kind))
 
     @property
     def fields(self) -> list[str]:
         """The fields of its object, if it is one; each may be set by a flag of its own."""
         return [field.name for kind in _alternatives(self.kind) if is_dataclass(kind) for field in fields(kind)]
+
+
+CONFIG = Setting(("config",), "config", str, "a YAML file with any of the settings below", "")
+FOR = Setting(
+    ("for",),
+    "for",
+    str,
+    "the model to be trained: sets its autoencoder, sizes, dtype and recipe, where they are not given",
+    None,
+    choices=tuple(MODELS),
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,8 @@ def settings_of(function: Callable[..., Any]) -> list[Setting]:
         else:
             required = parameter.default is parameter.empty
             default = None if required else parameter.default
-            settings.append(Setting((name,), name, parameter.annotation, texts.get(name, ""), default, required))
+            kind = parameter.annotation
+            settings.append(Setting((name,), name, kind, texts.get(name, ""), default, required, _choices(kind)))
     return settings
 
 
@@ -87,7 +103,8 @@ def settings_of_group(name: str, kind: type[Settings]) -> list[Setting]:
     for field, info in kind.model_fields.items():
         flag = next((item.name for item in info.metadata if isinstance(item, Flag)), field)
         text = " ".join((info.description or "").split())
-        settings.append(Setting((name, field), flag, info.annotation, text, info.default))
+        named = next((item.names for item in info.metadata if isinstance(item, Choices)), _choices(info.annotation))
+        settings.append(Setting((name, field), flag, info.annotation, text, info.default, choices=named))
     return settings
 
 
@@ -127,6 +144,8 @@ class Reader:
         }
         self.ignored = set(ignored)
         self.text = text
+        self.model = ""  # that the settings are for
+        self.note = ""  # what it has set, for a person
 
     def read(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The arguments of the command's function.
@@ -140,12 +159,14 @@ class Reader:
             raise self.named(error) from None
 
     def _read(self, arguments: Sequence[str]) -> dict[str, Any]:
-        namespace = self._parser(arguments).parse_args(list(arguments))
-        for place, raw in namespace.flags or []:
-            if place == ("config",):
-                self._take_file(raw)
+        for place, raw in self.flags().read(arguments):
+            if place == CONFIG.place:
+                self._take_file(raw[0])
+            elif place == FOR.place:
+                self._take_model(raw[0], "")
             else:
                 self._take_flag(place, raw)
+        self._set_model()
         result: dict[str, Any] = {}
         for name, kind in self.groups.items():
             values = {place[1]: value.value for place, value in self.values.items() if place[0] == name}
@@ -170,11 +191,51 @@ class Reader:
         file = next((self.values[place].file for place in places if place in self.values), "")
         return UsageError(f"{file}: {error}" if file else str(error))
 
-    def _take_flag(self, place: Place, raw: str) -> None:
+    @property
+    def takes_model(self) -> bool:
+        """Whether `for` sets anything of this command."""
+        return any(place in self.by_place for model in MODELS.values() for place in model.settings(""))
+
+    def flags(self) -> Flags:
+        """The flags of the command."""
+        places: dict[str, Place] = {}
+        for setting in (*self.settings, CONFIG, *([FOR] if self.takes_model else [])):
+            places |= {setting.name: setting.place, ".".join(setting.place): setting.place}
+        return Flags(
+            places,
+            {setting.name for setting in self.settings if setting.is_switch},
+            {setting.name for setting in self.settings if setting.may_be_list},
+            {setting.name: setting.fields for setting in self.settings if setting.fields},
+            self.positional,
+        )
+
+    def _take_model(self, name: Any, file: str) -> None:
+        if name not in FOR.choices:
+            known = ", ".join(FOR.choices)
+            start = f"{file}: " if file else ""
+            raise UsageError(f"{start}for: {name!r} is unknown; choose from {known}{meant(name, FOR.choices)}")
+        self.model = name
+
+    def _set_model(self) -> None:
+        """What the model sets, below all that is given."""
+        if not self.model:
+            return
+        chosen = {
+            place: value
+            for place, value in MODELS[self.model].settings(self.model).items()
+            if place in self.by_place and place not in self.values
+        }
+        self.values |= {place: Value(value, f"for {self.model}") for place, value in chosen.items()}
+        said = ", ".join(f"{self.by_place[place].name} {value}" for place, value in chosen.items())
+        self.note = f"for {self.model}: {said or 'all that it would set is given'}\n"
+
+    def _take_flag(self, place: Place, words: Sequence[str]) -> None:
+        raw = words[0]
         setting = self.by_place[place[:2] if place[:2] in self.by_place else place[:1]]
         field_path = place[len(setting.place) :]
         if not field_path:
-            self._take(setting, _parsed(setting, raw), "")
+            values = [_parsed(setting, word) for word in words]
+            self._take(setting, values if len(values) > 1 else values[0], "")
             return
         previous = self.values.get(setting.place)
         tree: dict[str, Any] = dict(previous.value) if previous and isinstance(previous.value, Mapping) else {}
@@ -202,6 +263,9 @@ class Reader:
         for name, value in content.items():
             if name in self.groups:
                 self._take_group(name, value, file)
+            elif name == FOR.name and self.takes_model:
+                if value is not None:
+                    self._take_model(value, file)
             elif (name,) in self.by_place and name not in self.positional:
                 self._take(self.by_place[name,], value, file)
             elif name not in self.ignored:
@@ -226,12 +290,14 @@ class Reader:
         if setting is not None and len(setting.place) == 2:
             return f"write it as {setting.place[1]} below {setting.place[0]}:"
         names = [*self.groups, *(setting.name for setting in self.settings if len(setting.place) == 1)]
-        taken = [name for name in names if name not in self.positional]
+        taken = [name for name in names if name not in self.positional] + [FOR.name] * self.takes_model
         return f"it takes {', '.join(taken)}{meant(name, [*taken, *self.by_name])}"
 
     def _take(self, setting: Setting, value: Any, file: str) -> None:
         if value is None:  # left empty: the default, or the value set before
             return
+        if setting.is_switch and type(value) is int and value in (0, 1):
+            value = bool(value)
         self.values[setting.place] = Value(value, file)
         if value == {}:
             raise UsageError(f"{setting.name}: {value!r} is empty; leave it out", setting.place)
@@ -249,80 +315,6 @@ class Reader:
                 reason += " or a list of them"
             raise UsageError(f"{setting.name}: {value!r} {reason}", setting.place) from None
 
-    def _parser(self, arguments: Sequence[str]) -> argparse.ArgumentParser:
-        parser = _Parser(
-            prog=f"inpaint-data {self.command}", description=self.text, formatter_class=_Help, allow_abbrev=False
-        )
-        parser.add_argument(
-            "--config",
-            action=_Record,
-            place=("config",),
-            metavar="FILE",
-            help="a YAML file with any of the settings below",
-        )
-        for setting in self.settings:
-            if len(setting.place) == 1:
-                self._add(parser, setting)
-        for name, kind in self.groups.items():
-            title = f"{name}: in YAML below `{name}:`"
-            group = parser.add_argument_group(title, (inspect.getdoc(kind) or "").splitlines()[0])
-            for setting in self.settings:
-                if setting.place[0] == name:
-                    self._add(group, setting)
-                    parser.add_argument(
-                        f"--{'.'.join(setting.place)}", action=_Record, place=setting.place, help=argparse.SUPPRESS
-                    )
-        for flag, place in self._field_flags(arguments).items():
-            parser.add_argument(flag, action=_Record, place=place, help=argparse.SUPPRESS)
-        return parser
-
-    def _add(self, parser: Any, setting: Setting) -> None:
-        default = "" if setting.default in (None, False, "", ()) or not _is_plain(setting.default) else setting.default
-        text = setting.text + (f" (default: {default})" if default != "" else "")
-        options: dict[str, Any] = {"action": _Record, "place": setting.place, "help": text.replace("%", "%%")}
-        if setting.is_switch:
-            options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
-        else:
-            options |= {"metavar": setting.place[-1].upper()}
-        if setting.name in self.positional:
-            parser.add_argument(setting.name, **(options | {"metavar": setting.name}))
-        else:
-            parser.add_argument(f"--{setting.name}", **options)
-
-    def _field_flags(self, arguments: Sequence[str]) -> dict[str, Place]:
-        """The flags that set a field of an object, such as `--mixture.precision`, among the arguments."""
-        flags: dict[str, Place] = {}
-        for argument in arguments:
-            match = re.match(r"--([\w.-]+)", argument)
-            names = match[1].split(".") if match else []
-            setting = self.by_name.get(names[0]) if len(names) > 1 else None
-            if setting is not None and setting.fields:
-                flags[f"--{'.'.join(names)}"] = (*setting.place, *names[1:])
-        return flags
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        flag = re.match(r"unrecognized arguments: (--[\w.-]+)", message)
-        hint = meant(flag[1], self._option_string_actions) if flag else ""
-        raise UsageError(f"{message}{hint}; see --help")
-
-
-class _Help(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=110)
-
-
-class _Record(argparse.Action):
-    """Records all flags in their order: later ones count."""
-
-    def __init__(self, place: Place, **options: Any) -> None:
-        super().__init__(**(options | {"dest": "flags"}))
-        self.place = place
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ARG002
-        namespace.flags = [*(namespace.flags or []), (self.place, str(values))]
-
 
 def is_mixture(content: Mapping[Any, Any]) -> bool:
     """True if a YAML file holds a mixture alone, and not the settings of a job."""
@@ -335,6 +327,8 @@ def _sets_something(group: Any) -> bool:
 
 def _parsed(setting: Setting, raw: str) -> Any:
     """The value of a flag."""
+    if setting.is_switch:
+        return _loaded(as_boolean(raw))
     if setting.takes_text or (setting.may_be_text and not raw.lstrip().startswith("[")):
         return raw
     return _loaded(raw)
@@ -357,9 +351,13 @@ def _alternatives(kind: Any) -> list[Any]:
     return [member for member in members if member is not NoneType]
 
 
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The names that a type takes, if it takes names alone."""
+    kinds = _alternatives(kind)
+    if kinds == [bool]:
+        return ("true", "false")
+    return get_args(kinds[0]) if len(kinds) == 1 and _is_text_literal(kinds[0]) else ()
+
+
 def _is_text_literal(kind: Any) -> bool:
     return get_origin(kind) is Literal and all(isinstance(choice, str) for choice in get_args(kind))
-
-
-def _is_plain(default: Any) -> bool:
-    return isinstance(default, str | int | float | bool)

@@ -27,10 +27,10 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UsageError: torch knows no such device, or this machine has none.
     """
-    if name == "auto":
+    if name.lower() == "auto":
         kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         name = kind.type if kind is not None else "cpu"
-    name = {"gpu": "cuda", "cpu:0": "cpu"}.get(name, name)
+    name = {"gpu": "cuda", "cpu:0": "cpu"}.get(name.lower(), name.lower())
     # Where a launcher shows each process its own GPU alone, that one is number 0.
     if name == "cuda" and torch.cuda.device_count() != 1:
         name = f"cuda:{part_of_run().local}"

@@ -15,6 +15,7 @@ from inpaint_data.errors import UsageError, VaeError
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import PictureSettings
 from inpaint_data.settings import group_of
+from inpaint_data.shown import meant
 
 SHARED = ("latents", *PAIRED.values())  # these do not depend on the mask
 
@@ -116,7 +117,8 @@ def recipe_row(encode: EncodeSettings) -> RecipeRow | None:
         return None
     if encode.recipe not in RECIPES:
         raise UsageError(
-            f"recipe: {encode.recipe!r} is unknown; choose from {', '.join(RECIPES)}", place=("encode", "recipe")
+            f"recipe: {encode.recipe!r} is unknown; choose from {', '.join(RECIPES)}{meant(encode.recipe, RECIPES)}",
+            place=("encode", "recipe"),
         )
     row = RECIPES[encode.recipe]
     if "masked" in row.parts and encode.masked_latents is False:

@@ -18,6 +18,7 @@ from torch import Tensor
 from inpaint_data.encoding.vae import normalise
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.latent_mask import LatentMask, latent_mask
+from inpaint_data.shown import meant
 
 CHOICES = ("nearest", "bilinear", "bicubic", "max", "area")  # of one channel
 
@@ -281,7 +282,7 @@ def conditioning(name: str, vae_config: Mapping[str, Any], latent_mask: LatentMa
             latent_mask where the recipe concatenates none.
     """
     if name not in RECIPES:
-        raise UsageError(f"recipe {name!r} is unknown; choose from {', '.join(RECIPES)}")
+        raise UsageError(f"recipe {name!r} is unknown; choose from {', '.join(RECIPES)}{meant(name, RECIPES)}")
     row = RECIPES[name]
     if not row.raw and vae_config.get("scaling_factor") is None and vae_config.get("latents_std") is None:
         raise UsageError(f"{name}: the VAE's config has neither scaling_factor nor latents_std; pass vae.config itself")

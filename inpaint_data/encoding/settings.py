@@ -4,10 +4,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from inpaint_data.batch import Posterior
+from inpaint_data.encoding.models import MODELS
 from inpaint_data.errors import UsageError
-from inpaint_data.settings import Settings, checked
+from inpaint_data.settings import Choices, Settings, checked, spelled
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES = {  # other spellings of it
+    spelling: name
+    for name, short in (("float32", "fp32 f32 float full"), ("float16", "fp16 f16 half"), ("bfloat16", "bf16"))
+    for spelling in (f"torch.{name}", *short.split())
+}
 
 
 def _vae(value: Any) -> Any:
@@ -27,10 +33,10 @@ class EncodeSettings(Settings):
     vae: Annotated[Any, checked(_vae, str)] = "demo"
     """A Hub name, a folder, a .safetensors file, or "demo"; in Python also an Autoencoder."""
 
-    dtype: Dtype = "float32"
+    dtype: Annotated[Dtype, spelled(DTYPES)] = "float32"
     """Precision that the autoencoder computes in."""
 
-    recipe: str | None = None
+    recipe: Annotated[str | None, Choices(tuple(MODELS))] = None
     """The row of RECIPES that batches are to feed. Checked; decides fill, posterior and whether there are
     masked_latents, where these are left out."""
 

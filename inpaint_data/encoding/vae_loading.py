@@ -16,15 +16,16 @@ from safetensors import safe_open
 from torch import nn
 
 from inpaint_data.demo import VAE
+from inpaint_data.encoding.models import MODELS
+from inpaint_data.encoding.settings import DTYPES
 from inpaint_data.encoding.vae import Autoencoder, cause
 from inpaint_data.errors import VaeError
-from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.stores import is_url, local_path
 from inpaint_data.shown import shortened
 
-DTYPES = {
-    **{"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16},
-    **{"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16},
-}
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+PARTS = ("vae", "movq")  # where a pipeline has its autoencoder; the second is Kandinsky's
 
 # diffusers' names: model.safetensors, model.fp16.safetensors, and of weights in parts model-00001-of-00002.safetensors,
 # model.fp16-00001-of-00002.safetensors, model.safetensors.index.json and model.safetensors.index.fp16.json.
@@ -63,10 +64,14 @@ def load_vae(
     if path.suffix in {".ckpt", ".bin", ".pt", ".pth", ".pkl"}:
         raise VaeError(f"{name}: pickles can run code and are never loaded; convert it to .safetensors")
     if path.is_dir():
-        is_pipeline = (path / "vae" / "config.json").is_file()
-        module = _from_pretrained(str(path / "vae" if is_pipeline else path), (None,), offline=True)
+        folders = [path / part for part in PARTS if (path / part / "config.json").is_file()]
+        module = _from_pretrained(str([*folders, path][0]), (None,), offline=True)
     elif path.is_file():
         module = _from_file(path)
+    elif is_url(name):
+        address = re.match(r"(?:hf://|https?://(?:www\.)?huggingface\.co/)([\w.-]+/[\w.-]+)", name)
+        fix = f"write {address[1]}" if address else "copy it into a folder here, and name that"
+        raise VaeError(f"vae: {name} is a URL, from which none is loaded; {fix}")
     elif (
         name == "demo"
         or isinstance(name_or_path, os.PathLike)
@@ -74,20 +79,35 @@ def load_vae(
         or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)
     ):
         raise VaeError(f"vae: there is no {name!r}; give a folder, a .safetensors file, a Hub name, or demo")
+    elif "/" not in name:  # no autoencoder on the Hub is without an owner, and asking it takes long
+        raise VaeError(f"vae: there is no folder {name!r}, and names on the Hub are OWNER/NAME; {_instead_of(name)}")
     else:
-        # vae first: pipelines may have a config.json of their own at the root, autoencoders have no folder vae.
+        # The parts first: pipelines may have a config.json of their own at the root, autoencoders have no such folder.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*local_dir_use_symlinks")  # a retired argument diffusers still passes
-            module = _from_pretrained(name, ("vae", None), offline=not hub_answers())
+            module = _from_pretrained(name, (*PARTS, None), offline=not hub_answers())
     return Autoencoder(module.to(device), name=name, dtype=precision, channels_last=channels_last, compile=compile)
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """float32, float16 or bfloat16 by name (also fp32, fp16, bf16) or as they are; anything else is a VaeError."""
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise VaeError(f"dtype '{name}': choose from {', '.join(DTYPES)}")
-    return DTYPES[name]
+    """float32, float16 or bfloat16 by name (also fp32, fp16, bf16 ...) or as they are; anything else is a VaeError."""
+    name = DTYPES.get(str(dtype), str(dtype))
+    if name not in PRECISIONS:
+        raise VaeError(f"dtype '{name}': choose from {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]
+
+
+def _instead_of(name: str) -> str:
+    """Which autoencoders somebody may have meant who wrote a name without an owner."""
+    letters = re.sub("[^a-z0-9]", "", name.lower()).removesuffix("vae")
+    near = [
+        model.name
+        for recipe, model in MODELS.items()
+        if len(letters) > 1 and letters in re.sub("[^a-z0-9]", "", f"{recipe} {model.name}".lower())
+    ]
+    if not near:
+        return "write such a name, demo, or the path of a folder or a .safetensors file"
+    return f"did you mean {' or '.join(list(dict.fromkeys(near))[:2])}?"
 
 
 def hub_answers() -> bool:
@@ -201,12 +221,13 @@ def _from_pretrained(
         if missing := sorted(loaded[1]["missing_keys"]):
             raise VaeError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; save them again")
         return module
-    tried = " or ".join("vae/config.json" if subfolder else "config.json" for subfolder in subfolders)
+    tried = " or ".join(f"{subfolder}/config.json" if subfolder else "config.json" for subfolder in subfolders)
     place = " in the cache, and the Hub does not answer" if offline else " on the Hub"
     if len(subfolders) == 1:  # a folder
         place = ""
+    check = "check the network and the name" if place and offline else "check the name"
     raise VaeError(
-        f"{source}: no usable {tried}{place} ({problem}); check the name, or give a folder that save_pretrained wrote"
+        f"{source}: no usable {tried}{place} ({problem}); {check}, or give a folder that save_pretrained wrote"
     )
 
 

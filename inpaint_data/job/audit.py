@@ -39,7 +39,7 @@ from inpaint_data.pipeline.user_stages import check_stages, names_of
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.naming import ShardIdentity, shard_stem
 from inpaint_data.shards.reading import Fault, ShardEnd, read_shard
-from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.stores import local_root
 from inpaint_data.shards.streams import anew_if_replaced
 from inpaint_data.shown import shown
 
@@ -73,7 +73,7 @@ def verify_cache(
     if deep and against is None:
         raise UsageError("deep: encoding again needs the images; name the input shards with against")
     inputs = [] if against is None else inputs_of(against)
-    root = local_path(root)
+    root = local_root(root)
     files = verify_files(root)
     if against is None:
         return files

@@ -1,11 +1,13 @@
 """Settings of the offline job."""
 
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
+from inpaint_data.encoding.settings import DTYPES
 from inpaint_data.latent_cache.settings import Storage
-from inpaint_data.settings import Count, Natural, Settings, Share
+from inpaint_data.settings import Choices, Count, Natural, Settings, Share, spelled
 
 OnBad = Literal["quarantine", "raise"]
+_STORAGES = {spelling: name for spelling, name in DTYPES.items() if name in get_args(Storage)}
 
 
 class JobSettings(Settings):
@@ -22,10 +24,10 @@ class JobSettings(Settings):
     batch_size: Count = 8
     """Samples encoded at a time."""
 
-    device: str = "auto"
+    device: Annotated[str, Choices(("auto", "cpu", "cuda", "mps"))] = "auto"
     """ "auto", "cpu", "cuda", "cuda:1", "mps"."""
 
-    storage: Storage = "float16"
+    storage: Annotated[Storage, spelled(_STORAGES)] = "float16"
     """Number type of the latents in the cache."""
 
     num_workers: Natural = 2

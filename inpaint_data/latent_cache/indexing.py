@@ -35,7 +35,7 @@ from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.latent_cache.settings import CacheSettings, FoundInTars, Storage, VaeRecord
 from inpaint_data.shards.naming import shard_identity
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample
-from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.stores import local_root
 from inpaint_data.shown import shortened
 
 
@@ -56,7 +56,7 @@ def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[
         UsageError: no tar at `root`, or neither a `cache.json` nor `vae`.
         CacheError: a sample that is not as a cache has it, or not like the others; it is named and nothing written.
     """
-    root = local_path(root)
+    root = local_root(root)
     tars = sorted(root.glob("*.tar"))
     if not tars:
         raise UsageError(f"{root}: no tar here to index; name the folder of a cache")

@@ -15,7 +15,7 @@ from inpaint_data.latent_cache.format import (
 )
 from inpaint_data.latent_cache.lock import locked
 from inpaint_data.latent_cache.verify import verify_files
-from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.stores import local_root
 
 
 def repair_cache(root: str | Path) -> list[str]:
@@ -30,7 +30,7 @@ def repair_cache(root: str | Path) -> list[str]:
         UsageError: there is no folder at `root`.
         CacheError: another job writes to it, `cache.json` is missing or damaged, or a file cannot be removed.
     """
-    root = local_path(root)
+    root = local_root(root)
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; name the folder of a latent cache")
     settings = _settings(root)

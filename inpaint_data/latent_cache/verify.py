@@ -23,7 +23,7 @@ from inpaint_data.latent_cache.index import NOWHERE, Place
 from inpaint_data.latent_cache.members import MEMBERS
 from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.pictures.geometry import Size
-from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.stores import local_root
 from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
 from inpaint_data.shown import shown
 
@@ -73,7 +73,7 @@ def verify_files(root: str | Path) -> Verification:
     Raises:
         UsageError: there is no cache at `root`, not even a damaged one.
     """
-    root = local_path(root)
+    root = local_root(root)
     if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
         raise UsageError(f"{root}: no such folder, or it cannot be read; name the folder of a latent cache")
     problems: list[Problem] = []

@@ -11,6 +11,7 @@ from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.masks.edits import BOX, EDITS, Origin, Way, finish
 from inpaint_data.masks.generators import GENERATORS, BoolArray, draw_within, hole_ratio
 from inpaint_data.masks.parameters import as_tuple, check_parameters, is_number
+from inpaint_data.shown import meant
 
 OBJECT = "object"  # in a mixture: one of the masks that the sample brings
 CONSTANT = ("full", "none")
@@ -77,7 +78,10 @@ class MaskMixture:
         unknown = [name for name in self.weights if name not in GENERATORS and name != OBJECT]
         if unknown:
             known = ", ".join((*GENERATORS, OBJECT))
-            raise UsageError(f"mixture: no generator is called {unknown[0]!r}; choose from {known}")
+            raise UsageError(
+                f"mixture: no generator is called {unknown[0]!r}; choose from {known}"
+                f"{meant(unknown[0], (*GENERATORS, OBJECT))}"
+            )
         weights = self.weights.values()
         if not all(is_number(weight) and weight >= 0 for weight in weights) or not any(weights):
             raise UsageError(

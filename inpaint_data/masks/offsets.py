@@ -10,6 +10,7 @@ import numpy as np
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.morphology import WINDOWS, Window
 from inpaint_data.masks.parameters import is_number
+from inpaint_data.shown import meant
 
 MAX_OFFSET = 128  # the node's range
 Distribution = Literal["fixed", "uniform", "normal", "two-sided"]
@@ -50,7 +51,10 @@ class RandomOffset:
 
     def __post_init__(self) -> None:
         if self.distribution not in tuple(USED):  # a list cannot be looked up in a dict
-            raise UsageError(f"mask_offset: {self.distribution!r} is unknown; choose from {', '.join(USED)}")
+            raise UsageError(
+                f"mask_offset: {self.distribution!r} is unknown; choose from {', '.join(USED)}"
+                f"{meant(self.distribution, USED)}"
+            )
         used = USED[self.distribution]
         if not isinstance(self.relative, bool):
             raise UsageError(f"mask_offset: relative: {self.relative!r} is neither true nor false; give one of them")
@@ -161,7 +165,10 @@ def check_offset(mask_offset: Offset) -> tuple[int, int]:
         return mask_offset.bounds
     pair: Any = (mask_offset, mask_offset) if isinstance(mask_offset, int) else mask_offset
     if not isinstance(pair, tuple | list) or [type(bound) for bound in pair] != [int, int]:
-        raise UsageError(f"mask_offset: {mask_offset!r} is neither a whole number of pixels nor a range [low, high]")
+        raise UsageError(
+            f"mask_offset: {mask_offset!r} is neither a whole number of pixels nor a range [low, high]; "
+            "write 6 or [-8, 24]"
+        )
     low, high = pair
     if low > high:
         raise UsageError(f"mask_offset: the range [{low}, {high}] is empty; give the lower number first")

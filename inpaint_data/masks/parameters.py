@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.generators import GENERATORS
+from inpaint_data.shown import meant
 
 MOST = 256  # of what is counted; LaMa's greatest number is 70
 FEWER = {"octaves": 8}
@@ -39,14 +40,19 @@ def check_parameters(name: str, values: Any) -> None:
         UsageError: it does not.
     """
     if name not in GENERATORS:
-        raise UsageError(f"mixture: parameters: no generator is called {name!r}; choose from {', '.join(GENERATORS)}")
+        raise UsageError(
+            f"mixture: parameters: no generator is called {name!r}; choose from {', '.join(GENERATORS)}"
+            f"{meant(name, GENERATORS)}"
+        )
     defaults = parameters_of(name)
     known = f"it takes {', '.join(defaults)}" if defaults else "it takes none"
     if not isinstance(values, Mapping):
         raise UsageError(f"mixture: parameters: {name}: {values!r} is not a mapping of parameters to values; {known}")
     for parameter, value in values.items():
         if parameter not in defaults:
-            raise UsageError(f"mixture: parameters: {name} has no parameter {parameter!r}; {known}")
+            raise UsageError(
+                f"mixture: parameters: {name} has no parameter {parameter!r}; {known}{meant(parameter, defaults)}"
+            )
         default, whole = defaults[parameter], _whole(name, parameter)
         is_span = isinstance(as_tuple(value), tuple)
         ends = _ends(as_tuple(value))

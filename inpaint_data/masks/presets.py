@@ -12,6 +12,7 @@ from torch import Tensor
 from inpaint_data.errors import UsageError
 from inpaint_data.masks import morphology
 from inpaint_data.masks.latent_mask import LatentMask
+from inpaint_data.shown import meant
 
 Growth = Literal["square", "comfy", "none"]
 Threshold = Literal["exclusive", "inclusive"]
@@ -52,7 +53,9 @@ class Preset:
         ):
             if (value := getattr(self, name)) not in choices:
                 known = ", ".join(choice for choice in choices if choice)
-                raise UsageError(f"preset: {name}: {value!r} is unknown; choose from {known}")
+                raise UsageError(
+                    f"preset: {name}: {value!r} is unknown; choose from {known}{meant(value, known.split(', '))}"
+                )
         if type(self.offset) is not int or not -128 <= self.offset <= 128:
             raise UsageError(
                 f"preset: offset: {self.offset!r} is not a whole number of pixels of -128 to 128; give one, such as 6"
@@ -80,7 +83,9 @@ def preset_of(preset: str | Preset) -> Preset:
     if isinstance(preset, Preset):
         return preset
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise UsageError(f"preset: {preset!r} is unknown; choose from {', '.join(PRESETS)}, or give a Preset")
+        raise UsageError(
+            f"preset: {preset!r} is unknown; choose from {', '.join(PRESETS)}, or give a Preset{meant(preset, PRESETS)}"
+        )
     return PRESETS[preset]
 
 

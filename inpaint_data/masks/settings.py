@@ -1,11 +1,12 @@
 """Settings of masks: where they come from, how far they grow, and what the hole holds."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.generators import GENERATORS
@@ -13,21 +14,30 @@ from inpaint_data.masks.mixture import OBJECT, MaskMixture
 from inpaint_data.masks.offsets import Offset, RandomOffset, check_offset, offset_from
 from inpaint_data.masks.presets import PRESETS, Fill, Preset, preset_of
 from inpaint_data.masks.soft_border import SoftBorder
-from inpaint_data.settings import Flag, Settings, built, built_of, checked
+from inpaint_data.settings import Choices, Flag, Settings, built_of, checked, spelled
+from inpaint_data.shown import meant
 
 BROUGHT = ("sample", "alpha", OBJECT)  # those that come with the sample, and so can be cut around
 SOURCES = ("sample", "alpha", "mixture", *GENERATORS, OBJECT)
 
 
+_RANGE = re.compile(  # -8,24 and -8..24, as one types them
+    r"[\[( ]*([-+]?[0-9]{1,9}) ?(?:px)?(?:(?: *,|\.\.+|:| ) *([-+]?[0-9]{1,9}) ?(?:px)?)?[\]) ]*"
+)
+
+
 def _source(value: Any) -> str:
     if value not in SOURCES:
-        raise UsageError(f"masks: {value!r} is unknown; choose from {', '.join(SOURCES)}")
+        raise UsageError(f"masks: {value!r} is unknown; choose from {', '.join(SOURCES)}{meant(value, SOURCES)}")
     return str(value)
 
 
 def _offset(value: Any) -> Offset | None:
     if value is None:
         return None
+    if isinstance(value, str) and (numbers := _RANGE.fullmatch(value)):
+        low, high = numbers.groups()
+        value = int(low) if high is None else [int(low), int(high)]
     if isinstance(value, Mapping):
         value = built_of(RandomOffset, value)
     elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
@@ -53,11 +63,11 @@ class MaskSettings(Settings):
 
     group = "masks"
 
-    source: Annotated[str, checked(_source, str), Flag("masks")] = "sample"
+    source: Annotated[str, checked(_source, str), Flag("masks"), Choices(SOURCES)] = "sample"
     """"sample" (the member mask.png, white = repaint), "alpha" (repaint where the image is more transparent than
     not), "object" (mask.0.png ..., or COCO annotations in json), a generator's name, or "mixture"."""
 
-    mixture: Annotated[MaskMixture, built(MaskMixture)] = MaskMixture()
+    mixture: MaskMixture = MaskMixture()
     """Weights, limits of the hole, inversion and more, see MaskMixture; best written in a YAML file."""
 
     offset: Annotated[Offset | None, checked(_offset, int | list[int] | dict[str, Any] | None), Flag("mask_offset")] = (
@@ -66,16 +76,23 @@ class MaskSettings(Settings):
     """Pixels to grow (> 0) or shrink (< 0) masks by; [low, high] draws one for each mask, and a mapping is a
     RandomOffset. Left out, it is the preset's: 6, or 0 where the preset grows nothing."""
 
-    fill: Fill | None = None
+    fill: Annotated[Fill | None, spelled({"gray": "grey"})] = None
     """What the hole holds when it is encoded, see fill_hole; left out, the preset's."""
 
-    preset: Annotated[Preset, checked(_preset, str | dict[str, Any])] = PRESETS["was"]
+    preset: Annotated[Preset, checked(_preset, str | dict[str, Any]), Choices(tuple(PRESETS))] = PRESETS["was"]
     """The tool whose way with masks is followed: "was" (they grow alike on all sides), "comfy" (ComfyUI's own node),
     "diffusers" (they do not grow), "a1111" or "fooocus", see PRESETS; or a mapping of your own, see Preset."""
 
     soft: Annotated[SoftBorder | None, checked(_soft, dict[str, Any] | None)] = None
     """Soften the border of masks, see SoftBorder: {kind: gaussian, radius: 4}. Batches then have float masks, a cache
     soft_mask.png of 8 bits in place of mask.pbm."""
+
+    # Not in the type: jsonargparse, with which LightningCLI reads settings, cannot look into an annotated dataclass
+    # whose fields have factories.
+    @field_validator("mixture", mode="plain", json_schema_input_type=dict[str, Any])
+    @classmethod
+    def _build_mixture(cls, value: Any) -> MaskMixture:
+        return value if isinstance(value, MaskMixture) else built_of(MaskMixture, value)
 
     @model_validator(mode="after")
     def _check_drawn(self) -> "MaskSettings":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.morphology import offset_mask
+from inpaint_data.shown import meant
 
 SOFT_KINDS = ("gaussian", "ramp")
 MAX_RADIUS = 64
@@ -42,7 +43,10 @@ class SoftBorder:
 
     def __post_init__(self) -> None:
         if self.kind not in SOFT_KINDS:
-            raise UsageError(f"soft: kind: {self.kind!r} is unknown; choose from {', '.join(SOFT_KINDS)}")
+            raise UsageError(
+                f"soft: kind: {self.kind!r} is unknown; choose from {', '.join(SOFT_KINDS)}"
+                f"{meant(self.kind, SOFT_KINDS)}"
+            )
         if type(self.radius) is not int or not 1 <= self.radius <= MAX_RADIUS:
             raise UsageError(
                 f"soft: radius: {self.radius!r} is not a whole number of 1...{MAX_RADIUS} pixels; give one"

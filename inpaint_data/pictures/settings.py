@@ -1,5 +1,6 @@
 """Settings of how images are cut and which are left out, and all that decides the pixels of an example."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,8 +12,8 @@ from inpaint_data.batch import PAIRED
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.settings import BROUGHT, MaskSettings
 from inpaint_data.pictures.filters import Filters
-from inpaint_data.pictures.views import Small, Views
-from inpaint_data.settings import Natural, Settings, built, checked
+from inpaint_data.pictures.views import CROPS, Small, Views
+from inpaint_data.settings import Choices, Natural, Settings, built, checked
 
 Carry = Literal["none", "original", "crop"]
 
@@ -22,16 +23,33 @@ def _one_or_more(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
+def _crop(value: Any) -> Any:
+    """One crop or several, also as one text with commas."""
+    return tuple(re.split(" *, *", value)) if isinstance(value, str) and "," in value else _one_or_more(value)
+
+
+def _resolution(value: Any) -> Any:
+    """One side or several; of a square both may be said: 1024x1024."""
+    square = re.fullmatch(r"([0-9]{1,9})(?: ?[xX*] ?\1)?(?: ?px)?", value) if isinstance(value, str) else None
+    return int(square[1]) if square else _one_or_more(value)
+
+
+def _aspect(value: Any) -> Any:
+    """A number, or a ratio such as 16:9."""
+    ratio = re.fullmatch(r"([0-9]{1,5})[:/]([1-9][0-9]{0,4})", value) if isinstance(value, str) else None
+    return int(ratio[1]) / int(ratio[2]) if ratio else value
+
+
 class PictureSettings(Settings):
     """Settings of how images are cut, and which are left out."""
 
     group = "pictures"
 
-    resolution: Annotated[int | tuple[int, ...], checked(_one_or_more, int | list[int])] = 512
+    resolution: Annotated[int | tuple[int, ...], checked(_resolution, int | list[int])] = 512
     """Side of the square, in pixels, a multiple of the autoencoder's downscale factor. Several make a view of each
     image at each resolution that it is large enough for."""
 
-    crop: Annotated[str | tuple[str, ...], checked(_one_or_more, str | list[str])] = "center"
+    crop: Annotated[str | tuple[str, ...], checked(_crop, str | list[str]), Choices(CROPS)] = "center"
     """Cut from the "center", from a "random" place, or around the "mask" that comes with the sample (A1111's "only
     masked"); with "+flip" behind it, mirrored. A random place depends on (seed, sample), live on the epoch too. Several
     make a view each, whose keys end in _view0, _view1 ..."""
@@ -43,7 +61,7 @@ class PictureSettings(Settings):
     """What becomes of images smaller than the resolution that are not enlarged: "quarantine", or "bucket" (cut to a
     smaller bucket of their own, without resizing, as kohya does with bucket_no_upscale)."""
 
-    max_aspect: Annotated[float, checked(lambda value: value, float)] = 1.0
+    max_aspect: Annotated[float, checked(_aspect, float)] = 1.0
     """Above 1, images keep their aspect as far as buckets of up to this aspect allow (SDXL: 2 to 4)."""
 
     bucket_step: Annotated[int, checked(lambda value: value, int)] = 64

@@ -12,6 +12,7 @@ from typing import Literal
 
 from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.pictures.geometry import Size
+from inpaint_data.shown import meant
 
 CROPS = ("center", "random", "mask")
 Small = Literal["quarantine", "bucket"]
@@ -125,7 +126,13 @@ class Views:
         bad = [side for side in self.resolutions if type(side) is not int or not 1 <= side <= LARGEST]
         if bad or not self.resolutions:
             problem = f"{bad[0]!r} is not a number of pixels from 1 to {LARGEST}" if bad else "none is given"
-            raise UsageError(f"resolution: {problem}; try 512", ("resolution",))
+            fix = "try 512"
+            if bad and (sides := re.fullmatch(r"([0-9]+) ?[xX*,:] ?([0-9]+)", str(bad[0]))):
+                fix = (
+                    f"it is the side of a square; write {sides[1]}, with max_aspect 2 for buckets of other aspects and "
+                    f"about that area, or [{', '.join(sorted(sides.groups(), key=int))}] for views at both"
+                )
+            raise UsageError(f"resolution: {problem}; {fix}", ("resolution",))
         if list(self.resolutions) != sorted(set(self.resolutions)):
             raise UsageError(
                 f"resolution: give {list(self.resolutions)} in ascending order, each once", ("resolution",)
@@ -133,7 +140,9 @@ class Views:
         for crop in self.crops or ("",):
             if not isinstance(crop, str) or crop.removesuffix(FLIPPED) not in CROPS:
                 raise UsageError(
-                    f"crop: {crop!r} is unknown; choose from {', '.join(CROPS)}, each perhaps with {FLIPPED}", ("crop",)
+                    f"crop: {crop!r} is unknown; choose from {', '.join(CROPS)}, each perhaps with {FLIPPED}"
+                    f"{meant(crop, CROPS)}",
+                    ("crop",),
                 )
         fixed = [crop for crop in self.crops if not crop.startswith("random")]
         if len(fixed) != len(set(fixed)):

@@ -7,6 +7,7 @@ by the answer's status, by Python's own classes, and by the names that HTTP clie
 import asyncio
 import random
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -17,6 +18,7 @@ from inpaint_data.shown import shown
 T = TypeVar("T")
 TRIES = 6
 FIRST_PAUSE = 0.25  # seconds; each further one is twice as long
+AT_FIRST = 5.0  # seconds of trying to connect at all, where a person waits for what the first question finds
 LONGEST = 30.0  # seconds of trying, after which no third try begins; some libraries try for longer by themselves
 
 REPLACED = "it was replaced by another one while it was read; start again when nobody writes to it"
@@ -26,7 +28,19 @@ _BROKEN_CONNECTION = re.compile(  # of aiohttp, botocore, urllib3, requests, htt
     "ReadTimeout(Error)?|ProtocolError|TransportError|RemoteProtocolError|IncompleteRead(Error)?|"
     "ServiceRequestError|ServiceResponseError|FSTimeoutError|ResponseParserError"
 )
-_LIBRARIES = ("aiohttp", "botocore", "urllib3", "requests", "httpx", "httpcore", "azure", "google", "fsspec", "http")
+_LIBRARIES = (
+    "aiohttp",
+    "botocore",
+    "urllib3",
+    "requests",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "azure",
+    "google",
+    "fsspec",
+    "http",
+)
 _jitter = random.Random()
 
 _CREDENTIALS = {
@@ -45,8 +59,12 @@ class Broken(ConnectionError):
     """Fewer bytes came than there are."""
 
 
-def retried(read: Callable[[], T]) -> T:
+def retried(read: Callable[[], T], is_first: bool = False) -> T:
     """What `read` gives, tried again a few times with growing pauses where its error may pass by itself.
+
+    Args:
+        read: the question to a store.
+        is_first: whether it is of those that a run begins with: what does not connect then is given up soon.
 
     Raises:
         Exception: that of the last try.
@@ -57,7 +75,9 @@ def retried(read: Callable[[], T]) -> T:
             return read()
         except Exception as error:
             pause = max(FIRST_PAUSE * 2**number * (0.5 + _jitter.random() / 2), _asked_pause(error))
-            took_long = number > 0 and time.monotonic() - started > LONGEST  # a stalled read may take that alone
+            taken = time.monotonic() - started
+            took_long = number > 0 and taken > LONGEST  # a stalled read may take that alone
+            took_long |= is_first and taken > AT_FIRST and _status(error) is None
             if number == TRIES - 1 or took_long or pause > LONGEST or not is_transient(error):
                 raise
             time.sleep(pause)
@@ -71,7 +91,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _is_broken_connection(error: BaseException) -> bool:
-    return isinstance(error, ConnectionError | TimeoutError | asyncio.TimeoutError) or any(
+    return isinstance(error, ConnectionError | TimeoutError | asyncio.TimeoutError | socket.gaierror) or any(
         kind.__module__.split(".")[0] in _LIBRARIES and _BROKEN_CONNECTION.fullmatch(kind.__name__)
         for kind in type(error).__mro__
     )

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from inpaint_data.errors import UsageError
 from inpaint_data.shards.store_errors import is_absent, retried, unreadable, unwritable
 
 T = TypeVar("T")
@@ -100,9 +101,9 @@ def find(url: str, may_list: bool = True) -> list[str] | None:
         files, path = file_system(url)
         files.invalidate_cache()
         is_pattern = may_list and any(character in path for character in "*?[")
-        if is_pattern and not retried(partial(files.exists, path)):
+        if is_pattern and not retried(partial(files.exists, path), is_first=True):
             return _listed(files, path)
-        info = retried(partial(files.info, path))
+        info = retried(partial(files.info, path), is_first=True)
         if info["type"] == "directory":
             folder = glob.escape(path.rstrip("/"))
             return _first([partial(_listed, files, f"{folder}/{each}") for each in IN_FOLDERS]) if may_list else None
@@ -126,7 +127,7 @@ def _first(lists: Iterable[Callable[[], list[str]]]) -> list[str]:
 
 
 def _listed(files: Any, pattern: str) -> list[str]:
-    infos = retried(partial(files.glob, pattern, detail=True))
+    infos = retried(partial(files.glob, pattern, detail=True), is_first=True)
     for path, info in infos.items():
         if _marks(info, _OF_CONTENTS):  # times look otherwise when a file is asked for alone
             _seen[files.unstrip_protocol(path)] = stored_of(info)
@@ -149,7 +150,7 @@ def is_there(url: str) -> bool:
     """
     with asked(url):
         files, path = file_system(url)
-        return bool(retried(partial(files.exists, path)))
+        return bool(retried(partial(files.exists, path), is_first=True))
 
 
 def read_if_there(url: str) -> bytes | None:
@@ -160,7 +161,7 @@ def read_if_there(url: str) -> bytes | None:
     """
     try:
         files, path = file_system(url)
-        return bytes(retried(partial(files.cat_file, path)))
+        return bytes(retried(partial(files.cat_file, path), is_first=True))
     except Exception as error:  # as in asked
         if is_absent(error):
             return None
@@ -176,7 +177,8 @@ def read_folder(url: str, suffix: str) -> dict[str, bytes]:
     try:
         files, path = file_system(url)
         files.invalidate_cache()
-        paths = [path for path in retried(partial(files.ls, path, detail=False)) if path.endswith(suffix)]
+        names = retried(partial(files.ls, path, detail=False), is_first=True)
+        paths = [path for path in names if path.endswith(suffix)]
         return dict(
             at_once(lambda path: (path.rpartition("/")[2], bytes(retried(partial(files.cat_file, path)))), paths)
         )
@@ -224,6 +226,17 @@ def file_system(url: str) -> tuple[Any, str]:
 def local_path(name: str | os.PathLike[str]) -> Path:
     """A path that a user gave, ~ expanded; shells do not where it is in a YAML, in quotes or behind an =."""
     return Path(os.path.expanduser(name))
+
+
+def local_root(root: str | os.PathLike[str]) -> Path:
+    """The folder of a cache that must lie here.
+
+    Raises:
+        UsageError: it is a URL.
+    """
+    if is_url(os.fspath(root)):
+        raise UsageError(f"{root}: is a URL, and this works on a local folder; copy the cache here and name that")
+    return local_path(root)
 
 
 def put_file(path: Path, url: str) -> None:

@@ -1,0 +1,65 @@
+"""Models: the settings that each is trained with, by one word. Light: neither torch nor pydantic is imported.
+
+Names and sizes are those of the examples and defaults of the pipelines in diffusers 0.42.1: `default_sample_size` times
+8, or the size that the example resizes to. Only models that were trained on other aspects than the square get buckets:
+those of SDXL, whose sides, multiples of 64, suit every model that packs latents.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model is trained with.
+
+    Attributes:
+        name: the pipeline on the Hub whose autoencoder makes the latents.
+        resolution: pixels, squared.
+        max_aspect: of buckets; 1 for squares alone.
+        dtype: that the autoencoder computes in: bfloat16 where the example loads the pipeline so. The half precision of
+            the older ones is not used: the autoencoder of SDXL overflows in it.
+        carry_image: what the recipe needs of the image itself.
+    """
+
+    name: str
+    resolution: int = 1024
+    max_aspect: float = 2.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    carry_image: Literal["none", "crop"] = "none"
+
+    def settings(self, recipe: str) -> dict[tuple[str, ...], Any]:
+        """Where each setting stands in the tree -> its value."""
+        settings: dict[tuple[str, ...], Any] = {("pictures", "resolution"): self.resolution}
+        if self.max_aspect > 1:
+            settings |= {("pictures", "max_aspect"): self.max_aspect, ("pictures", "bucket_step"): 64}
+        if self.carry_image != "none":
+            settings["pictures", "carry_image"] = self.carry_image
+        settings |= {("encode", "vae"): self.name, ("encode", "dtype"): self.dtype, ("encode", "recipe"): recipe}
+        return settings | {("vae",): self.name, ("model",): self.name}  # of commands without groups
+
+
+_SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+_SD3 = "stabilityai/stable-diffusion-3-medium-diffusers"
+
+# A row for each of RECIPES.
+MODELS: dict[str, Model] = {
+    "sd15-inpaint": Model("stable-diffusion-v1-5/stable-diffusion-inpainting", 512, 1.0),
+    "sd2-inpaint": Model("stabilityai/stable-diffusion-2-inpainting", 512, 1.0),
+    "sdxl-inpaint": Model("diffusers/stable-diffusion-xl-1.0-inpainting-0.1"),
+    "sd3-inpaint": Model(_SD3),
+    "flux-fill": Model("black-forest-labs/FLUX.1-Fill-dev", dtype="bfloat16"),
+    "kandinsky-inpaint": Model("kandinsky-community/kandinsky-2-2-decoder-inpaint", 512, 1.0),
+    "sd3-controlnet-inpaint": Model(_SD3),
+    "qwen-controlnet-inpaint": Model("Qwen/Qwen-Image", dtype="bfloat16"),
+    "z-image-controlnet-inpaint": Model("Tongyi-MAI/Z-Image-Turbo", dtype="bfloat16"),
+    "sd15-controlnet-inpaint": Model(_SD15, 512, 1.0, carry_image="crop"),
+    "sd15-blend": Model(_SD15, 512, 1.0),
+    "sd2-blend": Model("stabilityai/stable-diffusion-2-base", 512, 1.0),
+    "sdxl-blend": Model("stabilityai/stable-diffusion-xl-base-1.0"),
+    "sd3-blend": Model(_SD3),
+    "flux-blend": Model("black-forest-labs/FLUX.1-dev", dtype="bfloat16"),
+    "chroma-blend": Model("lodestones/Chroma1-HD", dtype="bfloat16"),
+    "qwen-blend": Model("Qwen/Qwen-Image", dtype="bfloat16"),
+    "z-image-blend": Model("Tongyi-MAI/Z-Image-Turbo", dtype="bfloat16"),
+}
