@@ -1,26 +1,28 @@
 """Packing: a folder of images to shards."""
 
 import re
+import sys
 from pathlib import Path
 
 from inpaint_data.batch import PAIRED
 from inpaint_data.durable import NewFile
 from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.pictures.examples import PAIRED_MEMBERS
+from inpaint_data.pictures.formats import DECODERS, Decoding
 from inpaint_data.pictures.images import image_size
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, name_problem
 from inpaint_data.shards.stores import local_path
 from inpaint_data.shards.writing import tar_writer
 
-FOREIGN_IMAGES = ("avif", "bmp", "gif", "heic", "heif", "jp2", "jxl", "tif", "tiff")
+FOREIGN_IMAGES = ("jp2", "jxl", "psd", "svg")
 Files = dict[str, dict[str, Path]]  # key -> extension in the shard -> file
 
 
 def pack(folder: str, out: str, shard_size: int = 1000) -> list[str]:
     """Pack the images of a folder and its subfolders into `out/000000.tar` …, `shard_size` samples in each.
 
-    `cat.jpg` (or jpeg, png, webp) becomes key `cat`; beside it may lie `cat_mask.png`, `cat.txt`, `cat.json`, and
-    `cat_target.jpg` (or png, webp) for a paired target. A key keeps its subfolder, and its dots become `_`, since
+    `cat.jpg` (or another image) becomes key `cat`; beside it may lie `cat_mask.png`, `cat.txt`, `cat.json`, and
+    `cat_target.jpg` (or another image) for a paired target. A key keeps its subfolder, and its dots become `_`, since
     readers split names at the first dot. Bytes are packed as they are, by the order of the keys, so the same folder
     gives the same shards. Hidden files and files of other kinds stay out. No shard appears before all are written.
 
@@ -92,7 +94,7 @@ def _name_and_extension(path: Path, folder: Path) -> tuple[str, str | None]:
     name = path.relative_to(folder).with_suffix("").as_posix()
     extension = path.suffix.lower()[1:]
     if extension in FOREIGN_IMAGES:
-        raise UsageError(f"{path} is neither JPEG, PNG nor WEBP; convert it or move it out")
+        raise UsageError(f"{path} is of a format that is not decoded; convert it or move it out")
     if extension in IMAGE_EXTENSIONS and name.endswith("_mask"):
         if extension != "png":
             raise UsageError(f"{path} is a mask but not a PNG; masks must be lossless, save it as PNG")
@@ -128,7 +130,7 @@ def _check_images(samples: Files) -> None:
         for extension, path in files.items():
             if extension in (*IMAGE_EXTENSIONS, *PAIRED_MEMBERS, "mask.png"):
                 try:
-                    sizes[extension] = image_size(path.read_bytes())
+                    sizes[extension] = image_size(path.read_bytes(), Decoding(tuple(DECODERS), max_pixels=sys.maxsize))
                 except (SampleError, OSError) as error:
                     problems.append(f"{path}: {error}")
         image = next((size for name, size in sizes.items() if name in IMAGE_EXTENSIONS), None)

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from inpaint_data.batch import PAIRED
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.settings import BROUGHT, MaskSettings
 from inpaint_data.pictures.filters import Filters
+from inpaint_data.pictures.formats import DECODERS, DEFAULT_FORMATS, MAX_PIXELS, Decoding
 from inpaint_data.pictures.views import Views
 from inpaint_data.settings import Natural, Settings, built, checked
 
@@ -22,8 +23,18 @@ def _one_or_more(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
+def _formats(value: Any) -> tuple[str, ...]:
+    """Names of formats, each once and in one order, whatever the order they are given in."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, Sequence) or not names:
+        raise UsageError(f"{value!r} is not a list of formats; choose from {', '.join(DECODERS)}")
+    if unknown := [name for name in names if name not in DECODERS]:
+        raise UsageError(f"{unknown[0]!r} is unknown; choose from {', '.join(DECODERS)}")
+    return tuple(sorted(set(names)))
+
+
 class PictureSettings(Settings):
-    """Settings of how images are cut, and which are left out."""
+    """Settings of how images are decoded and cut, and which are left out."""
 
     group = "pictures"
 
@@ -59,6 +70,20 @@ class PictureSettings(Settings):
     """What is carried of the image itself, in a cache or in a batch: "none", "original" (its bytes, and the sample's
     masks) or "crop" (what was cut out, a lossless PNG). Fresh masks need it."""
 
+    formats: Annotated[tuple[str, ...], checked(_formats, list[str])] = DEFAULT_FORMATS
+    """Formats of image files that are opened, told by their content; no other decoder ever runs. Also heic, with the
+    extra of that name."""
+
+    max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS
+    """Images of more pixels are quarantined unopened, for they take memory."""
+
+    icc: Literal["srgb", "keep"] = "srgb"
+    """Colours of files with an ICC profile (Display P3, Adobe RGB, CMYK …): converted to "srgb", as colour-managed
+    viewers show them, or "keep", their numbers as they are. Masks are never converted."""
+
+    strict: bool = False
+    """Quarantine files too whose pixels are all there, but which have any other defect that a decoder warns of."""
+
     @model_validator(mode="after")
     def _check_views(self) -> "PictureSettings":
         self.views.check()
@@ -68,6 +93,10 @@ class PictureSettings(Settings):
     def paired(self) -> list[str]:
         """Names of the paired pictures that each sample has beside its image."""
         return [name for name in PAIRED if getattr(self, name)]
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        return Decoding(self.formats, self.max_pixels, self.icc, self.strict)
 
     @cached_property
     def views(self) -> Views:

@@ -79,7 +79,7 @@ class IndexedShards:
             named = ", ".join(shards[:3])
             raise ShardError(f"{named}: no sample in any shard; see the warnings for the reasons{reason}")
         table = np.array(places, np.int64)
-        self._places = table[:, :5]
+        self._places = table
         self.buckets: npt.NDArray[np.int64] = np.unique(table[:, 5:], axis=0, return_inverse=True)[1].reshape(-1)
 
     def _note(self, fault: Fault) -> None:
@@ -137,13 +137,13 @@ class IndexedShards:
 
     def _size(self, sample: Sample, file: "_File") -> Size:
         """The size of a sample's picture, which is looked up in the shard where the sample was only located."""
-        name = image_member(sample)
+        name, decoding = image_member(sample), self.settings.pictures.decoding
         if sample.members[name]:
-            return image_size(sample.members[name])
+            return image_size(sample.members[name], decoding)
         offset, end = sample.offsets[name], sample.extent[1]
         with suppress(SampleError):
-            return image_size(file.bytes(offset, min(offset + HEADER, end)))
-        return image_size(file.bytes(offset, end))
+            return image_size(file.bytes(offset, min(offset + HEADER, end)), decoding)
+        return image_size(file.bytes(offset, end), decoding)
 
     def _views_of(self, size: Size) -> list[tuple[int, Size]]:
         """Number and size of each view of an image of that size."""
@@ -169,19 +169,20 @@ class IndexedShards:
 
     def sample(self, row: int) -> SampleDict | Fault:
         """What is at a row, its view named, behind the user's stages."""
-        number, start, end, result, view = map(int, self._places[row])
+        number, start, end, result, view, height, width = map(int, self._places[row])
+        promised = {VIEWS: {view: (height, width)}}
         file = self._files[number]
         read = file.read((start, end))
         if isinstance(read, Fault):
             return read
         if not self.own:
-            return as_dict(read) | {VIEWS: [view]}
+            return as_dict(read) | promised
         results = list(run_on(as_dict(read), self.own, file.shard))
         if result >= len(results):
             reason = "stages: a stage of yours made another number of samples than before; it must not draw at random"
             return Fault(file.shard, read.key, reason, None, None)
         item = results[result]
-        return item if isinstance(item, Fault) else item | {"__url__": file.shard, VIEWS: [view]}
+        return item if isinstance(item, Fault) else item | {"__url__": file.shard} | promised
 
     def samples(self, plan: Sequence[Rows]) -> Iterator[SampleDict | Fault | BatchEnd]:
         """The head of a pipeline: what is at the rows of each planned batch, each batch followed by its end."""
