@@ -47,9 +47,9 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def odd_sampling_jpeg() -> bytes:
-    """16x16 middle grey, sampled 2x1, 2x1, 1x2: TurboJPEG has no name for it. Equal blocks fit any order."""
-    data = bytearray(saved(Image.new("RGB", (16, 16), (128, 128, 128)), "JPEG", subsampling=2))
+def odd_sampling_jpeg(side: int = 16) -> bytes:
+    """Middle grey, sampled 2x1, 2x1, 1x2: TurboJPEG has no name for it. Equal blocks fit any order."""
+    data = bytearray(saved(Image.new("RGB", (side, side), (128, 128, 128)), "JPEG", subsampling=2))
     frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
     for component, sampling in enumerate((0x21, 0x21, 0x12)):
         data[frame + 11 + 3 * component] = sampling

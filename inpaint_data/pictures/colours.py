@@ -24,10 +24,16 @@ def in_srgb(pixels: Uint8Array, is_grey: bool, profile: bytes | None) -> Uint8Ar
     mode = "CMYK" if pixels.shape[2] == 4 else "RGB"
     transform = _transform(profile) if profile and len(profile) <= MAX_PROFILE else None
     if transform is not None and transform[0] == mode:
-        return _applied(transform[1], Image.fromarray(pixels, mode))
+        return _applied(transform[1], _image(pixels))
     if transform is not None and transform[0] == "L" and is_grey:
         return _applied(transform[1], Image.fromarray(np.ascontiguousarray(pixels[..., 0])))
-    return pixels if mode == "RGB" else np.asarray(Image.fromarray(pixels, mode).convert("RGB"))
+    return pixels if mode == "RGB" else np.asarray(_image(pixels).convert("RGB"))
+
+
+def _image(pixels: Uint8Array) -> Image.Image:
+    if pixels.shape[2] == 3:
+        return Image.fromarray(pixels)
+    return Image.frombytes("CMYK", (pixels.shape[1], pixels.shape[0]), pixels.tobytes())
 
 
 def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Uint8Array:

@@ -159,8 +159,9 @@ def _header(data: bytes, kind: str, strict: bool) -> Any:
         if kind in REPAIRS and not strict:
             with suppress(Exception):
                 return decoder(io.BytesIO(REPAIRS[kind](data)))
+        other = "" if kind in REPAIRS else f", or a {kind.upper()} of a kind that is not decoded"
         raise SampleError(
-            f"image is damaged at its start or cut short, {len(data)} bytes long: {_words(error, kind)}"
+            f"image is damaged at its start or cut short{other}, {len(data)} bytes long: {_words(error, kind)}"
         ) from error
 
 

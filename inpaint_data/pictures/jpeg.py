@@ -23,7 +23,7 @@ _MARKER = re.compile(rb"\xff+([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
 _PADDING = re.compile(rb"(?<!\xff)\x00+(?=\xff+[^\xff\x00]|\Z)", re.DOTALL)
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL, _PROGRESSIVE, _ARITHMETIC = {0xC0, 0xC1, 0xC9}, {0xC2, 0xCA}, {0xC9, 0xCA}
-_JFIF, _ADOBE, _SCAN, _END = 0xE0, 0xEE, 0xDA, 0xD9
+_JFIF, _ADOBE, _SCAN, _END, _NONE = 0xE0, 0xEE, 0xDA, 0xD9, 0
 _WITHOUT_PIXELS = {*range(0xE0, 0xF0), 0xFE, 0xDC}  # EXIF, profiles, comments and the like
 _MORE = 16  # bytes that are put behind pixels, to see whether they need them
 
@@ -73,7 +73,7 @@ def check_jpeg(data: bytes, strict: bool) -> None:
 
 
 def _check_arithmetic(data: bytes) -> None:
-    """Check that no scan needs more bytes than it has, as libjpeg does not where the code is an arithmetic one."""
+    """Check that no scan needs many more bytes than it has; with an arithmetic code libjpeg takes zeros for them."""
     scans = sum(marker == _SCAN for marker, _, _ in _segments(data))
     for scan in range(scans):
         try:
@@ -128,10 +128,12 @@ def with_more(data: bytes) -> bytes:
 
 
 def without_defects(data: bytes, padding: bool = True, more: tuple[int, bytes] = (0, b"")) -> bytes:
-    """The file built again of the segments that its pixels depend on, and of no bytes between them.
+    """The file built again of the segments that its pixels depend on.
 
-    Which colours they are is said by a JFIF or an Adobe segment; in the new file by a plain one, read as libjpeg reads
-    it. The limits in a scan's header mean something in progressive JPEGs alone, and some cameras write others there.
+    Bytes that follow a segment go or stay with it: behind a table they may be the rest of it, moved by a damage.
+    Which colours they are is said by a JFIF or an Adobe segment; in the new file by a plain one, read as libjpeg
+    reads it. The limits in a scan's header mean something in progressive JPEGs alone, and some cameras write others
+    there.
 
     Args:
         data: a JPEG, or the beginning of one.
@@ -140,7 +142,7 @@ def without_defects(data: bytes, padding: bool = True, more: tuple[int, bytes] =
     """
     parts: list[bytes] = []
     jfif, adobe, sequential, colours, scan = False, None, False, 0, 0
-    segments = [*_segments(data), (0, len(data), len(data))]
+    segments = [*_segments(data), (_NONE, len(data), len(data))]
     for (marker, start, end), (_, following, _) in pairwise(segments):
         if marker == _JFIF:
             jfif = jfif or (end - start >= 16 and data[start + 4 : start + 9] == b"JFIF\0")
@@ -151,12 +153,16 @@ def without_defects(data: bytes, padding: bool = True, more: tuple[int, bytes] =
             parts.append(data[start:end])
         elif marker == _SCAN:
             pixels = data[end:following]
-            parts.append(data[start : end - 3] + b"\0\x3f\0" if sequential else data[start:end])
+            unused = sequential and data[end - 1] == 0 and max(data[end - 3 : end]) < 64
+            parts.append(data[start : end - 3] + b"\0\x3f\0" if unused else data[start:end])
             parts.append(pixels if padding else _PADDING.sub(b"", pixels))
             parts.append(more[1] if scan == more[0] else b"")
             scan += 1
+            continue
         elif marker not in _WITHOUT_PIXELS:
             parts.append(data[start:end])
+        if marker not in _WITHOUT_PIXELS:
+            parts.append(data[end:following])
     marks = [b"\xff\xd8"]
     if jfif:
         marks.append(b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0")
