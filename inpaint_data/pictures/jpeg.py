@@ -18,7 +18,7 @@ from inpaint_data.errors import SampleError
 Uint8Array = npt.NDArray[np.uint8]
 MAX_SCANS = 100  # of a JPEG; libjpeg's own progressive ones have 10
 # All that begin a segment or end the image: not stuffed bytes, restarts and others that stand alone.
-_MARKER = re.compile(rb"\xff+([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
+_MARKER = re.compile(rb"\xff([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
 # Zeros before a marker, not the one that makes a byte of FF data.
 _PADDING = re.compile(rb"(?<!\xff)\x00+(?=\xff+[^\xff\x00]|\Z)", re.DOTALL)
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
