@@ -28,7 +28,7 @@ def _formats(value: Any) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, Sequence) or not names:
         raise UsageError(f"{value!r} is not a list of formats; choose from {', '.join(DECODERS)}")
-    if unknown := [name for name in names if name not in DECODERS]:
+    if unknown := [name for name in names if name not in tuple(DECODERS)]:
         raise UsageError(f"{unknown[0]!r} is unknown; choose from {', '.join(DECODERS)}")
     return tuple(sorted(set(names)))
 
@@ -63,7 +63,7 @@ class PictureSettings(Settings):
     """Samples to be left out on purpose, counted and listed: min_side, max_aspect, min_hole, max_hole, caption."""
 
     target: bool = False
-    """Each sample has a paired picture, target.jpg (or png, webp), of the image's size: what the masked region
+    """Each sample has a paired picture, target.jpg (or another format), of the image's size: what the masked region
     shall become (remove, replace, relight). It is cut and encoded beside the image."""
 
     carry_image: Carry = "none"
