@@ -46,8 +46,8 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform] | None:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = _SPACES[source.profile.xcolor_space]
-        # The same intent as Pillow's, Firefox's and Photoshop's default. Of the profiles of screens and cameras, which
-        # have a matrix and no tables, every intent gives the same.
+        # Pillow's default intent. The profiles of screens and cameras have a matrix and no tables, and give the same
+        # with it as with the relative colorimetric one.
         transform = ImageCms.buildTransform(
             source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.PERCEPTUAL
         )
