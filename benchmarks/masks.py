@@ -4,11 +4,13 @@
 
 Prints milliseconds for a 512x512 mask of each generator and of mixtures of them, and their share of decoding a 512x512
 JPEG: below 1, masks are the smaller part. The mean over many keys counts, since some generators draw again until a
-limit is met. Each figure is the median of interleaved rounds, so that a busy machine slows all of them alike. Then
-come the offsets of `benchmarks/morphology.py`, against OpenCV and the convolution. It takes about a minute.
+limit is met. Each figure is the median of interleaved rounds, so that a busy machine slows all of them alike. Then come
+what it costs to bring that JPEG to sRGB where its profile is another one, and the offsets of
+`benchmarks/morphology.py`, against OpenCV and the convolution. It takes about a minute.
 """
 
 import io
+import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ import cv2
 import morphology
 import numpy as np
 import yaml
-from PIL import Image
+from PIL import Image, ImageCms
 
 import inpaint_data
 from inpaint_data import MaskMixture
@@ -31,12 +33,20 @@ PHOTO = Path(inpaint_data.__file__).parent / "demo" / "photos" / "rocket.jpg"
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def jpeg() -> bytes:
+def wide_profile() -> bytes:
+    """The profile of sRGB with another power in its curve."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return srgb.replace(struct.pack(">i", round(2.4 * 2**16)), struct.pack(">i", round(2.2 * 2**16)))
+
+
+def jpeg(profile: bytes | None = None) -> bytes:
     """A photograph, cut to a square and saved at a usual quality."""
     photo = Image.open(PHOTO)
     short = min(photo.size)
     file = io.BytesIO()
-    photo.crop((0, 0, short, short)).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
+    photo.crop((0, 0, short, short)).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(
+        file, "JPEG", quality=90, icc_profile=profile
+    )
     return file.getvalue()
 
 
@@ -66,12 +76,16 @@ def main() -> None:
         mixtures[path.name] = MaskMixture(**yaml.safe_load(path.read_text()))
     data = jpeg()
     contenders: dict[str, Callable[[], object]] = {name: partial(draw, mixture) for name, mixture in mixtures.items()}
-    times = morphology.medians(contenders | {"JPEG": partial(decode, data)}, ROUNDS)
+    contenders |= {"JPEG": partial(decode, data), "profile": partial(decode, jpeg(wide_profile()))}
+    times = morphology.medians(contenders, ROUNDS)
     print(f"{SIDE}x{SIDE}, mean of {KEYS} keys, milliseconds; OpenCV {cv2.__version__}, one thread")
     print(f"{'mask':<22} {'draw':>7} {'of the decoding':>16}")
     for name in mixtures:
         print(f"{name:<22} {times[name] / KEYS:>7.2f} {times[name] / times['JPEG']:>16.2f}")
     print(f"{'decoding a JPEG':<22} {times['JPEG'] / KEYS:>7.2f}   ({len(data) / 1024:.0f} KiB)")
+    print(
+        f"{'… and bringing it to sRGB':<22} {times['profile'] / KEYS:>5.2f} {times['profile'] / times['JPEG']:>16.2f}"
+    )
     print()
     morphology.main()
 

@@ -178,7 +178,7 @@ SQUARE = [0, 0, 9, 0, 9, 9]
         ({"json": b'{"bbox": [1'}, "json: it cannot be read .* save it as JSON"),
         ({"json": b"\xff\xfe\xfd"}, "json: it cannot be read"),
         ({"json": b"[" * 100_000}, "json: it cannot be read"),
-        ({"mask.0.png": b"nonsense"}, r"mask\.0\.png: image is not a JPEG"),
+        ({"mask.0.png": b"nonsense"}, r"mask\.0\.png: image is none of AVIF"),
         ({"mask.0.png": png(band(0, 9)[:, :40])}, r"mask\.0\.png is 32 high and 40 wide, but image is 32 high and 48"),
         ({"mask.png": png(band(0, 0))}, "every object mask is empty, in itself or where the image is cut"),
         ({"mask.png": png(band(0, 8))}, "every object mask is empty, in itself or where the image is cut"),

@@ -164,7 +164,7 @@ def test_unknown_settings_are_named(change: dict, named: str) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_whatever_a_decoder_raises_is_a_fault_of_that_sample(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode(_: bytes) -> None:
+    def decode(_: bytes, __: object) -> None:
         raise error
 
     monkeypatch.setattr(examples, "decode_image", decode)

@@ -1,6 +1,7 @@
 """The samples that are to be packed, and whether each one can be."""
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from inpaint_data.folders.files import IMAGES, LeftOut, kind_of
 from inpaint_data.folders.owners import Member
 from inpaint_data.folders.pairing import Pairing
 from inpaint_data.folders.parquet import ParquetRows
+from inpaint_data.pictures.formats import DECODERS, Decoding
 from inpaint_data.pictures.images import image_size
 from inpaint_data.shards.reading import name_problem
 
+ANY = Decoding(tuple(DECODERS), max_pixels=sys.maxsize)  # what is decoded is for the job to say
 PICTURE = re.compile(rf"(?:(?P<role>mask|target|control)(?:\.[0-9]+)?\.)?(?:{'|'.join(IMAGES)})")
 
 
@@ -73,15 +76,15 @@ def _word(member: str) -> str:
 
 
 def _size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of a picture; None of a whole header that this version cannot decode.
+    """(height, width) of a picture; None of one that only an extra decodes.
 
     Raises:
         SampleError: it is not a picture.
     """
     try:
-        return image_size(data)
+        return image_size(data, ANY)
     except SampleError:
-        if kind_of(data) in ("jpg", "png", "webp", None):
+        if kind_of(data) != "heic":
             raise
         return None
 

@@ -124,12 +124,13 @@ def read_png(data: bytes, count: int) -> npt.NDArray[np.uint8]:
         SampleError: not a PNG, damaged, or too large.
         CacheError: another kind of image, or not of K masks.
     """
+    from inpaint_data.pictures.formats import Decoding
     from inpaint_data.pictures.images import decode_image  # as above
 
     # Bit depth and colour type in its header: 8 bits, grey.
     if data[:4] != b"\x89PNG" or data[24:26] != b"\x08\x00":
         raise CacheError("soft_mask.png: not a grey PNG of 8 bits")
-    levels = decode_image(data)[..., 0]
+    levels = decode_image(data, Decoding(formats=("png",), icc="keep"))[..., 0]
     if len(levels) % count:
         raise CacheError(f"soft_mask.png: its height is not that of {count} masks")
     return levels.reshape(count, -1, levels.shape[-1])

@@ -15,6 +15,7 @@ from inpaint_data.batch import PAIRED, Carried, ImageBatch
 from inpaint_data.errors import FilteredError, InpaintDataError, SampleError
 from inpaint_data.masks.edits import Origin
 from inpaint_data.masks.generators import BoolArray
+from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Geometry, Size, plan, plan_around
 from inpaint_data.pictures.images import decode_alpha, decode_image, decode_mask, encode_png
 from inpaint_data.pictures.object_masks import MEMBER, find_objects
@@ -52,7 +53,7 @@ class Example:
 
 
 def prepare(
-    sample: Sample, settings: ExampleSettings, variants: Sequence[int], views: Sequence[int] | None = None
+    sample: Sample, settings: ExampleSettings, variants: Sequence[int], views: Mapping[int, Size] | None = None
 ) -> list[Example | Fault]:
     """Decode a sample once, and cut and mask its views; K = len(variants) masks of each from (seed, sample, variant).
 
@@ -62,7 +63,7 @@ def prepare(
         sample: the sample.
         settings: all that decides the pixels.
         variants: numbers of the mask variants.
-        views: numbers of the views; None for all that the image gives.
+        views: numbers of the views, and the size that each must have; None for all that the image gives.
 
     Returns:
         An example of each view, or a Fault that says why there is none: of the whole sample, or of a view. With `views`
@@ -71,7 +72,7 @@ def prepare(
     try:
         with _only_sample_errors():
             settings.pictures.views.check_key(sample.key)
-            parts = _Parts.of(sample, settings)
+            parts = _Parts.of(sample, settings, settings.pictures.decoding)
             settings.pictures.filters.check_image(parts.size, parts.caption)
             planned = settings.pictures.views.of(parts.size)
     except SampleError as error:
@@ -79,8 +80,10 @@ def prepare(
     results: list[Example | Fault] = []
     if views is None:
         results += _too_small(sample, settings.pictures.views, parts.size, planned)
+    else:
+        results += _not_as_promised(sample, settings.pictures.views, parts.size, planned, views)
     for view in planned:
-        if views is None or view.number in views:
+        if views is None or views.get(view.number) == view.target:
             key = settings.pictures.views.key(sample.key, view.number)
             try:
                 with _only_sample_errors():
@@ -106,8 +109,32 @@ def _too_small(sample: Sample, views: Views, size: Size, planned: Sequence[View]
     ]
 
 
+def _not_as_promised(
+    sample: Sample, views: Views, size: Size, planned: Sequence[View], promised: Mapping[int, Size]
+) -> list[Fault]:
+    """A Fault for each promised view that the decoded image does not give: another size would be another batch."""
+    given = {view.number: view.target for view in planned}
+    return [
+        Fault(
+            sample.shard,
+            views.key(sample.key, number),
+            f"image is {size[0]} high and {size[1]} wide, but when training began its header promised a view of "
+            f"{target[0]}x{target[1]}: it is wrong, or the shard was replaced; save the image again, or start again",
+            offset=None,
+            end=None,
+        )
+        for number, target in promised.items()
+        if given.get(number) != target
+    ]
+
+
 def prepare_again(
-    view: Sample, settings: ExampleSettings, variants: Sequence[int], geometry: Geometry, cut_by: ExampleSettings
+    view: Sample,
+    settings: ExampleSettings,
+    variants: Sequence[int],
+    geometry: Geometry,
+    cut_by: ExampleSettings,
+    decoding: Decoding,
 ) -> Example:
     """A view, whose key and geometry are known, with other masks.
 
@@ -117,12 +144,13 @@ def prepare_again(
         variants: numbers of the mask variants.
         geometry: of the view.
         cut_by: the settings that it was cut by.
+        decoding: how its members are decoded.
 
     Raises:
         SampleError: the sample cannot be used; the message is the reason and the fix.
     """
     with _only_sample_errors():
-        parts = _Parts.of(view, settings)
+        parts = _Parts.of(view, settings, decoding)
         if cut_by.pictures.views.crop_of(view.key) == "mask":
             parts = parts.around(view.key, cut_by.seed, FIRST)
         return parts.example(view.key, settings, geometry, variants)
@@ -163,14 +191,16 @@ class _Parts:
     paired: Mapping[str, tuple[str, npt.NDArray[np.uint8]]]  # name -> its member and pixels
 
     @classmethod
-    def of(cls, sample: Sample, settings: ExampleSettings) -> "_Parts":
+    def of(cls, sample: Sample, settings: ExampleSettings, decoding: Decoding) -> "_Parts":
         image_name = image_member(sample)
         data = sample.members[image_name]
-        image = _named(image_name, decode_image, data)
+        image = _named(image_name, decode_image, data, decoding)
         size = (image.shape[0], image.shape[1])
-        mask = _mask_of(sample, data, size, settings.masks.source) if settings.masks.drawn_from is None else None
-        objects = find_objects(sample.members, size) if settings.masks.draws_objects else []
-        paired = {name: _paired(sample, name, size) for name in settings.pictures.paired}
+        mask = None
+        if settings.masks.drawn_from is None:
+            mask = _mask_of(sample, data, size, settings.masks.source, decoding)
+        objects = find_objects(sample.members, size, decoding) if settings.masks.draws_objects else []
+        paired = {name: _paired(sample, name, size, decoding) for name in settings.pictures.paired}
         return cls(sample, image_name, image, caption_of(sample), mask, objects, paired)
 
     @property
@@ -247,7 +277,7 @@ class _Parts:
         return np.stack([mask for mask, _ in masks_and_origins]), tuple(origin for _, origin in masks_and_origins)
 
 
-def _paired(sample: Sample, name: str, size: Size) -> tuple[str, npt.NDArray[np.uint8]]:
+def _paired(sample: Sample, name: str, size: Size, decoding: Decoding) -> tuple[str, npt.NDArray[np.uint8]]:
     """The member that holds the paired picture of that name, and its pixels.
 
     Raises:
@@ -257,7 +287,7 @@ def _paired(sample: Sample, name: str, size: Size) -> tuple[str, npt.NDArray[np.
     if len(members) != 1:
         problem = f"several {name}s: {', '.join(members)}; keep one" if members else f"no {name}; add {name}.jpg"
         raise SampleError(f"{problem}, or set {name}: false")
-    pixels = _named(members[0], decode_image, sample.members[members[0]])
+    pixels = _named(members[0], decode_image, sample.members[members[0]], decoding)
     height, width = pixels.shape[:2]
     if (height, width) != size:
         raise SampleError(
@@ -267,9 +297,9 @@ def _paired(sample: Sample, name: str, size: Size) -> tuple[str, npt.NDArray[np.
     return members[0], pixels
 
 
-def _mask_of(sample: Sample, image_data: bytes, size: Size, source: str) -> BoolArray:
+def _mask_of(sample: Sample, image_data: bytes, size: Size, source: str, decoding: Decoding) -> BoolArray:
     """The one mask that the sample brings: its member mask.png, or the alpha of its image."""
-    mask = _mask_member(sample) if source == "sample" else _mask_from_alpha(image_data)
+    mask = _mask_member(sample, decoding) if source == "sample" else _mask_from_alpha(image_data, decoding)
     height, width = mask.shape
     if (height, width) != size:
         turned = " as its EXIF orientation turns it" if (width, height) == size else ""
@@ -280,26 +310,26 @@ def _mask_of(sample: Sample, image_data: bytes, size: Size, source: str) -> Bool
     return mask
 
 
-def _mask_member(sample: Sample) -> npt.NDArray[np.bool_]:
+def _mask_member(sample: Sample, decoding: Decoding) -> npt.NDArray[np.bool_]:
     if "mask.png" not in sample.members:
         objects = any(MEMBER.fullmatch(name) or name == "json" for name in sample.members)
         raise SampleError(
             f"no mask: the sample has {', '.join(sorted(sample.members))}; add {sample.key}.mask.png, "
             f"or {'take its objects with source: object' if objects else 'draw masks with source: mixture'}"
         )
-    return _named("mask.png", decode_mask, sample.members["mask.png"])
+    return _named("mask.png", decode_mask, sample.members["mask.png"], decoding)
 
 
-def _named(member: str, decode: Callable[[bytes], T], data: bytes) -> T:
+def _named(member: str, decode: Callable[[bytes, Decoding], T], data: bytes, decoding: Decoding) -> T:
     """Decode, and say in the error which member it was."""
     try:
-        return decode(data)
+        return decode(data, decoding)
     except SampleError as error:
         raise SampleError(f"{member}: {error}") from None
 
 
-def _mask_from_alpha(image_data: bytes) -> npt.NDArray[np.bool_]:
-    alpha = decode_alpha(image_data)
+def _mask_from_alpha(image_data: bytes, decoding: Decoding) -> npt.NDArray[np.bool_]:
+    alpha = decode_alpha(image_data, decoding)
     if alpha is None:
         raise SampleError("no mask: the image has no alpha channel; set source: sample or mixture below masks")
     return alpha < 128

@@ -1,30 +1,35 @@
 """Image files: their bytes to uint8 pixels and back.
 
-JPEG, PNG and WEBP, told by their content and not by a name. A file comes out whole or not at all: what a viewer
-would show half grey is a SampleError here. Turned upright as EXIF says, everywhere in this file.
+What a file is, is told by its content and not by a name. It comes out whole or not at all: what a viewer would show
+half grey is a SampleError here. Turned upright as EXIF says, everywhere in this file.
 """
 
 import io
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 
 from inpaint_data.errors import SampleError
-from inpaint_data.pictures.whole import check_jpeg, check_png, check_webp
+from inpaint_data.pictures.colours import in_srgb
+from inpaint_data.pictures.formats import Decoding, decoder_of, format_of, refuse_raw
+from inpaint_data.pictures.jpeg import check_jpeg, jpeg_pixels, with_more, without_defects
+from inpaint_data.pictures.whole import check_png, check_webp, without_broken_chunks
 
 Uint8Array = npt.NDArray[np.uint8]
-MAX_PIXELS = 2**28 // 3  # 89 megapixels, 256 MiB of RGB: more is taken for a decompression bomb, as Pillow does
-CHECKS: Mapping[str, Callable[[bytes], None]] = MappingProxyType(
-    {"JPEG": check_jpeg, "PNG": check_png, "WEBP": check_webp}
-)
-FORMATS = tuple(CHECKS)
+DEFAULT = Decoding()
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # modes of one colour
 EXIF_ORIENTATION = 0x0112
+# What opens where decoders stop at something that no pixel depends on.
+REPAIRS: Mapping[str, Callable[[bytes], bytes]] = MappingProxyType(
+    {"jpeg": without_defects, "png": without_broken_chunks}
+)
 UPRIGHT: Mapping[int, Callable[[Uint8Array], Uint8Array]] = MappingProxyType(
     {
         2: lambda pixels: pixels[:, ::-1],
@@ -38,61 +43,63 @@ UPRIGHT: Mapping[int, Callable[[Uint8Array], Uint8Array]] = MappingProxyType(
 )
 
 
-def decode_image(data: bytes) -> Uint8Array:
-    """The colours of an image file, (H, W, 3) uint8 RGB.
+def decode_image(data: bytes, decoding: Decoding = DEFAULT) -> Uint8Array:
+    """The colours of an image file, (H, W, 3) uint8 RGB; of an animation or of pages those of the first.
 
     Alpha is ignored, not composited: a transparent pixel keeps the colour that is stored under it. 16 bits become
     8: grey as round(v / 257), colour as v // 256 (Pillow's own reduction).
 
     Raises:
-        SampleError: not a JPEG, PNG or WEBP, damaged, cut short, or above MAX_PIXELS.
+        SampleError: of a format that `decoding` leaves out, damaged, cut short, or above its `max_pixels`.
     """
-    with _opened(data) as image:
-        orientation = _orientation(image, data)
-        pixels = _jpeg_rgb(data, image) if data[:2] == b"\xff\xd8" else _pillow_rgb(image)
-        return _upright(pixels, orientation)
+    with _opened(data, decoding) as (image, kind):
+        size = _upright_size(image, kind, data)
+        pixels, orientation = _pixels(image, kind, data, decoding)
+        profile = image.info.get("icc_profile") if decoding.icc == "srgb" else None
+        upright = _upright(in_srgb(pixels, image.mode in GREY, profile), orientation)
+        if upright.shape[:2] != size:
+            raise SampleError(f"image is damaged: it is said to be {_shown(size)} and is {_shown(upright.shape)}")
+        return upright
 
 
-def decode_alpha(data: bytes) -> Uint8Array | None:
+def decode_alpha(data: bytes, decoding: Decoding = DEFAULT) -> Uint8Array | None:
     """The alpha of an image file, (H, W) uint8, or None where it has none.
 
     Raises:
         SampleError: as `decode_image`.
     """
-    with _opened(data) as image:
+    with _opened(data, decoding) as (image, kind):
         if not image.has_transparency_data:
             return None
-        orientation = _orientation(image, data)
         if image.mode.startswith("I"):  # a 16-bit grey that stands for transparent
             alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
-        elif image.mode == "RGB" and data[24] == 16:
+        elif kind == "png" and image.mode == "RGB" and data[24] == 16:
             raise SampleError("a 16-bit colour PNG with one transparent colour; save it with an alpha channel")
         else:
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-        return _upright(alpha, orientation)
+        return _upright(alpha, _orientation(image, data))
 
 
-def decode_mask(data: bytes) -> npt.NDArray[np.bool_]:
+def decode_mask(data: bytes, decoding: Decoding = DEFAULT) -> npt.NDArray[np.bool_]:
     """The mask in an image file, (H, W) bool: above 0.5 is True = repaint, so 0.5 itself is not repainted.
 
-    Any mode: colours and palettes count by their grey (ITU-R 601), an alpha channel is ignored.
+    Any mode: colours and palettes count by their grey (ITU-R 601), an alpha channel and a colour profile are ignored.
 
     Raises:
         SampleError: as `decode_image`.
     """
     # 127.5 of 255 is not an 8-bit value, and both reductions from 16 bits keep 32767 below and 32768 above it
-    return np.asarray(Image.fromarray(decode_image(data)).convert("L")) > 127
+    return np.asarray(Image.fromarray(decode_image(data, replace(decoding, icc="keep"))).convert("L")) > 127
 
 
-def image_size(data: bytes) -> tuple[int, int]:
+def image_size(data: bytes, decoding: Decoding = DEFAULT) -> tuple[int, int]:
     """(height, width) of the image once upright, from the header alone.
 
     Raises:
-        SampleError: not a JPEG, PNG or WEBP, or above MAX_PIXELS.
+        SampleError: of a format that `decoding` leaves out, or above its `max_pixels`.
     """
-    with _opened(data, check=False) as image:
-        width, height = image.size
-        return (width, height) if _orientation(image, data) >= 5 else (height, width)
+    with _opened(data, decoding, check=False) as (image, kind):
+        return _upright_size(image, kind, data)
 
 
 def encode_png(array: Uint8Array) -> bytes:
@@ -105,32 +112,72 @@ def encode_png(array: Uint8Array) -> bytes:
 
 
 @contextmanager
-def _opened(data: bytes, check: bool = True) -> Iterator[Image.Image]:
-    """The file's header read by Pillow; whatever Pillow raises in the block becomes a SampleError."""
+def _opened(data: bytes, decoding: Decoding, check: bool = True) -> Iterator[tuple[Any, str]]:
+    """The file's header read by Pillow, and its format; whatever is raised in the block becomes a SampleError."""
+    kind = format_of(data, decoding.formats)
     try:
-        with _refuse_truncated(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _refuse_truncated(), _header(data, kind, decoding.strict) as image:
             width, height = image.size
             if min(width, height) < 1:
                 raise SampleError(f"image is {height}x{width}: it has no pixels")
-            if width * height > MAX_PIXELS:
-                raise SampleError(f"image is {height}x{width}, above {MAX_PIXELS} pixels; make it smaller")
-            if check:
-                CHECKS[image.format or ""](data)
-            yield image
+            if width * height > decoding.max_pixels:
+                raise SampleError(
+                    f"image is {height}x{width}, above max_pixels, {decoding.max_pixels}; raise it, or make the image "
+                    "smaller"
+                )
+            if kind == "tiff":
+                refuse_raw(image.tag_v2)
+            plain = _checked(data, kind, decoding.strict) if check else data
+            if plain is data:
+                yield image, kind
+                return
+            with _header(plain, kind, decoding.strict) as other:
+                yield other, kind
     except (SampleError, MemoryError):
         raise
-    except UnidentifiedImageError as error:
-        raise SampleError(f"{_problem_at_start(data)} {len(data)} bytes long") from error
     except Exception as error:  # damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error …
-        raise SampleError(f"image is damaged: {error or type(error).__name__}") from error
+        raise SampleError(f"image is damaged: {_words(error, kind)}") from error
 
 
-def _problem_at_start(data: bytes) -> str:
-    if not data:
-        return "image is empty,"
-    if data[:3] == b"\xff\xd8\xff" or data[:4] in (b"\x89PNG", b"RIFF"):
-        return "image is damaged at its start or cut short,"
-    return "image is not a JPEG, PNG or WEBP,"
+def _words(error: Exception, kind: str) -> str:
+    """What a decoder says, as a part of a sentence: some say no more than a number."""
+    said = str(error)
+    return said if " " in said else f"the decoder of {kind.upper()} stops at it ({type(error).__name__} {said})"
+
+
+def _header(data: bytes, kind: str, strict: bool) -> Any:
+    """The open image, by the decoder of its format and no other."""
+    decoder = decoder_of(kind)
+    try:
+        return decoder(io.BytesIO(data))
+    except MemoryError:
+        raise
+    except Exception as error:  # as in _opened
+        if kind == "jpeg":
+            with suppress(IndexError, ValueError):
+                check_jpeg(data, strict)  # which knows more kinds than Pillow opens
+        if kind in REPAIRS and not strict:
+            with suppress(Exception):
+                return decoder(io.BytesIO(REPAIRS[kind](data)))
+        other = "" if kind in REPAIRS else f", or a {kind.upper()} of a kind that is not decoded"
+        raise SampleError(
+            f"image is damaged at its start or cut short{other}, {len(data)} bytes long: {_words(error, kind)}"
+        ) from error
+
+
+def _checked(data: bytes, kind: str, strict: bool) -> bytes:
+    """The file, or what Pillow takes of it, if all of its pixels are there; else a SampleError."""
+    if kind == "jpeg":
+        check_jpeg(data, strict)
+    elif kind == "webp":
+        check_webp(data)
+    elif kind == "png" and not check_png(data, strict):
+        return without_broken_chunks(data)
+    return data
+
+
+def _shown(size: tuple[int, ...]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 _strict_lock = threading.Lock()
@@ -173,28 +220,39 @@ def _upright(pixels: Uint8Array, orientation: int) -> Uint8Array:
     return np.require(upright, requirements=["C", "W"])
 
 
-def _jpeg_rgb(data: bytes, image: Image.Image) -> Uint8Array:
-    """simplejpeg makes each of libjpeg's warnings an error; Pillow passes over a hole in the middle of a file."""
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:  # a chroma sampling that TurboJPEG has no name for
-        return _pillow_rgb(image)
-    if (width, height) != image.size:
-        raise SampleError(f"image is damaged: it says both {height}x{width} and {image.size[1]}x{image.size[0]}")
-    if colours not in ("CMYK", "YCCK"):
-        try:
-            rgb: Uint8Array = simplejpeg.decode_jpeg(data, "RGB")
-        except ValueError:
-            # Some cameras pad the scan with zeros, which libjpeg warns of as it does of damage.
-            end = data.rfind(b"\xff\xd9")
-            rgb = simplejpeg.decode_jpeg(data[:end].rstrip(b"\0") + data[end:], "RGB")
-        return rgb
-    ink = 255 - simplejpeg.decode_jpeg(data, "CMYK")  # Adobe, and with it everyone, stores ink inverted
-    return np.asarray(Image.frombytes("CMYK", image.size, ink.tobytes()).convert("RGB"))
+def _upright_size(image: Any, kind: str, data: bytes) -> tuple[int, int]:
+    if kind == "tiff":  # Pillow has turned its size, or not, by its version
+        (width, height), orientation = (image.tag_v2[0x100], image.tag_v2[0x101]), image.tag_v2.get(EXIF_ORIENTATION, 1)
+    else:
+        (width, height), orientation = image.size, _orientation(image, data)
+    return (width, height) if 5 <= orientation <= 8 else (height, width)
 
 
-def _pillow_rgb(image: Image.Image) -> Uint8Array:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow itself would clip at 255
+def _pixels(image: Any, kind: str, data: bytes, decoding: Decoding) -> tuple[Uint8Array, int]:
+    """The pixels as they are stored, (H, W, 3) of RGB or (H, W, 4) of ink, and their EXIF orientation."""
+    if kind != "jpeg":
+        pixels = _pillow_pixels(image, kind)  # first: it turns a TIFF, and then says so
+        return pixels, _orientation(image, data)
+    from_turbo = jpeg_pixels(data, decoding.strict)
+    if from_turbo is not None:
+        return from_turbo, _orientation(image, data)
+    pixels = _pillow_pixels(image, kind)
+    with _header(with_more(data), kind, decoding.strict) as other:
+        if not np.array_equal(_pillow_pixels(other, kind), pixels):
+            raise SampleError("image is damaged: the data of the JPEG ends too early")
+    return pixels, _orientation(image, data)
+
+
+def _pillow_pixels(image: Any, kind: str) -> Uint8Array:
+    if image.mode.startswith(("I", "F")):  # 16-bit grey, which Pillow itself would clip at 255
+        bits, white_is_high = (
+            (image.tag_v2.get(0x102), image.tag_v2.get(0x106) == 1) if kind == "tiff" else ((16,), True)
+        )
+        if bits != (16,) or not white_is_high or (kind == "tiff" and not image.mode.startswith("I;16")):
+            raise SampleError(
+                f"image is a {kind.upper()} of mode {image.mode}, of which nobody knows what is white; save it with 8 "
+                "bits, or with 16 from black to white"
+            )
         grey = np.asarray(image).astype(np.uint32)
         return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "CMYK" else image.convert("RGB"))

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from inpaint_data.errors import SampleError
-from inpaint_data.pictures.images import decode_mask
+from inpaint_data.pictures.formats import Decoding
+from inpaint_data.pictures.images import DEFAULT, decode_mask
 from inpaint_data.shown import shortened
 
 BoolArray = npt.NDArray[np.bool_]
@@ -30,18 +31,21 @@ MAX_POLYGONS = 1024  # of one object
 _STEPS_AT_ONCE = 2**18
 
 
-def find_objects(members: Mapping[str, bytes], size: Size) -> list[Callable[[], BoolArray]]:
+def find_objects(
+    members: Mapping[str, bytes], size: Size, decoding: Decoding = DEFAULT
+) -> list[Callable[[], BoolArray]]:
     """A function for each object mask of a sample, which makes it, (height, width) bool; nothing is decoded before.
 
     Args:
         members: the sample's, by extension.
         size: of the upright image. A mask of another size raises SampleError when it is made.
+        decoding: how mask members are decoded.
 
     Raises:
         SampleError: the sample brings no object mask, or its json cannot be read.
     """
     if names := sorted(filter(MEMBER.fullmatch, members), key=_number):
-        return [partial(_from_member, name, members[name], size) for name in names]
+        return [partial(_from_member, name, members[name], size, decoding) for name in names]
     annotations = _annotations(members["json"]) if "json" in members else []
     if not annotations:
         raise SampleError(
@@ -145,9 +149,9 @@ def _trace(
     return points
 
 
-def _from_member(name: str, data: bytes, size: Size) -> BoolArray:
+def _from_member(name: str, data: bytes, size: Size, decoding: Decoding) -> BoolArray:
     try:
-        mask = decode_mask(data)
+        mask = decode_mask(data, decoding)
     except SampleError as error:
         raise SampleError(f"{name}: {error}") from None
     if mask.shape != size:

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from inpaint_data.batch import PAIRED
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.settings import BROUGHT, MaskSettings
 from inpaint_data.pictures.filters import Filters
+from inpaint_data.pictures.formats import DECODERS, DEFAULT_FORMATS, MAX_PIXELS, Decoding
 from inpaint_data.pictures.views import CROPS, Small, Views
 from inpaint_data.settings import Choices, Natural, Settings, built, checked
 
@@ -40,8 +41,18 @@ def _aspect(value: Any) -> Any:
     return int(ratio[1]) / int(ratio[2]) if ratio else value
 
 
+def _formats(value: Any) -> tuple[str, ...]:
+    """Names of formats, each once and in one order, whatever the order they are given in."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, Sequence) or not names:
+        raise UsageError(f"{value!r} is not a list of formats; choose from {', '.join(DECODERS)}")
+    if unknown := [name for name in names if name not in tuple(DECODERS)]:
+        raise UsageError(f"{unknown[0]!r} is unknown; choose from {', '.join(DECODERS)}")
+    return tuple(sorted(set(names)))
+
+
 class PictureSettings(Settings):
-    """Settings of how images are cut, and which are left out."""
+    """Settings of how images are decoded and cut, and which are left out."""
 
     group = "pictures"
 
@@ -74,12 +85,26 @@ class PictureSettings(Settings):
     """Samples to be left out on purpose, counted and listed: min_side, max_aspect, min_hole, max_hole, caption."""
 
     target: bool = False
-    """Each sample has a paired picture, target.jpg (or png, webp), of the image's size: what the masked region
+    """Each sample has a paired picture, target.jpg (or another format), of the image's size: what the masked region
     shall become (remove, replace, relight). It is cut and encoded beside the image."""
 
     carry_image: Carry = "none"
     """What is carried of the image itself, in a cache or in a batch: "none", "original" (its bytes, and the sample's
     masks) or "crop" (what was cut out, a lossless PNG). Fresh masks need it."""
+
+    formats: Annotated[tuple[str, ...], checked(_formats, list[str])] = DEFAULT_FORMATS
+    """Formats of image files that are opened, told by their content; no other decoder ever runs. Also heic, with the
+    extra of that name."""
+
+    max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS
+    """Images of more pixels are quarantined unopened, for they take memory."""
+
+    icc: Literal["srgb", "keep"] = "srgb"
+    """Colours of files with an ICC profile (Display P3, Adobe RGB, CMYK …): converted to "srgb", as colour-managed
+    viewers show them, or "keep", their numbers as they are. Masks are never converted."""
+
+    strict: bool = False
+    """Quarantine files too whose pixels are all there, but which have any other defect that a decoder warns of."""
 
     @model_validator(mode="after")
     def _check_views(self) -> "PictureSettings":
@@ -90,6 +115,10 @@ class PictureSettings(Settings):
     def paired(self) -> list[str]:
         """Names of the paired pictures that each sample has beside its image."""
         return [name for name in PAIRED if getattr(self, name)]
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        return Decoding(self.formats, self.max_pixels, self.icc, self.strict)
 
     @cached_property
     def views(self) -> Views:

@@ -1,62 +1,83 @@
-"""What decoders pass over in an image file: holes, a missing end, more scans than anybody saves."""
+"""What decoders pass over in a PNG or a WEBP: holes, a missing end, chunks of other pixels than were saved."""
 
-import re
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from inpaint_data.errors import SampleError
 
-MAX_SCANS = 100  # of a JPEG; libjpeg's own progressive ones have 10
+_CLOSING = b"\0\0\0\0IEND\xaeB`\x82"
+# What a PNG can lose with its pixels, and which of them are transparent, as they were.
+_WITHOUT_PIXELS = {
+    b"bKGD", b"cHRM", b"cICP", b"eXIf", b"gAMA", b"hIST", b"iCCP", b"iTXt", b"pHYs", b"sBIT", b"sPLT", b"sRGB", b"tEXt",
+    b"tIME", b"zTXt", b"IEND",
+}  # fmt: skip
 _PIECE = 2**16  # bytes unpacked from at a time
 # Encoders end a WEBP's entropy-coded data within 8 bytes behind the last that a decoder reads.
 _WEBP_SLACK = 12
 _ALPHA = b"\x10\0\0\0"  # flags of a VP8X chunk
-# All that begin a segment or end the image: not stuffed bytes, restarts and others that stand alone.
-_MARKER = re.compile(rb"\xff+([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
 
 
-def check_jpeg(data: bytes) -> None:
-    """Check that a JPEG does not have so many scans that it takes minutes: each goes over the whole image.
-
-    Raises:
-        SampleError: it has more than MAX_SCANS.
-    """
-    if data.count(b"\xff\xda") <= MAX_SCANS:  # nearly always; else some may lie in thumbnails
-        return
-    scans, at = 0, 2
-    while (match := _MARKER.search(data, at)) and match[1] != b"\xd9":  # the end of the image
-        scans += match[1] == b"\xda"
-        if scans > MAX_SCANS:
-            raise SampleError(f"image is a JPEG of more than {MAX_SCANS} scans; save it again")
-        at = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
-
-
-def check_png(data: bytes) -> None:
-    """Check every chunk's checksum, the closing chunk, and that there are as many bytes as the image needs.
+def check_png(data: bytes, strict: bool) -> bool:
+    """Check the checksums of a PNG, and that there are as many bytes as its pixels need.
 
     Pillow opens a file whose pixels have a wrong checksum, and one without its closing chunk.
 
+    Returns:
+        False if something is broken or missing that no pixel depends on.
+
     Raises:
-        SampleError: the first of them that fails.
+        SampleError: pixels are missing or changed; or, if `strict`, anything is.
     """
-    at = 8
-    kind = b""
     missing = _png_scanline_bytes(data)
     inflate = zlib.decompressobj()
-    while kind != b"IEND":
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        body, checksum = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
-        if len(checksum) < 4:
+    whole, kind = True, b""
+    for chunk in _png_chunks(data):
+        kind, cut = chunk.kind, chunk.end > len(data)
+        if cut and (strict or kind == b"IDAT"):
             raise SampleError(f"image is damaged: the PNG is cut short after {len(data)} bytes")
-        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
-            raise SampleError(f"image is damaged: PNG chunk {kind!r} at byte {at} has a wrong checksum")
+        if not chunk.whole and not cut and (strict or kind not in _WITHOUT_PIXELS):
+            raise SampleError(f"image is damaged: PNG chunk {kind!r} at byte {chunk.start} has a wrong checksum")
         if kind == b"IDAT":
-            missing -= _unpacked_bytes(inflate, body, missing)
-        at += 12 + length
+            missing -= _unpacked_bytes(inflate, data[chunk.start + 8 : chunk.end - 4], missing)
+        whole = whole and chunk.whole
+    if strict and kind != b"IEND":
+        raise SampleError(f"image is damaged: the PNG is cut short after {len(data)} bytes")
     if missing > 0:
         raise SampleError(f"image is damaged: the PNG's pixels end {missing} bytes early")
+    return whole and kind == b"IEND"
+
+
+def without_broken_chunks(data: bytes) -> bytes:
+    """A PNG, or the beginning of one, without the chunks that no pixel depends on and whose checksum is wrong.
+
+    It has a closing chunk.
+    """
+    kept = [data[chunk.start : chunk.end] for chunk in _png_chunks(data) if chunk.whole or chunk.kind == b"IDAT"]
+    return data[:8] + b"".join(kept) + _CLOSING
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk of a PNG, [start, end) in the file, whole if its checksum is right."""
+
+    kind: bytes
+    start: int
+    end: int
+    whole: bool
+
+
+def _png_chunks(data: bytes) -> Iterator[_Chunk]:
+    """The chunks up to the closing one; the last one ends behind the data where that is cut short."""
+    at, kind, view = 8, b"", memoryview(data)
+    while at < len(data) and kind != b"IEND":
+        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+        whole = end <= len(data) and zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big")
+        yield _Chunk(kind, at, end, whole)
+        at = end
 
 
 def _unpacked_bytes(inflate: "zlib._Decompress", packed: bytes, limit: int) -> int:

@@ -16,6 +16,7 @@ import webdataset as wds
 
 from inpaint_data.errors import FilteredError, ReplacedError, SampleError, ShardError
 from inpaint_data.pictures.examples import caption_of
+from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings
@@ -80,7 +81,7 @@ class IndexedShards:
             named = ", ".join(shards[:3])
             raise ShardError(f"{named}: no sample in any shard; see the warnings for the reasons{reason}")
         table = np.array(places, np.int64)
-        self._places = table[:, :5]
+        self._places = table
         self.buckets: npt.NDArray[np.int64] = np.unique(table[:, 5:], axis=0, return_inverse=True)[1].reshape(-1)
 
     def _note(self, fault: Fault) -> None:
@@ -128,7 +129,7 @@ class IndexedShards:
         if self._has_one_view and not filters.of_images:
             return self._unknown_view
         try:
-            size = file.size_of(sample)
+            size = file.size_of(sample, self.settings.pictures.decoding)
             filters.check_image(size, caption_of(sample))
         except FilteredError:
             raise
@@ -160,19 +161,20 @@ class IndexedShards:
 
     def sample(self, row: int) -> SampleDict | Fault:
         """What is at a row, its view named, behind the user's stages."""
-        number, start, end, result, view = map(int, self._places[row])
+        number, start, end, result, view, height, width = map(int, self._places[row])
+        promised = {VIEWS: {view: (height, width)}}
         file = self._files[number]
         read = file.read((start, end))
         if isinstance(read, Fault):
             return read
         if not self.own:
-            return as_dict(read) | {VIEWS: [view]}
+            return as_dict(read) | promised
         results = list(run_on(as_dict(read), self.own, file.shard))
         if result >= len(results):
             reason = "stages: a stage of yours made another number of samples than before; it must not draw at random"
             return Fault(file.shard, read.key, reason, None, None)
         item = results[result]
-        return item if isinstance(item, Fault) else item | {"__url__": file.shard, VIEWS: [view]}
+        return item if isinstance(item, Fault) else item | {"__url__": file.shard} | promised
 
     def samples(self, plan: Sequence[Rows]) -> Iterator[SampleDict | Fault | BatchEnd]:
         """The head of a pipeline: what is at the rows of each planned batch, each batch followed by its end."""
@@ -207,7 +209,7 @@ class ShardFile:
         """Its samples by their headers, without bytes, under the shard's own name."""
         return locate_samples(self.shard if self._path is None else str(self._path), self.shard)
 
-    def size_of(self, sample: Sample) -> Size:
+    def size_of(self, sample: Sample, decoding: Decoding) -> Size:
         """The size of a sample's picture, which is looked up in the shard where the sample was only located.
 
         Raises:
@@ -215,11 +217,11 @@ class ShardFile:
         """
         name = image_member(sample)
         if sample.members[name]:
-            return image_size(sample.members[name])
+            return image_size(sample.members[name], decoding)
         offset, end = sample.offsets[name], sample.extent[1]
         with suppress(SampleError):
-            return image_size(self.bytes(offset, min(offset + HEADER, end)))
-        return image_size(self.bytes(offset, end))
+            return image_size(self.bytes(offset, min(offset + HEADER, end)), decoding)
+        return image_size(self.bytes(offset, end), decoding)
 
     def bytes(self, start: int, end: int) -> bytes:
         if self._path is None:

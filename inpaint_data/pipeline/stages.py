@@ -32,7 +32,7 @@ from inpaint_data.shards.reading import Fault, Sample, ShardAnew, ShardEnd, read
 from inpaint_data.shards.tar import stored_size
 
 MAX_WAITING_BYTES = 2**30  # of samples that were read and are not decoded yet
-VIEWS = "__views__"  # of a sample dict: which of its views are wanted, where not all are
+VIEWS = "__views__"  # of a sample dict: which of its views are wanted, where not all are, and the size of each
 
 
 @dataclass

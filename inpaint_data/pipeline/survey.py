@@ -171,7 +171,7 @@ def _count(survey: Survey, sample: Sample, file: ShardFile, settings: ExampleSet
     survey.captions += "txt" in sample.members
     kind = NO_IMAGE
     try:
-        size = file.size_of(sample)
+        size = file.size_of(sample, settings.pictures.decoding)
         survey.sizes[size] += 1
         caption = caption_of(sample) if settings.pictures.filters.caption else ""
         settings.pictures.filters.check_image(size, caption)

@@ -22,7 +22,8 @@ from inpaint_data.shown import shown
 MAX_SAMPLE_BYTES = 2**30  # of all its members; larger samples are not read into memory
 MAX_REASON = 2000  # characters
 MAX_NAME_BYTES = 4096  # of a member: the longest path that systems take
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+USUAL_IMAGES = ("jpg", "jpeg", "png", "webp")
+IMAGE_EXTENSIONS = (*USUAL_IMAGES, "avif", "bmp", "gif", "tif", "tiff", "heic", "heif")
 CACHED = "inpaint.json"  # the member that every sample of a latent cache has
 
 _LEFTOVER = re.compile(r"(.*/)?(\._[^/]*|\.DS_Store)$|(.*/)?PaxHeaders?(\.\d+)?/")
@@ -164,12 +165,13 @@ def _samples(source: TarStream, located: bool = False) -> Iterator[Sample | Faul
 
 
 def image_member(sample: Sample) -> str:
-    """The extension of a sample's image.
+    """The extension of a sample's image: one of the usual, beside which a tiff or a heic is a member like any other.
 
     Raises:
         SampleError: it has none or several.
     """
-    images = [extension for extension in sample.members if extension in IMAGE_EXTENSIONS]
+    images = [extension for extension in sample.members if extension in USUAL_IMAGES]
+    images = images or [extension for extension in sample.members if extension in IMAGE_EXTENSIONS]
     if len(images) == 1:
         return images[0]
     names = ", ".join(sorted(sample.members))

@@ -12,6 +12,7 @@ from inpaint_data.latent_cache.settings import CacheSettings
 from inpaint_data.masks.mixture import MaskMixture
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.examples import Example, collate, prepare_again
+from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Geometry
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.shards.reading import Sample
@@ -66,6 +67,8 @@ class FreshMasks:
         self.cache, self.carry, self.threads, self.buckets = cache, carry, threads, cache.buckets
         self.settings = ExampleSettings(masks=masks, seed=seed)
         self._cut_by = settings.examples or ExampleSettings()
+        # A crop is a PNG of the job's own, its colours converted already.
+        self._decoding = Decoding() if carry == "crop" else self._cut_by.pictures.decoding
 
     def __len__(self) -> int:
         return len(self.cache)
@@ -104,7 +107,9 @@ class FreshMasks:
         else:
             geometry, members = Geometry(**sizes, flip=bool(cached["flip"][row])), dict(carried)
         try:
-            example = prepare_again(Sample(shard, key, members), self.settings, [epoch], geometry, self._cut_by)
+            example = prepare_again(
+                Sample(shard, key, members), self.settings, [epoch], geometry, self._cut_by, self._decoding
+            )
             self._cut_by.pictures.filters.check_masks(example.masks)
             return example
         except FilteredError:
