@@ -1,6 +1,7 @@
 """Looking before anything is encoded: `look` and the dry run, from headers alone."""
 
 import io
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inpaint_data import Autoencoder, CacheError
+from inpaint_data import Autoencoder, CacheError, LatentCache
 from inpaint_data.pictures.examples import Example, prepare
 from inpaint_data.pipeline.survey import NO_IMAGE, NO_MASK, TOO_SMALL, survey_shards
 from inpaint_data.shards.reading import Sample, read_shard
@@ -131,10 +132,36 @@ def test_look_says_what_is_there_what_would_be_cached_and_the_command_for_it(
     assert told("views") == ["64x64 3"]
     assert len(told("cache")) == 2
     assert "on cpu" in told("time")[0] or "on cuda" in told("time")[0]
-    assert "--small bucket or --upscale" in told("next")[0]
-    command = told("next")[-1]
-    assert command.startswith(f"inpaint-data cache --shards {tmp_path / 'in'} --out cache --vae ")
-    assert command.endswith("--resolution 64 --masks sample")
+    assert told("next")[0].startswith("1 images are too small; --small bucket, --upscale")
+    command = f"inpaint-data cache --shards {tmp_path / 'in'} --out cache --resolution 64 --masks sample --vae "
+    assert told("next")[-1].startswith(command)
+
+
+def test_the_command_that_look_names_does_what_was_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three commands from a folder of images and masks to a cache that was looked at."""
+    folder = tmp_path / "my photos"
+    for name, size in (("a", (64, 64)), ("b", (40, 100)), ("c", (90, 64))):
+        for place, kind in (("images", "JPEG"), ("masks", "PNG")):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            (folder / place / f"{name}.{kind.lower()}").write_bytes(image(*size, kind))
+    out = str(tmp_path / "cache")
+    settings = ["--vae", "demo", "--resolution", "64", "--small", "bucket", "--bucket_step", "8", "--variants", "2"]
+    code, printed, _ = run(capsys, "look", str(folder), *settings, "--mask_offset", "[-2,2]")
+    assert code == 0
+    assert "images/a.jpeg, mask.png masks/a.png" in printed
+    words = shlex.split(printed.splitlines()[-1])[1:]
+    assert words[:2] == ["inpaint-data", "cache"]
+    words[words.index("cache", 2)] = out
+    code, _, err = run(capsys, *words[1:])
+    assert code == 0, err
+    cache = LatentCache(out)
+    assert len(cache) == 3
+    assert cache.variants == 2
+    assert cache.settings.pictures is not None
+    assert cache.settings.pictures.small == "bucket"
+    assert run(capsys, "sheet", "--cache", out, "--shards", str(folder), "--out", str(tmp_path / "sheet.png"))[0] == 0
 
 
 def test_look_refuses_a_cache_and_what_is_not_there(

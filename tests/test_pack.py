@@ -196,7 +196,12 @@ def test_on_bad_raise_names_all_that_is_bad_and_writes_nothing(
     folder = put(tmp_path / "photos", BAD)
     with pytest.raises(SampleError) as caught:
         pack(str(folder), str(tmp_path / "out"), on_bad="raise")
-    for named in ("cat_mask.png: image is damaged", "dog.jpg: image is none of", "eel.jpg: image is empty", "gnu_mask.png"):
+    for named in (
+        "cat_mask.png: image is damaged",
+        "dog.jpg: image is none of",
+        "eel.jpg: image is empty",
+        "gnu_mask.png",
+    ):
         assert named in str(caught.value)
     assert "ok.jpg" not in str(caught.value)
     assert "readme.txt" not in str(caught.value)  # which belongs to no image

@@ -36,9 +36,9 @@ JOB_ONLY = ("shards", "out", "encode")
 COMMANDS = {
     "cache": Command("Encode image shards into a cache of latents and masks."),
     "look": Command(
-        "Look at image shards: what they hold, what would be cached, and the command for it.",
+        "Look at images before anything is encoded: what would be cached, and the command for it.",
         ("source",),
-        ("shards", "out", "encode"),
+        ("shards", "out"),
     ),
     "pack": Command("Make shards from a folder of images.", ("folder",)),
     "embed-text": Command("Add the text embeddings of captions to shards."),

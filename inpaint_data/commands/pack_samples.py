@@ -58,7 +58,8 @@ class PackSample:
         image = next((size for name, size in sizes.items() if name in IMAGES), None)
         for name, size in sizes.items():
             match = PICTURE.fullmatch(name)
-            if match and match["role"] in ("mask", "target") and image not in (None, size):
+            # One of the stored pixels of a turned image is for the job to tell.
+            if match and match["role"] in ("mask", "target") and image not in (None, size, size[::-1]):
                 problems[name] = f"the {match['role']} has another size than its image; give it the image's size"
         if not problems:
             return data

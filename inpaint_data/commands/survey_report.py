@@ -1,20 +1,27 @@
 """The report of `look`: what image shards hold, what settings would make of it, and the command to run next."""
 
+import json
 import shlex
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
 
+from inpaint_data.commands.packing import pack
 from inpaint_data.encoding.device import choose_device
+from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.errors import UsageError
 from inpaint_data.job.caching import inputs_of
 from inpaint_data.job.settings import JobSettings
+from inpaint_data.latent_cache.settings import plain
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.survey import TOO_SMALL, Survey, survey_shards
+from inpaint_data.settings import Settings, short_name
+from inpaint_data.shards.stores import FOLDER
 from inpaint_data.shown import shown
 
 BUCKETS = 6  # listed
@@ -23,8 +30,17 @@ VAE = "stabilityai/sd-vae-ft-mse"  # of the command to run next: one that is sma
 OF_A_SAMPLE = 4096  # bytes of its record and of the tar's headers, about
 
 
-def look(source: str, pictures: PictureSettings, masks: MaskSettings, job: JobSettings, samples: int) -> str:
+def look(
+    source: str,
+    pictures: PictureSettings,
+    masks: MaskSettings,
+    encode: EncodeSettings,
+    job: JobSettings,
+    samples: int,
+) -> str:
     """The report, for a person to read. Masks are those that most samples bring, where no source is given.
+
+    A folder that is not packed is paired first; the report begins with what belongs to what.
 
     Raises:
         UsageError: there are no shards, or they are a cache.
@@ -40,8 +56,11 @@ def look(source: str, pictures: PictureSettings, masks: MaskSettings, job: JobSe
         if masks.source != drawn.source:
             survey = survey_shards(shards, ExampleSettings(pictures, masks), (), samples)
     lines = _held(survey) + survey.lines() + _made_of_it(survey, job)
-    lines += [("next", line) for line in _next(source, pictures, masks, job, survey)]
-    return "\n".join(shown(f"  {name:<12} {text}") for name, text in lines)
+    lines += [("next", line) for line in _next(source, (pictures, masks, encode, job), survey)]
+    report = "\n".join(shown(f"  {name:<13} {text}") for name, text in lines)
+    if not shards[0].startswith(FOLDER):
+        return report
+    return f"{pack(source, 'shards', dry_run=True).table()}\n\n{report}"
 
 
 def brought_by(survey: Survey) -> str:
@@ -108,32 +127,20 @@ def seconds_of_a_pixel(device: torch.device) -> float:
     return taken[-1] / image[0, 0].numel()
 
 
-def _next(source: str, pictures: PictureSettings, masks: MaskSettings, job: JobSettings, survey: Survey) -> list[str]:
-    """What to do now: what would keep more samples, then the command."""
+def _next(source: str, groups: Sequence[Settings], survey: Survey) -> list[str]:
+    """What to do now: what would keep more samples, then the command, with all that was given to this one."""
     lines = []
-    if survey.unusable[TOO_SMALL] and pictures.small == "quarantine":
-        lines.append(
-            f"{survey.unusable[TOO_SMALL]} images are too small: --small bucket or --upscale keeps them, and so does a "
-            "lower --resolution"
-        )
-    flags = ["--resolution", str(pictures.resolution).replace(" ", "").replace("(", "[").replace(")", "]")]
-    for name in ("max_aspect", "small"):
-        if name in pictures.given:
-            flags += [f"--{name}", str(getattr(pictures, name))]
-    flags += ["--upscale"] if pictures.upscale else []
-    flags += ["--masks", masks.source]
-    flags += ["--variants", str(job.variants)] if job.variants > 1 else []
-    words = [
-        "inpaint-data",
-        "cache",
-        "--shards",
-        source,
-        "--out",
-        "cache",
-        "--vae",
-        "stabilityai/sd-vae-ft-mse",
-        *flags,
-    ]
+    if survey.unusable[TOO_SMALL]:
+        lines.append(f"{survey.unusable[TOO_SMALL]} images are too small; --small bucket, --upscale or a lower "
+                     "--resolution keeps them")  # fmt: skip
+    words = ["inpaint-data", "cache", "--shards", source, "--out", "cache"]
+    for group in groups:
+        for name, value in group.given.items():
+            text = value if isinstance(value, str) else json.dumps(plain(value), separators=(",", ":"))
+            words += [f"--{short_name(type(group), name)}", text]
+    if "--vae" not in words:
+        lines.append("--for sdxl-inpaint, flux-fill … sets the autoencoder and the sizes of a model")
+        words += ["--vae", VAE]
     return [*lines, shlex.join(words)]
 
 
