@@ -7,6 +7,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from PIL import Image, ImageFile, ImageOps
 
 from inpaint_data.demo import PHOTOS
 from inpaint_data.errors import SampleError
-from inpaint_data.pictures.images import decode_alpha, decode_image, decode_mask, encode_png, image_size
+from inpaint_data.pictures.images import decode_alpha, decode_image, encode_png, image_size
+from inpaint_data.pictures.mask_files import repainted
 from inpaint_data.pictures.whole import check_png
 
 PHOTO = PHOTOS / "coffee.jpg"
+decode_mask = partial(repainted, repaint="light")
 
 
 def photo(height: int = 37, width: int = 49) -> Image.Image:

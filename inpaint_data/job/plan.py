@@ -198,7 +198,8 @@ def _refuse_renamed(plan: Plan, removed: Sequence[Sidecar], root: Path, stamps: 
         more = f", and {len(renamed) - 1} more are so" if len(renamed) > 1 else ""
         raise UsageError(
             f"shards: {shard} has the very bytes that are cached as {old}, whose input is gone{more}; "
-            f"{_way_back(shard)}, or delete {old} and {old.removesuffix('.tar')}.json from {root}, and it is cached under its new name",
+            f"{_way_back(shard)}, or delete {old} and {old.removesuffix('.tar')}.json from {root}, and it is cached "
+            "under its new name",
             ("shards",),
         )
 

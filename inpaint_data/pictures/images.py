@@ -63,25 +63,34 @@ def decode_alpha(data: bytes) -> Uint8Array | None:
         if not image.has_transparency_data:
             return None
         orientation = _orientation(image, data)
-        if image.mode.startswith("I"):  # a 16-bit grey that stands for transparent
-            alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
-        elif image.mode == "RGB" and data[24] == 16:
-            raise SampleError("a 16-bit colour PNG with one transparent colour; save it with an alpha channel")
-        else:
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-        return _upright(alpha, orientation)
+        return _upright(_alpha(image, data), orientation)
 
 
-def decode_mask(data: bytes) -> npt.NDArray[np.bool_]:
-    """The mask in an image file, (H, W) bool: above 0.5 is True = repaint, so 0.5 itself is not repainted.
-
-    Any mode: colours and palettes count by their grey (ITU-R 601), an alpha channel is ignored.
+def decode_values(data: bytes) -> tuple[npt.NDArray[np.uint8] | npt.NDArray[np.uint16], Uint8Array | None]:
+    """The values of a file that is a mask, and its alpha (H, W) or None: grey of 16 bits whole, (H, W) uint16, all else
+    (H, W, 3) uint8 RGB.
 
     Raises:
         SampleError: as `decode_image`.
     """
-    # 127.5 of 255 is not an 8-bit value, and both reductions from 16 bits keep 32767 below and 32768 above it
-    return np.asarray(Image.fromarray(decode_image(data)).convert("L")) > 127
+    with _opened(data) as image:
+        orientation = _orientation(image, data)
+        alpha = _upright(_alpha(image, data), orientation) if image.has_transparency_data else None
+        if image.mode.startswith("I"):
+            values = np.asarray(image).astype(np.uint16)
+            return UPRIGHT.get(orientation, np.asarray)(values), alpha
+        pixels = _jpeg_rgb(data, image) if data[:2] == b"\xff\xd8" else np.asarray(image.convert("RGB"))
+        return _upright(pixels, orientation), alpha
+
+
+def stated_orientation(data: bytes) -> int | None:
+    """The EXIF orientation that an image file states, which decoding has undone; None where it states none.
+
+    Raises:
+        SampleError: as `image_size`.
+    """
+    with _opened(data, check=False) as image:
+        return _stated_orientation(image, data)
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -155,17 +164,29 @@ def _refuse_truncated() -> Iterator[None]:
                 ImageFile.LOAD_TRUNCATED_IMAGES = _callers_choice
 
 
+def _alpha(image: Image.Image, data: bytes) -> Uint8Array:
+    if image.mode.startswith("I"):  # a 16-bit grey that stands for transparent
+        return np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+    if image.mode == "RGB" and data[24] == 16:
+        raise SampleError("a 16-bit colour PNG with one transparent colour; save it with an alpha channel")
+    return np.asarray(image.convert("RGBA").getchannel("A"))
+
+
 def _orientation(image: Image.Image, data: bytes) -> int:
     """EXIF orientation 1…8; 1 where there is none or it cannot be read, as every viewer takes it."""
+    return _stated_orientation(image, data) or 1
+
+
+def _stated_orientation(image: Image.Image, data: bytes) -> int | None:
     try:
         # an eXIf chunk may come after the pixels, and only then is loading them worth it
         exif = image.getexif() if b"eXIf" in data else Image.Image.getexif(image)
-        orientation = exif.get(EXIF_ORIENTATION, 1)
+        orientation = exif.get(EXIF_ORIENTATION)
     except MemoryError:
         raise
     except Exception:  # as in _opened: a damaged EXIF block, not damaged pixels
-        return 1
-    return orientation if orientation in UPRIGHT else 1
+        return None
+    return orientation if orientation == 1 or orientation in UPRIGHT else None
 
 
 def _upright(pixels: Uint8Array, orientation: int) -> Uint8Array:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import webdataset as wds
 
 from inpaint_data.errors import FilteredError, ReplacedError, SampleError, ShardError
-from inpaint_data.pictures.examples import caption_of
+from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings
@@ -128,7 +128,7 @@ class IndexedShards:
             return self._unknown_view
         try:
             size = self._size(sample, file)
-            filters.check_image(size, caption_of(sample))
+            filters.check_image(size, caption_of(sample.members, self.settings.pictures.caption))
         except FilteredError:
             raise
         except SampleError:
@@ -137,7 +137,7 @@ class IndexedShards:
 
     def _size(self, sample: Sample, file: "_File") -> Size:
         """The size of a sample's picture, which is looked up in the shard where the sample was only located."""
-        name = image_member(sample)
+        name = image_member(sample, self.settings.pictures.image)
         if sample.members[name]:
             return image_size(sample.members[name])
         offset, end = sample.offsets[name], sample.extent[1]

@@ -13,7 +13,7 @@ from inpaint_data.masks.mixture import MaskMixture
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.examples import Example, collate, prepare_again
 from inpaint_data.pictures.geometry import Geometry
-from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.shards.reading import Sample
 from inpaint_data.training.loader import Rows
 
@@ -64,8 +64,10 @@ class FreshMasks:
                 f"make it with carry_image: {'original' if needs_files else 'crop'}"
             )
         self.cache, self.carry, self.threads, self.buckets = cache, carry, threads, cache.buckets
-        self.settings = ExampleSettings(masks=masks, seed=seed)
         self._cut_by = settings.examples or ExampleSettings()
+        cut_by = self._cut_by.pictures
+        pictures = PictureSettings(image=cut_by.image if carry == "original" else None, caption=cut_by.caption)
+        self.settings = ExampleSettings(pictures, masks, seed)
 
     def __len__(self) -> int:
         return len(self.cache)
