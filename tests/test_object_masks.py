@@ -353,6 +353,24 @@ def test_no_draw_decides_whether_a_sample_without_a_usable_object_is_lost() -> N
 # ---- other tools' annotations
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"shapes": [{"shape_type": "linestrip", "points": [[n % 48, n % 32] for n in range(500_000)]}]},
+        {"shapes": [{"shape_type": "circle", "points": [[1, 1], [2, 2]]}] * 200_000},
+        {"regions": [{"shape_attributes": {"name": "circle", "cx": 1, "cy": 1, "r": 2}}] * 200_000},
+    ],
+)
+def test_what_a_strangers_shapes_ask_for_is_bounded(content: Any) -> None:
+    data = json.dumps(content).encode()
+    tracemalloc.start()
+    with pytest.raises(SampleError, match=r"above the limit of 4096|with 500000 points is not read"):
+        made({"json": data})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * len(data)
+
+
 def labelme(*shapes: dict[str, Any], size: tuple[int, int] = (32, 48)) -> bytes:
     return json.dumps({"shapes": shapes, "imageHeight": size[0], "imageWidth": size[1], "imagePath": "a.jpg"}).encode()
 

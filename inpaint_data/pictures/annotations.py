@@ -17,6 +17,7 @@ from inpaint_data.shown import shortened
 
 # What a stranger's json may ask for. The largest files of COCO, LVIS and SA-1B stay far below.
 MAX_OBJECTS = 4096
+MAX_LINE = 1024  # points of a line
 CIRCLE = 64  # corners that stand for it
 LINE = 10  # pixels: what LabelMe draws lines with
 _YOLO = re.compile(r"\d+( -?[\d.]+){4,}")  # a line: class, then numbers
@@ -47,9 +48,10 @@ def annotations_of(data: bytes, key: str) -> Annotations:
     size: Any = None
     if isinstance(content, dict):
         if isinstance(content.get("shapes"), list):
-            objects, size = _labelme(content["shapes"]), (content.get("imageHeight"), content.get("imageWidth"))
+            objects = _labelme(_limited(content["shapes"]))
+            size = (content.get("imageHeight"), content.get("imageWidth"))
         elif (regions := _via_regions(content, key)) is not None:
-            objects = [_via(region) for region in regions]
+            objects = [_via(region) for region in _limited(regions)]
         else:
             image = content.get("image")
             size = (image.get("height"), image.get("width")) if isinstance(image, dict) else None
@@ -57,10 +59,14 @@ def annotations_of(data: bytes, key: str) -> Annotations:
             objects = _coco(listed if isinstance(listed, list) else [content])
     else:
         objects = _coco(content if isinstance(content, list) else [])
+    known = isinstance(size, tuple) and all(type(side) is int for side in size)
+    return Annotations(_limited(objects), size if known else None)
+
+
+def _limited(objects: Sequence[Any]) -> Sequence[Any]:
     if len(objects) > MAX_OBJECTS:
         raise SampleError(f"json: has {len(objects)} objects, above the limit of {MAX_OBJECTS}; leave some out")
-    known = isinstance(size, tuple) and all(type(side) is int for side in size)
-    return Annotations(objects, size if known else None)
+    return objects
 
 
 def foreign_format(members: Mapping[str, bytes]) -> str | None:
@@ -117,7 +123,7 @@ def _labelme_polygons(shape: Mapping[str, Any]) -> list[Flat] | str:
     if kind == "circle" and len(points) == 2:
         radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
         return [_ellipse(flat[0], flat[1], radius, radius)]
-    if kind in ("line", "linestrip") and len(points) > 1:
+    if kind in ("line", "linestrip") and 1 < len(points) <= MAX_LINE:
         return [_thick(*start, *end) for start, end in pairwise(points)]
     return f"its shape {shortened(kind)} with {len(points)} points is not read; draw a polygon"
 

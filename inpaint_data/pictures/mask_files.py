@@ -184,7 +184,7 @@ CLASSES = (
 
 def _by_colours(pixels: Uint8Array, is_lossy: bool) -> BoolArray:
     grey = _grey(pixels)
-    if int(np.ptp(pixels, axis=2).max()) >= COLOURED:
+    if _spread(pixels) >= COLOURED:
         colours = np.unique(pixels.reshape(-1, 3), axis=0)
         if len(colours) == 2:
             if len(np.unique(grey > 127)) == 2:
@@ -205,6 +205,14 @@ def _by_colours(pixels: Uint8Array, is_lossy: bool) -> BoolArray:
         if any(counts[value] >= FILLS * grey.size and _fills(grey == value) for value in middle):
             raise SampleError(f"areas of it have values between black and white, {_listed(values)}, {CLASSES}")
     return grey > 127
+
+
+def _spread(pixels: Uint8Array) -> int:
+    """How far the channels of any pixel are apart."""
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return 0
+    return int((np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)).max())
 
 
 def _fills(places: BoolArray) -> bool:
