@@ -133,6 +133,15 @@ def checked(check: Callable[[Any], Any], kind: Any) -> PlainValidator:
     return PlainValidator(check, json_schema_input_type=kind)
 
 
+def member_name(value: Any) -> str | None:
+    """The name of a member as samples have it: lower case, all after the first dot of a file's name."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip(". ") or "/" in value:
+        raise UsageError(f"{value!r} is not a member of a sample; give what follows the key, such as input.jpg")
+    return value.strip().removeprefix(".").lower()
+
+
 def usage_error(error: ValidationError, kind: type[BaseModel]) -> UsageError:
     """The first thing that is wrong, as one line."""
     first = error.errors(include_url=False)[0]

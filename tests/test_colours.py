@@ -13,7 +13,8 @@ from test_images import chunk, photo, png, saved
 
 from inpaint_data import Autoencoder, LatentCache, PictureSettings
 from inpaint_data.pictures.formats import Decoding
-from inpaint_data.pictures.images import decode_image, decode_mask
+from inpaint_data.pictures.images import decode_image
+from inpaint_data.pictures.mask_files import repainted
 
 KEEP = Decoding(icc="keep")
 SRGB = ImageCms.createProfile("sRGB")
@@ -158,7 +159,7 @@ def test_the_colours_of_a_mask_are_numbers() -> None:
     levels = Image.fromarray(np.array([[127, 128]], np.uint8))
     data = saved(levels, "PNG", icc_profile=profile(b"GRAY", {b"kTRC": gamma(1.0)}))
     assert decode_image(data)[0, :, 0].tolist() == [187, 188]
-    assert decode_mask(data)[0].tolist() == [False, True]
+    assert repainted(data, "light")[0].tolist() == [False, True]
 
 
 def test_a_gamma_without_a_profile_is_left_alone() -> None:

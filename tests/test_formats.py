@@ -15,7 +15,7 @@ from inpaint_data import PictureSettings
 from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.pictures import formats
 from inpaint_data.pictures.formats import DECODERS, DEFAULT_FORMATS, Decoding
-from inpaint_data.pictures.images import decode_alpha, decode_image, decode_mask, image_size
+from inpaint_data.pictures.images import decode_alpha, decode_image, decode_values, image_size
 from inpaint_data.shards.reading import Sample, image_member
 
 ALL = Decoding(tuple(DECODERS))
@@ -108,7 +108,7 @@ def test_formats_decides_which_decoder_ever_runs(name: str, monkeypatch: pytest.
         return real(module)
 
     monkeypatch.setattr(formats.importlib, "import_module", watched)
-    for read in (decode_image, decode_alpha, decode_mask, image_size):
+    for read in (decode_image, decode_alpha, decode_values, image_size):
         with pytest.raises(SampleError, match=rf"image is {name.upper()}, which formats leaves out: add {name} to it"):
             read(data, Decoding(("jpeg", "png")))
     assert used == []

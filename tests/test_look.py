@@ -24,7 +24,7 @@ def image(height: int, width: int, kind: str = "JPEG", orientation: int = 1) -> 
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
-    Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(file, kind, exif=exif)
+    Image.fromarray(np.full((height, width, 3), 255, np.uint8)).save(file, kind, exif=exif)
     return file.getvalue()
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from inpaint_data import MaskMixture, SampleError
 from inpaint_data.masks.edits import Origin
 from inpaint_data.pictures.examples import prepare
+from inpaint_data.pictures.mask_files import MaskReading
 from inpaint_data.pictures.object_masks import decode_rle, fill_polygon, find_objects
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.reading import Fault, Sample
@@ -31,6 +32,12 @@ SIDES = st.integers(1, 60)
 def png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
 
 
@@ -48,7 +55,7 @@ def json_of(*annotations: dict[str, Any]) -> bytes:
 
 
 def made(members: dict[str, bytes], size: tuple[int, int] = (32, 48)) -> list[np.ndarray]:
-    return [make() for make in find_objects(members, size)]
+    return [make() for make in find_objects(members, MaskReading(size))]
 
 
 def prepared(members: dict[str, bytes], key: str = "dog", **change: Any) -> Any:
@@ -103,10 +110,15 @@ def test_several_polygons_are_one_object_and_a_box_alone_is_its_box(size: tuple[
     parts = [(rng.random(8) * np.tile((size[1], size[0]), 4)).tolist() for _ in range(3)]
     left, top, wide, high = (rng.random(4) / 2 * (size[1], size[0], size[1], size[0])).tolist()
     members = {"json": json_of({"segmentation": parts}, {"segmentation": [], "bbox": [left, top, wide, high]})}
+    polygons = coco.decode(coco.merge(coco.frPyObjects(parts, *size))).astype(bool)
+    box = coco.decode(coco.frPyObjects(np.array([[left, top, wide, high]]), *size))[..., 0].astype(bool)
+    if not polygons.any() and not box.any():
+        with pytest.raises(SampleError, match="every object mask is empty"):
+            made(members, size)
+        return
     by_polygons, by_box = made(members, size)
-    assert np.array_equal(by_polygons, coco.decode(coco.merge(coco.frPyObjects(parts, *size))).astype(bool))
-    expected = coco.decode(coco.frPyObjects(np.array([[left, top, wide, high]]), *size))[..., 0]
-    assert np.array_equal(by_box, expected.astype(bool))
+    assert np.array_equal(by_polygons, polygons)
+    assert np.array_equal(by_box, box)
 
 
 def test_a_diagonal_and_a_triangle_are_what_pycocotools_wrote_once() -> None:
@@ -121,10 +133,11 @@ def test_mask_members_come_in_the_order_of_their_numbers_and_before_json() -> No
         "mask.2.png": png(band(2, 3)),
         "mask.png": png(band(0, 1)),
         "json": json_of({"bbox": [0, 0, 9, 9]}),
-        "mask.jpg": b"",
+        "mask.01.jpg": jpeg(band(1, 2)),
+        "masks.jpg": b"",
         "depth.png": b"",
     }
-    assert [int(mask.any(0).argmax()) for mask in made(members)] == [0, 2, 10]
+    assert [int(mask.any(0).argmax()) for mask in made(members)] == [0, 1, 2, 10]
 
 
 def test_json_may_be_one_annotation_a_list_or_hold_a_list() -> None:
@@ -171,7 +184,10 @@ SQUARE = [0, 0, 9, 0, 9, 9]
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ({"txt": b"a dog"}, r"no object mask: the sample has png, txt; add mask.png or mask.0.png, or a COCO"),
+        (
+            {"txt": b"a dog"},
+            r"no object mask: the sample has png, txt; add mask.png or mask.0.png, or annotations of COCO",
+        ),
         ({"json": b"{}"}, "no object mask"),
         ({"json": b"7"}, "no object mask"),
         ({"json": json_of({"segmentation": []})}, "no object mask"),
@@ -180,7 +196,7 @@ SQUARE = [0, 0, 9, 0, 9, 9]
         ({"json": b"[" * 100_000}, "json: it cannot be read"),
         ({"mask.0.png": b"nonsense"}, r"mask\.0\.png: image is none of AVIF"),
         ({"mask.0.png": png(band(0, 9)[:, :40])}, r"mask\.0\.png is 32 high and 40 wide, but image is 32 high and 48"),
-        ({"mask.png": png(band(0, 0))}, "every object mask is empty, in itself or where the image is cut"),
+        ({"mask.png": png(band(0, 0))}, "every object mask is empty; give objects that show"),
         ({"mask.png": png(band(0, 8))}, "every object mask is empty, in itself or where the image is cut"),
         ({"json": json_of({"segmentation": {"size": [32, 48], "counts": [1536]}})}, "every object mask is empty"),
         (
@@ -297,3 +313,172 @@ def test_masks_may_have_numbers_of_any_length() -> None:
     columns = {name: band(place, place + 1) for place, name in enumerate(names)}
     masks = made({name: png(columns[name]) for name in reversed(names)})
     assert [int(np.flatnonzero(mask[0])[0]) for mask in masks] == [0, 1, 2, 3, 4]
+
+
+def test_one_unusable_object_loses_no_sample_whatever_is_drawn() -> None:
+    good = {"segmentation": [[20, 8, 30, 8, 30, 20, 20, 20]]}
+    bad: list[Any] = [
+        {"segmentation": [[26, 31, 50, 31]], "bbox": [26, 31, 24, 0]},
+        {"segmentation": {"size": [9, 9], "counts": [81]}},
+        {"segmentation": "mask"},
+        {"bbox": [1, 2]},
+    ]
+    alone = prepared({"json": json_of(good)}).masks
+    for number in range(10):
+        found = prepared({"json": json_of(*bad, good)}, str(number)).masks
+        assert np.array_equal(found, alone)
+    with_file = {"mask.0.png": b"nonsense", "mask.1.png": png(band(20, 24))}
+    assert {int(prepared(with_file, str(number)).masks.sum()) for number in range(10)} == {3 * 4 * 32}
+    around = prepared({"json": json_of(*bad, good)}, crop="mask", resolution=16)
+    assert around.masks.any()
+
+
+def test_a_polygon_without_three_corners_is_passed_over_beside_others() -> None:
+    square = [8, 8, 40, 8, 40, 30, 8, 30]
+    (stray,) = made({"json": json_of({"segmentation": [square, [30, 30], [1, 1, 9, 1], []]})})
+    (alone,) = made({"json": json_of({"segmentation": [square]})})
+    assert np.array_equal(stray, alone)
+
+
+def test_no_draw_decides_whether_a_sample_without_a_usable_object_is_lost() -> None:
+    mixture = MaskMixture({"object": 1.0, "boxes": 1.0})
+    for content, reason in (
+        (json_of({"bbox": [1]}, {"segmentation": "mask"}), "json: bbox of annotation 0: the box is"),
+        (json_of({"segmentation": {"size": [32, 48], "counts": [1536]}}), "every object mask is empty"),
+    ):
+        for key in "abcdef":
+            with pytest.raises(SampleError, match=reason):
+                prepared({"json": content}, key, masks="mixture", mixture=mixture)
+
+
+# ---- other tools' annotations
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"shapes": [{"shape_type": "linestrip", "points": [[n % 48, n % 32] for n in range(500_000)]}]},
+        {"shapes": [{"shape_type": "circle", "points": [[1, 1], [2, 2]]}] * 200_000},
+        {"regions": [{"shape_attributes": {"name": "circle", "cx": 1, "cy": 1, "r": 2}}] * 200_000},
+    ],
+)
+def test_what_a_strangers_shapes_ask_for_is_bounded(content: Any) -> None:
+    data = json.dumps(content).encode()
+    tracemalloc.start()
+    with pytest.raises(SampleError, match=r"above the limit of 4096|with 500000 points is not read"):
+        made({"json": data})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * len(data)
+
+
+def labelme(*shapes: dict[str, Any], size: tuple[int, int] = (32, 48)) -> bytes:
+    return json.dumps({"shapes": shapes, "imageHeight": size[0], "imageWidth": size[1], "imagePath": "a.jpg"}).encode()
+
+
+def shape_of(kind: str, *points: list[float], **fields: Any) -> dict[str, Any]:
+    return {"label": "cat", "shape_type": kind, "points": list(points), "group_id": None} | fields
+
+
+BOX = np.zeros((32, 48), bool)
+BOX[8:20, 10:30] = True
+BOX_POINTS = ([10, 8], [30, 8], [30, 20], [10, 20])
+
+
+def test_labelmes_shapes_are_objects() -> None:
+    rows, columns = np.mgrid[:32, :48]
+    disc = np.hypot(columns + 0.5 - 24, rows + 0.5 - 16) < 10
+    line = (abs(rows + 0.5 - 16) < 5) & (columns >= 5) & (columns < 40)
+    content = labelme(
+        shape_of("polygon", *BOX_POINTS),
+        {"label": "old", "points": list(BOX_POINTS)},  # of the first versions, which had polygons alone
+        shape_of("rectangle", [30, 20], [10, 8]),
+        shape_of("circle", [24, 16], [24, 26]),
+        shape_of("linestrip", [5, 16], [20, 16], [40, 16]),
+        shape_of("point", [3, 3]),
+        shape_of("polygon", [3, 3], [5, 5]),
+    )
+    polygon, old, rectangle, circle, strip, point, short = find_objects({"json": content}, MaskReading((32, 48)))
+    assert all(np.array_equal(make(), BOX) for make in (polygon, old, rectangle))
+    assert (circle() != disc).mean() < 0.03
+    assert (strip() != line).mean() < 0.03
+    with pytest.raises(SampleError, match="annotation 5: its shape 'point' with 1 points is not read; draw a polygon"):
+        point()
+    with pytest.raises(SampleError, match="annotation 6: a polygon has 4 numbers"):
+        short()
+
+
+def test_labelmes_shapes_of_one_group_are_one_object_and_of_another_image_none() -> None:
+    left, right = ([4, 4], [9, 4], [9, 9], [4, 9]), ([20, 4], [29, 4], [29, 9], [20, 9])
+    grouped = labelme(*(shape_of("polygon", *part, group_id=1) for part in (left, right)), shape_of("polygon", *left))
+    assert [int(mask.sum()) for mask in made({"json": grouped})] == [25 + 45, 25]
+    with pytest.raises(SampleError, match=r"drawn on an image of \(64, 64\), but this one is 32 high and 48 wide"):
+        made({"json": labelme(shape_of("polygon", *left), size=(64, 64))})
+
+
+def test_vias_regions_are_objects_in_each_of_its_forms() -> None:
+    xs, ys = [x for x, _ in BOX_POINTS], [y for _, y in BOX_POINTS]
+    polygon = {"shape_attributes": {"name": "polygon", "all_points_x": xs, "all_points_y": ys}, "region_attributes": {}}
+    rect = {"shape_attributes": {"name": "rect", "x": 10, "y": 8, "width": 20, "height": 12}}
+    circle = {"shape_attributes": {"name": "circle", "cx": 24, "cy": 16, "r": 10}}
+    upright = {"shape_attributes": {"name": "ellipse", "cx": 24, "cy": 16, "rx": 12, "ry": 4, "theta": np.pi / 2}}
+    regions = [polygon, rect, circle, upright]
+    file = {"filename": "dog.jpg", "size": 1, "regions": regions}
+    old = file | {"regions": {str(number): region for number, region in enumerate(regions)}}
+    other = {"filename": "cat.jpg", "size": 1, "regions": [rect]}
+    for content in (
+        file,
+        {"dog.jpg1": file},
+        {"dog.jpg1": old},
+        {"cat.jpg1": other, "dog.jpg1": file},
+        {"_via_settings": {}, "_via_img_metadata": {"dog.jpg1": old, "cat.jpg1": other}},
+    ):
+        found = [
+            make() for make in find_objects({"json": json.dumps(content).encode()}, MaskReading((32, 48)), key="a/dog")
+        ]
+        assert all(np.array_equal(mask, BOX) for mask in found[:2])
+        assert abs(found[2].sum() - np.pi * 100) < 15
+        rows, columns = np.nonzero(found[3])
+        assert (np.ptp(rows), np.ptp(columns)) == (23, 7)
+    for key in ("fish", "dog"):
+        twice = {"a": file, "b": file} if key == "dog" else {"a": file, "b": other}
+        with pytest.raises(SampleError, match=f"regions of several files, and . of them is {key}; keep one"):
+            find_objects({"json": json.dumps(twice).encode()}, MaskReading((32, 48)), key=key)
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        ({"xml": b"<annotation/>"}, r"annotations in xml \(Pascal VOC, CVAT\) are not read; add mask.png"),
+        ({"txt": b"0 0.5 0.5 0.25 0.25\n1 0.1 0.1 0.2 0.2\n"}, "YOLO's labels in txt are not read"),
+        ({"json": json.dumps({"size": {}, "objects": [{"geometryType": "polygon"}]}).encode()}, "Supervisely's"),
+    ],
+)
+def test_annotations_that_are_not_read_are_known_by_name(members: dict[str, bytes], named: str) -> None:
+    with pytest.raises(SampleError, match=named):
+        prepared(members)
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-99, 10**12), st.floats(), st.sampled_from(["polygon", "rect"])
+)
+NAMES = st.sampled_from(
+    ["shapes", "points", "shape_type", "regions", "shape_attributes", "name", "x", "y", "width", "cx", "all_points_x",
+     "all_points_y", "group_id", "label", "imageHeight", "annotations", "bbox", "_via_img_metadata", "filename",
+     "image", "segmentation", "size"]
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.recursive(
+        SCALARS,
+        lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(NAMES, inner, max_size=4)),
+        max_leaves=20,
+    )
+)
+def test_any_json_is_read_or_a_sample_error(content: Any) -> None:
+    with suppress(SampleError):
+        for make in find_objects({"json": json.dumps(content).encode()}, MaskReading((8, 8))):
+            with suppress(SampleError):
+                assert make().shape == (8, 8)

@@ -118,7 +118,7 @@ def test_caption_and_other_members_are_carried_and_the_picture_as_asked() -> Non
         (
             {"png": png(np.zeros((32, 32, 3), np.uint8)), "mask.png": png(np.zeros((32, 31), np.uint8))},
             {},
-            "mask is 32 high and 31 wide, but image is 32 high and 32 wide; give masks",
+            "mask.png is 32 high and 31 wide, but image is 32 high and 32 wide; give masks",
         ),
         ({"png": png(np.zeros((32, 32, 3), np.uint8)), "mask.png": b"nonsense"}, {}, r"mask\.png: "),
         (
@@ -126,7 +126,7 @@ def test_caption_and_other_members_are_carried_and_the_picture_as_asked() -> Non
             {"masks": "full"},
             "image is 8 high and 32 wide, smaller",
         ),
-        ({"png": png(np.zeros((32, 32, 3), np.uint8)), "txt": b"\xff\xfe"}, {"masks": "full"}, "not UTF-8"),
+        ({"png": png(np.zeros((32, 32, 3), np.uint8)), "txt": b"\xff\x80"}, {"masks": "full"}, "not UTF-8"),
         ({"txt": b"words"}, {}, "txt"),
     ],
 )

@@ -419,7 +419,7 @@ def test_what_is_left_out_is_listed_and_remembered(
 ) -> None:
     _, _, folder = clip
     samples = small_samples(4)
-    samples["sample_1"]["txt"] = b"\xff\xfe"
+    samples["sample_1"]["txt"] = b"\xff\x80"
     del samples["sample_2"]["txt"]
     write_shard(tmp_path / "shards" / "a.tar", samples)
     cut = write_shard(
@@ -553,3 +553,19 @@ def test_weights_that_are_missing_are_not_drawn_at_random(
     index["_class_name"] = "StableDiffusion3Pipeline"
     (tmp_path / "xl" / "model_index.json").write_text(json.dumps(index))
     assert "is a StableDiffusion3Pipeline; give" in refusal(shards, tmp_path / "out", tmp_path / "xl")
+
+
+def test_embeddings_are_of_the_caption_that_is_named(
+    clip: tuple[CLIPTokenizer, CLIPTextModel, Path], tmp_path: Path
+) -> None:
+    _, _, folder = clip
+    (picture,) = small_samples(1).values()
+    named = {"jpg": picture["jpg"], "json": b'{"prompt": "a cat"}', "txt": b"a dog"}
+    write_shard(tmp_path / "named" / "a.tar", {"a": named})
+    write_shard(tmp_path / "plain" / "a.tar", {"a": {"jpg": picture["jpg"], "txt": b"\xef\xbb\xbfa cat"}})
+    embed_text(str(tmp_path / "named"), str(tmp_path / "0"), str(folder), caption="json:prompt")
+    embed_text(str(tmp_path / "plain"), str(tmp_path / "1"), str(folder))
+    with pytest.raises(UsageError, match="its shards were made with"):
+        embed_text(str(tmp_path / "named"), str(tmp_path / "0"), str(folder))
+    [one], [other] = (list(read_shard(str(tmp_path / number / "a.tar")))[:-1] for number in "01")
+    assert one.members["prompt_embeds.npy"] == other.members["prompt_embeds.npy"]

@@ -4,7 +4,9 @@ from inpaint_data.commands.outcome import Outcome
 from inpaint_data.commands.text_embedding import embed_text
 
 
-def run(shards: str | list[str], out: str, model: str, batch_size: int = 32, device: str = "auto") -> Outcome:
+def run(
+    shards: str | list[str], out: str, model: str, batch_size: int = 32, device: str = "auto", caption: str = "txt"
+) -> Outcome:
     """Add CLIP text embeddings to shards.
 
     Args:
@@ -13,6 +15,7 @@ def run(shards: str | list[str], out: str, model: str, batch_size: int = 32, dev
         model: a CLIP text model or a pipeline of Stable Diffusion 1, 2 or XL, by Hub name or folder
         batch_size: captions encoded at a time
         device: where they are encoded: auto, cpu, cuda, cuda:1, mps
+        caption: the member that is the caption, or a field of one: json:prompt
     """
-    summary = embed_text(shards, out, model, batch_size, device)
+    summary = embed_text(shards, out, model, batch_size, device, caption)
     return Outcome(summary.table(), code=int(not summary.ok))

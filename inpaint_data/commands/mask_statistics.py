@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,10 +31,10 @@ from inpaint_data.shards.naming import expand_shards
 from inpaint_data.shards.reading import Fault
 from inpaint_data.shown import shown
 
-T = TypeVar("T")
 SIDES = ("top", "bottom", "left", "right")
 VANISHING: tuple[LatentMask, ...] = ("nearest", "bilinear")
 FEW = 0.01  # a larger share of masks that vanish or are empty gives a warning
+NAMED = 3  # samples with empty masks, and with full ones
 THREADS = 2  # that decode
 PER_SHARD = 32  # samples to take from a shard at least before the next one is opened
 
@@ -89,6 +89,7 @@ class MaskStatistics:
         offsets: pixels -> masks.
         borders: side, or "any" -> masks that touch it.
         pieces: connected components (of eight neighbours) -> masks.
+        full, named: masks that leave nothing of the image; the first samples with those, and with "empty" ones.
         vanished: "nearest" (how diffusers' pipelines bring a mask to latents) or "bilinear" (then rounded, as in
             ComfyUI) -> masks that are empty at latent size, though they are not at full resolution.
         originals, targets: (height, width) of the images, and of what is cut out of them -> samples.
@@ -106,6 +107,8 @@ class MaskStatistics:
     offsets: Counter[int] = field(default_factory=Counter)
     borders: Counter[str] = field(default_factory=Counter)
     pieces: Counter[int] = field(default_factory=Counter)
+    full: int = 0
+    named: dict[str, list[str]] = field(default_factory=lambda: {"empty": [], "full": []})
     vanished: Counter[str] = field(default_factory=Counter)
     originals: Counter[tuple[int, int]] = field(default_factory=Counter)
     targets: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -115,12 +118,16 @@ class MaskStatistics:
         self.originals[original[0], original[1]] += 1
         self.targets[target[0], target[1]] += 1
 
-    def add_mask(self, mask: Tensor, origin: Origin, offset: int) -> None:
-        """Count one mask (H, W), bool, or float of which more than 0.5 is masked."""
+    def add_mask(self, mask: Tensor, origin: Origin, offset: int, name: str = "") -> None:
+        """Count one mask (H, W), bool, or float of which more than 0.5 is masked, of the sample of that name."""
         hard = mask > 0.5 if mask.is_floating_point() else mask
         array = hard.numpy()
         ratio = float(np.count_nonzero(array) / array.size)
         self.holes[origin][HOLES.of(ratio)] += 1
+        self.full += ratio == 1
+        kind = {0.0: "empty", 1.0: "full"}.get(ratio)
+        if kind and len(self.named[kind]) < NAMED and name not in self.named[kind]:
+            self.named[kind].append(name)
         self.ratios[origin] += ratio  # type: ignore[assignment]
         self.offsets[offset] += 1
         touched = [bool(edge.any()) for edge in (array[0], array[-1], array[:, 0], array[:, -1])]
@@ -206,6 +213,8 @@ class MaskStatistics:
             "variants": self.variants,
             "masks": self.masks,
             "empty": self.empty,
+            "full": self.full,
+            "first": self.named,
             "bad": [{"shard": shard, "key": key, "reason": reason} for shard, key, reason in self.bad],
             "filtered": self.filtered,
             "hole_ratio": holes({"all": self.of_all})["all"]
@@ -323,7 +332,8 @@ def _of_cache(root: str, samples: int) -> MaskStatistics:
 def _add(statistics: MaskStatistics, batch: Batch) -> None:
     """Count the mask of a batch of one."""
     origin = Origin(batch["generator"][0], tuple(batch["edits"][0]))
-    statistics.add_mask(batch["mask"][0, 0], origin, int(batch["offset"][0]))
+    name = f"{batch['__shard__'][0].removesuffix('.tar')}/{batch['__key__'][0]}"
+    statistics.add_mask(batch["mask"][0, 0], origin, int(batch["offset"][0]), name)
 
 
 def _of_shards(
@@ -385,6 +395,6 @@ def _evenly(count: int, chosen: int) -> Sequence[int]:
     return range(count) if chosen >= count else [number * count // chosen for number in range(chosen)]
 
 
-def _progress(items: Iterable[T], total: int | None = None) -> Iterator[T]:
+def _progress(items: Iterable[Any], total: int | None = None) -> Iterator[Any]:
     """The items, with a bar on a terminal."""
     return iter(tqdm(items, desc="looking at masks", total=total, disable=None, leave=False))

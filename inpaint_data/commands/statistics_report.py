@@ -31,13 +31,19 @@ COLOURS = (
 )  # fmt: skip
 
 
+def _first(statistics: MaskStatistics, kind: str) -> str:
+    names = statistics.named[kind]
+    return f" (the first: {', '.join(names)})" if names else ""
+
+
 def statistics_table(statistics: MaskStatistics) -> str:
     """The statistics as lines of text; shares are in percent of the masks."""
     left_out = f"{len(statistics.bad)} bad" + (f", {statistics.filtered} filtered" if statistics.filtered else "")
     samples = f"{statistics.samples} looked at, {statistics.of}; {statistics.variants} masks each; {left_out}"
     lines = [
         f"  {'samples':<12} {samples}",
-        f"  {'masks':<12} {statistics.masks}, {statistics.empty} of them empty",
+        f"  {'masks':<12} {statistics.masks}, {statistics.empty} of them empty{_first(statistics, 'empty')}, "
+        f"{statistics.full} full{_first(statistics, 'full')}",
     ]
     lines += [f"  {'bad':<12} {shard}, {key!r}: {reason}" for shard, key, reason in statistics.bad[:BAD_SHOWN]]
     if len(statistics.bad) > BAD_SHOWN:

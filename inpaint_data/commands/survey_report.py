@@ -1,6 +1,7 @@
 """The report of `look`: what image shards hold, what settings would make of it, and the command to run next."""
 
 import json
+import re
 import shlex
 import time
 from collections import Counter
@@ -65,11 +66,11 @@ def look(
 
 def brought_by(survey: Survey) -> str:
     """The source of masks that at least half of the samples have; a mixture where none has."""
-    numbered = max((count for name, count in survey.members.items() if name.startswith("mask.0.")), default=0)
     enough = max(1, survey.samples // 2)
-    if numbered >= enough:
+    if sum(count for name, count in survey.members.items() if re.match(r"mask\.0\.", name)) >= enough:
         return "object"
-    return "sample" if survey.members["mask.png"] >= enough else "mixture"
+    one = sum(count for name, count in survey.members.items() if re.fullmatch(r"mask\.[a-z]+", name))
+    return "sample" if one >= enough else "mixture"
 
 
 def _held(survey: Survey) -> list[tuple[str, str]]:

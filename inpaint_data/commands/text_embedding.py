@@ -16,6 +16,7 @@ import numpy as np
 
 from inpaint_data.durable import name_of_leftover, new_file, write_file
 from inpaint_data.errors import SampleError, ShardError, UsageError
+from inpaint_data.pictures.captions import caption_of
 from inpaint_data.shards.naming import expand_shards, shard_stem
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard
 from inpaint_data.shards.stores import local_path
@@ -58,11 +59,11 @@ class TextSummary:
 
 
 def embed_text(
-    shards: str | list[str], out: str, model: str, batch_size: int = 32, device: str = "auto"
+    shards: str | list[str], out: str, model: str, batch_size: int = 32, device: str = "auto", caption: str = "txt"
 ) -> TextSummary:
     """Add CLIP text embeddings to shards; `TextSettings.embeddings` then makes them tensors of the batch.
 
-    Each sample keeps its members and gets what the diffusers pipeline would compute for its `txt`, in float16:
+    Each sample keeps its members and gets what the diffusers pipeline would compute for its caption, in float16:
     `prompt_embeds.npy` (77, D), and for Stable Diffusion XL `pooled_prompt_embeds.npy` (D,). OUT/empty_prompt has the
     same for the empty prompt: what the pipeline takes without a negative prompt, which for XL is usually zeros.
 
@@ -75,6 +76,7 @@ def embed_text(
         model: a CLIP text model or a pipeline of Stable Diffusion 1, 2 or XL, by hub name or folder.
         batch_size: captions encoded at a time.
         device: where they are encoded: auto, cpu, cuda, cuda:1, mps.
+        caption: the member that is the caption, or a field of one: json:prompt.
 
     Returns:
         What was written and what was left out.
@@ -88,12 +90,12 @@ def embed_text(
     if batch_size < 1:
         raise UsageError(f"batch_size: {batch_size} leaves nothing to encode; give 1 or more")
     paths = {shard: local_path(out) / f"{shard_stem(shard)}.tar" for shard in expand_shards(shards)}
-    record = json.dumps({"model": model})
+    record = json.dumps({"model": model} | ({} if caption == "txt" else {"caption": caption}))
     try:
         _check_folder(local_path(out), paths, record)
         encoders = TextEncoders(os.path.expanduser(model), choose_device(device))
         _prepare_folder(local_path(out), paths, record, encoders)
-        return _write_shards(paths, encoders, batch_size)
+        return _write_shards(paths, encoders, batch_size, caption)
     except OSError as error:
         reason = f"{error.filename or out}: {error.strerror or error}"
         raise UsageError(f"out: cannot write to {out} ({reason}); fix it or choose another folder") from error
@@ -204,12 +206,12 @@ def _prepare_folder(folder: Path, paths: dict[str, Path], record: str, encoders:
         write_file(folder / "empty_prompt" / name, _npy_bytes(values[0]))
 
 
-def _write_shards(paths: dict[str, Path], encoders: TextEncoders, batch_size: int) -> TextSummary:
+def _write_shards(paths: dict[str, Path], encoders: TextEncoders, batch_size: int, caption: str) -> TextSummary:
     counts, unreadable = Counter[str](), list[str]()
     for shard, path in paths.items():
         try:
             if not path.exists():
-                counts += anew_if_replaced(partial(_write_shard, shard, path, encoders, batch_size))
+                counts += anew_if_replaced(partial(_write_shard, shard, path, encoders, batch_size, caption))
         except ShardError as error:
             unreadable.append(str(error))
     lists = [path.with_suffix(LIST) for path in paths.values() if path.with_suffix(LIST).exists()]
@@ -221,10 +223,10 @@ def _write_shards(paths: dict[str, Path], encoders: TextEncoders, batch_size: in
     )  # fmt: skip
 
 
-def _write_shard(shard: str, path: Path, encoders: TextEncoders, batch_size: int) -> Counter[str]:
+def _write_shard(shard: str, path: Path, encoders: TextEncoders, batch_size: int, named: str) -> Counter[str]:
     """Write `path`: the samples of `shard` in their order, each with its embeddings among its members."""
     counts, left_out = Counter(shards=1), list[str]()
-    samples = _usable_samples(shard, left_out)
+    samples = _usable_samples(shard, left_out, named)
     with new_file(path) as file:
         with tar_writer(file) as tar:
             while batch := list(islice(samples, batch_size)):
@@ -241,28 +243,24 @@ def _write_shard(shard: str, path: Path, encoders: TextEncoders, batch_size: int
     return counts
 
 
-def _usable_samples(shard: str, left_out: list[str]) -> Iterator[tuple[Sample, str]]:
+def _usable_samples(shard: str, left_out: list[str], caption: str) -> Iterator[tuple[Sample, str]]:
     """The samples with their captions; those that cannot be used are added to `left_out`, a line each."""
     for item in read_shard(shard):
         if isinstance(item, ShardEnd):
             continue
         try:
-            yield _captioned(item)
+            yield _captioned(item, caption)
         except SampleError as error:
             left_out.append(shown(f"{item.key}: {error}") + "\n")
 
 
-def _captioned(item: Sample | Fault) -> tuple[Sample, str]:
+def _captioned(item: Sample | Fault, caption: str) -> tuple[Sample, str]:
     """Raises SampleError where the sample cannot be used."""
     if isinstance(item, Fault):
         raise SampleError(item.reason)
     if "__key__" in item.members:
         raise SampleError("member __key__: webdataset keeps the key under this name; rename the member")
-    try:
-        return item, item.members.get("txt", b"").decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        problem = f"txt: the caption is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        raise SampleError(problem) from None
+    return item, caption_of(item.members, caption)
 
 
 def _npy_bytes(array: "np.ndarray[Any, Any]") -> bytes:

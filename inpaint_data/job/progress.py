@@ -11,9 +11,12 @@ from tqdm import tqdm
 from inpaint_data.job.plan import Plan
 from inpaint_data.latent_cache.format import Quarantined
 from inpaint_data.listener import tell
+from inpaint_data.shards.naming import shard_stem
 from inpaint_data.shown import shown
 
 LISTED = 10  # of each kind, in a table
+NAMED = 3  # samples of each kind of `Seen`
+EMPTY, FULL, NO_CAPTION = "empty masks", "full masks", "no caption"
 
 
 class Progress:
@@ -71,6 +74,32 @@ class Progress:
 
 
 @dataclass
+class Seen:
+    """Counts of what is cached and seldom meant, with the first samples of each."""
+
+    masks: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, kind: str, shard: str, key: str) -> None:
+        self.counts[kind] += 1
+        first, name = self.first.setdefault(kind, []), f"{shard_stem(shard)}/{key}"
+        if len(first) < NAMED and name not in first:
+            first.append(name)
+
+    def add(self, other: "Seen") -> None:
+        self.masks += other.masks
+        self.counts += other.counts
+        for kind, names in other.first.items():
+            self.first[kind] = [*self.first.get(kind, []), *names][:NAMED]
+
+    def of(self, kind: str) -> str:
+        """The first samples, for a line of a table."""
+        names = self.first.get(kind, [])
+        return ", ".join(names) + (", …" if self.counts[kind] > len(names) else "")
+
+
+@dataclass
 class Summary:
     """The counts and times of a run. Seconds of stages overlap, so they add up to more than `seconds`."""
 
@@ -86,14 +115,17 @@ class Summary:
     cached: int = 0
     quarantined: list[tuple[str, Quarantined]] = field(default_factory=list)
     filtered: list[tuple[str, Quarantined]] = field(default_factory=list)
-    masks: int = 0
-    empty_masks: int = 0
+    seen: Seen = field(default_factory=Seen)
     decode_seconds: float = 0.0
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
     seconds: float = 0.0
     bytes: int = 0
     in_cache: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def masks(self) -> int:
+        return self.seen.masks
 
     def table(self) -> str:
         """For a person to read; of a dry run, the plan."""
@@ -109,7 +141,7 @@ class Summary:
             ("cached", f"{self.cached}"),
             ("quarantined", f"{len(self.quarantined)}"),
             *([("filtered", self._filtered())] if self.filtered else []),
-            *([("empty masks", self._empty())] if self.empty_masks else []),
+            *self._seen(),
             ("retried", f"{self.retried} in float32"),
             *([("in parts", f"{self.in_parts} batches, which did not fit into memory")] if self.in_parts else []),
             ("decoding", f"{self.decode_seconds:.1f} s, all threads together"),
@@ -152,5 +184,11 @@ class Summary:
         counts = Counter(entry.reason.partition(":")[0] for _, entry in self.filtered)
         return f"{len(self.filtered)}: {', '.join(f'{count} by {name}' for name, count in sorted(counts.items()))}"
 
-    def _empty(self) -> str:
-        return f"{self.empty_masks} of {self.masks}, where nothing is to be repainted"
+    def _seen(self) -> list[tuple[str, str]]:
+        masks, counts = self.seen.masks, self.seen.counts
+        texts = {
+            EMPTY: f"{counts[EMPTY]} of {masks}, where nothing is to be repainted: {self.seen.of(EMPTY)}",
+            FULL: f"{counts[FULL]} of {masks}, where nothing is kept: {self.seen.of(FULL)}",
+            NO_CAPTION: f"{counts[NO_CAPTION]} of {self.cached} samples: {self.seen.of(NO_CAPTION)}",
+        }
+        return [(kind, text) for kind, text in texts.items() if counts[kind]]

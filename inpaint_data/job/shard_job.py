@@ -19,7 +19,7 @@ from inpaint_data.encoding.encoder import Encoder
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, EncodeError, SampleError
 from inpaint_data.job.plan import Stamps
-from inpaint_data.job.progress import Progress, Summary
+from inpaint_data.job.progress import EMPTY, FULL, NO_CAPTION, Progress, Seen, Summary
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.latent_cache.format import Quarantined, Sidecar
 from inpaint_data.latent_cache.members import Storing, members_of
@@ -70,7 +70,7 @@ class Committer:
         self._root, self._fingerprint, self._work, self._summary = root, cache_fingerprint, work, summary
         self._shard: ShardWriter | None = None
         self._faults: list[Fault] = []
-        self._masks = self._empty_masks = 0  # of the current shard
+        self._seen = Seen()  # in the current shard
         self._failed = False
 
     @contextmanager
@@ -117,9 +117,14 @@ class Committer:
                 faults.append(Fault(shard, key, str(error), None, None))
         self._take(faults)
         for batch in variants:
-            has_hole = (batch["mask"] > 0.5).flatten(1).any(1)  # as recipes feed a soft mask to models
-            self._masks += has_hole.numel()
-            self._empty_masks += int((~has_hole).sum())
+            holes = (batch["mask"] > 0.5).flatten(1)  # as recipes feed a soft mask to models
+            self._seen.masks += len(holes)
+            for kind, rows in ((EMPTY, ~holes.any(1)), (FULL, holes.all(1))):
+                for row in rows.nonzero().flatten().tolist():
+                    self._seen.note(kind, shard, batch["__key__"][row])
+        for key, caption in zip(first["__key__"], first["caption"], strict=True):
+            if not caption:
+                self._seen.note(NO_CAPTION, shard, key)
         self._summary.write_seconds += time.perf_counter() - started
 
     def _commit(self, end: ShardEnd) -> Sidecar:
@@ -138,8 +143,7 @@ class Committer:
             self._fingerprint, source, variants, self._work.made_with, quarantined, filtered
         )
         summary = self._summary
-        summary.masks += self._masks
-        summary.empty_masks += self._empty_masks
+        summary.seen.add(self._seen)
         self._forget()
         summary.shards += 1
         summary.samples_in += end.keys
@@ -159,8 +163,7 @@ class Committer:
         self._faults += faults
 
     def _forget(self) -> None:
-        self._shard, self._faults = None, []
-        self._masks = self._empty_masks = 0
+        self._shard, self._faults, self._seen = None, [], Seen()
 
     def give_up(self, shard: str, problem: str) -> None:
         """Leave out a shard whose rest cannot be read. What was cached of its input before stays."""

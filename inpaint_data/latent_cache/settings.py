@@ -226,6 +226,9 @@ class CacheSettings(Settings):
                 del pictures["mask_padding"]
         if self.masks is not None and self.masks.drawn_from is None:
             del masks["mixture"]
+        if self.masks is not None and not self.masks.reads_files:
+            for name in ("mask", "repaint", "orientation"):
+                del masks[name]
         if masks is not None and isinstance(masks["offset"], list) and len(set(masks["offset"])) == 1:
             masks["offset"] = masks["offset"][0]
         return content

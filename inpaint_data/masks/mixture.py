@@ -189,7 +189,10 @@ class MaskMixture:
         ratios: dict[Origin, list[float]] = {}
         shown = []
         for index in rng.permutation(len(objects)):
-            mask = objects[index]()
+            try:
+                mask = objects[index]()
+            except SampleError:
+                continue  # `find_objects` has seen to it that this is not all there is
             if mask.any():
                 shown.append(index)
                 finished, origin = finish(mask, OBJECT, way, decisions)

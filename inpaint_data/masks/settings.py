@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -14,10 +14,12 @@ from inpaint_data.masks.mixture import OBJECT, MaskMixture
 from inpaint_data.masks.offsets import Offset, RandomOffset, check_offset, offset_from
 from inpaint_data.masks.presets import PRESETS, Fill, Preset, preset_of
 from inpaint_data.masks.soft_border import SoftBorder
-from inpaint_data.settings import Choices, Flag, Settings, built_of, checked, spelled
+from inpaint_data.settings import Choices, Flag, Settings, built_of, checked, member_name, spelled
 from inpaint_data.shown import meant
 
 BROUGHT = ("sample", "alpha", OBJECT)  # those that come with the sample, and so can be cut around
+Repaint = Literal["light", "nonzero", "opaque", "transparent"]
+Orientation = Literal["upright", "stored"]
 SOURCES = ("sample", "alpha", "mixture", *GENERATORS, OBJECT)
 
 
@@ -65,7 +67,7 @@ class MaskSettings(Settings):
 
     source: Annotated[str, checked(_source, str), Flag("masks"), Choices(SOURCES)] = "sample"
     """"sample" (the member mask.png, white = repaint), "alpha" (repaint where the image is more transparent than
-    not), "object" (mask.0.png ..., or COCO annotations in json), a generator's name, or "mixture"."""
+    not), "object" (mask.0.png ..., or COCO, LabelMe or VIA annotations in json), a generator's name, or "mixture"."""
 
     mixture: MaskMixture = MaskMixture()
     """Weights, limits of the hole, inversion and more, see MaskMixture; best written in a YAML file."""
@@ -86,6 +88,18 @@ class MaskSettings(Settings):
     soft: Annotated[SoftBorder | None, checked(_soft, dict[str, Any] | None)] = None
     """Soften the border of masks, see SoftBorder: {kind: gaussian, radius: 4}. Batches then have float masks, a cache
     soft_mask.png of 8 bits in place of mask.pbm."""
+
+    mask: Annotated[str | None, checked(member_name, str | None)] = None
+    """The member that is the mask of a sample, such as seg.png (objects: seg.0.png ... too); left out, mask.png, or
+    jpg, jpeg or webp."""
+
+    repaint: Repaint | None = None
+    """What of mask files is repainted: "light" (above a half), "nonzero" (all classes of a label map), "opaque" or
+    "transparent" (ComfyUI). Left out, what each surely means; where that is in doubt the sample is quarantined."""
+
+    orientation: Orientation | None = None
+    """Whether masks without EXIF, of images that EXIF turns, are for the "upright" image or for its pixels as
+    "stored". Left out, what their size says; where both fit the sample is quarantined."""
 
     # Not in the type: jsonargparse, with which LightningCLI reads settings, cannot look into an annotated dataclass
     # whose fields have factories.
@@ -120,6 +134,11 @@ class MaskSettings(Settings):
         if self.source in ("sample", "alpha"):
             return None
         return self.mixture if self.source == "mixture" else replace(self.mixture, weights={self.source: 1.0})
+
+    @property
+    def reads_files(self) -> bool:
+        """True if masks may come from files or annotations of a sample."""
+        return self.source == "sample" or self.draws_objects
 
     @property
     def draws_objects(self) -> bool:

@@ -4,31 +4,33 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, TypeVar, cast
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inpaint_data.batch import PAIRED, Carried, ImageBatch
+from inpaint_data.batch import Carried, ImageBatch
 from inpaint_data.errors import FilteredError, InpaintDataError, SampleError
 from inpaint_data.masks.edits import Origin
 from inpaint_data.masks.generators import BoolArray
+from inpaint_data.masks.settings import MaskSettings
+from inpaint_data.pictures.brought import decoded, image_of, mask_of, paired_picture
+from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Geometry, Size, plan, plan_around
-from inpaint_data.pictures.images import decode_alpha, decode_image, decode_mask, encode_png
-from inpaint_data.pictures.object_masks import MEMBER, find_objects
+from inpaint_data.pictures.images import decode_image, encode_png, stated_orientation
+from inpaint_data.pictures.mask_files import MaskReading, in_order, mask_pattern
+from inpaint_data.pictures.object_masks import find_objects
 from inpaint_data.pictures.settings import Carry, ExampleSettings
 from inpaint_data.pictures.views import View, Views
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.shards.naming import shard_stem
-from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, image_member
+from inpaint_data.shards.reading import Fault, Sample
 from inpaint_data.shown import shortened
 
 FIRST = 0  # the variant that cuts what a cache holds
-T = TypeVar("T")
-PAIRED_MEMBERS = tuple(f"{name}.{extension}" for name in PAIRED for extension in IMAGE_EXTENSIONS)
 
 
 @dataclass(frozen=True)
@@ -192,25 +194,26 @@ class _Parts:
 
     @classmethod
     def of(cls, sample: Sample, settings: ExampleSettings, decoding: Decoding) -> "_Parts":
-        image_name = image_member(sample)
+        masks, pictures = settings.masks, settings.pictures
+        image_name = image_of(sample, pictures.image)
         data = sample.members[image_name]
-        image = _named(image_name, decode_image, data, decoding)
+        image = decoded(image_name, decode_image, data, decoding)
         size = (image.shape[0], image.shape[1])
-        mask = None
-        if settings.masks.drawn_from is None:
-            mask = _mask_of(sample, data, size, settings.masks.source, decoding)
-        objects = find_objects(sample.members, size, decoding) if settings.masks.draws_objects else []
-        paired = {name: _paired(sample, name, size, decoding) for name in settings.pictures.paired}
-        return cls(sample, image_name, image, caption_of(sample), mask, objects, paired)
+        turned = stated_orientation(data, decoding) or 1 if masks.reads_files or pictures.paired else 1
+        reading = MaskReading(size, turned, masks, decoding)
+        mask = mask_of(sample, data, reading) if masks.drawn_from is None else None
+        objects = find_objects(sample.members, reading, sample.key) if masks.draws_objects else []
+        paired = {name: paired_picture(sample, name, reading) for name in pictures.paired}
+        return cls(sample, image_name, image, caption_of(sample.members, pictures.caption), mask, objects, paired)
 
     @property
     def size(self) -> tuple[int, int]:
         return self.image.shape[0], self.image.shape[1]
 
-    @property
-    def _images(self) -> set[str]:
-        """The members that are images, which a cache does not carry."""
-        return {self.image_name, *(member for member, _ in self.paired.values())}
+    def _files(self, masks: MaskSettings) -> set[str]:
+        """The members that are images and masks, which a cache does not carry."""
+        files = {self.image_name, *(member for member, _ in self.paired.values())}
+        return files.union(*(in_order(self.sample.members, mask_pattern(named)) for named in (None, masks.mask)))
 
     def view(self, key: str, settings: ExampleSettings, view: View, variants: Sequence[int]) -> Example:
         if view.crop == "mask":
@@ -233,12 +236,11 @@ class _Parts:
         return generator_for(seed, sample_id(shard_stem(self.sample.shard), key), variant, purpose)
 
     def around(self, key: str, seed: int, variant: int) -> "_Parts":
-        """The same parts with the one object that crop "mask" is cut around; it is empty only if all objects are."""
+        """The same parts with the one object that crop "mask" is cut around."""
         if not self.objects:
             return self
         order = self._rng(key, seed, variant, "crop").permutation(len(self.objects)).tolist()
-        chosen = next((index for index in order if self.objects[index]().any()), order[-1])
-        return replace(self, objects=[self.objects[chosen]])
+        return replace(self, objects=[self.objects[next(index for index in order if _shows(self.objects[index]))]])
 
     def example(self, key: str, settings: ExampleSettings, geometry: Geometry, variants: Sequence[int]) -> Example:
         cut = geometry.apply(self.image)
@@ -253,7 +255,7 @@ class _Parts:
             seed=settings.seed,
             geometry=geometry,
             caption=self.caption,
-            carried=_carried(self.sample, self._images, cut, settings.pictures.carry_image),
+            carried=_carried(self.sample, self._files(settings.masks), cut, settings.pictures.carry_image),
             paired={name: geometry.apply(pixels) for name, (_, pixels) in self.paired.items()},
         )
 
@@ -277,79 +279,19 @@ class _Parts:
         return np.stack([mask for mask, _ in masks_and_origins]), tuple(origin for _, origin in masks_and_origins)
 
 
-def _paired(sample: Sample, name: str, size: Size, decoding: Decoding) -> tuple[str, npt.NDArray[np.uint8]]:
-    """The member that holds the paired picture of that name, and its pixels.
-
-    Raises:
-        SampleError: it has none or several, or one that is damaged or of another size.
-    """
-    members = [member for member in sample.members if member in PAIRED_MEMBERS and member.startswith(f"{name}.")]
-    if len(members) != 1:
-        problem = f"several {name}s: {', '.join(members)}; keep one" if members else f"no {name}; add {name}.jpg"
-        raise SampleError(f"{problem}, or set {name}: false")
-    pixels = _named(members[0], decode_image, sample.members[members[0]], decoding)
-    height, width = pixels.shape[:2]
-    if (height, width) != size:
-        raise SampleError(
-            f"{members[0]} is {height} high and {width} wide, but image is {size[0]} high and {size[1]} wide; "
-            f"give {name}s the image's size"
-        )
-    return members[0], pixels
-
-
-def _mask_of(sample: Sample, image_data: bytes, size: Size, source: str, decoding: Decoding) -> BoolArray:
-    """The one mask that the sample brings: its member mask.png, or the alpha of its image."""
-    mask = _mask_member(sample, decoding) if source == "sample" else _mask_from_alpha(image_data, decoding)
-    height, width = mask.shape
-    if (height, width) != size:
-        turned = " as its EXIF orientation turns it" if (width, height) == size else ""
-        raise SampleError(
-            f"mask is {height} high and {width} wide, but image is {size[0]} high and {size[1]} wide{turned}; "
-            "give masks the image's size"
-        )
-    return mask
-
-
-def _mask_member(sample: Sample, decoding: Decoding) -> npt.NDArray[np.bool_]:
-    if "mask.png" not in sample.members:
-        objects = any(MEMBER.fullmatch(name) or name == "json" for name in sample.members)
-        raise SampleError(
-            f"no mask: the sample has {', '.join(sorted(sample.members))}; add {sample.key}.mask.png, "
-            f"or {'take its objects with source: object' if objects else 'draw masks with source: mixture'}"
-        )
-    return _named("mask.png", decode_mask, sample.members["mask.png"], decoding)
-
-
-def _named(member: str, decode: Callable[[bytes, Decoding], T], data: bytes, decoding: Decoding) -> T:
-    """Decode, and say in the error which member it was."""
+def _shows(make: Callable[[], BoolArray]) -> bool:
+    """Whether an object can be used, and is not empty."""
     try:
-        return decode(data, decoding)
-    except SampleError as error:
-        raise SampleError(f"{member}: {error}") from None
+        return bool(make().any())
+    except SampleError:
+        return False
 
 
-def _mask_from_alpha(image_data: bytes, decoding: Decoding) -> npt.NDArray[np.bool_]:
-    alpha = decode_alpha(image_data, decoding)
-    if alpha is None:
-        raise SampleError("no mask: the image has no alpha channel; set source: sample or mixture below masks")
-    return alpha < 128
-
-
-def caption_of(sample: Sample) -> str:
-    """The caption, "" where there is none. Raises SampleError if it is not text."""
-    try:
-        return sample.members.get("txt", b"").decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise SampleError(
-            f"txt: the caption is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
-
-
-def _carried(sample: Sample, images: Collection[str], cut: npt.NDArray[np.uint8], carry: Carry) -> dict[str, bytes]:
+def _carried(sample: Sample, files: Collection[str], cut: npt.NDArray[np.uint8], carry: Carry) -> dict[str, bytes]:
     """The members that a cache holds beside its own: all but, unless they are asked for, images and masks."""
     if carry == "original":
         return dict(sample.members)
-    carried = {name: data for name, data in sample.members.items() if name not in images and not MEMBER.fullmatch(name)}
+    carried = {name: data for name, data in sample.members.items() if name not in files}
     if carry == "crop":
         if "crop.png" in carried:
             raise SampleError("it has a member crop.png already; rename it, or set carry_image to none or original")

@@ -8,7 +8,6 @@ import io
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -69,27 +68,37 @@ def decode_alpha(data: bytes, decoding: Decoding = DEFAULT) -> Uint8Array | None
         SampleError: as `decode_image`.
     """
     with _opened(data, decoding) as (image, kind):
-        if not image.has_transparency_data:
-            return None
-        if image.mode.startswith("I"):  # a 16-bit grey that stands for transparent
-            alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
-        elif kind == "png" and image.mode == "RGB" and data[24] == 16:
-            raise SampleError("a 16-bit colour PNG with one transparent colour; save it with an alpha channel")
-        else:
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-        return _upright(alpha, _orientation(image, data))
+        return _alpha(image, kind, data)
 
 
-def decode_mask(data: bytes, decoding: Decoding = DEFAULT) -> npt.NDArray[np.bool_]:
-    """The mask in an image file, (H, W) bool: above 0.5 is True = repaint, so 0.5 itself is not repainted.
-
-    Any mode: colours and palettes count by their grey (ITU-R 601), an alpha channel and a colour profile are ignored.
+def decode_values(
+    data: bytes, decoding: Decoding = DEFAULT
+) -> tuple[npt.NDArray[np.uint8] | npt.NDArray[np.uint16], Uint8Array | None]:
+    """The values of a file that is a mask, and its alpha (H, W) or None: grey of 16 bits whole, (H, W) uint16, all else
+    (H, W, 3) uint8 RGB. No colour profile counts.
 
     Raises:
         SampleError: as `decode_image`.
     """
-    # 127.5 of 255 is not an 8-bit value, and both reductions from 16 bits keep 32767 below and 32768 above it
-    return np.asarray(Image.fromarray(decode_image(data, replace(decoding, icc="keep"))).convert("L")) > 127
+    with _opened(data, decoding) as (image, kind):
+        pixels, orientation = _pixels(image, kind, data, decoding)
+        alpha = _alpha(image, kind, data)
+        if image.mode.startswith("I"):
+            return UPRIGHT.get(orientation, np.asarray)(np.asarray(image).astype(np.uint16)), alpha
+        return _upright(in_srgb(pixels, image.mode in GREY, None), orientation), alpha
+
+
+def stated_orientation(data: bytes, decoding: Decoding = DEFAULT) -> int | None:
+    """The EXIF orientation that an image file states, which decoding has undone; None where it states none.
+
+    Raises:
+        SampleError: as `image_size`.
+    """
+    with _opened(data, decoding, check=False) as (image, kind):
+        if kind == "tiff":
+            orientation = image.tag_v2.get(EXIF_ORIENTATION)
+            return orientation if orientation in range(1, 9) else None
+        return _stated_orientation(image, data)
 
 
 def image_size(data: bytes, decoding: Decoding = DEFAULT) -> tuple[int, int]:
@@ -202,17 +211,34 @@ def _refuse_truncated() -> Iterator[None]:
                 ImageFile.LOAD_TRUNCATED_IMAGES = _callers_choice
 
 
+def _alpha(image: Any, kind: str, data: bytes) -> Uint8Array | None:
+    """The upright alpha of an open image; None where it has none."""
+    if not image.has_transparency_data:
+        return None
+    if image.mode.startswith("I"):  # a 16-bit grey that stands for transparent
+        alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+    elif kind == "png" and image.mode == "RGB" and data[24] == 16:
+        raise SampleError("a 16-bit colour PNG with one transparent colour; save it with an alpha channel")
+    else:
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    return _upright(alpha, _orientation(image, data))
+
+
 def _orientation(image: Image.Image, data: bytes) -> int:
     """EXIF orientation 1…8; 1 where there is none or it cannot be read, as every viewer takes it."""
+    return _stated_orientation(image, data) or 1
+
+
+def _stated_orientation(image: Image.Image, data: bytes) -> int | None:
     try:
         # an eXIf chunk may come after the pixels, and only then is loading them worth it
         exif = image.getexif() if b"eXIf" in data else Image.Image.getexif(image)
-        orientation = exif.get(EXIF_ORIENTATION, 1)
+        orientation = exif.get(EXIF_ORIENTATION)
     except MemoryError:
         raise
     except Exception:  # as in _opened: a damaged EXIF block, not damaged pixels
-        return 1
-    return orientation if orientation in UPRIGHT else 1
+        return None
+    return orientation if orientation == 1 or orientation in UPRIGHT else None
 
 
 def _upright(pixels: Uint8Array, orientation: int) -> Uint8Array:

@@ -1,13 +1,10 @@
-"""Object masks that a sample brings: its mask members, or COCO annotations in its `json`.
+"""Object masks that a sample brings: its mask members, or the annotations in its `json`.
 
-Members: `mask.png`, `mask.0.png`, `mask.1.png` ..., white = the object. Where there are none, `json` may be a COCO
-annotation, a list of them, or have such a list under "annotations", as SA-1B's files do. Of each annotation the
-"segmentation" counts (RLE, compressed or not, or polygons), else the "bbox". Pixels are those that pycocotools gives,
-to the last one.
+Members: `mask.png`, `mask.0.png`, `mask.1.png` ..., white = the object. Where there are none, see `annotations_of`. Of
+each annotation the "segmentation" counts (RLE, compressed or not, or polygons), else the "bbox". Pixels are those that
+pycocotools gives, to the last one.
 """
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,51 +13,63 @@ import numpy as np
 import numpy.typing as npt
 
 from inpaint_data.errors import SampleError
-from inpaint_data.pictures.formats import Decoding
-from inpaint_data.pictures.images import DEFAULT, decode_mask
+from inpaint_data.pictures.annotations import Annotations, annotations_of, foreign_format
+from inpaint_data.pictures.images import UPRIGHT
+from inpaint_data.pictures.mask_files import MaskReading, frame_of, in_order, mask_pattern, question_of, read_mask
 from inpaint_data.shown import shortened
 
 BoolArray = npt.NDArray[np.bool_]
 Size = tuple[int, int]  # (height, width)
-MEMBER = re.compile(r"mask\.(?:([0-9]+)\.)?png")
-
-# What a stranger's json may ask for. The largest files of COCO, LVIS and SA-1B stay far below each.
-MAX_JSON_BYTES = 2**24
-MAX_OBJECTS = 4096
-MAX_POLYGONS = 1024  # of one object
+MAX_POLYGONS = 1024  # of one object; COCO, LVIS and SA-1B stay far below
 _STEPS_AT_ONCE = 2**18
 
 
-def find_objects(
-    members: Mapping[str, bytes], size: Size, decoding: Decoding = DEFAULT
-) -> list[Callable[[], BoolArray]]:
-    """A function for each object mask of a sample, which makes it, (height, width) bool; nothing is decoded before.
+def find_objects(members: Mapping[str, bytes], reading: MaskReading, key: str = "") -> list[Callable[[], BoolArray]]:
+    """A function for each object mask of a sample, which makes it, (height, width) bool. One at least can be used.
+
+    Those that are not raise SampleError when they are made. Whoever draws passes them over, as an empty one.
 
     Args:
         members: the sample's, by extension.
-        size: of the upright image. A mask of another size raises SampleError when it is made.
-        decoding: how mask members are decoded.
+        reading: how its masks are read.
+        key: of the sample.
 
     Raises:
-        SampleError: the sample brings no object mask, or its json cannot be read.
+        SampleError: the sample brings no object mask, its json cannot be read, or none can be used: all are empty, or
+            the first has a problem.
     """
-    if names := sorted(filter(MEMBER.fullmatch, members), key=_number):
-        return [partial(_from_member, name, members[name], size, decoding) for name in names]
-    annotations = _annotations(members["json"]) if "json" in members else []
-    if not annotations:
-        raise SampleError(
-            f"no object mask: the sample has {', '.join(sorted(members))}; add mask.png or mask.0.png, or a COCO "
-            "segmentation or bbox to its json"
-        )
-    return [partial(_from_annotation, annotation, number, size) for number, annotation in enumerate(annotations)]
+    objects: list[Callable[[], BoolArray]]
+    if names := in_order(members, mask_pattern(reading.masks.mask)):
+        objects = [partial(read_mask, name, members[name], reading) for name in names]
+    else:
+        found = annotations_of(members["json"], key) if "json" in members else Annotations((), None)
+        if not found.objects:
+            foreign = foreign_format(members)
+            problem = f"; {foreign} are not read" if foreign else ""
+            raise SampleError(
+                f"no object mask: the sample has {', '.join(sorted(members))}{problem}; add mask.png or mask.0.png, or "
+                "annotations of COCO, LabelMe or VIA as its json"
+            )
+        objects = [
+            partial(_from_annotation, annotation, number, found.size, reading)
+            for number, annotation in enumerate(found.objects)
+        ]
+    return _with_a_usable_one(objects)
 
 
-def _number(name: str) -> tuple[int, str, str]:
-    """Orders mask members by their number, the one without first. Its digits are not counted on: there may be many."""
-    match = MEMBER.fullmatch(name)
-    digits = (match and match[1]) or ""
-    significant = digits.lstrip("0")
-    return (len(significant) if digits else -1, significant, name)
+def _with_a_usable_one(objects: list[Callable[[], BoolArray]]) -> list[Callable[[], BoolArray]]:
+    """The objects. Raises SampleError if all are empty or unusable: no draw decides whether a sample is lost."""
+    problem: SampleError | None = None
+    for number, make in enumerate(objects):
+        try:
+            mask = make()
+        except SampleError as error:
+            problem = problem or error
+            continue
+        if mask.any():
+            objects[number] = mask.copy  # not to be made again
+            return objects
+    raise problem or SampleError("every object mask is empty; give objects that show, or leave the sample out")
 
 
 def decode_rle(rle: Mapping[str, Any], size: Size) -> BoolArray:
@@ -149,49 +158,42 @@ def _trace(
     return points
 
 
-def _from_member(name: str, data: bytes, size: Size, decoding: Decoding) -> BoolArray:
-    try:
-        mask = decode_mask(data, decoding)
-    except SampleError as error:
-        raise SampleError(f"{name}: {error}") from None
-    if mask.shape != size:
-        raise SampleError(
-            f"{name} is {mask.shape[0]} high and {mask.shape[1]} wide, but image is {size[0]} high and {size[1]} "
-            "wide; give masks the image's size"
-        )
-    return mask
-
-
-def _annotations(data: bytes) -> Sequence[Mapping[str, Any]]:
-    if len(data) > MAX_JSON_BYTES:
-        raise SampleError(f"json: has {len(data)} bytes, above the limit of {MAX_JSON_BYTES}; leave objects out")
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise SampleError(f"json: it cannot be read ({error}); save it as JSON in UTF-8") from None
-    if isinstance(content, dict):
-        content = content["annotations"] if isinstance(content.get("annotations"), list) else [content]
-    if not isinstance(content, list):
-        return []
-    objects = [
-        entry for entry in content if isinstance(entry, dict) and (entry.get("segmentation") or entry.get("bbox"))
-    ]
-    if len(objects) > MAX_OBJECTS:
-        raise SampleError(f"json: has {len(objects)} objects, above the limit of {MAX_OBJECTS}; leave some out")
-    return objects
-
-
-def _from_annotation(annotation: Mapping[str, Any], number: int, size: Size) -> BoolArray:
+def _from_annotation(
+    annotation: Mapping[str, Any], number: int, drawn_on: Size | None, reading: MaskReading
+) -> BoolArray:
+    size, turned, asked = reading.size, reading.turned, reading.masks.orientation
+    kind = "segmentation" if annotation.get("segmentation") else "bbox" if "bbox" in annotation else "shape"
     shape = annotation.get("segmentation")
     try:
-        if isinstance(shape, dict) and shape:
-            return decode_rle(shape, size)
-        mask = np.zeros(size, np.bool_)
-        for corners in _polygons(annotation, size):
-            mask |= fill_polygon(corners, size)
+        if "problem" in annotation:
+            raise SampleError(annotation["problem"])
+        sides = shape.get("size") if isinstance(shape, dict) else None
+        if isinstance(sides, list) and [type(side) for side in sides] == [int, int]:
+            frame = frame_of((sides[0], sides[1]), size, turned, asked)
+        else:
+            frame = frame_of(drawn_on, size, turned, asked)
+        if frame is None:
+            raise SampleError(question_of(turned))
+        if frame == "stored":
+            stored = size[::-1] if turned >= 5 else size
+            return np.ascontiguousarray(UPRIGHT[turned](_drawn(annotation, stored).view(np.uint8))).view(np.bool_)
+        if drawn_on not in (None, size):
+            raise SampleError(
+                f"it was drawn on an image of {shortened(drawn_on)}, but this one is {size[0]} high and {size[1]} "
+                "wide; give annotations of this image"
+            )
+        return _drawn(annotation, size)
     except SampleError as error:
-        kind = "segmentation" if shape else "bbox"
         raise SampleError(f"json: {kind} of annotation {number}: {error}") from None
+
+
+def _drawn(annotation: Mapping[str, Any], size: Size) -> BoolArray:
+    shape = annotation.get("segmentation")
+    if isinstance(shape, dict) and shape:
+        return decode_rle(shape, size)
+    mask = np.zeros(size, np.bool_)
+    for corners in _polygons(annotation, size):
+        mask |= fill_polygon(corners, size)
     return mask
 
 
@@ -204,7 +206,10 @@ def _polygons(annotation: Mapping[str, Any], size: Size) -> list[npt.NDArray[np.
         raise SampleError("it is neither an RLE with size and counts nor a list of polygons; correct it")
     if len(shape) > MAX_POLYGONS:
         raise SampleError(f"it has {len(shape)} polygons, above the limit of {MAX_POLYGONS}; encode it as an RLE")
-    polygons = [_corners(polygon, size) for polygon in shape]
+    # As detectron2 does, what has no three corners is passed over where others have.
+    has_corners = [isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in shape]
+    usable = [polygon for polygon, has in zip(shape, has_corners, strict=True) if has] or shape
+    polygons = [_corners(polygon, size) for polygon in usable]
     length = sum(abs(np.roll(corners, -1, 0) - corners).max(axis=1).sum() for corners in polygons)
     if length > 4 * size[0] * size[1] + 1000:  # around every pixel, and somewhat more for tiny images
         corners = sum(map(len, polygons))

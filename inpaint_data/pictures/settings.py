@@ -14,7 +14,7 @@ from inpaint_data.masks.settings import BROUGHT, MaskSettings
 from inpaint_data.pictures.filters import Filters
 from inpaint_data.pictures.formats import DECODERS, DEFAULT_FORMATS, MAX_PIXELS, Decoding
 from inpaint_data.pictures.views import CROPS, Small, Views
-from inpaint_data.settings import Choices, Natural, Settings, built, checked
+from inpaint_data.settings import Choices, Natural, Settings, built, checked, member_name
 
 Carry = Literal["none", "original", "crop"]
 
@@ -49,6 +49,13 @@ def _formats(value: Any) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in tuple(DECODERS)]:
         raise UsageError(f"{unknown[0]!r} is unknown; choose from {', '.join(DECODERS)}")
     return tuple(sorted(set(names)))
+
+
+def _caption(value: Any) -> str:
+    member, colon, path = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if not member.strip() or (colon and not path):
+        raise UsageError(f"{value!r} is not a caption; give a member such as txt, or a field of one: json:prompt")
+    return f"{member_name(member)}{colon}{path}"
 
 
 class PictureSettings(Settings):
@@ -87,6 +94,12 @@ class PictureSettings(Settings):
     target: bool = False
     """Each sample has a paired picture, target.jpg (or another format), of the image's size: what the masked region
     shall become (remove, replace, relight). It is cut and encoded beside the image."""
+
+    image: Annotated[str | None, checked(member_name, str | None)] = None
+    """The member that is the image, such as input.jpg; left out, the one that is named jpg, jpeg, png or webp."""
+
+    caption: Annotated[str, checked(_caption, str)] = "txt"
+    """The member that is the caption, or a field of one that is JSON: json:prompt, meta.json:texts.0."""
 
     carry_image: Carry = "none"
     """What is carried of the image itself, in a cache or in a batch: "none", "original" (its bytes, and the sample's

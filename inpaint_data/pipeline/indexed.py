@@ -15,11 +15,10 @@ import numpy.typing as npt
 import webdataset as wds
 
 from inpaint_data.errors import FilteredError, ReplacedError, SampleError, ShardError
-from inpaint_data.pictures.examples import caption_of
-from inpaint_data.pictures.formats import Decoding
+from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
-from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import SampleDict, Stage
 from inpaint_data.pipeline.faults import log, warn
 from inpaint_data.pipeline.stages import VIEWS, BatchEnd, as_dict, as_sample, way_of_a_sample
@@ -129,8 +128,8 @@ class IndexedShards:
         if self._has_one_view and not filters.of_images:
             return self._unknown_view
         try:
-            size = file.size_of(sample, self.settings.pictures.decoding)
-            filters.check_image(size, caption_of(sample))
+            size = file.size_of(sample, self.settings.pictures)
+            filters.check_image(size, caption_of(sample.members, self.settings.pictures.caption))
         except FilteredError:
             raise
         except SampleError:
@@ -209,13 +208,13 @@ class ShardFile:
         """Its samples by their headers, without bytes, under the shard's own name."""
         return locate_samples(self.shard if self._path is None else str(self._path), self.shard)
 
-    def size_of(self, sample: Sample, decoding: Decoding) -> Size:
+    def size_of(self, sample: Sample, pictures: PictureSettings) -> Size:
         """The size of a sample's picture, which is looked up in the shard where the sample was only located.
 
         Raises:
             SampleError: it has none, or none that can be read.
         """
-        name = image_member(sample)
+        name, decoding = image_member(sample, pictures.image), pictures.decoding
         if sample.members[name]:
             return image_size(sample.members[name], decoding)
         offset, end = sample.offsets[name], sample.extent[1]

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from inpaint_data.errors import FilteredError, SampleError, ShardError
 from inpaint_data.masks.settings import MaskSettings
-from inpaint_data.pictures.examples import caption_of
+from inpaint_data.pictures.brought import mask_member
+from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.geometry import Size
+from inpaint_data.pictures.mask_files import in_order, mask_pattern
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.indexed import ShardFile
@@ -168,12 +170,12 @@ def _items(file: ShardFile, own: Sequence[Stage], whole: bool) -> Iterator[Sampl
 def _count(survey: Survey, sample: Sample, file: ShardFile, settings: ExampleSettings) -> None:
     """What comes of a sample that can be read."""
     survey.members.update(sample.members.keys())
-    survey.captions += "txt" in sample.members
+    survey.captions += settings.pictures.caption.partition(":")[0] in sample.members
     kind = NO_IMAGE
     try:
-        size = file.size_of(sample, settings.pictures.decoding)
+        size = file.size_of(sample, settings.pictures)
         survey.sizes[size] += 1
-        caption = caption_of(sample) if settings.pictures.filters.caption else ""
+        caption = caption_of(sample.members, settings.pictures.caption) if settings.pictures.filters.caption else ""
         settings.pictures.filters.check_image(size, caption)
         kind = TOO_SMALL
         views = settings.pictures.views.of(size)
@@ -188,8 +190,9 @@ def _count(survey: Survey, sample: Sample, file: ShardFile, settings: ExampleSet
 
 def _check_brings_mask(sample: Sample, masks: MaskSettings) -> None:
     """Raises SampleError for a sample that, by the names of its members, has no mask where it must bring one."""
-    takes = {"sample": ("mask.png",), "object": ("mask.png", "mask.0.png", "json")}
-    source = "object" if masks.draws_objects else masks.source
-    if source in takes and not any(name in sample.members for name in takes[source]):
-        listed = ", ".join(sorted(sample.members))
-        raise SampleError(f"no mask: the sample has {listed}; add {takes[source][0]}, or draw masks: source: mixture")
+    if masks.source == "sample":
+        mask_member(sample, masks)
+    elif masks.draws_objects:
+        members = sample.members
+        if "json" not in members and not in_order(members, mask_pattern(masks.mask)):
+            raise SampleError(f"no object mask: the sample has {', '.join(sorted(members))}; add mask.0.png or json")

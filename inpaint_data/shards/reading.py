@@ -24,9 +24,12 @@ MAX_REASON = 2000  # characters
 MAX_NAME_BYTES = 4096  # of a member: the longest path that systems take
 USUAL_IMAGES = ("jpg", "jpeg", "png", "webp")
 IMAGE_EXTENSIONS = (*USUAL_IMAGES, "avif", "bmp", "gif", "tif", "tiff", "heic", "heif")
+MASK_MEMBER = re.compile(rf"mask\.(?:([0-9]+)\.)?(?:{'|'.join(IMAGE_EXTENSIONS)})")
 CACHED = "inpaint.json"  # the member that every sample of a latent cache has
 
 _LEFTOVER = re.compile(r"(.*/)?(\._[^/]*|\.DS_Store)$|(.*/)?PaxHeaders?(\.\d+)?/")
+_COMPANION = re.compile(rf"txt|json|{MASK_MEMBER.pattern}")  # what a sample has beside its image
+_WORD = re.compile("[a-z_-]+")  # that names what an image is of, as in input.jpg: a part of a key is a number
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)  # webdataset splits at the first dot
 
 
@@ -164,22 +167,40 @@ def _samples(source: TarStream, located: bool = False) -> Iterator[Sample | Faul
                 yield Fault(url, key, f"lies behind the damage: {damage}", start, source.offset)
 
 
-def image_member(sample: Sample) -> str:
-    """The extension of a sample's image: one of the usual, beside which a tiff or a heic is a member like any other.
+def image_member(sample: Sample, named: str | None = None) -> str:
+    """The extension of a sample's image: `named`, or else the only one that is an image's: one of the usual, beside
+    which a tiff or a heic is a member like any other.
 
     Raises:
         SampleError: it has none or several.
     """
-    images = [extension for extension in sample.members if extension in USUAL_IMAGES]
-    images = images or [extension for extension in sample.members if extension in IMAGE_EXTENSIONS]
+    images = [extension for extension in sample.members if extension in ([named] if named else USUAL_IMAGES)]
+    if not images and not named:
+        images = [extension for extension in sample.members if extension in IMAGE_EXTENSIONS]
     if len(images) == 1:
         return images[0]
     names = ", ".join(sorted(sample.members))
     if images:
-        raise SampleError(f"several images: it has members {names}; keep one of {', '.join(images)}")
+        raise SampleError(f"several images: it has {names}; keep one, or name it with image: {images[0]}")
     if CACHED in sample.members:
         raise SampleError("it is a sample of a latent cache, not an image; read it with cached(), or as a cache")
-    raise SampleError(f"no image: it has members {names}, none of them {', '.join(IMAGE_EXTENSIONS)}")
+    others = named_otherwise(sample)
+    if others and named is None:
+        raise SampleError(
+            f"no image: it has {names}; name it with image: {' or '.join(others[:3])} (a key ends at the first dot)"
+        )
+    raise SampleError(f"no image: it has {names}, and not {named or ', '.join(IMAGE_EXTENSIONS)}")
+
+
+def named_otherwise(sample: Sample) -> list[str]:
+    """The members that are images by their extension, and by their name neither the sample's image nor its mask."""
+    return sorted(filter(_stem_of_image, sample.members))
+
+
+def _stem_of_image(name: str) -> str:
+    """What stands before the extension of an image with dots in its name, that is not a mask; "" of all others."""
+    stem, _, extension = name.rpartition(".")
+    return stem if extension in IMAGE_EXTENSIONS and not MASK_MEMBER.fullmatch(name) else ""
 
 
 @dataclass
@@ -233,18 +254,26 @@ class _Group:
 
     def _keys_with_dots(self) -> list[str]:
         """The keys that were meant, where the members are plainly those of several samples: `v2.jpg` with `v2.txt`, or
-        images with dots and none without. A lone `depth.png` beside `jpg` is a member like any other, and so is one
-        in a latent cache, whose samples need no image."""
+        images of which none has a plain name, unless two of three signs say that they are members: they are named by a
+        word, have a plain caption or mask beside them, and none of their own.
+
+        A lone `depth.png` beside `jpg` is a member like any other, and so is `input.jpg` beside `txt`, and all in a
+        latent cache, whose samples need no image."""
         if CACHED in self.members:
             return []
-        stems = {name.rpartition(".")[0] for name in self.members if name.endswith(IMAGE_EXTENSIONS) and "." in name}
-        stems = {stem.removesuffix(".mask") for stem in stems} - {"mask"}
-        plain = any(name in IMAGE_EXTENSIONS for name in self.members)
-        companions = {f"{stem}.{name}" for stem in stems for name in ("txt", "json", "mask.png")}
-        if not stems or (plain and not companions & self.members.keys()):
+        stems = {stem.removesuffix(".mask") for name in self.members if (stem := _stem_of_image(name))}
+        parts = [(name[: dot.start()], name[dot.end() :]) for name in self.members for dot in re.finditer(r"\.", name)]
+        has_companions = any(stem in stems and _COMPANION.fullmatch(rest) for stem, rest in parts)
+        is_plain = any(name in IMAGE_EXTENSIONS for name in self.members)
+        signs = (
+            all(map(_WORD.fullmatch, stems)),
+            any(_COMPANION.fullmatch(name) for name in self.members),
+            not has_companions,
+        )
+        if not stems or (not has_companions if is_plain else sum(signs) >= 2):
             return []
         keys = [f"{self.key}.{stem}" for stem in sorted(stems)]
-        return [self.key, *keys] if plain else keys
+        return [self.key, *keys] if is_plain else keys
 
 
 def name_problem(name: str) -> str | None:

@@ -14,7 +14,7 @@ from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.examples import Example, collate, prepare_again
 from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Geometry
-from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.shards.reading import Sample
 from inpaint_data.training.loader import Rows
 
@@ -65,8 +65,10 @@ class FreshMasks:
                 f"make it with carry_image: {'original' if needs_files else 'crop'}"
             )
         self.cache, self.carry, self.threads, self.buckets = cache, carry, threads, cache.buckets
-        self.settings = ExampleSettings(masks=masks, seed=seed)
         self._cut_by = settings.examples or ExampleSettings()
+        cut_by = self._cut_by.pictures
+        pictures = PictureSettings(image=cut_by.image if carry == "original" else None, caption=cut_by.caption)
+        self.settings = ExampleSettings(pictures, masks, seed)
         # A crop is a PNG of the job's own, its colours converted already.
         self._decoding = Decoding() if carry == "crop" else self._cut_by.pictures.decoding
 
