@@ -130,7 +130,7 @@ def repainted(data: bytes, repaint: Repaint | None) -> BoolArray:
         return _bool(values > 0 if values.ndim == 2 else values.any(2))
     if repaint is None and alpha is not None and alpha.min() < 255:
         return _by_transparency(values, alpha)
-    is_lossy = data[:2] == b"\xff\xd8" or data[:4] == b"RIFF"
+    is_lossy = data[:2] == b"\xff\xd8" or (data[:4] == b"RIFF" and b"VP8L" not in data[:64])
     if values.dtype == np.uint16:
         return _bool(values > 32767) if repaint == "light" else _by_16_bits(values)
     return _grey(values) > 127 if repaint == "light" else _by_colours(values.astype(np.uint8, copy=False), is_lossy)
