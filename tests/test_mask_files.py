@@ -55,6 +55,7 @@ SURE = {
     "black and white": saved(GREY),
     "one bit": saved(Image.fromarray(GREY).convert("1")),
     "classes 0 and 1": saved(HOLE.astype(np.uint8)),
+    "classes 0 and 1 without loss": saved(HOLE.astype(np.uint8), "WEBP", lossless=True),
     "classes 0 and 1 of 16 bits": saved(HOLE.astype(np.uint16)),
     "255 of 16 bits": saved(HOLE.astype(np.uint16) * 255),
     "white of 16 bits": saved(HOLE.astype(np.uint16) * 65535),
