@@ -1,5 +1,6 @@
 """The sheet of masks: what is drawn on it, and that docs/masks.md agrees."""
 
+import io
 import re
 import shlex
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import run, write_shard
 from flat import OF_JOBS, grouped
 from PIL import Image
 
@@ -161,3 +162,24 @@ def test_the_docs_give_the_mean_hole_ratio_of_every_generator(name: str) -> None
     assert row
     ratios = [hole_ratio(GENERATORS[name](128, 128, generator_for(1, str(i), 0, "mask"))) for i in range(300)]
     assert abs(np.mean(ratios) - float(row[1])) < 4 * np.std(ratios) / len(ratios) ** 0.5 + 0.01
+
+
+def test_masks_are_drawn_over_the_users_own_images_with_the_masks_that_they_bring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], photo_bytes: dict[str, bytes]
+) -> None:
+    mask = io.BytesIO()
+    height, width = np.asarray(Image.open(io.BytesIO(photo_bytes["cat"]))).shape[:2]
+    half = np.zeros((height, width), np.uint8)
+    half[:, : width // 2] = 255
+    Image.fromarray(half).save(mask, "PNG")
+    shard = write_shard(tmp_path / "a.tar", {"cat": {"jpg": photo_bytes["cat"], "mask.png": mask.getvalue()}})
+    words = ["masks", "--out", str(tmp_path / "a.png"), "--resolution", "64", "--shards", str(shard)]
+    assert run(capsys, *words, "--masks", "sample", "--mask_offset", "0")[0] == 0
+    tile = first_tile(tmp_path / "a.png")
+    red = tile[..., 0] - tile[..., 2]
+    assert (red[:, : TILE // 2 - 2] > 0.6 * (HOLE[0] - HOLE[2])).all()
+    assert (red[:, TILE // 2 + 2 :] == 0).all()
+    write_shard(tmp_path / "b.tar", {"words": {"txt": b"no image"}})
+    code, _, err = run(capsys, *words[:-1], str(tmp_path / "b.tar"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "masks: no image gives a mask; the first, words: " in err

@@ -51,7 +51,7 @@ COMMANDS = {
         JOB_ONLY,
     ),
     "masks": Command(
-        "Draw 64 masks over the demo's images, as a job would make them.",
+        "Draw 64 masks over the demo's images or your own, as a job would make them.",
         (),
         ("shards", "encode"),
         ((("masks", "source"), "mixture"),),

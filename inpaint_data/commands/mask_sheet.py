@@ -1,7 +1,7 @@
 """Mask sheet: 64 masks over the demo's images, to look at before a job."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -14,13 +14,14 @@ from inpaint_data.demo import OBJECTS, PHOTOS
 from inpaint_data.encoding.encoder import Encoder
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.errors import UsageError
+from inpaint_data.job.caching import inputs_of
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.masks.edits import Origin
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.examples import Example, collate, prepare
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.settings import group_of
-from inpaint_data.shards.reading import Fault, Sample
+from inpaint_data.shards.reading import Fault, Sample, read_shard
 
 SIDE = 8  # tiles in a row, and rows
 TILE, LETTERS, FONT = 112, 14, 11  # pixels: side of a tile, height of a line under it and of its letters
@@ -33,8 +34,9 @@ def mask_sheet(
     pictures: PictureSettings | Mapping[str, Any] | None = None,
     masks: MaskSettings | Mapping[str, Any] | None = None,
     job: JobSettings | Mapping[str, Any] | None = None,
+    shards: str | list[str] | None = None,
 ) -> str:
-    """Draw 64 masks, as a caching job would make them for the demo's images, after their offset.
+    """Draw 64 masks, as a caching job would make them, after their offset: over the demo's images, or your own.
 
     Below each are its label, its hole ratio and its offset. Images smaller than the resolution are enlarged. Object
     masks are drawn over those images that have objects marked by hand.
@@ -42,23 +44,27 @@ def mask_sheet(
     Args:
         out: the .png or .jpg to write.
         pictures, masks, job: as `cache_latents` takes them, except that the source of masks is "mixture" if not set.
+        shards: image shards whose first samples are drawn over, with the masks that they bring if these are asked for.
 
     Returns:
         The path of the sheet.
 
     Raises:
-        UsageError: settings that cannot work, masks that only your own samples have, or `out` cannot be written.
+        UsageError: settings that cannot work, masks that only your own samples have, no such shards, or `out` cannot
+            be written.
+        ShardError: a shard cannot be read.
     """
     check_suffix("out", out, SUFFIXES)
     pictures, masks = group_of(PictureSettings, pictures), _drawn_masks(masks)
-    if masks.source in ("sample", "alpha"):
+    if shards is None and masks.source in ("sample", "alpha"):
         raise UsageError(
-            f"masks: {masks.source} takes the masks of your own samples, which the demo's images do not have; name a "
-            "generator or mixture, or draw a cache with `inpaint-data sheet`"
+            f"masks: {masks.source} takes the masks of your own samples, which the demo's images do not have; name "
+            "your shards, or a generator or mixture"
         )
     settings = ExampleSettings(pictures.but(upscale=True, target=False), masks, group_of(JobSettings, job).seed)
     encoder = Encoder(masks, EncodeSettings(), None, settings.seed)
-    tiles = list(islice(_tiles(settings, encoder), SIDE * SIDE))
+    samples = _demo(masks) if shards is None else _of_shards(shards)
+    tiles = list(islice(_tiles(samples, settings, encoder), SIDE * SIDE))
     return save(_stacked(tiles), "out", out)
 
 
@@ -69,16 +75,20 @@ def _drawn_masks(masks: MaskSettings | Mapping[str, Any] | None) -> MaskSettings
     return group_of(MaskSettings, {"source": "mixture", **(masks or {})})
 
 
-def _tiles(settings: ExampleSettings, encoder: Encoder) -> Iterator[Image.Image]:
+def _tiles(items: Iterable[Sample | Fault], settings: ExampleSettings, encoder: Encoder) -> Iterator[Image.Image]:
     """A tile for each mask: variant 0 of every view of every image, then variant 1, and so on.
 
     Raises:
         UsageError: no image gives a mask in variant 0.
     """
-    samples = list(_samples(settings.masks))
+    samples, reasons = [], []
+    for item in items:
+        if isinstance(item, Sample):
+            samples.append(item)
+        else:
+            reasons.append(f"{item.key}: {item.reason}")
     drawn = 0
     for variant in range(SIDE * SIDE):
-        reasons: list[str] = []
         for sample in samples:
             for example in prepare(sample, settings, [variant]):
                 if isinstance(example, Fault):
@@ -90,10 +100,17 @@ def _tiles(settings: ExampleSettings, encoder: Encoder) -> Iterator[Image.Image]
                 growth = f"{offset:+d} px" if window == "square" or not offset else f"{offset:+d} {window}"
                 yield _tile(example, batch["mask"][0, 0], example.origins[0], growth)
         if not drawn:
-            raise UsageError(f"masks: no image gives a mask; the first, {reasons[0]}")
+            first = f"; the first, {reasons[0]}" if reasons else ""
+            raise UsageError(f"masks: no image gives a mask{first}")
 
 
-def _samples(masks: MaskSettings) -> Iterator[Sample]:
+def _of_shards(shards: str | list[str]) -> list[Sample | Fault]:
+    """The first samples of the user's shards."""
+    items = (item for shard in inputs_of(shards) for item in read_shard(shard))
+    return list(islice((item for item in items if isinstance(item, Sample | Fault)), SIDE * SIDE))
+
+
+def _demo(masks: MaskSettings) -> Iterator[Sample]:
     """The demo's images; only those with objects where the mixture may draw one."""
     objects: dict[str, Any] = json.loads(OBJECTS.read_bytes())
     for path in sorted(PHOTOS.glob("*.jpg")):

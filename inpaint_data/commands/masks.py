@@ -7,10 +7,17 @@ from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import PictureSettings
 
 
-def run(out: str, pictures: PictureSettings, masks: MaskSettings, job: JobSettings) -> Outcome:
-    """Draw 64 masks over the demo's images, as a job would make them.
+def run(
+    out: str,
+    pictures: PictureSettings,
+    masks: MaskSettings,
+    job: JobSettings,
+    shards: str | list[str] | None = None,
+) -> Outcome:
+    """Draw 64 masks over the demo's images or your own, as a job would make them.
 
     Args:
         out: the .png or .jpg to write
+        shards: image shards of your own, whose first samples are drawn over; only as a flag, a job's YAML does not say
     """
-    return Outcome(mask_sheet(out, pictures, masks, job))
+    return Outcome(mask_sheet(out, pictures, masks, job, shards))

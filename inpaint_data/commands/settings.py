@@ -266,7 +266,7 @@ class Reader:
             elif name == FOR.name and self.takes_model:
                 if value is not None:
                     self._take_model(value, file)
-            elif (name,) in self.by_place and name not in self.positional:
+            elif (name,) in self.by_place and name not in (*self.positional, *self.ignored):
                 self._take(self.by_place[name,], value, file)
             elif name not in self.ignored:
                 raise UsageError(f"{file}: there is no setting {name!r}; {self._where(name)}")

@@ -148,11 +148,7 @@ def repainted(data: bytes, repaint: Repaint | None, decoding: Decoding = DEFAULT
         return _bool(values > 0 if values.ndim == 2 else values.any(2))
     if repaint is None and alpha is not None and alpha.min() < 255:
         return _by_transparency(values, alpha)
-<<<<<<< HEAD
-    is_lossy = data[:2] == b"\xff\xd8" or data[:4] == b"RIFF" or data[4:8] == b"ftyp"
-=======
-    is_lossy = data[:2] == b"\xff\xd8" or (data[:4] == b"RIFF" and b"VP8L" not in data[:64])
->>>>>>> 8f6865c1a9ec38754842661ec34a7d10ff9e898a
+    is_lossy = data[:2] == b"\xff\xd8" or data[4:8] == b"ftyp" or (data[:4] == b"RIFF" and b"VP8L" not in data[:64])
     if values.dtype == np.uint16:
         return _bool(values > 32767) if repaint == "light" else _by_16_bits(values)
     return _grey(values) > 127 if repaint == "light" else _by_colours(values.astype(np.uint8, copy=False), is_lossy)
