@@ -457,7 +457,7 @@ def test_columns_of_parquet_are_told_and_bad_rows_left_out(tmp_path: Path) -> No
     columns["seg"][3] = {"bytes": picture("PNG", size=(16, 24)), "path": None}
     file = tmp_path / "train.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), file)
-    with pytest.raises(UsageError, match=r"train\.parquet: no column is known .*photo, en, seg.*--columns image=NAME"):
+    with pytest.raises(UsageError, match=r"train\.parquet: no column is known .*photo, en, seg.*columns image=NAME"):
         pack(str(file), str(tmp_path / "out"))
     with pytest.raises(UsageError, match="has no column 'x'"):
         pack(str(file), str(tmp_path / "out"), columns="image=x")

@@ -6,16 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from inpaint_data.errors import UsageError
-from inpaint_data.folders.files import IMAGES, File, composed, kind_of, walk
-from inpaint_data.shown import shortened
+from inpaint_data.folders.files import IMAGES, File, composed, walk
+from inpaint_data.folders.rows import columns_given, columns_of, members_of_row
 
-_KNOWN = {  # what a column is for -> what it is called
-    "image": ("image", "img", "jpg", "png", "picture"),
-    "mask": ("mask", "mask_image", "masks"),
-    "target": ("target", "target_image"),
-    "control": ("control", "conditioning_image"),
-    "caption": ("caption", "text", "prompt", "description"),
-}
 AT_ONCE = 16  # rows in memory
 
 
@@ -62,13 +55,13 @@ class ParquetRows:
             import pyarrow.parquet  # noqa: F401 - only these tables need it
         except ImportError:
             raise UsageError("parquet needs pyarrow; pip install 'inpaint_data[parquet]'") from None
-        given = self._given()
+        given = columns_given(self.columns)
         self._tables = []
         for file in self.files:
             opened = self._opened(file)
             names = list(opened.schema_arrow.names)
-            chosen = {use: self._column(file, use, given.get(use), names) for use in _KNOWN}
-            self._tables.append((file, {use: name for use, name in chosen.items() if name}, opened.metadata.num_rows))
+            chosen = columns_of(names, given, str(file.path))
+            self._tables.append((file, chosen, opened.metadata.num_rows))
             self.unread += [name for name in names if name not in chosen.values() and name not in self.unread]
 
     def __len__(self) -> int:
@@ -83,31 +76,11 @@ class ParquetRows:
             try:
                 for batch in self._opened(file).iter_batches(AT_ONCE, columns=list(columns.values())):
                     for record in batch.to_pylist():
-                        members, problem = _members(record, columns)
+                        members, problem = members_of_row(record, columns)
                         yield RowSample(f"{stem}/{number:07d}", f"{file.name}, row {number}", members, problem)
                         number += 1
             except (pyarrow.ArrowException, OSError) as error:
                 raise UsageError(f"{file.path}: row {number} cannot be read ({error}); download it again") from None
-
-    def _given(self) -> dict[str, str]:
-        given: dict[str, str] = {}
-        for part in self.columns.split(",") if self.columns else []:
-            use, equals, name = part.strip().partition("=")
-            if not equals or use not in _KNOWN or not name:
-                raise UsageError(f"columns: {part!r} is not one of {', '.join(f'{use}=NAME' for use in _KNOWN)}")
-            given[use] = name
-        return given
-
-    def _column(self, file: File, use: str, given: str | None, names: list[str]) -> str | None:
-        if given is not None and given not in names:
-            raise UsageError(f"columns: {file.path} has no column {given!r}; it has {', '.join(names)}")
-        found = given or next((name for name in _KNOWN[use] if name in names), None)
-        if found is None and use == "image":
-            raise UsageError(
-                f"{file.path}: no column is known to hold the images; it has {', '.join(names)}: say which with "
-                "--columns image=NAME"
-            )
-        return found
 
     def _opened(self, file: File) -> Any:
         import pyarrow
@@ -117,26 +90,3 @@ class ParquetRows:
             return pyarrow.parquet.ParquetFile(file.path)
         except (pyarrow.ArrowException, OSError) as error:
             raise UsageError(f"{file.path}: not a parquet table ({error}); download it again") from None
-
-
-def _members(record: dict[str, Any], columns: dict[str, str]) -> tuple[dict[str, bytes], str | None]:
-    """The members of a row, and the problem with it."""
-    members: dict[str, bytes] = {}
-    for use, column in columns.items():
-        value = record[column]
-        if use == "caption":
-            if isinstance(value, str) and value.strip():
-                members["txt"] = value.encode()
-            elif value is not None and not isinstance(value, str):
-                return members, f"its {column} is not a text: {shortened(value)}"
-            continue
-        values = value if isinstance(value, list) else [value]
-        for number, picture in enumerate(values):
-            if picture is None and use != "image":
-                continue
-            data = picture.get("bytes") if isinstance(picture, dict) else picture
-            if not isinstance(data, bytes) or (kind := kind_of(data)) is None:
-                return members, f"its {column} holds no picture, or only the path of one"
-            name = kind if use == "image" else f"{use}.{kind}"
-            members[f"{use}.{number}.{kind}" if len(values) > 1 else name] = data
-    return members, None

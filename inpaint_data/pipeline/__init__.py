@@ -1,5 +1,6 @@
 """The way of a sample, stage by stage, for any `wds.DataPipeline`: `import inpaint_data.pipeline as ip`."""
 
+from inpaint_data.pipeline.datasets import from_dataset
 from inpaint_data.pipeline.decorator import stage
 from inpaint_data.pipeline.device import encode, in_pinned_memory
 from inpaint_data.pipeline.faults import stop, warn
@@ -14,6 +15,7 @@ __all__ = [
     "encode",
     "examples",
     "expand",
+    "from_dataset",
     "image_stages",
     "in_pinned_memory",
     "own_stages",

@@ -42,6 +42,7 @@ from inpaint_data.training.sources import (
     OwnLoader,
     OwnSource,
     Source,
+    as_source,
     is_named,
     names_a_cache,
     shards_of,
@@ -74,7 +75,7 @@ class InpaintDataModule(LightningDataModule):
         source: what to train on: image shards (a brace pattern, a glob, a folder, URLs, or a list of those); the folder
             or URL of a cache, or several of the same settings; or an iterable of samples of your own, such as a
             `wds.WebDataset` or `wds.DataPipeline`, which gives sample dicts or ready batches. Of that an epoch is what
-            it gives, from its beginning, also after a resume.
+            it gives, from its beginning, also after a resume. A Hugging Face `Dataset` is shuffled, see `from_dataset`.
         val_source, test_source: the same for validation and test. They are frozen: variant 0, seed 0, for ever.
         predict_source: the same for `Trainer.predict`, in its order, with variant 0.
         batch_size: samples in a batch on each rank.
@@ -106,7 +107,10 @@ class InpaintDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         sources = dict(zip(PARAMETERS, (source, val_source, test_source, predict_source), strict=True))
-        self.sources: dict[str, Source] = {stage: source for stage, source in sources.items() if source is not None}
+        self.loading = group_of(LoadSettings, loading)
+        self.sources: dict[str, Source] = {
+            stage: as_source(source, self.loading.seed) for stage, source in sources.items() if source is not None
+        }
         if not self.sources:
             raise UsageError("source: give InpaintDataModule image shards or a cache to train on", ("source",))
         for stage, source in self.sources.items():
@@ -125,7 +129,6 @@ class InpaintDataModule(LightningDataModule):
         self.pictures = group_of(PictureSettings, pictures)
         self.masks = group_of(MaskSettings, masks)
         self.encode = group_of(EncodeSettings, encode)
-        self.loading = group_of(LoadSettings, loading)
         self.stages: list[Stage] = check_stages(stages or [])
         # The stages whose source is a cache.
         self.caches = {stage for stage in self.sources if names_a_cache(PARAMETERS[stage], self.sources[stage])}
@@ -325,6 +328,8 @@ class InpaintDataModule(LightningDataModule):
         threads = max(1, self.loading.num_workers) if self.loading.workers == "threads" else 0
         settings = ExampleSettings(self.pictures, self.masks, self._seed(stage))
         samples: Any = self.sources[stage]
+        if stage == "fit" and hasattr(samples, "set_epoch"):
+            samples.set_epoch(this.epoch)
         ranks = (this.rank, this.world)
         return OwnSource(samples, settings, self.stages, this.batch_size, this.epoch, threads, ranks)
 

@@ -15,6 +15,7 @@ from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.latent_cache.format import CACHE_FILE, folders_of, is_cache, is_cache_or_lost
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.datasets import from_dataset, is_dataset
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.faults import warn
 from inpaint_data.pipeline.indexed import IndexedShards
@@ -191,6 +192,11 @@ def _splits(pipeline: Any, by: str = "split_by_node") -> bool:
     if isinstance(pipeline, wds.WebDataset):  # which splits by worker, and by node, perhaps in the user's own way
         return by != "split_by_node" or "single_node_only" not in names
     return bool(names & {by, "ResampledShards"})
+
+
+def as_source(source: Any, seed: int) -> Source:
+    """What was given; of a Hugging Face `Dataset` its samples."""
+    return from_dataset(source, seed=seed) if is_dataset(source) else source  # type: ignore[no-any-return]
 
 
 def names_a_cache(name: str, source: Source) -> bool:
