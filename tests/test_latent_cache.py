@@ -192,7 +192,7 @@ def test_every_input_sample_is_cached_or_quarantined_with_its_reason(
     assert set(sidecar["keys"]) | set(reasons) == set(samples)
     assert "damaged" in reasons["cut"]
     assert "add bare.mask.png" in reasons["bare"]
-    assert "mask is 100 high and 100 wide, but image is 300 high and 451 wide" in reasons["other_size"]
+    assert "mask.png is 100 high and 100 wide, but image is 300 high and 451 wide" in reasons["other_size"]
     assert "latents.npy" in reasons["reserved"]
     assert verify_cache(out).totals["samples"] == 2
 
