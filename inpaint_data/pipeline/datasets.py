@@ -75,7 +75,7 @@ def _undecoded(dataset: Any, features: Mapping[str, Any] | None, names: list[str
     import datasets
 
     for name in names:
-        feature = (features or {}).get(name)
+        feature: Any = (features or {}).get(name)
         if isinstance(feature, datasets.Image):
             dataset = dataset.cast_column(name, datasets.Image(decode=False))
         elif isinstance(getattr(feature, "feature", None), datasets.Image):

@@ -196,7 +196,7 @@ def _splits(pipeline: Any, by: str = "split_by_node") -> bool:
 
 def as_source(source: Any, seed: int) -> Source:
     """What was given; of a Hugging Face `Dataset` its samples."""
-    return from_dataset(source, seed=seed) if is_dataset(source) else source  # type: ignore[no-any-return]
+    return from_dataset(source, seed=seed) if is_dataset(source) else source
 
 
 def names_a_cache(name: str, source: Source) -> bool:
