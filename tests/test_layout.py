@@ -86,7 +86,11 @@ def test_only_training_knows_lightning_and_no_module_is_long(path: Path) -> None
 
 def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [name for group in ("parquet", "s3", "text", "train") for name in project["optional-dependencies"][group]]
+    extras = [
+        name
+        for group in ("datasets", "parquet", "s3", "text", "train")
+        for name in project["optional-dependencies"][group]
+    ]
     declared = {
         re.split(r"[\[><=;! ]", name)[0].lower().replace("-", "_") for name in [*project["dependencies"], *extras]
     }

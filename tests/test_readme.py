@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_commands_make_a_cache_and_a_contact_sheet(folder: Path) -> None:
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 7
     assert (folder / "cache" / "cache.json").is_file()
     assert (folder / "sheet.png").is_file()
     assert (folder / "job.yaml").is_file()
