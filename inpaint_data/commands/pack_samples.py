@@ -8,12 +8,13 @@ from pathlib import Path
 
 from inpaint_data.commands.pack_report import Packed
 from inpaint_data.errors import SampleError
-from inpaint_data.folders.files import IMAGES, LeftOut, kind_of
+from inpaint_data.folders.files import IMAGES, LeftOut
 from inpaint_data.folders.owners import Member
 from inpaint_data.folders.pairing import Pairing
 from inpaint_data.folders.parquet import ParquetRows
+from inpaint_data.kinds import kind_of
 from inpaint_data.pictures.formats import DECODERS, Decoding
-from inpaint_data.pictures.images import image_size
+from inpaint_data.pictures.images import image_size, stated_orientation
 from inpaint_data.shards.reading import name_problem
 
 ANY = Decoding(tuple(DECODERS), max_pixels=sys.maxsize)  # what is decoded is for the job to say
@@ -55,11 +56,13 @@ class PackSample:
                 problems[name] = str(error)
             except OSError as error:
                 problems[name] = f"it cannot be read ({error.strerror}); make it readable"
-        image = next((size for name, size in sizes.items() if name in IMAGES), None)
+        image = next((name for name in sizes if name in IMAGES), None)
+        fitting = [] if image is None else [sizes[image]]
+        if image is not None and (stated_orientation(data[image], ANY) or 1) >= 5:
+            fitting.append(sizes[image][::-1])  # whether it is of the stored pixels is for the job to tell
         for name, size in sizes.items():
             match = PICTURE.fullmatch(name)
-            # One of the stored pixels of a turned image is for the job to tell.
-            if match and match["role"] in ("mask", "target") and image not in (None, size, size[::-1]):
+            if match and match["role"] in ("mask", "target") and fitting and size not in fitting:
                 problems[name] = f"the {match['role']} has another size than its image; give it the image's size"
         if not problems:
             return data

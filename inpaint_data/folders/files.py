@@ -49,19 +49,6 @@ _OF_THE_SYSTEM = frozenset(
     )
 )
 
-# How files begin, by what they are; AVIF and HEIC have their brand behind the size of a box.
-_BEGINNINGS = {
-    "jpg": rb"\xff\xd8\xff",
-    "png": rb"\x89PNG\r\n\x1a\n",
-    "webp": rb"RIFF.{4}WEBP",
-    "gif": rb"GIF8[79]a",
-    "bmp": rb"BM.{4}\0\0\0\0",
-    "tiff": rb"II\*\0|MM\0\*",
-    "avif": rb".{4}ftypavi[fs]",
-    "heic": rb".{4}ftyp(?:hei[cfmsx]|hev[cx]|mif1|msf1)",
-}
-MIN_BYTES = 26  # of the shortest of these headers: BMP's
-
 
 @dataclass(frozen=True, order=True)
 class File:
@@ -173,10 +160,3 @@ def shard_prefix(folder: Path) -> str:
     name = folder.resolve().name.removesuffix(".parquet") if folder.is_file() else folder.resolve().name
     safe = re.sub(r"[^\w.-]+", "_", composed(name)).strip("_.-")
     return safe.encode()[:100].decode(errors="ignore") or "images"
-
-
-def kind_of(data: bytes) -> str | None:
-    """The extension of a picture, by how it begins; None where it is none."""
-    if len(data) < MIN_BYTES:
-        return None
-    return next((kind for kind, start in _BEGINNINGS.items() if re.match(start, data[:16], re.DOTALL)), None)

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inpaint_data.errors import UsageError
-from inpaint_data.folders.files import kind_of
+from inpaint_data.folders.files import IMAGES
+from inpaint_data.kinds import kind_of
 from inpaint_data.shown import shortened
 
 KNOWN = {  # what a column is for -> what it is called
@@ -64,7 +65,8 @@ def members_of_row(record: Mapping[str, Any], columns: Mapping[str, str]) -> tup
             if picture is None and use != "image":
                 continue
             data = picture.get("bytes") if isinstance(picture, dict) else picture
-            if not isinstance(data, bytes) or (kind := kind_of(data)) is None:
+            kind = kind_of(data).replace("jpeg", "jpg") if isinstance(data, bytes) else ""
+            if not isinstance(data, bytes) or kind not in IMAGES:
                 return members, f"its {column} holds no picture, or only the path of one"
             name = kind if use == "image" else f"{use}.{kind}"
             members[f"{use}.{number}.{kind}" if len(values) > 1 else name] = data
