@@ -72,7 +72,9 @@ def test_the_help_of_a_command_lists_every_setting_with_its_choices(
         assert " ".join(text_of(setting).split()) in plain
         for choice in setting.choices if not setting.is_switch else ():
             assert choice in text_of(setting)
-    assert ("--for FOR" in plain) == (command in ("cache", "stats", "masks", "sheet", "verify", "index", "embed-text"))
+    assert ("--for FOR" in plain) == (
+        command in ("cache", "stats", "masks", "sheet", "verify", "index", "embed-text", "look")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["ca"], {"cache"}),
         (["cache", "--mask_"], {"--mask_offset", "--mask_padding"}),
-        (["cache", "--fo"], {"--for"}),
+        (["cache", "--fo"], {"--for", "--formats"}),
         (["cache", "--dtype", ""], {"float32", "bfloat16", "float16"}),
         (["cache", "--dtype", "=", "b"], {"bfloat16"}),
         (["cache", "--dtype", "="], {"float32", "bfloat16", "float16"}),

@@ -530,7 +530,8 @@ def test_a_path_may_begin_with_a_tilde(
         code, _, err = run(capsys, "cache", "--config", "~/job.yaml", *(flags if write == "flag" else []))
         assert code == 0, err
         assert run(capsys, "verify", "~/cache")[0] == 0
-        assert run(capsys, "sheet", "--cache", "~/cache", "--shards", "~/shards/s0.tar", "--out", "~/a.png")[0] == 0
+        code, _, err = run(capsys, "sheet", "--cache", "~/cache", "--shards", "~/shards/s0.tar", "--out", "~/a.png")
+        assert code == 0, err
         assert (root / "a.png").exists()
     assert read_cache_file(root / "cache").totals is not None
     assert not list((root / "shards").glob("~*"))

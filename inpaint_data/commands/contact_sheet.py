@@ -59,8 +59,9 @@ def contact_sheet(
     if count < 1:
         raise UsageError(f"count: {count} rows leave nothing to draw")
     decoder, inputs = load_vae(vae), inputs_of(shards)
-    chosen = spread(cached.buckets.tolist(), count)
-    places = cached.places()
+    places, stems = cached.places(), {shard_stem(shard) for shard in inputs}
+    given = [index for index, (shard, _) in enumerate(places) if shard_stem(shard) in stems] or range(len(places))
+    chosen = [given[number] for number in spread(cached.buckets[given].tolist(), count)]
     variants = {places[index]: number % cached.variants for number, index in enumerate(chosen)}
     keys = {settings.pictures.views.sample_key(key) for _, key in variants}
     rows: dict[int, Image.Image] = {}

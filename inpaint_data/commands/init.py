@@ -24,8 +24,7 @@ Example = Literal[
 FILLED = {
     ("shards",): "shards",
     ("out",): "cache",
-    ("masks", "source"): "mixture",
-    ("masks", "offset"): [-8, 24],
+    ("masks", "source"): "sample",
     ("job", "variants"): 1,
 }
 HEAD = """\

@@ -24,7 +24,6 @@ class Command:
     text: str
     positional: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()  # settings that a job's YAML may hold and this command does not use
-    defaults: tuple[tuple[tuple[str, ...], Any], ...] = ()  # of settings, where this command has other ones
 
 
 # GENERATORS of masks/generators.py, which takes long to import.
@@ -51,10 +50,7 @@ COMMANDS = {
         JOB_ONLY,
     ),
     "masks": Command(
-        "Draw 64 masks over the demo's images or your own, as a job would make them.",
-        (),
-        ("shards", "encode"),
-        ((("masks", "source"), "mixture"),),
+        "Draw 64 masks over the demo's images or your own, as a job would make them.", (), ("shards", "encode")
     ),
     "sheet": Command("Draw a contact sheet of a cache."),
     "comfyui": Command("Put the ComfyUI nodes into a folder of custom nodes."),
@@ -131,7 +127,7 @@ def reader_of(name: str) -> Any:
 
     command = COMMANDS[name]
     module = importlib.import_module(f"inpaint_data.commands.{name.replace('-', '_')}")
-    return Reader(name, module.run, command.text, command.positional, command.ignored, dict(command.defaults))
+    return Reader(name, module.run, command.text, command.positional, command.ignored)
 
 
 def overview() -> str:

@@ -43,7 +43,8 @@ def mask_sheet(
 
     Args:
         out: the .png or .jpg to write.
-        pictures, masks, job: as `cache_latents` takes them, except that the source of masks is "mixture" if not set.
+        pictures, masks, job: as `cache_latents` takes them, except that over the demo's images the source of masks is
+            "mixture" if none is set.
         shards: image shards whose first samples are drawn over, with the masks that they bring if these are asked for.
 
     Returns:
@@ -55,24 +56,21 @@ def mask_sheet(
         ShardError: a shard cannot be read.
     """
     check_suffix("out", out, SUFFIXES)
-    pictures, masks = group_of(PictureSettings, pictures), _drawn_masks(masks)
+    pictures, masks = group_of(PictureSettings, pictures), group_of(MaskSettings, masks)
+    if shards is None and "source" not in masks.given:
+        masks = masks.but(source="mixture")
     if shards is None and masks.source in ("sample", "alpha"):
         raise UsageError(
             f"masks: {masks.source} takes the masks of your own samples, which the demo's images do not have; name "
             "your shards, or a generator or mixture"
         )
-    settings = ExampleSettings(pictures.but(upscale=True, target=False), masks, group_of(JobSettings, job).seed)
+    settings = ExampleSettings(
+        pictures.but(upscale=True, small="quarantine", target=False), masks, group_of(JobSettings, job).seed
+    )
     encoder = Encoder(masks, EncodeSettings(), None, settings.seed)
     samples = _demo(masks) if shards is None else _of_shards(shards)
     tiles = list(islice(_tiles(samples, settings, encoder), SIDE * SIDE))
     return save(_stacked(tiles), "out", out)
-
-
-def _drawn_masks(masks: MaskSettings | Mapping[str, Any] | None) -> MaskSettings:
-    """The mask settings, with source "mixture" if none is set."""
-    if isinstance(masks, MaskSettings):
-        return masks if "source" in masks.given else masks.but(source="mixture")
-    return group_of(MaskSettings, {"source": "mixture", **(masks or {})})
 
 
 def _tiles(items: Iterable[Sample | Fault], settings: ExampleSettings, encoder: Encoder) -> Iterator[Image.Image]:

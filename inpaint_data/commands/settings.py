@@ -6,7 +6,7 @@ each setting in it, any other parameter a flag of its own. A YAML file has the s
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -117,7 +117,6 @@ class Reader:
         text: one line for its help.
         positional: the parameters that need no flag.
         ignored: settings that a job's YAML may hold and this command does not use.
-        defaults: of settings, where this command has other ones.
     """
 
     def __init__(
@@ -127,14 +126,10 @@ class Reader:
         text: str,
         positional: Sequence[str] = (),
         ignored: Sequence[str] = (),
-        defaults: Mapping[Place, Any] | None = None,
     ) -> None:
         self.command, self.function, self.positional = command, function, positional
-        self.values = {place: Value(value) for place, value in (defaults or {}).items()}
-        self.settings = [
-            replace(setting, default=self.values[setting.place].value) if setting.place in self.values else setting
-            for setting in settings_of(function)
-        ]
+        self.values: dict[Place, Value] = {}
+        self.settings = settings_of(function)
         self.by_place = {setting.place: setting for setting in self.settings}
         self.by_name = {setting.name: setting for setting in self.settings}
         self.groups = {
@@ -280,6 +275,10 @@ class Reader:
         for field, value in content.items():
             if (name, field) not in self.by_place:
                 known = [place[1] for place in self.by_place if place[0] == name]
+                if (flag := self.by_name.get(field)) is not None and flag.place[0] == name:
+                    raise UsageError(f"{file}: {name}: {field!r} is the flag; below {name}: it is {flag.place[1]}")
+                if isinstance(field, int | float):
+                    raise UsageError(f"{file}: {name}: there is no setting {field!r}; write a list as [-8, 24]")
                 takes = f"it takes {', '.join(known)}{meant(field, known)}"
                 raise UsageError(f"{file}: {name}: there is no setting {field!r}; {takes}")
             self._take(self.by_place[name, field], value, file)

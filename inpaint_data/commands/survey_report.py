@@ -134,6 +134,9 @@ def _next(source: str, groups: Sequence[Settings], survey: Survey) -> list[str]:
     if survey.unusable[TOO_SMALL]:
         lines.append(f"{survey.unusable[TOO_SMALL]} images are too small; --small bucket, --upscale or a lower "
                      "--resolution keeps them")  # fmt: skip
+    if not survey.targets:
+        reason = next((survey.examples[kind][0] for kind, _ in survey.unusable.most_common()), "there are no samples")
+        return [*lines, f"nothing can be cached like this: {reason}"]
     words = ["inpaint-data", "cache", "--shards", source, "--out", "cache"]
     for group in groups:
         for name, value in group.given.items():

@@ -17,8 +17,10 @@ KNOWN = {  # what a column is for -> what it is called
 }
 
 
-def columns_given(columns: str | None) -> dict[str, str]:
-    """What `image=photo,mask=seg,caption=en` says. Raises UsageError if it says nothing."""
+def columns_given(columns: str | Mapping[str, str] | None) -> dict[str, str]:
+    """What `image=photo,mask=seg,caption=en`, or a mapping, says. Raises UsageError if it says nothing."""
+    if isinstance(columns, Mapping):
+        columns = ",".join(f"{use}={name}" for use, name in columns.items())
     given: dict[str, str] = {}
     for part in columns.split(",") if columns else []:
         use, equals, name = part.strip().partition("=")
@@ -67,7 +69,10 @@ def members_of_row(record: Mapping[str, Any], columns: Mapping[str, str]) -> tup
             data = picture.get("bytes") if isinstance(picture, dict) else picture
             kind = kind_of(data).replace("jpeg", "jpg") if isinstance(data, bytes) else ""
             if not isinstance(data, bytes) or kind not in IMAGES:
-                return members, f"its {column} holds no picture, or only the path of one"
+                return members, (
+                    f"its {column} holds no picture, or only the path of one; write tables that have their bytes, or "
+                    "give the folder of the files"
+                )
             name = kind if use == "image" else f"{use}.{kind}"
             members[f"{use}.{number}.{kind}" if len(values) > 1 else name] = data
     return members, None

@@ -63,7 +63,10 @@ def settings_for(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             raise
         previous = dict(settings)
     if fingerprint(previous) != fingerprint(settings) and (lines := incompatible(previous, settings)):
-        raise UsageError(f"{root}: made with other settings; use them again or another folder: {'; '.join(lines)}")
+        fix = "use them again or another folder"
+        if not any(Sidecar.read(path).keys for path in sidecars):
+            fix = "it has no samples: delete it, and run again"
+        raise UsageError(f"{root}: made with other settings; {fix}: {'; '.join(lines)}")
     return previous
 
 

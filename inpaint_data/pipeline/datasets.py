@@ -13,15 +13,15 @@ from inpaint_data.shards.reading import Fault
 NAME = "dataset.tar"  # what its samples are from: with their keys it decides what is drawn for them
 
 
-def from_dataset(dataset: Any, columns: str | None = None, seed: int = 0) -> "DatasetSamples":
+def from_dataset(dataset: Any, columns: str | Mapping[str, str] | None = None, seed: int = 0) -> "DatasetSamples":
     """The samples of a Hugging Face `Dataset`, or of a streamed `IterableDataset`: the head of a pipeline, or a source.
 
     Pictures keep their own bytes; they are decoded by `examples` like any others.
 
     Args:
         dataset: one split.
-        columns: which column holds what, "image=photo,mask=seg,target=after,caption=en"; what it does not say is known
-            by name.
+        columns: which column holds what, "image=photo,mask=seg,target=after,caption=en" or a mapping; what it does not
+            say is known by name.
         seed: of the order, once an epoch is set.
 
     Raises:
@@ -38,12 +38,12 @@ def is_dataset(source: Any) -> bool:
 class DatasetSamples:
     """See `from_dataset`. A key is the row's number; the rows come in their own order, or in that of an epoch."""
 
-    def __init__(self, dataset: Any, columns: str | None = None, seed: int = 0) -> None:
+    def __init__(self, dataset: Any, columns: str | Mapping[str, str] | None = None, seed: int = 0) -> None:
         if isinstance(dataset, Mapping):
-            raise UsageError(f"source: the dataset has several splits; give one of {', '.join(map(repr, dataset))}")
+            raise UsageError(f"source: the dataset is one of splits; give one of {', '.join(map(repr, dataset))}")
         features = dataset.features
         names = list(features or dataset.column_names or ())
-        self.columns = columns_of(names, columns_given(columns), "the dataset")
+        self.columns = columns_of(names, columns_given(columns), "the dataset, see from_dataset")
         self.dataset = _undecoded(dataset, features, [name for use, name in self.columns.items() if use != "caption"])
         self.seed = seed
         self._epoch: int | None = None

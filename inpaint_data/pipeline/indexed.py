@@ -16,6 +16,7 @@ import webdataset as wds
 
 from inpaint_data.errors import FilteredError, ReplacedError, SampleError, ShardError
 from inpaint_data.pictures.captions import caption_of
+from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
@@ -214,10 +215,14 @@ class ShardFile:
         Raises:
             SampleError: it has none, or none that can be read.
         """
-        name, decoding = image_member(sample, pictures.image), pictures.decoding
+        return self.size_of_member(sample, image_member(sample, pictures.image), pictures.decoding)
+
+    def size_of_member(self, sample: Sample, name: str, decoding: Decoding) -> Size:
+        """The same of any picture of the sample."""
         if sample.members[name]:
             return image_size(sample.members[name], decoding)
-        offset, end = sample.offsets[name], sample.extent[1]
+        offset = sample.offsets[name]
+        end = offset + sample.sizes[name]
         with suppress(SampleError):
             return image_size(self.bytes(offset, min(offset + HEADER, end)), decoding)
         return image_size(self.bytes(offset, end), decoding)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from inpaint_data.errors import FilteredError, SampleError, ShardError
-from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.brought import mask_member
 from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.geometry import Size
@@ -23,7 +22,7 @@ from inpaint_data.shards.stores import is_remote
 SAMPLES = 2000  # looked at, of larger sets; a shard that was begun is looked at to its end where it lies here
 EXAMPLES = 3  # of each kind of what cannot be used
 # Kinds of what would be quarantined.
-TOO_SMALL, NO_IMAGE, NO_MASK = "too small", "without an image that can be read", "without a mask"
+TOO_SMALL, NO_IMAGE, NO_MASK = "too small", "without an image that can be read", "without a mask that fits"
 DAMAGED, UNREADABLE = "damaged in the shard", "shards that cannot be read"
 
 
@@ -180,7 +179,7 @@ def _count(survey: Survey, sample: Sample, file: ShardFile, settings: ExampleSet
         kind = TOO_SMALL
         views = settings.pictures.views.of(size)
         kind = NO_MASK
-        _check_brings_mask(sample, settings.masks)
+        _check_mask(sample, settings, file, size)
         survey.targets.update(view.target for view in views)
     except FilteredError as error:
         survey.note(survey.filtered, str(error).partition(":")[0], sample.key, str(error))
@@ -188,11 +187,16 @@ def _count(survey: Survey, sample: Sample, file: ShardFile, settings: ExampleSet
         survey.note(survey.unusable, kind, sample.key, str(error))
 
 
-def _check_brings_mask(sample: Sample, masks: MaskSettings) -> None:
-    """Raises SampleError for a sample that, by the names of its members, has no mask where it must bring one."""
+def _check_mask(sample: Sample, settings: ExampleSettings, file: ShardFile, size: Size) -> None:
+    """Raises SampleError for a sample that by its members' names and sizes has no mask where it must bring one."""
+    masks, members = settings.masks, sample.members
     if masks.source == "sample":
-        mask_member(sample, masks)
-    elif masks.draws_objects:
-        members = sample.members
-        if "json" not in members and not in_order(members, mask_pattern(masks.mask)):
-            raise SampleError(f"no object mask: the sample has {', '.join(sorted(members))}; add mask.0.png or json")
+        name = mask_member(sample, masks)
+        height, width = file.size_of_member(sample, name, settings.pictures.decoding)
+        if (height, width) not in (size, size[::-1]):  # of a turned image it may be either
+            raise SampleError(
+                f"{name} is {height} high and {width} wide, but image is {size[0]} high and {size[1]} wide; give masks "
+                "the image's size"
+            )
+    elif masks.draws_objects and "json" not in members and not in_order(members, mask_pattern(masks.mask)):
+        raise SampleError(f"no object mask: the sample has {', '.join(sorted(members))}; add mask.0.png or json")

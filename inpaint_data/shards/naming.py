@@ -178,7 +178,12 @@ def _in_folder(folder: str) -> list[str]:
     if shards and shards[0].endswith(".tar"):
         return shards
     try:
-        return folder_as_shards(folder) or shards
+        found = folder_as_shards(folder) or shards
+        if not found and glob.glob(os.path.join(glob.escape(folder), "**", "*.parquet"), recursive=True):
+            raise UsageError(
+                f"{folder} has parquet tables; make shards of them with `inpaint-data pack {folder} --out DIR`"
+            )
+        return found
     except (UsageError, ShardError) as error:
         raise UsageError(f"shards: {error}") from None
 

@@ -42,6 +42,7 @@ class Sample:
     members: dict[str, bytes]
     extent: tuple[int, int] = (0, 0)  # the bytes [offset, end) of the shard that it fills
     offsets: dict[str, int] = field(default_factory=dict)  # of each member's bytes in the shard
+    sizes: dict[str, int] = field(default_factory=dict)  # of each member, in bytes
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,7 @@ class _Group:
     reason: str | None = None
     members: dict[str, bytes] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     size: int = 0  # of all members
 
     def take(self, member: Member, extension: str, source: TarStream, located: bool) -> None:
@@ -228,7 +230,7 @@ class _Group:
             self.reason = f"{member} {problem}"
         at = source.offset
         if not self.reason:
-            self.offsets[extension] = at
+            self.offsets[extension], self.sizes[extension] = at, member.size
             try:
                 self.members[extension] = b"" if located else source.exactly(member.size, str(member))
             except MemoryError:
@@ -250,7 +252,7 @@ class _Group:
                 reason = "a key cannot contain dots, webdataset splits at the first one and would merge it with others"
                 yield Fault(url, key, f"{reason}; rename it and pack the shard again", self.start, end)
         else:
-            yield Sample(url, self.key, self.members, (self.start, end), self.offsets)
+            yield Sample(url, self.key, self.members, (self.start, end), self.offsets, self.sizes)
 
     def _keys_with_dots(self) -> list[str]:
         """The keys that were meant, where the members are plainly those of several samples: `v2.jpg` with `v2.txt`, or
