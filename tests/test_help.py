@@ -139,7 +139,7 @@ def test_the_first_yaml_is_the_cache_commands_as_it_stands(
         0,
         "job.yaml: correct shards and out in it, then run: inpaint-data cache --config job.yaml\n",
     )
-    code, out, _ = run(capsys, "cache", "--config", "job.yaml", "--resolution", "64")
+    code, out, _ = run(capsys, "cache", "--config", "job.yaml", "--resolution", "64", "--masks", "boxes")
     assert code == 0
     assert "cached       12" in out
     text = Path("job.yaml").read_text()
@@ -161,7 +161,7 @@ def test_what_stands_behind_a_hash_is_the_default(tmp_path: Path, capsys: pytest
     bare.write_text(re.sub(rf"^( *)# ((?:{names}):)", r"\1\2", job.read_text(), flags=re.MULTILINE))
     given = reader_of("cache").read(["--config", str(bare)])
     assert given["pictures"] == PictureSettings()
-    assert given["masks"] == MaskSettings(source="mixture", offset=(-8, 24))
+    assert given["masks"] == MaskSettings(source="sample")
     assert given["encode"].vae == "demo"
     assert given["job"] == JobSettings()
 

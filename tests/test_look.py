@@ -128,7 +128,7 @@ def test_look_says_what_is_there_what_would_be_cached_and_the_command_for_it(
     assert told("samples") == ["7"]
     assert told("captions") == ["2 of 7"]
     assert told("usable") == ["3 of 7 samples, by their headers"]
-    assert told("unusable")[0] == "4: 2 without an image that can be read, 1 too small, 1 without a mask"
+    assert told("unusable")[0] == "4: 2 without an image that can be read, 1 too small, 1 without a mask that fits"
     assert told("views") == ["64x64 3"]
     assert len(told("cache")) == 2
     assert "on cpu" in told("time")[0] or "on cuda" in told("time")[0]
