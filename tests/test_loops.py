@@ -145,10 +145,12 @@ def test_without_a_val_source_validation_is_skipped_also_behind_a_pickle(strateg
     data = data_module(batch_size=4, **sources["cache"])
     model = Validating()
     if strategy == "pickled":
-        Trainer(**QUIET, max_epochs=1).fit(model, datamodule=pickle.loads(pickle.dumps(data)))
+        trainer = Trainer(**QUIET, max_epochs=1, enable_checkpointing=False)
+        trainer.fit(model, datamodule=pickle.loads(pickle.dumps(data)))
         assert [len(keys) for _, keys in model.seen] == [4, 4, 4, 4]
     else:
-        Trainer(**(QUIET | {"devices": 2}), strategy="ddp_spawn", max_epochs=1).fit(model, datamodule=data)
+        options = QUIET | {"devices": 2, "max_epochs": 1, "enable_checkpointing": False}
+        Trainer(**options, strategy="ddp_spawn").fit(model, datamodule=data)
 
 
 def test_settings_of_a_training_with_fresh_masks_serve_validation_alone(sources: Any) -> None:
