@@ -8,7 +8,7 @@ import copy
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -144,6 +144,31 @@ def controlnet() -> nn.Module:
     )
 
 
+def sdxl_controlnet(kind: type = diffusers.ControlNetModel) -> nn.Module:
+    return kind(
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D",) * 2,
+        norm_num_groups=4,
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        layers_per_block=1,
+        conditioning_embedding_out_channels=(8, 8),
+        transformer_layers_per_block=1,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 8,
+    )
+
+
+def sdxl_controlnet_union() -> nn.Module:
+    return sdxl_controlnet(diffusers.ControlNetUnionModel)
+
+
+def flux_controlnet() -> nn.Module:
+    embeddings = {"joint_attention_dim": 8, "pooled_projection_dim": 8, "num_single_layers": 1}
+    return diffusers.FluxControlNetModel(in_channels=64, **embeddings, **ROPE)
+
+
 EMBEDS = {"prompt_embeds": torch.zeros(BATCH, 4, 8)}
 POOLED = {**EMBEDS, "pooled_prompt_embeds": torch.zeros(BATCH, 8)}
 NO_TEXT = {"text_encoder": None, "tokenizer": None}
@@ -191,6 +216,9 @@ Z_EMBEDS = {"prompt_embeds": [torch.zeros(4, 8)] * BATCH}
 KANDINSKY = {"image_embeds": torch.zeros(BATCH, 8), "negative_image_embeds": torch.zeros(BATCH, 8)}
 CHROMA = {**EMBEDS, "prompt_attention_mask": torch.ones(BATCH, 4)}
 
+SD15_CONTROLNET = Row(
+    diffusers.StableDiffusionControlNetInpaintPipeline, sd_vae, lambda: unet(4), STABLE, EMBEDS, BLEND, controlnet
+)
 SD15 = Row(diffusers.StableDiffusionInpaintPipeline, sd_vae, lambda: unet(9), STABLE, EMBEDS, CONCAT)
 SD15_BLEND = Row(diffusers.StableDiffusionInpaintPipeline, sd_vae, lambda: unet(4), STABLE, EMBEDS, BLEND)
 SDXL = diffusers.StableDiffusionXLInpaintPipeline
@@ -235,8 +263,48 @@ ROWS = {
         z_image_controlnet,
         channels_last=False,
     ),
-    "sd15-controlnet-inpaint": Row(
-        diffusers.StableDiffusionControlNetInpaintPipeline, sd_vae, lambda: unet(4), STABLE, EMBEDS, BLEND, controlnet
+    "sd15-controlnet-inpaint": SD15_CONTROLNET,
+    "sdxl-controlnet-inpaint": Row(
+        diffusers.StableDiffusionXLControlNetInpaintPipeline,
+        sdxl_vae,
+        lambda: sdxl_unet(4),
+        NO_TEXTS,
+        POOLED,
+        BLEND,
+        sdxl_controlnet,
+    ),
+    "sdxl-controlnet-union-inpaint": Row(
+        diffusers.StableDiffusionXLControlNetUnionInpaintPipeline,
+        sdxl_vae,
+        lambda: sdxl_unet(4),
+        NO_TEXTS,
+        POOLED | {"control_mode": [5]},
+        BLEND,
+        sdxl_controlnet_union,
+    ),
+    "flux-control-inpaint": Row(
+        diffusers.FluxControlInpaintPipeline,
+        flux_vae,
+        lambda: flux(128),
+        NO_TEXTS,
+        POOLED,
+        ("masked_latents", "control_latents", "latents", "noise"),
+    ),
+    "flux-controlnet-inpaint": Row(
+        diffusers.FluxControlNetInpaintPipeline,
+        flux_vae,
+        lambda: flux(64),
+        NO_TEXTS,
+        POOLED,
+        ("control_latents", "latents", "noise", "masked_latents"),
+        flux_controlnet,
+    ),
+    "sd15-pag-inpaint": replace(SD15, pipeline=diffusers.StableDiffusionPAGInpaintPipeline),
+    "sdxl-pag-inpaint": Row(
+        diffusers.StableDiffusionXLPAGInpaintPipeline, sdxl_vae, lambda: sdxl_unet(9), NO_TEXTS, POOLED, CONCAT
+    ),
+    "sd15-controlnet-pag-inpaint": replace(
+        SD15_CONTROLNET, pipeline=diffusers.StableDiffusionControlNetPAGInpaintPipeline
     ),
     "sd15-blend": SD15_BLEND,
     "sd2-blend": SD15_BLEND,
@@ -329,9 +397,13 @@ def fed_by_pipeline(
     elif row.controlnet is controlnet:
         conditions = [make_inpaint_condition(*pair) for pair in zip(*pictures.values(), strict=True)]
         pictures["control_image"] = torch.from_numpy(np.stack(conditions))
-    elif row.controlnet:
+    elif row.controlnet is sdxl_controlnet_union:
+        # As the example of the pipeline tells, whose images are 8-bit.
+        pictures["control_image"] = [as_pil(images.masked_fill(masks, 0))]
+    elif "control_image" in parameters:
         pictures["control_image"] = as_pil(control_pictures(images))
     call: dict[str, Any] = {"guidance_scale": 0.0, "num_inference_steps": 1, "output_type": "latent", "strength": 1.0}
+    call["pag_scale"] = 0.0
     call |= {"height": HEIGHT, "width": WIDTH, "generator": torch.Generator().manual_seed(2)} | pictures | row.call
     call = {key: each.to(dtype) if "embeds" in key and isinstance(each, Tensor) else each for key, each in call.items()}
     torch.manual_seed(3)
@@ -341,11 +413,12 @@ def fed_by_pipeline(
 
     args, kwargs = calls[0]
     sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+    condition = args[3] if len(args) > 3 else kwargs.get("controlnet_cond")
     return Fed(
         vae,
         target.config,
         torch.stack(sample) if isinstance(sample, list) else sample,
-        args[3] if len(args) > 3 else kwargs.get("controlnet_cond"),
+        condition[0] if isinstance(condition, list) else condition,
         (kwargs.get("added_cond_kwargs") or {}).get("time_ids"),
         output,
     )
@@ -379,8 +452,13 @@ def batch_of_ours(
             noise[key] = torch.randn(shape, generator=generator, dtype=dtype if key == "noise" else vae.dtype)
     for key in ("latents", "masked_latents"):
         batch[key] = vae.sample(batch[key], noise[key].float()) if key in noise else vae.mode(batch[key])
-    control = vae.mode(vae.encode(control_pictures(images).float() / 127.5 - 1))
-    return recipe, batch | {"noise": noise["noise"], "image": images, "control_latents": control}
+    # Pipelines copy the pixels of conditioning pictures with repeat_interleave, which lays them out contiguously.
+    contiguous = Autoencoder(copy.deepcopy(vae_module), dtype=vae.dtype, channels_last=False)
+    control = contiguous.encode(control_pictures(images).float() / 127.5 - 1)
+    drawn = noise.get("control_latents")
+    control = contiguous.mode(control) if drawn is None else contiguous.sample(control, drawn.float())
+    batch |= {"control": control_pictures(images), "control_latents": control}
+    return recipe, batch | {"noise": noise["noise"], "image": images}
 
 
 def same(ours: Tensor, theirs: Tensor) -> bool:
@@ -520,7 +598,8 @@ def test_a_vae_config_that_cannot_belong_to_the_recipe_is_refused() -> None:
         ),
         ("sd3-inpaint", {"in_channels": 16}, "or choose recipe sd3-blend or z-image-blend"),
         ("flux-fill", {"in_channels": 64}, "with in_channels=384, or choose recipe flux-blend"),
-        ("flux-blend", {"in_channels": 128}, "has in_channels=128; give a transformer with in_channels=64$"),
+        ("flux-blend", {"in_channels": 128}, "with in_channels=64, or choose recipe flux-control-inpaint"),
+        ("flux-blend", {"in_channels": 99}, "has in_channels=99; give a transformer with in_channels=64$"),
         (
             "sd3-controlnet-inpaint",
             {"in_channels": 16, "extra_conditioning_channels": 0},
@@ -629,6 +708,7 @@ def test_a_soft_mask_is_fed_hard_as_the_mask_processor_makes_it_and_blends_softl
     hard = VaeImageProcessor(do_normalize=False, do_binarize=True, do_convert_grayscale=True).preprocess(soft)
     batch = small_batch(channels) | {
         "image": torch.rand(1, 3, 32, 48),
+        "control": torch.rand(1, 3, 32, 48),
         "control_latents": torch.randn(1, channels, 4, 6),
     }
     noisy = torch.randn(1, channels, 4, 6)

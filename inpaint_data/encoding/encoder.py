@@ -148,6 +148,17 @@ def wants_masked_latents(encode: EncodeSettings) -> bool:
     return row is None or "masked" in row.parts
 
 
+def check_control(pictures: PictureSettings, encode: EncodeSettings) -> None:
+    """Raises UsageError if the recipe reads latents of conditioning pictures, and samples are not said to have them."""
+    row = recipe_row(encode)
+    if row and "control" in row.parts and not pictures.control:
+        raise UsageError(
+            f"control: recipe {encode.recipe} reads the latents of a conditioning picture; give each sample its "
+            "control.jpg and set control: true",
+            ("pictures", "control"),
+        )
+
+
 def check_resolution(pictures: PictureSettings, autoencoder: Autoencoder) -> None:
     """Raises UsageError unless the autoencoder's downscale factor divides the sides of all views."""
     factor = autoencoder.factor

@@ -22,7 +22,8 @@ from inpaint_data.shown import meant
 
 CHOICES = ("nearest", "bilinear", "bicubic", "max", "area")  # of one channel
 
-Part = Literal["mask", "keep", "masked", "kept", "control", "image"]
+Part = Literal["mask", "keep", "masked", "kept", "control", "image", "blackened_image", "control_image"]
+PICTURES = {"image": "image", "blackened_image": "image", "control_image": "control"}  # part -> the picture it reads
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class RecipeRow:
 
     Attributes:
         parts: what is concatenated, in this order: "mask" (1 = repaint), "keep" (1 = keep), "masked" (masked_latents),
-            "kept" (latents times keep), "control" (control_latents), "image" (RGB in [0, 1], the hole -1). Nothing
-            where the pipeline only blends the known latents in.
+            "kept" (latents times keep), "control" (control_latents), "image" (RGB in [0, 1], the hole -1),
+            "blackened_image" (the same, the hole 0), "control_image" (the conditioning picture as RGB in [0, 1]).
+            Nothing where the pipeline only blends the known latents in.
         channels: how many channels the model named in `model` takes in all.
         latent_channels: C.
         model: what takes the parts. A "ControlNet" takes them alone, any other after the noisy latents.
@@ -61,6 +63,8 @@ _BLENDED_UNET = RecipeRow((), 4, 4, "UNet")
 _BLENDED_PACKED = RecipeRow((), 64, 16, "transformer", layout="packed")
 _SD3_FIELDS = ("in_channels", "extra_conditioning_channels")
 _QWEN_FIELDS = ("in_channels", "extra_condition_channels")
+_CONDITIONING = ("conditioning_channels",)
+_HOLLOW_IMAGE = RecipeRow(("image",), 3, 4, "ControlNet", channel_fields=_CONDITIONING)
 
 RECIPES: dict[str, RecipeRow] = {
     "sd15-inpaint": _INPAINT_UNET,
@@ -76,7 +80,14 @@ RECIPES: dict[str, RecipeRow] = {
     "z-image-controlnet-inpaint": RecipeRow(
         ("control", "keep", "masked"), 33, 16, "ControlNet", "grey", "mode", "frame", channel_fields=("control_in_dim",)
     ),
-    "sd15-controlnet-inpaint": RecipeRow(("image",), 3, 4, "ControlNet", channel_fields=("conditioning_channels",)),
+    "sd15-controlnet-inpaint": _HOLLOW_IMAGE,
+    "sdxl-controlnet-inpaint": RecipeRow(("control_image",), 3, 4, "ControlNet", channel_fields=_CONDITIONING),
+    "sdxl-controlnet-union-inpaint": RecipeRow(("blackened_image",), 3, 4, "ControlNet", channel_fields=_CONDITIONING),
+    "flux-control-inpaint": RecipeRow(("control",), 128, 16, "transformer", layout="packed"),
+    "flux-controlnet-inpaint": RecipeRow(("control",), 64, 16, "ControlNet", layout="packed"),
+    "sd15-pag-inpaint": _INPAINT_UNET,
+    "sdxl-pag-inpaint": _INPAINT_UNET,
+    "sd15-controlnet-pag-inpaint": _HOLLOW_IMAGE,
     "sd15-blend": _BLENDED_UNET,
     "sd2-blend": _BLENDED_UNET,
     "sdxl-blend": _BLENDED_UNET,
@@ -93,9 +104,8 @@ class Recipe:
     """How one model is fed from a batch; made by `conditioning`.
 
     A batch is a `Batch` with one mask variant: `latents` and `masked_latents` (B, C, h, w) float, raw; `mask`
-    (B, 1, H, W) bool, or float in [0, 1]. Two recipes read one more entry: sd15-controlnet-inpaint `image`
-    (B, 3, H, W), uint8 or float in [0, 1]; z-image-controlnet-inpaint `control_latents` (B, C, h, w), raw, of the
-    control image.
+    (B, 1, H, W) bool, or float in [0, 1]. Some recipes read one more entry: `image` or `control` (B, 3, H, W), uint8 or
+    float in [0, 1], the picture itself or its conditioning picture; `control_latents` (B, C, h, w), raw, of the latter.
 
     Every method but `check_model` raises UsageError for a missing entry, moments instead of latents, a mask that is not
     (B, 1, H, W) bool or float, other latent channels than the recipe's, and odd sides where latents are packed.
@@ -192,13 +202,13 @@ class Recipe:
         raise self._error(f"the {model} has {fields}={channels}; give a {model} with {fields}={expected}{choice}")
 
     def _part(self, part: Part, batch: Mapping[str, object], like: Tensor | None) -> Tensor:
-        """One part in the plain layout: (B, its channels, h, w), or (B, 3, H, W) for "image"."""
+        """One part in the plain layout: (B, its channels, h, w), or (B, 3, H, W) for pictures."""
 
         def cast(tensor: Tensor) -> Tensor:
             return tensor if like is None else tensor.to(like)
 
-        if part == "image":
-            return cast(self._image(batch))
+        if part in PICTURES:
+            return cast(self._image(batch, part))
         if part in ("masked", "control"):
             # Cast before normalising: a pipeline in half precision normalises in half precision.
             return self._normalised(cast(self._raw(batch, "masked_latents" if part == "masked" else "control_latents")))
@@ -208,13 +218,16 @@ class Recipe:
             return mask
         return 1 - mask if part == "keep" else self._normalised(latents) * (1 - mask)
 
-    def _image(self, batch: Mapping[str, object]) -> Tensor:
-        """(B, 3, H, W) float in [0, 1], the hole -1."""
-        image = self._tensor(batch, "image")
+    def _image(self, batch: Mapping[str, object], part: Part) -> Tensor:
+        """(B, 3, H, W) float in [0, 1]; the hole is -1, or 0 if blackened."""
+        key = PICTURES[part]
+        image = self._tensor(batch, key)
         if image.ndim != 4 or image.shape[1] != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):
-            raise self._error(f"image must be (B, 3, H, W) uint8 or float, not {tuple(image.shape)} {image.dtype}")
+            raise self._error(f"{key} must be (B, 3, H, W) uint8 or float, not {tuple(image.shape)} {image.dtype}")
         image = image.float() / 255 if image.dtype == torch.uint8 else image
-        return torch.where(self._mask(batch, image, "nearest"), -1.0, image)
+        if part == "control_image":
+            return image
+        return torch.where(self._mask(batch, image, "nearest"), -1.0 if part == "image" else 0.0, image)
 
     def _raw(self, batch: Mapping[str, object], key: str) -> Tensor:
         """(B, C, h, w) raw latents."""

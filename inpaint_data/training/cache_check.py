@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from inpaint_data.batch import PAIRED
 from inpaint_data.encoding.encoder import wants_masked_latents
 from inpaint_data.encoding.recipes import RECIPES, conditioning
 from inpaint_data.encoding.settings import EncodeSettings
@@ -97,6 +98,11 @@ def _check_recipe(cache: LatentCache, encode: EncodeSettings, fresh: bool) -> No
             raise UsageError(
                 f"{cache.root}: its holes are filled with {fill}, but {recipe} wants {row.fill}; "
                 f"cache with fill: {row.fill}"
+            )
+        if "control" in row.row.parts and f"{PAIRED['control']}.npy" not in settings.expected.members:
+            raise UsageError(
+                f"{cache.root}: recipe {recipe} reads control_latents, which this cache was made without; give each "
+                "sample its control.jpg and cache with control: true"
             )
     if masked and not cache.has_masked_latents:
         wanted = f"recipe {recipe} wants" if recipe is not None else "the batches are to have"

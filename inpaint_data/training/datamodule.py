@@ -12,12 +12,13 @@ from lightning.pytorch import LightningDataModule
 from inpaint_data.encoding.encoder import (
     Encoder,
     autoencoder_of,
+    check_control,
     check_resolution,
     chosen_posterior,
     recipe_row,
     wants_masked_latents,
 )
-from inpaint_data.encoding.recipes import Recipe, conditioning
+from inpaint_data.encoding.recipes import PICTURES, Recipe, conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.text import Text
 from inpaint_data.encoding.vae import Autoencoder
@@ -55,7 +56,6 @@ LOADERS = {
     "test": "test_dataloader",
     "predict": "predict_dataloader",
 }
-NEEDS = {"image": "image", "control": "control_latents"}  # part of a recipe -> what it reads beside the usual keys
 EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 _log = logging.getLogger(__name__)
 Given = Mapping[str, Any]
@@ -160,9 +160,9 @@ class InpaintDataModule(LightningDataModule):
     def _check(self) -> None:
         """Refuse what cannot be together."""
         row = recipe_row(self.encode)
-        if row and (missing := [NEEDS[part] for part in row.parts if part in NEEDS]):
+        if row and (pictures := [PICTURES[part] for part in row.parts if part in PICTURES]):
             raise UsageError(
-                f"recipe: {self.encode.recipe} reads {missing[0]!r}, which batches of InpaintDataModule do not have; "
+                f"recipe: {self.encode.recipe} reads {pictures[0]!r}, which batches of InpaintDataModule do not have; "
                 "add it to the batch yourself and use conditioning()",
                 ("encode", "recipe"),
             )
@@ -174,6 +174,7 @@ class InpaintDataModule(LightningDataModule):
             )
         if self.live:
             ExampleSettings(self.pictures, self.masks)
+            check_control(self.pictures, self.encode)
         if self.stages and self.caches:
             stage = next(iter(sorted(self.caches)))
             raise UsageError(
