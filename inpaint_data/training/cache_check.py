@@ -1,10 +1,10 @@
-"""Whether a cache is the one that a training asks for, found out before the first step."""
+"""Whether a training gets what it asks for, above all from a cache, found out before the first step."""
 
 from typing import Any
 
 from inpaint_data.batch import PAIRED
-from inpaint_data.encoding.encoder import wants_masked_latents
-from inpaint_data.encoding.recipes import RECIPES, conditioning
+from inpaint_data.encoding.encoder import recipe_row, wants_masked_latents
+from inpaint_data.encoding.recipes import PICTURES, RECIPES, conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.errors import UsageError
@@ -52,6 +52,17 @@ def check_cache(
     if lines:
         raise UsageError(f"{cache.root}: is not the cache that is asked for; {'; '.join(lines)}")
     _check_recipe(cache, encode, fresh)
+
+
+def check_entries(encode: EncodeSettings) -> None:
+    """Raises UsageError for an unknown recipe, and for one that reads what batches never have."""
+    row = recipe_row(encode)
+    if row and (pictures := [PICTURES[part] for part in row.parts if part in PICTURES]):
+        raise UsageError(
+            f"recipe: {encode.recipe} reads {pictures[0]!r}, which batches of InpaintDataModule do not have; add it to "
+            "the batch yourself and use conditioning()",
+            ("encode", "recipe"),
+        )
 
 
 def _of_pictures(settings: CacheSettings, pictures: PictureSettings) -> list[str]:

@@ -15,10 +15,9 @@ from inpaint_data.encoding.encoder import (
     check_control,
     check_resolution,
     chosen_posterior,
-    recipe_row,
     wants_masked_latents,
 )
-from inpaint_data.encoding.recipes import PICTURES, Recipe, conditioning
+from inpaint_data.encoding.recipes import Recipe, conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.text import Text
 from inpaint_data.encoding.vae import Autoencoder
@@ -32,7 +31,7 @@ from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.user_stages import check_stages
 from inpaint_data.ranks import part_of_run
 from inpaint_data.settings import MOST, group_of
-from inpaint_data.training.cache_check import check_cache
+from inpaint_data.training.cache_check import check_cache, check_entries
 from inpaint_data.training.fresh_masks import FreshMasks, masks_over
 from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass, TrainingSource
 from inpaint_data.training.resume import Resume, ResumeElsewhere
@@ -159,13 +158,7 @@ class InpaintDataModule(LightningDataModule):
 
     def _check(self) -> None:
         """Refuse what cannot be together."""
-        row = recipe_row(self.encode)
-        if row and (pictures := [PICTURES[part] for part in row.parts if part in PICTURES]):
-            raise UsageError(
-                f"recipe: {self.encode.recipe} reads {pictures[0]!r}, which batches of InpaintDataModule do not have; "
-                "add it to the batch yourself and use conditioning()",
-                ("encode", "recipe"),
-            )
+        check_entries(self.encode)
         if self._has_fresh_masks and "fit" not in self.caches:
             raise UsageError(
                 f"fresh_masks: source {self.sources.get('fit')!r} is not a cache; pictures have new masks every epoch "
