@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from inpaint_data.batch import PAIRED, Batch, ImageBatch, Posterior
-from inpaint_data.encoding.recipes import RECIPES, RecipeRow, conditioning
+from inpaint_data.encoding.recipe_rows import RECIPES, RecipeRow
+from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.transform import InpaintTransform
 from inpaint_data.encoding.vae import Autoencoder

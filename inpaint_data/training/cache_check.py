@@ -4,7 +4,8 @@ from typing import Any
 
 from inpaint_data.batch import PAIRED
 from inpaint_data.encoding.encoder import recipe_row, wants_masked_latents
-from inpaint_data.encoding.recipes import PICTURES, RECIPES, conditioning
+from inpaint_data.encoding.recipe_rows import ADDED, RECIPES
+from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.errors import UsageError
@@ -57,9 +58,9 @@ def check_cache(
 def check_entries(encode: EncodeSettings) -> None:
     """Raises UsageError for an unknown recipe, and for one that reads what batches never have."""
     row = recipe_row(encode)
-    if row and (pictures := [PICTURES[part] for part in row.parts if part in PICTURES]):
+    if row and (entries := [ADDED[part] for part in row.parts if part in ADDED]):
         raise UsageError(
-            f"recipe: {encode.recipe} reads {pictures[0]!r}, which batches of InpaintDataModule do not have; add it to "
+            f"recipe: {encode.recipe} reads {entries[0]!r}, which batches of InpaintDataModule do not have; add it to "
             "the batch yourself and use conditioning()",
             ("encode", "recipe"),
         )
