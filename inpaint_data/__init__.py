@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from inpaint_data.commands.packing import pack
     from inpaint_data.encoding.encoder import Encoder
     from inpaint_data.encoding.node import encode_for_inpaint
-    from inpaint_data.encoding.recipes import RECIPES, Recipe, conditioning, size_conditioning
+    from inpaint_data.encoding.recipe_rows import RECIPES
+    from inpaint_data.encoding.recipes import Recipe, conditioning, size_conditioning
     from inpaint_data.encoding.settings import EncodeSettings
     from inpaint_data.encoding.text import Text, TextSettings
     from inpaint_data.encoding.transform import InpaintTransform
@@ -112,7 +113,8 @@ _HOMES = {
     "commands.packing": ("pack",),
     "encoding.encoder": ("Encoder",),
     "encoding.node": ("encode_for_inpaint",),
-    "encoding.recipes": ("RECIPES", "Recipe", "conditioning", "size_conditioning"),
+    "encoding.recipe_rows": ("RECIPES",),
+    "encoding.recipes": ("Recipe", "conditioning", "size_conditioning"),
     "encoding.settings": ("EncodeSettings",),
     "encoding.text": ("Text", "TextSettings"),
     "encoding.transform": ("InpaintTransform",),

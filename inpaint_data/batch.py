@@ -15,7 +15,7 @@ from torch import Tensor
 Posterior = Literal["mode", "sample", "moments"]  # how latents come from an autoencoder
 POSTERIORS: tuple[Posterior, ...] = get_args(Posterior)
 # The pictures that a sample may have beside its image, each encoded for itself -> the key of its latents.
-PAIRED: Mapping[str, str] = MappingProxyType({"target": "target_latents"})
+PAIRED: Mapping[str, str] = MappingProxyType({"target": "target_latents", "control": "control_latents"})
 SIZES = ("original_size", "resized_size", "crop_top_left", "target_size")
 
 
@@ -69,12 +69,13 @@ class _Identity(TypedDict, total=False):
 class ImageBatch(_Identity, total=False):
     """Decoded pictures of one size with their masks, before the offset: what `Encoder` takes.
 
-    image, target: (B, 3, H, W) uint8. masks: (B, K, H, W) bool, True = repaint. variants: K ints, the numbers that the
-    masks were drawn with. generator, edits: B lists of K, see `Batch`. seed: of masks, offsets and noise.
+    image, target, control: (B, 3, H, W) uint8. masks: (B, K, H, W) bool, True = repaint. variants: K ints, the numbers
+    that the masks were drawn with. generator, edits: B lists of K, see `Batch`. seed: of masks, offsets and noise.
     """
 
     image: Tensor
     target: Tensor
+    control: Tensor
     masks: Tensor
     variants: list[int]
     seed: int
@@ -87,7 +88,7 @@ class Batch(_Identity, total=False):
 
     latents: (B, C, h, w) float32, raw; 2C channels with posterior "moments".
     masked_latents: the same, of the picture with its hole filled.
-    target_latents: the same, of the paired target picture, where samples have one.
+    target_latents, control_latents: the same, of the paired target and conditioning pictures, where there are such.
     mask: (B, 1, H, W) at full resolution, after the offset: bool, True = repaint; or, where borders are soft, float32
         in [0, 1], 1 = repaint, every value k / 255.
     offset: (B,) int64, pixels. window: B names, what each mask grew or shrank by.
@@ -99,6 +100,7 @@ class Batch(_Identity, total=False):
     latents: Tensor
     masked_latents: Tensor
     target_latents: Tensor
+    control_latents: Tensor
     mask: Tensor
     offset: Tensor
     window: list[str]

@@ -8,7 +8,7 @@ import copy
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -17,6 +17,7 @@ import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.kandinsky import pipeline_kandinsky_inpaint as kandinsky21
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_inpaint as qwen_edit
 from PIL import Image
 from torch import Tensor, nn
 
@@ -144,6 +145,46 @@ def controlnet() -> nn.Module:
     )
 
 
+def sdxl_controlnet(kind: type = diffusers.ControlNetModel) -> nn.Module:
+    return kind(
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D",) * 2,
+        norm_num_groups=4,
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        layers_per_block=1,
+        conditioning_embedding_out_channels=(8, 8),
+        transformer_layers_per_block=1,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 8,
+    )
+
+
+def sdxl_controlnet_union() -> nn.Module:
+    return sdxl_controlnet(diffusers.ControlNetUnionModel)
+
+
+def flux_controlnet() -> nn.Module:
+    embeddings = {"joint_attention_dim": 8, "pooled_projection_dim": 8, "num_single_layers": 1}
+    return diffusers.FluxControlNetModel(in_channels=64, **embeddings, **ROPE)
+
+
+def flux2_vae() -> nn.Module:
+    shape = {"block_out_channels": (8, 8, 8, 16), "down_block_types": (DOWN,) * 4, "up_block_types": (UP,) * 4}
+    vae = diffusers.AutoencoderKLFlux2(**shape, layers_per_block=1, norm_num_groups=4)
+    vae.bn.running_mean.uniform_(-2, 2)
+    vae.bn.running_var.uniform_(0.2, 4)
+    return vae
+
+
+def flux2() -> nn.Module:
+    heads = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 1}
+    return diffusers.Flux2Transformer2DModel(
+        in_channels=128, joint_attention_dim=8, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False, **heads
+    )
+
+
 EMBEDS = {"prompt_embeds": torch.zeros(BATCH, 4, 8)}
 POOLED = {**EMBEDS, "pooled_prompt_embeds": torch.zeros(BATCH, 8)}
 NO_TEXT = {"text_encoder": None, "tokenizer": None}
@@ -191,6 +232,9 @@ Z_EMBEDS = {"prompt_embeds": [torch.zeros(4, 8)] * BATCH}
 KANDINSKY = {"image_embeds": torch.zeros(BATCH, 8), "negative_image_embeds": torch.zeros(BATCH, 8)}
 CHROMA = {**EMBEDS, "prompt_attention_mask": torch.ones(BATCH, 4)}
 
+SD15_CONTROLNET = Row(
+    diffusers.StableDiffusionControlNetInpaintPipeline, sd_vae, lambda: unet(4), STABLE, EMBEDS, BLEND, controlnet
+)
 SD15 = Row(diffusers.StableDiffusionInpaintPipeline, sd_vae, lambda: unet(9), STABLE, EMBEDS, CONCAT)
 SD15_BLEND = Row(diffusers.StableDiffusionInpaintPipeline, sd_vae, lambda: unet(4), STABLE, EMBEDS, BLEND)
 SDXL = diffusers.StableDiffusionXLInpaintPipeline
@@ -235,8 +279,61 @@ ROWS = {
         z_image_controlnet,
         channels_last=False,
     ),
-    "sd15-controlnet-inpaint": Row(
-        diffusers.StableDiffusionControlNetInpaintPipeline, sd_vae, lambda: unet(4), STABLE, EMBEDS, BLEND, controlnet
+    "sd15-controlnet-inpaint": SD15_CONTROLNET,
+    "sdxl-controlnet-inpaint": Row(
+        diffusers.StableDiffusionXLControlNetInpaintPipeline,
+        sdxl_vae,
+        lambda: sdxl_unet(4),
+        NO_TEXTS,
+        POOLED,
+        BLEND,
+        sdxl_controlnet,
+    ),
+    "sdxl-controlnet-union-inpaint": Row(
+        diffusers.StableDiffusionXLControlNetUnionInpaintPipeline,
+        sdxl_vae,
+        lambda: sdxl_unet(4),
+        NO_TEXTS,
+        POOLED | {"control_mode": [5]},
+        BLEND,
+        sdxl_controlnet_union,
+    ),
+    "flux-control-inpaint": Row(
+        diffusers.FluxControlInpaintPipeline,
+        flux_vae,
+        lambda: flux(128),
+        NO_TEXTS,
+        POOLED,
+        ("masked_latents", "control_latents", "latents", "noise"),
+    ),
+    "flux-controlnet-inpaint": Row(
+        diffusers.FluxControlNetInpaintPipeline,
+        flux_vae,
+        lambda: flux(64),
+        NO_TEXTS,
+        POOLED,
+        ("control_latents", "latents", "noise", "masked_latents"),
+        flux_controlnet,
+    ),
+    "flux-kontext-inpaint": Row(
+        diffusers.FluxKontextInpaintPipeline,
+        flux_vae,
+        lambda: flux(64),
+        NO_TEXTS | {"image_encoder": None, "feature_extractor": None},
+        POOLED | {"_auto_resize": False},
+        ("noise",),
+    ),
+    "flux2-klein-inpaint": Row(diffusers.Flux2KleinInpaintPipeline, flux2_vae, flux2, NO_TEXT, EMBEDS, ("noise",)),
+    "qwen-edit-inpaint": Row(
+        diffusers.QwenImageEditInpaintPipeline, qwen_vae, qwen, NO_TEXT | {"processor": None}, QWEN, BLEND
+    ),
+    "powerpaint-inpaint": SD15,  # whose pipeline is that of Stable Diffusion with prompts of its own
+    "sd15-pag-inpaint": replace(SD15, pipeline=diffusers.StableDiffusionPAGInpaintPipeline),
+    "sdxl-pag-inpaint": Row(
+        diffusers.StableDiffusionXLPAGInpaintPipeline, sdxl_vae, lambda: sdxl_unet(9), NO_TEXTS, POOLED, CONCAT
+    ),
+    "sd15-controlnet-pag-inpaint": replace(
+        SD15_CONTROLNET, pipeline=diffusers.StableDiffusionControlNetPAGInpaintPipeline
     ),
     "sd15-blend": SD15_BLEND,
     "sd2-blend": SD15_BLEND,
@@ -247,7 +344,9 @@ ROWS = {
     "qwen-blend": Row(diffusers.QwenImageInpaintPipeline, qwen_vae, qwen, NO_TEXT, QWEN, BLEND),
     "z-image-blend": Row(diffusers.ZImageInpaintPipeline, flux_vae, z_image, NO_TEXT, Z_EMBEDS, BLEND),
 }
-BLENDING = [name for name, row in RECIPES.items() if not row.parts] + ["kandinsky-inpaint"]
+ALONE = {"wan-vace", "easyanimate-inpaint", "brushnet-inpaint", "powerpaint2-inpaint"}  # tests of their own
+SEQUENCES = [name for name, row in RECIPES.items() if row.layout == "sequence"]
+BLENDING = [name for name, row in RECIPES.items() if not row.parts] + ["kandinsky-inpaint", *SEQUENCES]
 
 
 class _Reached(Exception):
@@ -263,7 +362,20 @@ class Fed:
     model_input: Tensor
     condition: Tensor | None
     time_ids: Tensor | None
+    positions: dict[str, Any]
     output: Tensor | None
+
+
+def recorded(model: nn.Module) -> list[dict[str, Any]]:
+    """The arguments of the one call that this model will get, the first as "sample"."""
+    calls: list[dict[str, Any]] = []
+
+    def record(*args: Any, **kwargs: Any) -> None:
+        calls.append(dict(zip(("sample",), args, strict=False)) | kwargs)
+        raise _Reached
+
+    model.forward = record
+    return calls
 
 
 def uint8_pictures() -> tuple[Tensor, Tensor]:
@@ -329,24 +441,35 @@ def fed_by_pipeline(
     elif row.controlnet is controlnet:
         conditions = [make_inpaint_condition(*pair) for pair in zip(*pictures.values(), strict=True)]
         pictures["control_image"] = torch.from_numpy(np.stack(conditions))
-    elif row.controlnet:
+    elif row.controlnet is sdxl_controlnet_union:
+        # As the example of the pipeline tells, whose images are 8-bit.
+        pictures["control_image"] = [as_pil(images.masked_fill(masks, 0))]
+    elif "control_image" in parameters:
         pictures["control_image"] = as_pil(control_pictures(images))
     call: dict[str, Any] = {"guidance_scale": 0.0, "num_inference_steps": 1, "output_type": "latent", "strength": 1.0}
+    call["pag_scale"] = 0.0
     call |= {"height": HEIGHT, "width": WIDTH, "generator": torch.Generator().manual_seed(2)} | pictures | row.call
     call = {key: each.to(dtype) if "embeds" in key and isinstance(each, Tensor) else each for key, each in call.items()}
     torch.manual_seed(3)
-    output = None
+    output, blended = None, []
+    if (
+        row.pipeline is diffusers.Flux2KleinInpaintPipeline
+    ):  # which gives raw latents back, so those of the step are kept
+        call["callback_on_step_end"] = lambda _pipeline, _step, _t, kept: blended.append(kept["latents"]) or kept
     with contextlib.suppress(_Reached):
         output = pipeline(**{key: each for key, each in call.items() if key in parameters})[0]
+        output = blended[-1] if blended else output
 
     args, kwargs = calls[0]
     sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+    condition = args[3] if len(args) > 3 else kwargs.get("controlnet_cond")
     return Fed(
         vae,
         target.config,
         torch.stack(sample) if isinstance(sample, list) else sample,
-        args[3] if len(args) > 3 else kwargs.get("controlnet_cond"),
+        condition[0] if isinstance(condition, list) else condition,
         (kwargs.get("added_cond_kwargs") or {}).get("time_ids"),
+        {name: kwargs[name] for name in ("img_ids", "img_shapes") if name in kwargs},
         output,
     )
 
@@ -367,7 +490,7 @@ def batch_of_ours(
     """
     layout = row.channels_last if channels_last is None else channels_last
     vae = Autoencoder(copy.deepcopy(vae_module), dtype=vae_dtype or dtype, channels_last=layout)
-    recipe = conditioning(name, vae_module.config)
+    recipe = conditioning(name, vae.config)
     images, _ = uint8_pictures()
     transform = InpaintTransform(vae, mask_offset=0, fill=recipe.fill or "grey", posterior="moments")
     batch: dict[str, Any] = dict(transform({"image": images, "mask": masks, "__key__": ["a", "b"]}))
@@ -377,17 +500,35 @@ def batch_of_ours(
         generator = torch.Generator().manual_seed(seed)
         for key in draws:
             noise[key] = torch.randn(shape, generator=generator, dtype=dtype if key == "noise" else vae.dtype)
+    if name == "flux2-klein-inpaint":  # which draws it in patches
+        patches = noise["noise"].reshape(BATCH, 4 * shape[1], HEIGHT // 16, WIDTH // 16)
+        noise["noise"] = diffusers.Flux2KleinInpaintPipeline._unpatchify_latents(patches)
     for key in ("latents", "masked_latents"):
         batch[key] = vae.sample(batch[key], noise[key].float()) if key in noise else vae.mode(batch[key])
-    control = vae.mode(vae.encode(control_pictures(images).float() / 127.5 - 1))
-    return recipe, batch | {"noise": noise["noise"], "image": images, "control_latents": control}
+    # Pipelines copy the pixels of conditioning pictures with repeat_interleave, which lays them out contiguously.
+    contiguous = Autoencoder(copy.deepcopy(vae_module), dtype=vae.dtype, channels_last=False)
+    control = contiguous.encode(control_pictures(images).float() / 127.5 - 1)
+    drawn = noise.get("control_latents")
+    control = contiguous.mode(control) if drawn is None else contiguous.sample(control, drawn.float())
+    batch |= {"control": control_pictures(images), "control_latents": control}
+    return recipe, batch | {"noise": noise["noise"], "image": images}
 
 
 def same(ours: Tensor, theirs: Tensor) -> bool:
     return ours.dtype == theirs.dtype and torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.fixture(autouse=True)
+def _no_resizing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This pipeline enlarges every picture to 1024 * 1024 pixels, which training leaves to whoever cuts them."""
+    monkeypatch.setattr(qwen_edit, "calculate_dimensions", lambda *_: (WIDTH, HEIGHT, None))
+
+
+def test_every_recipe_is_tested() -> None:
+    assert ROWS.keys() | ALONE == RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_the_model_is_fed_what_the_pipeline_feeds_it(name: str) -> None:
     row, (_, masks) = ROWS[name], uint8_pictures()
     fed = fed_by_pipeline(row, masks, run=False)
@@ -398,8 +539,116 @@ def test_the_model_is_fed_what_the_pipeline_feeds_it(name: str) -> None:
         assert same(recipe(batch), fed.condition)
     else:
         assert fed.condition is None
+    positions = recipe.positions(batch)
+    assert bool(positions) == (name in SEQUENCES)
+    if "img_ids" in positions:
+        assert same(positions["img_ids"], fed.positions["img_ids"])
+    elif positions:
+        assert positions == fed.positions
     told = recipe(batch) if row.controlnet else fed.model_input
-    assert told.shape[-1 if recipe.row.layout == "packed" else 1] == recipe.channels
+    assert told.shape[-1 if recipe.row.layout in ("packed", "sequence") else 1] == recipe.channels
+
+
+def test_wan_vace_is_fed_what_the_pipeline_feeds_it() -> None:
+    """One frame, one sample, as the pipeline takes them."""
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKLWan(base_dim=8, dim_mult=[1, 2, 2, 2], num_res_blocks=1).eval()
+    heads = {"num_attention_heads": 1, "attention_head_dim": 16, "num_layers": 1, "ffn_dim": 8, "vace_layers": [0]}
+    model = diffusers.WanVACETransformer3DModel(text_dim=8, freq_dim=8, **heads)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    given = copy.deepcopy(vae)
+    pipeline = diffusers.WanVACEPipeline(vae=given, transformer=model, scheduler=scheduler, **NO_TEXT)
+    images, masks = (pictures[:1] for pictures in uint8_pictures())
+    calls = recorded(model)
+    with contextlib.suppress(_Reached):
+        pipeline(
+            video=as_pil(images),
+            mask=as_pil(masks.to(torch.uint8) * 255),
+            prompt_embeds=EMBEDS["prompt_embeds"][:1],
+            height=HEIGHT,
+            width=WIDTH,
+            num_frames=1,
+            num_inference_steps=1,
+            guidance_scale=0.0,
+            generator=torch.Generator().manual_seed(2),
+        )
+    autoencoder = Autoencoder(vae)
+    recipe = conditioning("wan-vace", vae.config)
+    recipe.check_model(model.config)
+    batch: dict[str, Any] = dict(
+        InpaintTransform(autoencoder, 0, recipe.fill, recipe.posterior)(
+            {"image": images, "mask": masks, "__key__": ["a"]}
+        )
+    )
+    hole = fill_hole(images.float() / 127.5 - 1, ~masks, "grey", -1.0)
+    batch["hole_latents"] = autoencoder.mode(autoencoder.encode(hole))
+    assert same(recipe(batch), calls[0]["control_hidden_states"])
+    noise = torch.randn((1, 16, 1, HEIGHT // 8, WIDTH // 8), generator=torch.Generator().manual_seed(2))
+    assert same(recipe.model_input(noise[:, :, 0], batch), calls[0]["hidden_states"])
+
+
+def test_easyanimate_is_fed_what_the_pipeline_feeds_it() -> None:
+    """One frame; without the noise that this model can add to the masked picture."""
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKLMagvit(
+        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, layers_per_block=1, latent_channels=16
+    ).eval()
+    heads = {"num_attention_heads": 1, "attention_head_dim": 16, "num_layers": 1, "mmdit_layers": 1, "patch_size": 2}
+    model = diffusers.EasyAnimateTransformer3DModel(
+        in_channels=33, out_channels=16, text_embed_dim=8, time_embed_dim=8, add_noise_in_inpaint_model=False, **heads
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    given = copy.deepcopy(vae)
+    given.register_to_config(cache_mag_vae=True)  # asked for by the pipeline, though the class has none
+    pipeline = diffusers.EasyAnimateInpaintPipeline(vae=given, transformer=model, scheduler=scheduler, **NO_TEXT)
+    images, masks = uint8_pictures()
+    calls = recorded(model)
+    with contextlib.suppress(_Reached):
+        pipeline(
+            video=(images.float() / 255)[:, :, None],
+            mask_video=masks.float()[:, :, None] * 255,
+            prompt_embeds=EMBEDS["prompt_embeds"],
+            prompt_attention_mask=torch.ones(BATCH, 4),
+            height=HEIGHT,
+            width=WIDTH,
+            num_frames=1,
+            num_inference_steps=1,
+            guidance_scale=0.0,
+            generator=torch.Generator().manual_seed(2),
+        )
+    recipe = conditioning("easyanimate-inpaint", vae.config)
+    recipe.check_model(model.config)
+    transform = InpaintTransform(Autoencoder(vae), 0, recipe.fill, recipe.posterior)
+    singly = [
+        transform({"image": images[row : row + 1], "mask": masks[row : row + 1], "__key__": ["a"]})
+        for row in range(BATCH)
+    ]
+    batch = {key: torch.cat([each[key] for each in singly]) for key in ("latents", "masked_latents", "mask")}
+    noise = torch.randn((BATCH, 16, 1, HEIGHT // 8, WIDTH // 8), generator=torch.Generator().manual_seed(2))
+    fed = torch.cat([calls[0]["sample"], calls[0]["inpaint_latents"]], dim=1)
+    assert same(recipe.model_input(noise[:, :, 0], batch), fed)
+
+
+@pytest.mark.parametrize("name", ["brushnet-inpaint", "powerpaint2-inpaint"])
+def test_brushnets_branch_is_fed_what_its_code_prepares(name: str) -> None:
+    """As `examples/brushnet/test_brushnet.py` blackens the 8-bit image, and the pipeline then encodes and joins."""
+    torch.manual_seed(0)
+    module = sd_vae().eval()
+    images, masks = uint8_pictures()
+    black = images.masked_fill(masks, 0).float() / 255 * 2 - 1
+    white = masks.float().expand(-1, 3, -1, -1) * 2 - 1
+    keep = (white.sum(1)[:, None] < 0).float()
+    with torch.no_grad():
+        latents = module.encode(black).latent_dist.sample(torch.Generator().manual_seed(2)) * 0.18215
+    branch = torch.cat([latents, nn.functional.interpolate(keep, latents.shape[-2:])], 1)
+
+    vae = Autoencoder(module, channels_last=False)
+    recipe = conditioning(name, module.config)
+    pixels = fill_hole(images.float() / 255 * 2 - 1, masks, recipe.fill or "grey", -1.0)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
+    drawn = vae.sample(vae.encode(pixels), noise)
+    assert same(recipe({"latents": drawn, "masked_latents": drawn, "mask": masks}), branch)
+    recipe.check_model({"conditioning_channels": 5})
 
 
 @pytest.mark.parametrize("name", BLENDING)
@@ -410,7 +659,7 @@ def test_known_latents_and_blend_mask_are_what_the_pipeline_blends(name: str) ->
     recipe, batch = batch_of_ours(name, row, fed.vae, masks)
     assert 0 < recipe.blend_mask(batch).mean() < 1
     known, mask = recipe.latents(batch), recipe.blend_mask(batch)
-    if recipe.row.layout == "packed":
+    if recipe.row.layout in ("packed", "sequence"):
         known = pack_latents(known)
     if name == "kandinsky-inpaint":
         # This pipeline blends into every sample the first one's mask and latents.
@@ -452,11 +701,17 @@ def test_sdxl_in_half_precision_is_exact_but_for_pixels_that_the_pipeline_rounds
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_normalises_as_the_pipeline_does(dtype: torch.dtype) -> None:
-    row, (_, masks) = ROWS["z-image-controlnet-inpaint"], uint8_pictures()
+@pytest.mark.parametrize("name", ["z-image-controlnet-inpaint", "flux-kontext-inpaint", "flux2-klein-inpaint"])
+def test_half_precision_normalises_as_the_pipeline_does(name: str, dtype: torch.dtype) -> None:
+    row, (_, masks) = ROWS[name], uint8_pictures()
     fed = fed_by_pipeline(row, masks, dtype=dtype, run=False)
-    recipe, batch = batch_of_ours("z-image-controlnet-inpaint", row, fed.vae, masks, dtype=dtype)
-    assert same(recipe(batch, like=torch.zeros(1, dtype=dtype)), fed.condition)
+    recipe, batch = batch_of_ours(name, row, fed.vae, masks, dtype=dtype)
+    like = torch.zeros(1, dtype=dtype)
+    if row.controlnet:
+        assert same(recipe(batch, like), fed.condition)
+        return
+    assert same(recipe.model_input(batch["noise"], batch), fed.model_input)
+    assert same(recipe.positions(batch, like)["img_ids"], fed.positions["img_ids"])
 
 
 def test_time_ids_are_those_of_the_sdxl_pipeline() -> None:
@@ -519,8 +774,9 @@ def test_a_vae_config_that_cannot_belong_to_the_recipe_is_refused() -> None:
             "or choose recipe sd15-blend or sd2-blend or sdxl-blend",
         ),
         ("sd3-inpaint", {"in_channels": 16}, "or choose recipe sd3-blend or z-image-blend"),
-        ("flux-fill", {"in_channels": 64}, "with in_channels=384, or choose recipe flux-blend"),
-        ("flux-blend", {"in_channels": 128}, "has in_channels=128; give a transformer with in_channels=64$"),
+        ("flux-fill", {"in_channels": 64}, "with in_channels=384, or choose recipe .*flux-blend"),
+        ("flux-blend", {"in_channels": 128}, "with in_channels=64, or choose recipe flux-control-inpaint$"),
+        ("flux-blend", {"in_channels": 99}, "has in_channels=99; give a transformer with in_channels=64$"),
         (
             "sd3-controlnet-inpaint",
             {"in_channels": 16, "extra_conditioning_channels": 0},
@@ -629,7 +885,9 @@ def test_a_soft_mask_is_fed_hard_as_the_mask_processor_makes_it_and_blends_softl
     hard = VaeImageProcessor(do_normalize=False, do_binarize=True, do_convert_grayscale=True).preprocess(soft)
     batch = small_batch(channels) | {
         "image": torch.rand(1, 3, 32, 48),
+        "control": torch.rand(1, 3, 32, 48),
         "control_latents": torch.randn(1, channels, 4, 6),
+        "hole_latents": torch.randn(1, channels, 4, 6),
     }
     noisy = torch.randn(1, channels, 4, 6)
     fed = recipe.model_input(noisy, batch | {"mask": hard.bool()})
@@ -640,8 +898,12 @@ def test_a_soft_mask_is_fed_hard_as_the_mask_processor_makes_it_and_blends_softl
     if name == "kandinsky-inpaint":
         assert torch.equal(blend, recipe.blend_mask(batch | {"mask": hard.bool()}))
         return
+    if name == "flux2-klein-inpaint":
+        tokens = nn.functional.interpolate(soft, (2, 3), mode="bilinear")
+        assert torch.equal(blend, tokens.flatten(2).transpose(1, 2))
+        return
     small = soft[..., ::8, ::8]
-    packed = recipe.row.layout == "packed"
+    packed = recipe.row.layout in ("packed", "sequence")
     assert torch.equal(blend, pack_latents(small.expand(1, channels, -1, -1)) if packed else small)
 
 

@@ -12,7 +12,7 @@ from inpaint_data import EncodeSettings, JobSettings, MaskSettings, PictureSetti
 from inpaint_data.commands.main import reader_of
 from inpaint_data.commands.yaml_files import load_yaml
 from inpaint_data.encoding.models import MODELS
-from inpaint_data.encoding.recipes import RECIPES
+from inpaint_data.encoding.recipe_rows import RECIPES
 from inpaint_data.shown import meant
 
 OWN = ["--shards", "a", "--out", "b"]

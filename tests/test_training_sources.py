@@ -1,4 +1,4 @@
-"""What a training may take from: fresh masks, paired targets, text, remote caches, tars without sidecars."""
+"""What a training may take from: fresh masks, paired pictures, text, remote caches, tars without sidecars."""
 
 import hashlib
 import io
@@ -9,6 +9,7 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from conftest import run, write_shard
 from flat import cache_latents, data_module
 from lightning.pytorch import Trainer
 from PIL import Image
+from test_conditioning import flux_vae
 from test_datamodule import Painter
 
 from inpaint_data import (
@@ -31,6 +33,7 @@ from inpaint_data import (
     index_cache,
     verify_cache,
 )
+from inpaint_data.batch import PAIRED
 from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.latent_cache.encodings import npy_bytes
 from inpaint_data.masks.presets import PRESETS, Preset
@@ -146,9 +149,10 @@ def test_all_four_stages_run_from_a_cache_and_from_pictures(shards: str, tmp_pat
 # Paired targets
 
 
+@pytest.mark.parametrize("name", PAIRED)
 @pytest.mark.parametrize("source", ["cache", "shards"])
-def test_a_paired_target_is_cut_and_encoded_like_the_picture(
-    source: str, tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder
+def test_a_paired_picture_is_cut_and_encoded_like_the_image(
+    source: str, name: str, tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder
 ) -> None:
     cat = Image.open(io.BytesIO(photo_bytes["cat"]))
     flipped = io.BytesIO()
@@ -156,22 +160,64 @@ def test_a_paired_target_is_cut_and_encoded_like_the_picture(
     still = io.BytesIO()
     cat.save(still, "PNG")
     pairs = {
-        "same": {"png": still.getvalue(), "target.png": still.getvalue(), "txt": b"x"},
-        "other": {"png": still.getvalue(), "target.png": flipped.getvalue(), "txt": b"x"},
+        "same": {"png": still.getvalue(), f"{name}.png": still.getvalue(), "txt": b"x"},
+        "other": {"png": still.getvalue(), f"{name}.png": flipped.getvalue(), "txt": b"x"},
     }
     write_shard(tmp_path / "in" / "a.tar", pairs)
-    settings = SETTINGS | {"crop": "random", "target": True}
+    settings = SETTINGS | {"crop": "random", name: True}
     if source == "cache":
         cache_latents(str(tmp_path / "in"), str(tmp_path / "cache"), vae=vae, **settings)
         assert verify_cache(tmp_path / "cache").ok
-        (batch,) = batches(data_module(str(tmp_path / "cache"), target=True))
+        (batch,) = batches(data_module(str(tmp_path / "cache"), **{name: True}))
     else:
         (batch,) = batches(data_module(str(tmp_path / "in"), vae=vae, **settings))
     same, other = batch["__key__"].index("same"), batch["__key__"].index("other")
-    assert torch.equal(batch["target_latents"][same], batch["latents"][same])
-    assert not torch.equal(batch["target_latents"][other], batch["latents"][other])
-    assert batch["target_latents"].shape == batch["latents"].shape
+    assert torch.equal(batch[PAIRED[name]][same], batch["latents"][same])
+    assert not torch.equal(batch[PAIRED[name]][other], batch["latents"][other])
+    assert batch[PAIRED[name]].shape == batch["latents"].shape
     assert batch["carried"][same] == {"txt": b"x"}
+
+
+@pytest.fixture
+def with_control(tmp_path: Path, photo_bytes: dict[str, bytes]) -> str:
+    samples = {key: {"jpg": photo_bytes[key], "control.jpg": photo_bytes[key]} for key in photo_bytes}
+    write_shard(tmp_path / "in" / "a.tar", samples)
+    return str(tmp_path / "in")
+
+
+def z_image() -> dict[str, Any]:
+    return {"vae": Autoencoder(flux_vae()), "recipe": "z-image-controlnet-inpaint"}
+
+
+@pytest.mark.parametrize("source", ["cache", "shards", "fresh masks"])
+def test_a_recipe_that_reads_a_conditioning_picture_is_fed_from_the_datamodule(
+    source: str, with_control: str, tmp_path: Path
+) -> None:
+    settings = z_image() | SETTINGS | {"control": True}
+    if source == "shards":
+        module = data_module(with_control, **settings)
+    else:
+        cache_latents(with_control, str(tmp_path / "cache"), carry_image="crop", **settings)
+        fresh = source == "fresh masks"
+        more = {"vae": settings["vae"], "fresh_masks": True} if fresh else {}
+        module = data_module(str(tmp_path / "cache"), recipe=settings["recipe"], batch_size=4, **more)
+    batch = batches(module)[0]
+    assert torch.equal(batch["control_latents"], batch["latents"])
+    assert module.recipe(batch).shape == (len(batch["__key__"]), 33, 1, 8, 8)
+
+
+def test_a_recipe_that_reads_conditioning_pictures_is_refused_where_they_are_not_encoded(
+    with_control: str, tmp_path: Path
+) -> None:
+    settings, told = z_image() | SETTINGS, "control.jpg and (set|cache with) control: true"
+    with pytest.raises(UsageError, match=told):
+        data_module(with_control, **settings)
+    with pytest.raises(UsageError, match=told):
+        cache_latents(with_control, str(tmp_path / "cache"), **settings)
+    cache_latents(with_control, str(tmp_path / "cache"), **settings | {"recipe": None})
+    module = data_module(str(tmp_path / "cache"), recipe=settings["recipe"])
+    with pytest.raises(UsageError, match=f"reads control_latents.*{told}"):
+        batches(module)
 
 
 def test_a_folder_of_pairs_is_packed_with_its_targets(

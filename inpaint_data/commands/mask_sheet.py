@@ -64,9 +64,8 @@ def mask_sheet(
             f"masks: {masks.source} takes the masks of your own samples, which the demo's images do not have; name "
             "your shards, or a generator or mixture"
         )
-    settings = ExampleSettings(
-        pictures.but(upscale=True, small="quarantine", target=False), masks, group_of(JobSettings, job).seed
-    )
+    pictures = pictures.but(upscale=True, small="quarantine", target=False, control=False)
+    settings = ExampleSettings(pictures, masks, group_of(JobSettings, job).seed)
     encoder = Encoder(masks, EncodeSettings(), None, settings.seed)
     samples = _demo(masks) if shards is None else _of_shards(shards)
     tiles = list(islice(_tiles(samples, settings, encoder), SIDE * SIDE))

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from inpaint_data.batch import PAIRED, Batch, ImageBatch, Posterior
-from inpaint_data.encoding.recipes import RECIPES, RecipeRow, conditioning
+from inpaint_data.encoding.recipe_rows import RECIPES, RecipeRow
+from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.transform import InpaintTransform
 from inpaint_data.encoding.vae import Autoencoder
@@ -146,6 +147,17 @@ def wants_masked_latents(encode: EncodeSettings) -> bool:
         return encode.masked_latents
     row = recipe_row(encode)
     return row is None or "masked" in row.parts
+
+
+def check_control(pictures: PictureSettings, encode: EncodeSettings) -> None:
+    """Raises UsageError if the recipe reads latents of conditioning pictures, and samples are not said to have them."""
+    row = recipe_row(encode)
+    if row and "control" in row.parts and not pictures.control:
+        raise UsageError(
+            f"control: recipe {encode.recipe} reads the latents of a conditioning picture; give each sample its "
+            "control.jpg and set control: true",
+            ("pictures", "control"),
+        )
 
 
 def check_resolution(pictures: PictureSettings, autoencoder: Autoencoder) -> None:

@@ -20,6 +20,7 @@ class Model:
         dtype: that the autoencoder computes in: bfloat16 where the example loads the pipeline so. The half precision of
             the older ones is not used: the autoencoder of SDXL overflows in it.
         carry_image: what the recipe needs of the image itself.
+        control: whether the recipe reads a conditioning picture.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Model:
     max_aspect: float = 2.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     carry_image: Literal["none", "crop"] = "none"
+    control: bool = False
 
     def settings(self, recipe: str) -> dict[tuple[str, ...], Any]:
         """Where each setting stands in the tree -> its value."""
@@ -35,30 +37,51 @@ class Model:
             settings |= {("pictures", "max_aspect"): self.max_aspect, ("pictures", "bucket_step"): 64}
         if self.carry_image != "none":
             settings["pictures", "carry_image"] = self.carry_image
+        if self.control:
+            settings["pictures", "control"] = True
         settings |= {("encode", "vae"): self.name, ("encode", "dtype"): self.dtype, ("encode", "recipe"): recipe}
         return settings | {("vae",): self.name, ("model",): self.name}  # of commands without groups
 
 
 _SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+_SD15_INPAINT = "stable-diffusion-v1-5/stable-diffusion-inpainting"
+_SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+_SDXL_INPAINT = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
+_FLUX = "black-forest-labs/FLUX.1-dev"
 _SD3 = "stabilityai/stable-diffusion-3-medium-diffusers"
 
 # A row for each of RECIPES.
 MODELS: dict[str, Model] = {
-    "sd15-inpaint": Model("stable-diffusion-v1-5/stable-diffusion-inpainting", 512, 1.0),
+    "sd15-inpaint": Model(_SD15_INPAINT, 512, 1.0),
     "sd2-inpaint": Model("stabilityai/stable-diffusion-2-inpainting", 512, 1.0),
-    "sdxl-inpaint": Model("diffusers/stable-diffusion-xl-1.0-inpainting-0.1"),
+    "sdxl-inpaint": Model(_SDXL_INPAINT),
     "sd3-inpaint": Model(_SD3),
     "flux-fill": Model("black-forest-labs/FLUX.1-Fill-dev", dtype="bfloat16"),
     "kandinsky-inpaint": Model("kandinsky-community/kandinsky-2-2-decoder-inpaint", 512, 1.0),
     "sd3-controlnet-inpaint": Model(_SD3),
     "qwen-controlnet-inpaint": Model("Qwen/Qwen-Image", dtype="bfloat16"),
-    "z-image-controlnet-inpaint": Model("Tongyi-MAI/Z-Image-Turbo", dtype="bfloat16"),
+    "z-image-controlnet-inpaint": Model("Tongyi-MAI/Z-Image-Turbo", dtype="bfloat16", control=True),
     "sd15-controlnet-inpaint": Model(_SD15, 512, 1.0, carry_image="crop"),
+    "sdxl-controlnet-inpaint": Model(_SDXL, carry_image="crop"),
+    "sdxl-controlnet-union-inpaint": Model(_SDXL, carry_image="crop"),
+    "flux-control-inpaint": Model(_FLUX, dtype="bfloat16", control=True),
+    "flux-controlnet-inpaint": Model(_FLUX, dtype="bfloat16", control=True),
+    "flux-kontext-inpaint": Model("black-forest-labs/FLUX.1-Kontext-dev", dtype="bfloat16"),
+    "flux2-klein-inpaint": Model("black-forest-labs/FLUX.2-klein-base-9B", dtype="bfloat16"),
+    "qwen-edit-inpaint": Model("Qwen/Qwen-Image-Edit", dtype="bfloat16"),
+    "wan-vace": Model("Wan-AI/Wan2.1-VACE-1.3B-diffusers", 512),
+    "easyanimate-inpaint": Model("alibaba-pai/EasyAnimateV5.1-12b-zh-InP", 512, dtype="bfloat16"),
+    "brushnet-inpaint": Model(_SD15, 512, 1.0),
+    "powerpaint-inpaint": Model(_SD15_INPAINT, 512, 1.0),
+    "powerpaint2-inpaint": Model(_SD15, 512, 1.0),
+    "sd15-pag-inpaint": Model(_SD15_INPAINT, 512, 1.0),
+    "sdxl-pag-inpaint": Model(_SDXL_INPAINT),
+    "sd15-controlnet-pag-inpaint": Model(_SD15, 512, 1.0, carry_image="crop"),
     "sd15-blend": Model(_SD15, 512, 1.0),
     "sd2-blend": Model("stabilityai/stable-diffusion-2-base", 512, 1.0),
-    "sdxl-blend": Model("stabilityai/stable-diffusion-xl-base-1.0"),
+    "sdxl-blend": Model(_SDXL),
     "sd3-blend": Model(_SD3),
-    "flux-blend": Model("black-forest-labs/FLUX.1-dev", dtype="bfloat16"),
+    "flux-blend": Model(_FLUX, dtype="bfloat16"),
     "chroma-blend": Model("lodestones/Chroma1-HD", dtype="bfloat16"),
     "qwen-blend": Model("Qwen/Qwen-Image", dtype="bfloat16"),
     "z-image-blend": Model("Tongyi-MAI/Z-Image-Turbo", dtype="bfloat16"),

@@ -4,7 +4,6 @@ Latents in a batch are raw, as the autoencoder gives them; what leaves here is n
 Masks come in as bool at full size, True = repaint, or soft as float in [0, 1]; a model that wants 1 = keep has the part
 "keep" in its row. What a model is fed is hard, from 0.5 on, as each pipeline's mask processor makes it; `blend_mask`
 keeps soft values, as ComfyUI and DifferentialDiffusion blend with them.
-Everything follows the pipelines of diffusers 0.42.1, which also name the layouts.
 Shapes: B batch, H W the image, h w latents, C latent channels, F pixels per latent along each side.
 """
 
@@ -13,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
+from inpaint_data.encoding.recipe_rows import ADDED, LATENTS, RECIPES, Part, RecipeRow
 from inpaint_data.encoding.vae import normalise
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.latent_mask import LatentMask, latent_mask
@@ -22,80 +23,15 @@ from inpaint_data.shown import meant
 
 CHOICES = ("nearest", "bilinear", "bicubic", "max", "area")  # of one channel
 
-Part = Literal["mask", "keep", "masked", "kept", "control", "image"]
-
-
-@dataclass(frozen=True)
-class RecipeRow:
-    """One row of `RECIPES`.
-
-    Attributes:
-        parts: what is concatenated, in this order: "mask" (1 = repaint), "keep" (1 = keep), "masked" (masked_latents),
-            "kept" (latents times keep), "control" (control_latents), "image" (RGB in [0, 1], the hole -1). Nothing
-            where the pipeline only blends the known latents in.
-        channels: how many channels the model named in `model` takes in all.
-        latent_channels: C.
-        model: what takes the parts. A "ControlNet" takes them alone, any other after the noisy latents.
-        fill: what the hole must hold before it is encoded for "masked"; None where nothing masked is encoded.
-        posterior: how the pipeline takes latents from the autoencoder.
-        layout: "plain" is (B, C, h, w); "packed" (B, h/2 * w/2, 4C) in 2 x 2 patches; "frame" (B, C, 1, h, w).
-        latent_mask: how the mask comes to latent size.
-        raw: whether the model takes latents as the autoencoder gives them.
-        channel_fields: the model's config fields whose sum is `channels`.
-    """
-
-    parts: tuple[Part, ...]
-    channels: int
-    latent_channels: int
-    model: Literal["UNet", "transformer", "ControlNet"]
-    fill: Literal["grey", "black"] | None = None
-    posterior: Literal["sample", "mode"] = "sample"
-    layout: Literal["plain", "packed", "frame"] = "plain"
-    latent_mask: LatentMask = "nearest"
-    raw: bool = False
-    channel_fields: tuple[str, ...] = ("in_channels",)
-
-
-_INPAINT_UNET = RecipeRow(("mask", "masked"), 9, 4, "UNet", "grey")
-_BLENDED_UNET = RecipeRow((), 4, 4, "UNet")
-_BLENDED_PACKED = RecipeRow((), 64, 16, "transformer", layout="packed")
-_SD3_FIELDS = ("in_channels", "extra_conditioning_channels")
-_QWEN_FIELDS = ("in_channels", "extra_condition_channels")
-
-RECIPES: dict[str, RecipeRow] = {
-    "sd15-inpaint": _INPAINT_UNET,
-    "sd2-inpaint": _INPAINT_UNET,
-    "sdxl-inpaint": _INPAINT_UNET,
-    "sd3-inpaint": RecipeRow(("mask", "masked"), 33, 16, "transformer", "grey"),
-    "flux-fill": RecipeRow(("masked", "mask"), 384, 16, "transformer", "grey", "sample", "packed", "unshuffle"),
-    "kandinsky-inpaint": RecipeRow(("kept", "keep"), 9, 4, "UNet", None, "mode", "plain", "kandinsky", raw=True),
-    "sd3-controlnet-inpaint": RecipeRow(("masked", "keep"), 17, 16, "ControlNet", "black", channel_fields=_SD3_FIELDS),
-    "qwen-controlnet-inpaint": RecipeRow(
-        ("masked", "keep"), 68, 16, "ControlNet", "black", layout="packed", channel_fields=_QWEN_FIELDS
-    ),
-    "z-image-controlnet-inpaint": RecipeRow(
-        ("control", "keep", "masked"), 33, 16, "ControlNet", "grey", "mode", "frame", channel_fields=("control_in_dim",)
-    ),
-    "sd15-controlnet-inpaint": RecipeRow(("image",), 3, 4, "ControlNet", channel_fields=("conditioning_channels",)),
-    "sd15-blend": _BLENDED_UNET,
-    "sd2-blend": _BLENDED_UNET,
-    "sdxl-blend": _BLENDED_UNET,
-    "sd3-blend": RecipeRow((), 16, 16, "transformer"),
-    "flux-blend": _BLENDED_PACKED,
-    "chroma-blend": _BLENDED_PACKED,
-    "qwen-blend": _BLENDED_PACKED,
-    "z-image-blend": RecipeRow((), 16, 16, "transformer", layout="frame"),
-}
-
 
 @dataclass(frozen=True)
 class Recipe:
     """How one model is fed from a batch; made by `conditioning`.
 
     A batch is a `Batch` with one mask variant: `latents` and `masked_latents` (B, C, h, w) float, raw; `mask`
-    (B, 1, H, W) bool, or float in [0, 1]. Two recipes read one more entry: sd15-controlnet-inpaint `image`
-    (B, 3, H, W), uint8 or float in [0, 1]; z-image-controlnet-inpaint `control_latents` (B, C, h, w), raw, of the
-    control image.
+    (B, 1, H, W) bool, or float in [0, 1]. Some recipes read one more entry: `image` or `control` (B, 3, H, W), uint8 or
+    float in [0, 1], the picture itself or its conditioning picture; `control_latents` (B, C, h, w), raw, of the latter;
+    `hole_latents`, raw, of the picture with grey where its mask is not.
 
     Every method but `check_model` raises UsageError for a missing entry, moments instead of latents, a mask that is not
     (B, 1, H, W) bool or float, other latent channels than the recipe's, and odd sides where latents are packed.
@@ -144,8 +80,8 @@ class Recipe:
             batch: not read for ControlNet and "-blend" recipes, where the model takes the noisy latents alone.
 
         Returns:
-            (B, channels, h, w); packed (B, h/2 * w/2, channels); or for Z-Image (B, C, 1, h, w), which its transformer
-            takes as `list(x.unbind(0))`.
+            (B, channels, h, w); packed (B, h/2 * w/2, channels); as a sequence twice as many tokens, and of the answer
+            the first half counts; or (B, channels, 1, h, w), of which Z-Image takes `list(x.unbind(0))`.
         """
         if noisy.ndim != 4 or noisy.shape[1] != self.row.latent_channels:
             raise self._error(f"noisy must be (B, {self.row.latent_channels}, h, w), not {tuple(noisy.shape)}")
@@ -158,18 +94,44 @@ class Recipe:
         """(B, C, h, w): the normalised latents of the image, which noise is added to; not packed."""
         return self._normalised(self._raw(batch, "latents"))
 
+    def positions(self, batch: Mapping[str, object], like: Tensor | None = None) -> dict[str, Any]:
+        """Where the tokens of `model_input` stand, by the name of the transformer's argument; empty but for sequences.
+
+        `img_ids` (2 * h/2 * w/2, 3) in dtype and device of `like`, for FLUX.2 (B, 2 * h/2 * w/2, 4) int64; or for Qwen
+        `img_shapes`.
+        """
+        latents = self._raw(batch, "latents")
+        rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
+        if self.row.positions == "qwen":
+            return {"img_shapes": [[(1, rows, columns)] * 2 for _ in latents]}
+        if self.row.positions is None:
+            return {}
+        behind = 1 if self.row.positions == "flux" else 10
+        times, lines = torch.tensor([0, behind]), torch.arange(rows)
+        if self.row.positions == "flux":
+            ids = torch.cartesian_prod(times, lines, torch.arange(columns))
+            return {"img_ids": ids.float() if like is None else ids.to(like)}
+        ids = torch.cartesian_prod(times, lines, torch.arange(columns), torch.arange(1))
+        return {"img_ids": ids.expand(len(latents), -1, -1)}
+
     def blend_mask(self, batch: Mapping[str, object]) -> Tensor:
         """The mask that the pipeline blends by: 1 = repaint, in dtype and device of `latents`; soft if the mask is.
 
-        Only Kandinsky's, which grows at latent size, is always hard.
+        Only Kandinsky's, which grows at latent size, is always hard; and that of FLUX.2, one value for each token, is
+        soft at the border of hard masks too.
 
         Returns:
-            (B, 1, h, w), or packed (B, h/2 * w/2, 4C): as pipelines blend, `(1 - m) * known + m * denoised`.
+            (B, 1, h, w), or packed (B, h/2 * w/2, 4C), for FLUX.2 (B, h/2 * w/2, 1): as pipelines blend,
+            `(1 - m) * known + m * denoised`.
         """
         latents = self._raw(batch, "latents")
+        if self.row.positions == "flux2":
+            size = (latents.shape[-2] // 2, latents.shape[-1] // 2)
+            whole = self._mask(batch, latents, None, soft=True).to(latents)
+            return functional.interpolate(whole, size=size, mode="bilinear").flatten(2).transpose(1, 2)
         how: LatentMask = "nearest" if self.latent_mask == "unshuffle" else self.latent_mask
         mask = self._mask(batch, latents, how, soft=how != "kandinsky").to(latents)
-        packed = self.row.layout == "packed"
+        packed = self.row.layout in ("packed", "sequence")
         return self._laid_out(mask.expand_as(latents)) if packed else mask
 
     def check_model(self, model_config: Mapping[str, Any]) -> None:
@@ -192,29 +154,36 @@ class Recipe:
         raise self._error(f"the {model} has {fields}={channels}; give a {model} with {fields}={expected}{choice}")
 
     def _part(self, part: Part, batch: Mapping[str, object], like: Tensor | None) -> Tensor:
-        """One part in the plain layout: (B, its channels, h, w), or (B, 3, H, W) for "image"."""
+        """One part in the plain layout: (B, its channels, h, w), or (B, 3, H, W) for pictures."""
 
         def cast(tensor: Tensor) -> Tensor:
             return tensor if like is None else tensor.to(like)
 
-        if part == "image":
-            return cast(self._image(batch))
-        if part in ("masked", "control"):
+        if part in LATENTS:
             # Cast before normalising: a pipeline in half precision normalises in half precision.
-            return self._normalised(cast(self._raw(batch, "masked_latents" if part == "masked" else "control_latents")))
+            return self._normalised(cast(self._raw(batch, LATENTS[part])))
+        if part in ADDED:
+            return cast(self._image(batch, part))
         latents = cast(self._raw(batch, "masked_latents" if self.needs_masked_latents else "latents"))
+        if part == "soft_keep":
+            keep = 1 - self._mask(batch, latents, None).float()
+            size = (1, *latents.shape[-2:])
+            return functional.interpolate(keep[:, :, None], size, mode="trilinear")[:, :, 0].to(latents) * self._scale
         mask = self._mask(batch, latents, self.latent_mask).to(latents)
         if part == "mask":
             return mask
         return 1 - mask if part == "keep" else self._normalised(latents) * (1 - mask)
 
-    def _image(self, batch: Mapping[str, object]) -> Tensor:
-        """(B, 3, H, W) float in [0, 1], the hole -1."""
-        image = self._tensor(batch, "image")
+    def _image(self, batch: Mapping[str, object], part: Part) -> Tensor:
+        """(B, 3, H, W) float in [0, 1]; the hole is -1, or 0 if blackened."""
+        key = ADDED[part]
+        image = self._tensor(batch, key)
         if image.ndim != 4 or image.shape[1] != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):
-            raise self._error(f"image must be (B, 3, H, W) uint8 or float, not {tuple(image.shape)} {image.dtype}")
+            raise self._error(f"{key} must be (B, 3, H, W) uint8 or float, not {tuple(image.shape)} {image.dtype}")
         image = image.float() / 255 if image.dtype == torch.uint8 else image
-        return torch.where(self._mask(batch, image, "nearest"), -1.0, image)
+        if part == "control_image":
+            return image
+        return torch.where(self._mask(batch, image, "nearest"), -1.0 if part == "image" else 0.0, image)
 
     def _raw(self, batch: Mapping[str, object], key: str) -> Tensor:
         """(B, C, h, w) raw latents."""
@@ -227,8 +196,8 @@ class Recipe:
             raise self._error(f"{key} must be (B, {channels}, h, w), not {tuple(latents.shape)}; use this model's VAE")
         return latents
 
-    def _mask(self, batch: Mapping[str, object], target: Tensor, how: LatentMask, soft: bool = False) -> Tensor:
-        """The batch's mask at the size of `target`, hard unless `soft`."""
+    def _mask(self, batch: Mapping[str, object], target: Tensor, how: LatentMask | None, soft: bool = False) -> Tensor:
+        """The batch's mask at the size of `target`, or with None at its own; hard unless `soft`."""
         mask = self._tensor(batch, "mask")
         if mask.ndim != 4 or mask.shape[1] != 1 or not (mask.dtype == torch.bool or mask.is_floating_point()):
             raise self._error(
@@ -250,6 +219,11 @@ class Recipe:
 
     def _normalised(self, latents: Tensor) -> Tensor:
         return latents if self.row.raw else normalise(latents, self.vae_config)
+
+    @property
+    def _scale(self) -> float:
+        scale: float = self.vae_config["scaling_factor"]
+        return scale
 
     def _laid_out(self, latents: Tensor) -> Tensor:
         if self.row.layout == "frame":
@@ -284,8 +258,11 @@ def conditioning(name: str, vae_config: Mapping[str, Any], latent_mask: LatentMa
     if name not in RECIPES:
         raise UsageError(f"recipe {name!r} is unknown; choose from {', '.join(RECIPES)}{meant(name, RECIPES)}")
     row = RECIPES[name]
-    if not row.raw and vae_config.get("scaling_factor") is None and vae_config.get("latents_std") is None:
-        raise UsageError(f"{name}: the VAE's config has neither scaling_factor nor latents_std; pass vae.config itself")
+    if not row.raw and all(vae_config.get(key) is None for key in ("scaling_factor", "latents_std", "bn_mean")):
+        raise UsageError(
+            f"{name}: the VAE's config has neither scaling_factor nor latents_std; pass vae.config itself, or of a VAE "
+            "that has its statistics elsewhere (FLUX.2, LTX) Autoencoder(vae).config"
+        )
     channels = vae_config.get("latent_channels", vae_config.get("z_dim", row.latent_channels))
     if channels != row.latent_channels:
         raise UsageError(

@@ -274,10 +274,14 @@ class Autoencoder:
 
 
 def _config_of(module: nn.Module) -> dict[str, Any]:
-    """Diffusers' config of the module, empty where it has none; with the statistics that LTX has as buffers."""
+    """Diffusers' config of the module, empty where it has none; with what statistics LTX and FLUX.2 have as buffers."""
     config = getattr(module, "config", None)
     fields: dict[str, Any] = dict(config) if isinstance(config, Mapping) else {}
     statistics = {name: values for name, values in module.named_buffers(recurse=False) if name in STATISTICS}
+    if "batch_norm_eps" in fields:  # FLUX.2's, by which patches are normalised
+        buffers = dict(module.named_buffers())
+        of_patches = {"bn_mean": buffers.get("bn.running_mean"), "bn_var": buffers.get("bn.running_var")}
+        statistics |= {name: values for name, values in of_patches.items() if values is not None}
     return {name: values.float().tolist() for name, values in statistics.items()} | fields
 
 
@@ -288,7 +292,14 @@ def sample_posterior(raw: Tensor, noise: Tensor) -> Tensor:
 
 
 def normalise(latents: Tensor, vae_config: Mapping[str, Any]) -> Tensor:
-    """Raw (B, C, h, w) → what the diffusion model takes, as pipelines compute it, also in half precision."""
+    """Raw (B, C, h, w) → what the diffusion model takes, as pipelines compute it, also in half precision.
+
+    The shape stays; FLUX.2's patches are normalised as such, and laid out as they were.
+    """
+    if "bn_mean" in vae_config:
+        patches = _patchify(latents)
+        bn_mean, bn_var = (torch.tensor(vae_config[key]).to(latents).view(1, -1, 1, 1) for key in ("bn_mean", "bn_var"))
+        return _unpatchify((patches - bn_mean) / torch.sqrt(bn_var + vae_config["batch_norm_eps"]))
     mean, std = vae_config.get("latents_mean"), vae_config.get("latents_std")
     scale: float | None = vae_config.get("scaling_factor")
     if mean is None or std is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inpaint_data.encoding.device import choose_device, is_out_of_memory
-from inpaint_data.encoding.encoder import Encoder, autoencoder_of, check_resolution
+from inpaint_data.encoding.encoder import Encoder, autoencoder_of, check_control, check_resolution
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
@@ -134,6 +134,7 @@ def work_of(
             place=("encode", "posterior"),
         )
     examples = ExampleSettings(pictures, masks, job.seed)
+    check_control(pictures, encode)
     own_stages = check_stages(stages)
     device = choose_device(job.device)
     autoencoder = autoencoder_of(encode)

@@ -95,6 +95,10 @@ class PictureSettings(Settings):
     """Each sample has a paired picture, target.jpg (or another format), of the image's size: what the masked region
     shall become (remove, replace, relight). It is cut and encoded beside the image."""
 
+    control: bool = False
+    """Each sample has a conditioning picture, control.jpg (or another format), of the image's size: edges, depth or a
+    pose. It is cut and encoded beside the image."""
+
     image: Annotated[str | None, checked(member_name, str | None)] = None
     """The member that is the image, such as input.jpg; left out, the one that is named jpg, jpeg, png or webp."""
 

@@ -1,9 +1,11 @@
-"""Whether a cache is the one that a training asks for, found out before the first step."""
+"""Whether a training gets what it asks for, above all from a cache, found out before the first step."""
 
 from typing import Any
 
-from inpaint_data.encoding.encoder import wants_masked_latents
-from inpaint_data.encoding.recipes import RECIPES, conditioning
+from inpaint_data.batch import PAIRED
+from inpaint_data.encoding.encoder import recipe_row, wants_masked_latents
+from inpaint_data.encoding.recipe_rows import ADDED, RECIPES
+from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.errors import UsageError
@@ -53,6 +55,17 @@ def check_cache(
     _check_recipe(cache, encode, fresh)
 
 
+def check_entries(encode: EncodeSettings) -> None:
+    """Raises UsageError for an unknown recipe, and for one that reads what batches never have."""
+    row = recipe_row(encode)
+    if row and (entries := [ADDED[part] for part in row.parts if part in ADDED]):
+        raise UsageError(
+            f"recipe: {encode.recipe} reads {entries[0]!r}, which batches of InpaintDataModule do not have; add it to "
+            "the batch yourself and use conditioning()",
+            ("encode", "recipe"),
+        )
+
+
 def _of_pictures(settings: CacheSettings, pictures: PictureSettings) -> list[str]:
     has = settings.pictures
     if has is None:
@@ -97,6 +110,11 @@ def _check_recipe(cache: LatentCache, encode: EncodeSettings, fresh: bool) -> No
             raise UsageError(
                 f"{cache.root}: its holes are filled with {fill}, but {recipe} wants {row.fill}; "
                 f"cache with fill: {row.fill}"
+            )
+        if "control" in row.row.parts and f"{PAIRED['control']}.npy" not in settings.expected.members:
+            raise UsageError(
+                f"{cache.root}: recipe {recipe} reads control_latents, which this cache was made without; give each "
+                "sample its control.jpg and cache with control: true"
             )
     if masked and not cache.has_masked_latents:
         wanted = f"recipe {recipe} wants" if recipe is not None else "the batches are to have"

@@ -12,9 +12,9 @@ from lightning.pytorch import LightningDataModule
 from inpaint_data.encoding.encoder import (
     Encoder,
     autoencoder_of,
+    check_control,
     check_resolution,
     chosen_posterior,
-    recipe_row,
     wants_masked_latents,
 )
 from inpaint_data.encoding.recipes import Recipe, conditioning
@@ -31,7 +31,7 @@ from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.user_stages import check_stages
 from inpaint_data.ranks import part_of_run
 from inpaint_data.settings import MOST, group_of
-from inpaint_data.training.cache_check import check_cache
+from inpaint_data.training.cache_check import check_cache, check_entries
 from inpaint_data.training.fresh_masks import FreshMasks, masks_over
 from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass, TrainingSource
 from inpaint_data.training.resume import Resume, ResumeElsewhere
@@ -55,7 +55,6 @@ LOADERS = {
     "test": "test_dataloader",
     "predict": "predict_dataloader",
 }
-NEEDS = {"image": "image", "control": "control_latents"}  # part of a recipe -> what it reads beside the usual keys
 EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 _log = logging.getLogger(__name__)
 Given = Mapping[str, Any]
@@ -159,13 +158,7 @@ class InpaintDataModule(LightningDataModule):
 
     def _check(self) -> None:
         """Refuse what cannot be together."""
-        row = recipe_row(self.encode)
-        if row and (missing := [NEEDS[part] for part in row.parts if part in NEEDS]):
-            raise UsageError(
-                f"recipe: {self.encode.recipe} reads {missing[0]!r}, which batches of InpaintDataModule do not have; "
-                "add it to the batch yourself and use conditioning()",
-                ("encode", "recipe"),
-            )
+        check_entries(self.encode)
         if self._has_fresh_masks and "fit" not in self.caches:
             raise UsageError(
                 f"fresh_masks: source {self.sources.get('fit')!r} is not a cache; pictures have new masks every epoch "
@@ -174,6 +167,7 @@ class InpaintDataModule(LightningDataModule):
             )
         if self.live:
             ExampleSettings(self.pictures, self.masks)
+            check_control(self.pictures, self.encode)
         if self.stages and self.caches:
             stage = next(iter(sorted(self.caches)))
             raise UsageError(
