@@ -83,8 +83,8 @@ def polygons(
     """Polygons with a corner in each sector around their centre, convex or not.
 
     A corner is up to `irregularity` of the radius inside a circle, whose radius lies between those of circles that
-    fill the two ends of `share`. Source: the polygon masks of kohya's sd-scripts (2026), whose corners may crowd on
-    one side and leave a sliver; hence our sectors.
+    fill the two ends of `share`. After the polygon masks of kohya's sd-scripts, whose corners may crowd on one side and
+    leave a sliver, hence our sectors; theirs are `kohya-polygon`.
     """
     canvas = np.zeros((height, width), np.uint8)
     for _ in range(whole(rng, count)):
@@ -104,8 +104,8 @@ def clouds(
 ) -> BoolArray:
     """The peaks of smooth noise: each octave has cells half as long and weighs half as much as the one before.
 
-    Source: the cloud masks of kohya's sd-scripts (2026), from which the shares are. There the finest octave weighs
-    most; here the coarsest does, for holes as wide as those that LaMa found to generalise.
+    After the cloud masks of kohya's sd-scripts, from which the shares are. There the finest octave weighs most, see
+    `kohya-cloud`; here the coarsest does, for holes as wide as those that LaMa found to generalise.
     """
     # 128 points along the short side are enough for shapes so smooth, and at 512 pixels 16 times as fast.
     step = max(1, min(height, width) // 128)
