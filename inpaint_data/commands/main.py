@@ -28,8 +28,9 @@ class Command:
 
 # GENERATORS of masks/generators.py, which takes long to import.
 DRAWN = (
-    "strokes", "boxes", "full", "none", "center", "grid", "outpaint", "polygons", "clouds", "free-form", "lama-thin",
-    "lama-medium", "lama-thick", "lama-mix",
+    "strokes", "boxes", "full", "none", "center", "grid", "outpaint", "polygons", "clouds", "free-form", "mat",
+    "mat-256", "comodgan", "comodgan-256", "lama-thin", "lama-medium", "lama-thick", "lama-thin-256", "lama-medium-256",
+    "lama-thick-256", "lama-mix", "kohya", "kohya-cloud", "kohya-polygon", "kohya-shape", "kohya-wobbly",
 )  # fmt: skip
 JOB_ONLY = ("shards", "out", "encode")
 COMMANDS = {

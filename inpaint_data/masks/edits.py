@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from inpaint_data.masks import opencv as cv2
-from inpaint_data.masks.generators import BoolArray, strokes
+from inpaint_data.masks.drawn import BoolArray
+from inpaint_data.masks.lama import strokes
 
 OPENING = 8  # pixels: BrushNet's window
 SMOOTHING = 4  # pixels: a standard deviation as wide as the steps of a mask drawn at 128 pixels

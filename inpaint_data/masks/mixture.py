@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.masks.drawn import BoolArray, draw_within, hole_ratio
 from inpaint_data.masks.edits import BOX, EDITS, Origin, Way, finish
-from inpaint_data.masks.generators import GENERATORS, BoolArray, draw_within, hole_ratio
+from inpaint_data.masks.generators import GENERATORS
 from inpaint_data.masks.parameters import as_tuple, check_parameters, is_number
 from inpaint_data.shown import meant
 

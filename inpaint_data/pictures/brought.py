@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from inpaint_data.batch import PAIRED
 from inpaint_data.errors import FilteredError, SampleError
-from inpaint_data.masks.generators import BoolArray
+from inpaint_data.masks.drawn import BoolArray
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.captions import failed_download
 from inpaint_data.pictures.formats import Decoding

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from inpaint_data.batch import Carried, ImageBatch
 from inpaint_data.errors import FilteredError, InpaintDataError, SampleError
+from inpaint_data.masks.drawn import BoolArray
 from inpaint_data.masks.edits import Origin
-from inpaint_data.masks.generators import BoolArray
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.brought import decoded, image_of, mask_of, paired_picture
 from inpaint_data.pictures.captions import caption_of

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from inpaint_data.errors import SampleError
-from inpaint_data.masks.generators import BoolArray
+from inpaint_data.masks.drawn import BoolArray
 from inpaint_data.masks.settings import MaskSettings, Orientation, Repaint
 from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.images import DEFAULT, UPRIGHT, Uint8Array, decode_values, stated_orientation
