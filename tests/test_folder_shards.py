@@ -139,4 +139,4 @@ def test_the_command_takes_a_folder(photos: Path, tmp_path: Path, capsys: pytest
     assert "cached       3" in text
     code, text, _ = run(capsys, "look", str(photos), "--resolution", "64")
     assert code == 0
-    assert "usable       3 of 3 samples" in text
+    assert "usable        3 of 3 samples" in text
