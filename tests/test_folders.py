@@ -599,3 +599,56 @@ def test_masks_next_to_the_folder_are_named(tmp_path: Path) -> None:
         pair_folder(tmp_path / "img").notes
     )
     assert pair_folder(tmp_path / "img", masks_from=str(tmp_path / "mask")).notes == []
+
+
+def test_the_name_of_a_link_says_what_is_behind_it(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg images/b.jpg real_m/a.png store/xyz.png images/c.jpg orig/m1.png loop/x.jpg")
+    (tmp_path / "images/b_mask.png").symlink_to("../store/xyz.png")
+    (tmp_path / "masks").symlink_to("real_m")
+    (tmp_path / "real_m/c.png").symlink_to("../orig/m1.png")
+    (tmp_path / "loop/mask").symlink_to(".")
+    os.link(tmp_path / "real_m/a.png", tmp_path / "a_backup.png")
+    pairing = pair_folder(tmp_path)
+    assert samples_of(pairing, tmp_path) == {
+        "images/a": {"jpg": "images/a.jpg", "mask.png": "real_m/a.png"},
+        "images/b": {"jpg": "images/b.jpg", "mask.png": "images/b_mask.png"},
+        "images/c": {"jpg": "images/c.jpg", "mask.png": "real_m/c.png"},
+        "loop/x": {"jpg": "loop/x.jpg"},
+    }
+    assert reasons_of(pairing) == {
+        "a_backup.png": "the same file as masks/a.png, which says what it is",
+        "loop/mask/": "a link to a folder that is read already",
+        "orig/m1.png": "the same file as masks/c.png, which says what it is",
+        "store/xyz.png": "the same file as images/b_mask.png, which says what it is",
+    }
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["mask", "mask_image", "mask_images", "masks", "mask_path", "mask_file", "segmentation", "mask_file_names"],
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_column_of_masks_is_known_by_its_usual_names(column: str, kind: str, tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg b.jpg m/a_m.png")
+    csv = f"file_name,text,{column},segmentation_id\na.jpg,one cat,m/a_m.png,x\nb.jpg,two cats,,\n"
+    value = ["m/a_m.png"] if column.endswith("s") else "m/a_m.png"
+    line = json.dumps({"file_name": "a.jpg", "text": "one cat", column: value})
+    put(tmp_path, {f"metadata.{kind}": (csv if kind == "csv" else line).encode()})
+    pairing = pair_folder(tmp_path)
+    assert samples_of(pairing, tmp_path)["a"] == {"jpg": "a.jpg", "mask.png": "m/a_m.png", "txt": "one cat"}
+    assert set(pairing.samples) == {"a", "b"}
+
+
+def test_a_column_that_holds_no_files_names_no_masks(tmp_path: Path) -> None:
+    put(tmp_path, {"a.jpg": b"", "metadata.csv": b"file_name,text,segmentation\na.jpg,one cat,1 2 3 4\n"})
+    pairing = pair_folder(tmp_path)
+    assert set(pairing.samples["a"]) == {"jpg", "txt"}
+    assert pairing.notes == ["metadata.csv: these columns are not packed: segmentation"]
+
+
+def test_a_mask_with_a_number_beside_one_without_is_said(tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, "two.jpg two_mask.png two_mask_2.png one.jpg one_mask_2.png"))
+    assert set(pairing.samples["two"]) == {"jpg", "mask.png", "mask.2.png"}
+    assert pairing.notes == [
+        "1 images have a mask without a number and others with one (two.jpg): --masks sample uses the first alone"
+    ]

@@ -3,11 +3,11 @@
 import posixpath
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from inpaint_data.errors import UsageError
-from inpaint_data.folders.files import File, LeftOut
+from inpaint_data.folders.files import IMAGES, File, LeftOut, Walk
 from inpaint_data.folders.layouts import (
     LAYOUTS,
     MADE_OF_IMAGES,
@@ -51,6 +51,37 @@ class Sifted:
     parts: list[tuple[File, Role]] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def named_by_links(walked: Walk, layout: str) -> None:
+    """Let a link's name decide where it says what a picture is, and that of what is behind it does not."""
+    for link, real in walked.again:
+        is_inside = not real or f"{link}/".startswith(f"{real}/")
+        link_role, real_role = (_role(f"{folder}/x.png", layout) for folder in (link, real))
+        if not is_inside and link_role != "image" and real_role == "image":
+            walked.files = [_renamed(file, real, link) for file in walked.files]
+            walked.left_out = [left for left in walked.left_out if left.name != f"{link}/"]
+    walked.files.sort(key=lambda file: (file.name, str(file.path)))
+    said = {
+        file.identity: file.name
+        for file in walked.files
+        if file.extension in IMAGES and _role(file.name, layout) != "image"
+    }
+    again = {file for file in walked.files if file.identity in said and _role(file.name, layout) == "image"}
+    walked.files = [file for file in walked.files if file not in again]
+    walked.left_out += [
+        LeftOut(file.name, f"the same file as {said[file.identity]}, which says what it is", is_bad=False)
+        for file in again
+    ]
+
+
+def _role(name: str, layout: str) -> Role:
+    return read_name(File(name, Path()), LAYOUTS[layout]).role
+
+
+def _renamed(file: File, folder: str, other: str) -> File:
+    below = file.name.removeprefix(f"{folder}/")
+    return file if below == file.name else replace(file, name=f"{other}/{below}")
 
 
 def reason_of_folder(folder: str, layout: str) -> str | None:

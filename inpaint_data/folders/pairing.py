@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inpaint_data.errors import UsageError
-from inpaint_data.folders.doubts import check_twins, masks_next_to, reason_of_folder, sift
+from inpaint_data.folders.doubts import check_twins, masks_next_to, named_by_links, reason_of_folder, sift
 from inpaint_data.folders.files import IMAGES, File, LeftOut, composed, walk
 from inpaint_data.folders.layouts import (
     LAYOUTS,
@@ -111,6 +111,7 @@ def pair_folder(
     if layout not in LAYOUTS:
         raise UsageError(f"layout: there is no {layout!r}; choose from {', '.join(LAYOUTS)}{meant(layout, LAYOUTS)}")
     walked = walk(root, without)
+    named_by_links(walked, layout)
     given: dict[Role, dict[str, _Picture]] = {}
     if masks_from is not None:
         given["mask"] = _given("masks_from", "mask", masks_from, root, walked.files)
@@ -142,7 +143,7 @@ def pair_folder(
         {owner.key: owner.members() for owner in sorted(owners.all, key=lambda owner: owner.key) if not owner.problem},
         sorted(left_out, key=lambda left: (left.name, left.reason)),
         walked.passed_over,
-        [*_repeats(owners), *texts.notes],
+        [*_repeats(owners), *_numbers(owners), *texts.notes],
     )
 
 
@@ -343,6 +344,21 @@ def _recognised(layout: str, texts: Texts, owners: Owners) -> str:
 def _sources(owners: Owners) -> set[str]:
     """The files that captions and json are from; a table's with the line."""
     return {source for owner in owners.all for source, _ in owner.texts.values()}
+
+
+def _numbers(owners: Owners) -> list[str]:
+    """A note on images whose first mask is not one of their objects."""
+    mixed = [
+        owner.file.name
+        for owner in owners.all
+        if None in (numbers := [number for _, number, _ in owner.pictures.get("mask", [])]) and len(numbers) > 1
+    ]
+    if not mixed:
+        return []
+    return [
+        f"{len(mixed)} images have a mask without a number and others with one ({', '.join(mixed[:3])}): "
+        "--masks sample uses the first alone"
+    ]
 
 
 def _repeats(owners: Owners) -> list[str]:

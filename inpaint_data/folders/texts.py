@@ -212,5 +212,6 @@ def _path_in(name: str) -> str:
 def claims(texts: Texts) -> Iterator[tuple[str, Role, str, str]]:
     """What tables say of pictures: image, role, picture, and the line that says it."""
     for table, row in texts.rows():
-        for role, written in row.pictures.items():
-            yield texts.name_in(table, row.file), role, texts.name_in(table, written), row.line
+        for role, names in row.pictures.items():
+            for written in names:
+                yield texts.name_in(table, row.file), role, texts.name_in(table, written), row.line
