@@ -110,7 +110,7 @@ def test_what_a_folder_leaves_out_is_said(photos: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         expand_shards(str(photos))
     assert "1 files are left out, the first orphan_mask.png: a mask without an image" in caplog.text
-    assert "--dry_run lists all" in caplog.text
+    assert "--out shards writes the list of all" in caplog.text
 
 
 def test_a_folder_that_nobody_can_read_alone_names_the_flag_of_pack(tmp_path: Path) -> None:
@@ -140,3 +140,21 @@ def test_the_command_takes_a_folder(photos: Path, tmp_path: Path, capsys: pytest
     code, text, _ = run(capsys, "look", str(photos), "--resolution", "64")
     assert code == 0
     assert "usable        3 of 3 samples" in text
+
+
+@pytest.mark.parametrize(("tar", "pattern"), [("backup.tar", "*.tar"), ("old/backup.tar", "old/*.tar")])
+def test_a_folder_with_shards_and_pictures_is_refused(photos: Path, tmp_path: Path, tar: str, pattern: str) -> None:
+    (packed,) = pack(str(photos), str(tmp_path / "shards")).shards
+    (photos / tar).parent.mkdir(exist_ok=True)
+    shutil.copy(packed, photos / tar)
+    with pytest.raises(UsageError, match=r"has shards .*backup\.tar\) and pictures .*`inpaint-data pack ") as caught:
+        expand_shards(str(photos))
+    assert f"give the shards as {photos}/{pattern}, or" in str(caught.value)
+    assert expand_shards(f"{photos}/{pattern}") == [f"{photos}/{tar}"]
+
+
+def test_masks_next_to_a_folder_are_said(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (photos.parent / "masks").mkdir()
+    with caplog.at_level(logging.WARNING):
+        expand_shards(str(photos))
+    assert f"masks may lie in {photos.parent}/masks: pack my photos with --masks_from" in caplog.text

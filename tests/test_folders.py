@@ -472,3 +472,183 @@ def test_repeats_of_kohya_are_said_and_not_packed(tmp_path: Path) -> None:
     pairing = pair_folder(put(tmp_path, "10_cat/a.png 1_dog/b.png 2024_trip/c.png"))
     assert list(pairing.samples) == ["10_cat/a", "1_dog/b", "2024_trip/c"]
     assert pairing.notes == ["repeats are not packed, each image is in the shards once: 10_cat"]
+
+
+UNSURE = (
+    "a_mask (1) a(mask) a_mask_inv a_mask~1 a_mask.copy a_maskA amask a_masked masked_a a_seg a_matte a_alpha a.jpg "
+    "A_Masked masked.a 3_mask_final"
+)
+
+
+@pytest.mark.parametrize("layout", ["auto", "beside", "folders", "lama", "coco"])
+def test_what_may_be_a_mask_by_its_name_is_left_out_with_what_to_do(layout: str, tmp_path: Path) -> None:
+    names = [f"{name}.png" for name in UNSURE.replace("a_mask (1)", "a_mask_(1)").split()]
+    put(tmp_path, dict.fromkeys(["a.jpg", "b.jpg", *names], b""))
+    put(tmp_path, {"a_mask (1).png": b"", "a_mask copy.png": b""})
+    pairing = pair_folder(tmp_path, layout)
+    assert samples_of(pairing, tmp_path) == {"a": {"jpg": "a.jpg"}, "b": {"jpg": "b.jpg"}}
+    left_out = reasons_of(pairing)
+    assert set(left_out) == {*names, "a_mask (1).png", "a_mask copy.png"}
+    assert all("rename it or name it in a metadata.jsonl" in reason for reason in left_out.values())
+
+
+def test_a_photograph_of_something_masked_is_packed_and_said(tmp_path: Path) -> None:
+    put(tmp_path, "unmasked_portrait.jpg masked_man.jpg damask.jpg woman.jpg masked_woman.jpg")
+    pairing = pair_folder(tmp_path)
+    assert set(pairing.samples) == {"unmasked_portrait", "masked_man", "damask", "woman"}
+    assert list(reasons_of(pairing)) == ["masked_woman.jpg"]
+    assert pairing.notes == [
+        "3 have names as masks may have (damask.jpg, masked_man.jpg, unmasked_portrait.jpg), but no image has the rest "
+        "of their names: packed as images"
+    ]
+    put(tmp_path, {"metadata.jsonl": b'{"file_name": "masked_woman.jpg", "text": "a woman"}'})
+    assert "masked_woman" in pair_folder(tmp_path).samples
+
+
+def test_thumbnails_and_what_is_made_of_images_are_left_out(tmp_path: Path) -> None:
+    kept = "img/1_x/a.jpg cache/z.jpg"
+    gone = "img/1_x/thumbs/a.jpg thumbnails/q.jpg _thumbs/a_mask.png cache/a.jpg previews/a.png img/1_x/preview/a.jpg"
+    pairing = pair_folder(put(tmp_path, f"{kept} {gone}"))
+    assert set(pairing.samples) == {"img/1_x/a", "cache/z"}
+    assert set(reasons_of(pairing)) == set(gone.split())
+    assert set(pair_folder(tmp_path / "thumbnails").samples) == {"q"}
+
+
+def test_a_folder_of_one_image_gives_one_sample(tmp_path: Path) -> None:
+    put(tmp_path, "1/image.png 1/mask.png 1/target.png 1/control.png 1/caption.txt 2/original.jpg 2/mask.png")
+    put(tmp_path, "2/result.jpg 3/gt.jpg 3/mask.png 3/masked.jpg target.jpg result.jpg")
+    pairing = pair_folder(tmp_path)
+    members = {"mask.png": "1/mask.png", "target.png": "1/target.png", "control.png": "1/control.png"}
+    assert samples_of(pairing, tmp_path) == {
+        "1/image": {"png": "1/image.png", **members, "txt": "1/caption.txt"},
+        "2/original": {"jpg": "2/original.jpg", "mask.png": "2/mask.png"},
+        "result": {"jpg": "result.jpg"},
+        "target": {"jpg": "target.jpg"},
+    }
+    assert set(reasons_of(pairing)) == {"2/result.jpg", "3/gt.jpg", "3/mask.png", "3/masked.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("files", "asked"),
+    [
+        ("images/a.jpg images/b.jpg bw/a.png bw/b.png", "bw"),
+        ("images/a.jpg cond_data_dir/a.jpg", "cond_data_dir"),
+        ("10_x/a.png 10_x/b.png Masken/a.png", "Masken"),
+        ("img/10_x/a.png Masken/10_x/a.png", "Masken"),
+        ("a.jpg b.jpg Masken/a.png", "Masken"),
+        ("raw/a.jpg Masken/a.png", "Masken"),
+        ("raw/x/a.jpg Masken/x/a.png", "Masken"),
+    ],
+)
+def test_a_folder_of_pictures_that_are_named_as_the_images_is_asked_for(files: str, asked: str, tmp_path: Path) -> None:
+    put(tmp_path, files)
+    with pytest.raises(
+        UsageError, match=f"^{asked}/ may hold .*masks: --masks_from {asked}; .*images: --layout beside"
+    ):
+        pair_folder(tmp_path)
+    assert len(pair_folder(tmp_path, "beside").samples) == len(files.split())
+    masked = pair_folder(tmp_path, masks_from=asked)
+    assert any("mask.png" in members or "mask.jpg" in members for members in masked.samples.values())
+    assert len(masked.samples) == sum(asked not in name for name in files.split())
+
+
+@pytest.mark.parametrize(
+    ("files", "note"),
+    [
+        ("cats/1.jpg cats/2.jpg dogs/1.jpg dogs/2.jpg", "packed as images: cats/, dogs/; masks: --masks_from DIR"),
+        ("10_cat/1.png 20_dog/1.png", ""),
+        ("img/train/1.png img/val/1.png", ""),
+        ("images/a.jpg masks/a.png other/a.jpg", ""),
+        ("images/a.jpg other/a.jpg other/a.txt", ""),
+    ],
+)
+def test_images_of_one_name_in_several_folders_are_images(files: str, note: str, tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, files))
+    assert len(pairing.samples) == sum(name.endswith((".jpg", ".png")) for name in files.split()) - ("masks/" in files)
+    assert note in "".join(pairing.notes)
+    assert bool(note) == ("named as those" in "".join(pairing.notes))
+
+
+def test_regularisation_images_of_kohya_are_not_trained_as_the_others(tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, "img/5_x/d.jpg reg/1_y/r.jpg"))
+    assert set(pairing.samples) == {"img/5_x/d"}
+    assert "regularisation" in reasons_of(pairing)["reg/1_y/r.jpg"]
+    assert set(pair_folder(tmp_path / "reg").samples) == {"1_y/r"}
+    (tmp_path / "img/5_x/d.jpg").unlink()
+    with pytest.raises(UsageError, match=r"none of its 1 pictures .* reg/1_y/r.jpg: a regularisation image"):
+        pair_folder(tmp_path)
+
+
+def test_a_class_of_kohya_may_be_called_like_masks(tmp_path: Path) -> None:
+    put(tmp_path, {"img/5_oni mask/d.jpg": b"", "mask/5_oni mask/d.png": b"", "img/1_black cat/a.jpg": b""})
+    put(tmp_path, {"1_black cat_mask/a.png": b""})
+    expected = {
+        "img/1_black cat/a": {"jpg": "img/1_black cat/a.jpg", "mask.png": "1_black cat_mask/a.png"},
+        "img/5_oni mask/d": {"jpg": "img/5_oni mask/d.jpg", "mask.png": "mask/5_oni mask/d.png"},
+    }
+    assert samples_of(pair_folder(tmp_path, "kohya"), tmp_path) == expected
+    pairing = pair_folder(tmp_path)
+    assert "--layout kohya" in reasons_of(pairing)["img/5_oni mask/d.jpg"]
+    with pytest.raises(UsageError, match=r"oni mask/d.jpg: it looks like a mask .*--layout kohya if it is a class"):
+        pair_folder(put(tmp_path / "only", {"img/5_oni mask/d.jpg": b"", "m/x/d.png": b""}), masks_from="m")
+
+
+def test_masks_next_to_the_folder_are_named(tmp_path: Path) -> None:
+    put(tmp_path, "img/a.jpg mask/a.png x_mask/a.png")
+    assert f"masks may lie in {tmp_path}/mask: pack img with --masks_from" in "".join(
+        pair_folder(tmp_path / "img").notes
+    )
+    assert pair_folder(tmp_path / "img", masks_from=str(tmp_path / "mask")).notes == []
+
+
+def test_the_name_of_a_link_says_what_is_behind_it(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg images/b.jpg real_m/a.png store/xyz.png images/c.jpg orig/m1.png loop/x.jpg")
+    (tmp_path / "images/b_mask.png").symlink_to("../store/xyz.png")
+    (tmp_path / "masks").symlink_to("real_m")
+    (tmp_path / "real_m/c.png").symlink_to("../orig/m1.png")
+    (tmp_path / "loop/mask").symlink_to(".")
+    os.link(tmp_path / "real_m/a.png", tmp_path / "a_backup.png")
+    pairing = pair_folder(tmp_path)
+    assert samples_of(pairing, tmp_path) == {
+        "images/a": {"jpg": "images/a.jpg", "mask.png": "real_m/a.png"},
+        "images/b": {"jpg": "images/b.jpg", "mask.png": "images/b_mask.png"},
+        "images/c": {"jpg": "images/c.jpg", "mask.png": "real_m/c.png"},
+        "loop/x": {"jpg": "loop/x.jpg"},
+    }
+    assert reasons_of(pairing) == {
+        "a_backup.png": "the same file as masks/a.png, which says what it is",
+        "loop/mask/": "a link to a folder that is read already",
+        "orig/m1.png": "the same file as masks/c.png, which says what it is",
+        "store/xyz.png": "the same file as images/b_mask.png, which says what it is",
+    }
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["mask", "mask_image", "mask_images", "masks", "mask_path", "mask_file", "segmentation", "mask_file_names"],
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_column_of_masks_is_known_by_its_usual_names(column: str, kind: str, tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg b.jpg m/a_m.png")
+    csv = f"file_name,text,{column},segmentation_id\na.jpg,one cat,m/a_m.png,x\nb.jpg,two cats,,\n"
+    value = ["m/a_m.png"] if column.endswith("s") else "m/a_m.png"
+    line = json.dumps({"file_name": "a.jpg", "text": "one cat", column: value})
+    put(tmp_path, {f"metadata.{kind}": (csv if kind == "csv" else line).encode()})
+    pairing = pair_folder(tmp_path)
+    assert samples_of(pairing, tmp_path)["a"] == {"jpg": "a.jpg", "mask.png": "m/a_m.png", "txt": "one cat"}
+    assert set(pairing.samples) == {"a", "b"}
+
+
+def test_a_column_that_holds_no_files_names_no_masks(tmp_path: Path) -> None:
+    put(tmp_path, {"a.jpg": b"", "metadata.csv": b"file_name,text,segmentation\na.jpg,one cat,1 2 3 4\n"})
+    pairing = pair_folder(tmp_path)
+    assert set(pairing.samples["a"]) == {"jpg", "txt"}
+    assert pairing.notes == ["metadata.csv: these columns are not packed: segmentation"]
+
+
+def test_a_mask_with_a_number_beside_one_without_is_said(tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, "two.jpg two_mask.png two_mask_2.png one.jpg one_mask_2.png"))
+    assert set(pairing.samples["two"]) == {"jpg", "mask.png", "mask.2.png"}
+    assert pairing.notes == [
+        "1 images have a mask without a number and others with one (two.jpg): --masks sample uses the first alone"
+    ]

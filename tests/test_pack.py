@@ -311,11 +311,13 @@ def test_shards_in_the_packed_folder_itself_are_not_its_files(tmp_path: Path) ->
     assert (packed.images, packed.known, packed.left_out, packed.removed) == (0, 1, [], [])
 
 
-def test_a_folder_may_be_packed_into_itself(tmp_path: Path) -> None:
-    folder = put(tmp_path / "photos", {"cat.jpg": JPEG})
-    assert pack(str(folder), str(folder)).images == 1
-    assert pack(str(folder), str(folder), dry_run=True).images == 1
-    assert pack(str(folder), str(folder), append=True).known == 1
+def test_shards_do_not_go_among_the_images_nor_into_a_folder_of_some(tmp_path: Path) -> None:
+    folder = put(tmp_path / "photos", {"img/cat.jpg": JPEG, "dog.jpg": JPEG})
+    with pytest.raises(UsageError, match=r"out: .*photos is the folder of the images; give shards a folder of"):
+        pack(str(folder), str(folder))
+    with pytest.raises(UsageError, match=r"out: .*photos/img is in .*photos and has pictures \(cat.jpg\)"):
+        pack(str(folder), str(folder / "img"), dry_run=True)
+    assert sorted(os.listdir(folder)) == ["dog.jpg", "img"]
 
 
 def test_append_adds_what_is_new_and_names_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

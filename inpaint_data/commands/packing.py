@@ -11,7 +11,7 @@ from inpaint_data.commands.pack_output import Output
 from inpaint_data.commands.pack_report import SHOWN, Packed, PackProgress
 from inpaint_data.commands.pack_samples import Collected, PackSample, rows_of, samples_of
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.folders.files import LeftOut, shard_prefix
+from inpaint_data.folders.files import IMAGES, LeftOut, shard_prefix, walk
 from inpaint_data.folders.pairing import pair_folder
 from inpaint_data.folders.parquet import ParquetRows, parquet_files
 from inpaint_data.shards.stores import local_path
@@ -84,6 +84,7 @@ def pack(
     elif columns:
         raise UsageError(f"columns: {root} is not parquet; columns of captions are told with --captions_from")
     else:
+        _check_out(root, output)
         pairing = pair_folder(root, layout, masks_from, targets_from, captions_from, without=output.folder)
         samples = samples_of(root, pairing, packed)
     if append and existing:
@@ -102,6 +103,22 @@ def pack(
         raise _failed(packed, packed.left_out, "no image could be packed")
     output.write_text(f"{output.prefix}-left_out.txt", packed.left_out_text())
     return packed
+
+
+def _check_out(root: Path, output: Output) -> None:
+    """Refuse a folder for the shards whose pictures would not be packed, or would hide behind the shards."""
+    out = output.folder
+    if out is None or not out.is_dir() or not root.is_dir():
+        return
+    if out.samefile(root):
+        raise UsageError(f"out: {out} is the folder of the images; give shards a folder of their own")
+    if root.resolve() in out.resolve().parents:
+        pictures = [file.name for file in walk(out).files if file.extension in IMAGES]
+        if pictures:
+            raise UsageError(
+                f"out: {out} is in {root} and has pictures ({pictures[0]}), which would not be packed; give shards a "
+                "folder of their own"
+            )
 
 
 def _count(samples: Collected, packed: Packed) -> None:

@@ -3,21 +3,35 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from inpaint_data.errors import UsageError
-from inpaint_data.folders.files import File, LeftOut
+from inpaint_data.folders.files import IMAGES, File, LeftOut
 from inpaint_data.folders.layouts import Role
 from inpaint_data.shown import shortened
 
 TABLES = ("metadata.jsonl", "metadata.csv")  # of imagefolders; others are read where `captions_from` names them
 _FILE_COLUMNS = ("file_name", "filename", "image_path", "image", "file", "path")
 _CAPTION_COLUMNS = ("text", "caption", "prompt", "description")
-_ENDINGS = ("_file_name", "_filename", "_path")  # huggingface/datasets has the first
+_ENDINGS = (
+    "_file_names",
+    "_file_name",
+    "_filename",
+    "_paths",
+    "_path",
+    "_files",
+    "_file",
+)  # huggingface/datasets has the first
 _PICTURES: Mapping[str, Role] = {
     "mask": "mask",
+    "masks": "mask",
+    "mask_image": "mask",
+    "mask_images": "mask",
+    "segmentation": "mask",
+    "segmentation_mask": "mask",
+    "matte": "mask",
     "target": "target",
     "control": "control",
     "conditioning": "control",
@@ -34,13 +48,13 @@ class Row:
         line: where it stands, for a person.
         file: the image as the table names it.
         caption: None where the table has none for it.
-        pictures: the files of its mask, target and conditioning picture.
+        pictures: the files of its masks, target and conditioning picture.
     """
 
     line: str
     file: str
     caption: str | None
-    pictures: Mapping[Role, str] = field(default_factory=dict)
+    pictures: Mapping[Role, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -166,7 +180,11 @@ def _take(table: Table, records: list[tuple[str, dict[str, Any]]], column: str |
     names = next((name for name in _FILE_COLUMNS if name in columns), None)
     if records and names is None:
         raise UsageError(f"{table.file.path}: no column names the images; call one file_name")
-    pictures = {name: role for name in columns if (role := _role_of(name)) and name != names}
+    pictures = {
+        name: role
+        for name in columns
+        if (role := _role_of(name)) and name != names and _has_files([record.get(name) for _, record in records])
+    }
     captions = _caption_column(table, records, column, [name for name in columns if name not in (names, *pictures)])
     table.unread = [name for name in columns if name not in (names, captions, *pictures)]
     for line, record in records:
@@ -174,14 +192,27 @@ def _take(table: Table, records: list[tuple[str, dict[str, Any]]], column: str |
         if not isinstance(image, str) or not image:
             table.left_out.append(LeftOut(line, f"its {names} is not the name of a file"))
             continue
-        files = {role: record[name] for name, role in pictures.items() if isinstance(record.get(name), str)}
+        files: dict[Role, list[str]] = {}
+        for name, role in pictures.items():
+            files.setdefault(role, []).extend(_texts_in(record.get(name)))
         text = caption if isinstance(caption, str) and caption.strip() else None
-        table.rows.append(Row(line, image, text, {role: file for role, file in files.items() if file}))
+        table.rows.append(Row(line, image, text, files))
 
 
 def _role_of(column: str) -> Role | None:
     base = next((column.removesuffix(ending) for ending in _ENDINGS if column.endswith(ending)), column)
     return _PICTURES.get(base)
+
+
+def _texts_in(value: Any) -> list[str]:
+    """The names of files in a field: one, or a list."""
+    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str) and text]
+
+
+def _has_files(values: Iterable[Any]) -> bool:
+    """Whether a column names pictures; a segmentation may also be polygons."""
+    texts = [text for value in values for text in _texts_in(value)]
+    return not texts or any(text.rpartition(".")[2].lower() in IMAGES for text in texts)
 
 
 def _caption_column(

@@ -56,6 +56,7 @@ class File:
 
     name: str
     path: Path = field(compare=False)
+    identity: tuple[int, int] | None = field(default=None, compare=False)  # of the bytes, by whatever name
 
     @property
     def folder(self) -> str:
@@ -88,6 +89,7 @@ class Walk:
     files: list[File] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)  # hidden, or of the system
+    again: list[tuple[str, str]] = field(default_factory=list)  # a linked folder, and what it is read as
 
 
 def walk(root: Path, without: Path | None = None) -> Walk:
@@ -103,15 +105,16 @@ def walk(root: Path, without: Path | None = None) -> Walk:
     walked = Walk()
     if without is not None and (not without.is_dir() or without.samefile(root)):
         without = None
-    seen = set() if without is None else {_identity(without)}
+    seen = {} if without is None else {_identity(without): ""}
     real, links = [(root, "")], list[tuple[Path, str]]()
     while real or links:
         folder, name = real.pop() if real else links.pop()
         if (identity := _identity(folder)) in seen:
             if without is None or identity != _identity(without):
+                walked.again.append((name, seen[identity]))
                 walked.left_out.append(LeftOut(f"{name}/", "a link to a folder that is read already", is_bad=False))
             continue
-        seen.add(identity)
+        seen[identity] = name
         _read(folder, name, walked, real, links)
         links.sort(key=lambda link: link[1], reverse=True)
     walked.files.sort(key=lambda file: (file.name, str(file.path)))
@@ -137,15 +140,15 @@ def _read(folder: Path, name: str, walked: Walk, real: list[tuple[Path, str]], l
             walked.passed_over.append(inner)
             continue
         try:
-            mode = entry.stat().st_mode
+            status = entry.stat()
         except OSError as error:
             reason = "a link to nothing" if entry.is_symlink() else f"it cannot be read ({error.strerror})"
             walked.left_out.append(LeftOut(inner, reason))
             continue
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(status.st_mode):
             (links if entry.is_symlink() else real).append((Path(entry.path), inner))
-        elif stat.S_ISREG(mode):
-            walked.files.append(File(inner, Path(entry.path)))
+        elif stat.S_ISREG(status.st_mode):
+            walked.files.append(File(inner, Path(entry.path), (status.st_dev, status.st_ino)))
         else:
             walked.left_out.append(LeftOut(inner, "neither a file nor a folder", is_bad=False))
 

@@ -15,7 +15,7 @@ Looked up in the tools themselves:
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -35,14 +35,27 @@ _LAMA = re.compile(r"(?P<stem>.+)_mask(?P<number>[0-9]*)", re.IGNORECASE | re.DO
 _ONETRAINER = re.compile(r"(?P<stem>.+)-masklabel", re.IGNORECASE | re.DOTALL)
 _OTHER_NAMES: Mapping[Role, re.Pattern[str]] = MappingProxyType(
     {
-        "target": re.compile(rf"(?P<stem>.+){_BREAK}target", re.IGNORECASE | re.DOTALL),
-        "control": re.compile(rf"(?P<stem>.+){_BREAK}(?:condlabel|control|conditioning)", re.IGNORECASE | re.DOTALL),
+        "target": re.compile(rf"(?:(?P<stem>.+){_BREAK})?target", re.IGNORECASE | re.DOTALL),
+        "control": re.compile(
+            rf"(?:(?P<stem>.+){_BREAK})?(?:condlabel|control|conditioning)", re.IGNORECASE | re.DOTALL
+        ),
     }
 )
 _NUMBERED = re.compile(rf"(?P<stem>.+){_BREAK}(?P<number>[0-9]+)", re.DOTALL)
-_IMAGE_NAME = re.compile(
-    rf"(?P<stem>.+){_BREAK}(?:image|img|photo|input)|(?:image|img|photo|input)(?:{_BREAK}(?P<rest>.+))?",
+_IMAGE = "(?:image|img|photo|input|original|orig)"
+_IMAGE_NAME = re.compile(rf"(?P<stem>.+){_BREAK}{_IMAGE}|{_IMAGE}(?:{_BREAK}(?P<rest>.+))?", re.IGNORECASE | re.DOTALL)
+
+# What may be a mask, or made of an image, and what is not written as any layout writes it.
+_MASK_ALONE = re.compile(r"(?P<before>.*?)(?<![^\W_])masks?(?![^\W_])(?P<after>.*)", re.IGNORECASE | re.DOTALL)
+_MASK_WITHIN = re.compile(r"(?P<before>.*?)mask(?:s|ed|ing)?(?P<after>.*)", re.IGNORECASE | re.DOTALL)
+_LIKE_MASKS = re.compile(
+    rf"(?:(?P<before>.*?){_BREAK})?(?:segs?|segmented|mattes?|trimaps?|alphas?|labels?|annotations?|gt|bw|binary|"
+    rf"silhouette|overlay|preview|thumb|thumbnail|depth|canny)(?:{_BREAK}(?P<after>.*))?",
     re.IGNORECASE | re.DOTALL,
+)
+# Whole names in a folder of one image's files: `0001/result.jpg`.
+_OF_ONE_IMAGE = frozenset(
+    ["result", "output", "gt", "ground_truth", "groundtruth", "edited", "inpainted", "masked", "overlay", "preview"]
 )
 
 # Folders. A word of these anywhere between breaks: `train_masks`, `10_cat_mask`.
@@ -76,6 +89,12 @@ _FOLDERS: Mapping[Role, frozenset[str]] = MappingProxyType(
 _CONDITIONING = frozenset(["conditioning", "conditioning_data", "conditioning_image", "conditioning_images", "cond"])
 _GROUND_TRUTH = frozenset(("gt", "groundtruth", "ground_truth"))
 CAPTION_FOLDERS = frozenset(["caption", "captions", "prompt", "prompts", "text", "texts", "txt"])
+THUMBNAILS = frozenset(["thumb", "thumbs", "thumbnail", "thumbnails"])
+# Left out where the images are elsewhere.
+MADE_OF_IMAGES = frozenset(
+    ["cache", "caches", "preview", "previews", "overlay", "overlays", "mask_overlay", "vis", "visualization", "samples"]
+)
+REGULARISATION = frozenset(["reg", "regs", "reg_images", "regularization", "regularisation", "regularization_images"])
 LABEL_FOLDERS = frozenset(["annotation", "annotations", "ann", "label", "labels"])
 _REPEATS = re.compile(r"(?P<times>[1-9][0-9]{0,2})_.+", re.DOTALL)
 
@@ -133,11 +152,17 @@ class Reading:
     is_read: bool = True
 
 
-def read_name(file: File, layout: Layout) -> Reading:
-    """What a picture is, by its deepest folder that says anything, else by its own name."""
+def read_name(file: File, layout: Layout, classes: Collection[str] = ()) -> Reading:
+    """What a picture is, by its deepest folder that says anything, else by its own name.
+
+    Args:
+        file: the picture.
+        layout: how the folder is laid out.
+        classes: names of folders that say nothing, whatever they are called.
+    """
     parts = file.folder.split("/") if file.folder else []
     for depth in range(len(parts), 0, -1):
-        roles = _roles_of_folder(parts[depth - 1], layout)
+        roles = () if parts[depth - 1] in classes else _roles_of_folder(parts[depth - 1], layout)
         if roles == ("image",):
             break
         if roles:
@@ -145,9 +170,59 @@ def read_name(file: File, layout: Layout) -> Reading:
     if MASK_NAME.fullmatch(file.stem):
         return Reading("mask", is_read=layout.has_mark(file.stem))
     for role, pattern in _OTHER_NAMES.items():
-        if pattern.fullmatch(file.stem):
+        if (match := pattern.fullmatch(file.stem)) and match["stem"]:
             return Reading(role, is_read=layout.marks is not None)
     return Reading("image")
+
+
+def says_images(folder: str, layout: Layout) -> int:
+    """How surely a folder is of images by its name or those around it: 2 is `images`, 1 a class of kohya's, else 0."""
+    parts = folder.split("/")
+    if any(_roles_of_folder(part, layout) == ("image",) for part in parts):
+        return 2
+    return int(any(repeats_of(part) is not None for part in parts))
+
+
+def classes_of(folders: Iterable[str]) -> frozenset[str]:
+    """kohya's folders with repeats: also `5_oni mask`, but not `10_cat_mask` where there is a `10_cat`."""
+    parts = {part for folder in folders for part in folder.split("/")}
+    plain = {place_of(part) for part in parts if place_of(part) == "_".join(_words(part))}
+    return frozenset(part for part in parts if repeats_of(part) and _is_class(part, plain))
+
+
+def _is_class(part: str, plain: Collection[str]) -> bool:
+    return place_of(part) == "_".join(_words(part)) or place_of(part) not in plain
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What speaks against a picture being an image.
+
+    Attributes:
+        rests: what else there is in its name, each of which may be an image's name.
+        is_word: whether "mask" stands there as a word of its own.
+    """
+
+    rests: tuple[str, ...]
+    is_word: bool = False
+
+
+def doubt_of(stem: str) -> Doubt | None:
+    """The doubt about a picture that no layout has by this name; None where there is none."""
+    for pattern in (_MASK_ALONE, _MASK_WITHIN, _LIKE_MASKS):
+        if match := pattern.fullmatch(stem):
+            rests = [(match[side] or "").strip(" _.-()[]~") for side in ("before", "after")]
+            return Doubt(tuple(filter(None, rests)), pattern is _MASK_ALONE)
+    return None
+
+
+def role_in_folder_of_one(stem: str) -> Role | None:
+    """What a picture is by its whole name in a folder of one image's files; "image" of what may be any; else None."""
+    for role, pattern in _OTHER_NAMES.items():
+        if (match := pattern.fullmatch(stem)) and not match["stem"]:
+            return role
+    doubt = doubt_of(stem)
+    return "image" if stem.lower() in _OF_ONE_IMAGE or (doubt is not None and not doubt.rests) else None
 
 
 @lru_cache(2**14)
@@ -206,20 +281,20 @@ def owners_beside(stem: str, role: Role) -> list[tuple[str, int | None]]:
         found.append((groups["stem"] or groups.get("rest") or "", int(number) if number else None))
         if (groups.get("rest") or "").isdecimal():
             found.append(("", int(groups["rest"])))
-    return [*found, *((_without_extension(name), number) for name, number in found if _without_extension(name) != name)]
+    return [*found, *((without_extension(name), number) for name, number in found if without_extension(name) != name)]
 
 
 def owners_in_folder(stem: str, role: Role) -> list[tuple[str, int | None]]:
     """`owners_beside` of a picture whose folder says what it is, so that its own name may be just its image's."""
     found = [(stem, None), *owners_beside(stem, role)]
-    if _without_extension(stem) != stem:
-        found.append((_without_extension(stem), None))
+    if without_extension(stem) != stem:
+        found.append((without_extension(stem), None))
     if role == "mask" and (match := _NUMBERED.fullmatch(stem)):
         found.append((match["stem"], int(match["number"])))
     return found
 
 
-def _without_extension(stem: str) -> str:
+def without_extension(stem: str) -> str:
     """`cat.jpg` of a mask `cat.jpg.png`."""
     base, _, extension = stem.rpartition(".")
     return base if base and extension.lower() in IMAGES else stem

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inpaint_data.errors import UsageError
+from inpaint_data.folders.doubts import check_twins, masks_next_to, named_by_links, reason_of_folder, sift
 from inpaint_data.folders.files import IMAGES, File, LeftOut, composed, walk
 from inpaint_data.folders.layouts import (
     LAYOUTS,
     Reading,
     Role,
+    classes_of,
     owners_beside,
     owners_in_folder,
     place_of,
@@ -109,6 +111,7 @@ def pair_folder(
     if layout not in LAYOUTS:
         raise UsageError(f"layout: there is no {layout!r}; choose from {', '.join(LAYOUTS)}{meant(layout, LAYOUTS)}")
     walked = walk(root, without)
+    named_by_links(walked, layout)
     given: dict[Role, dict[str, _Picture]] = {}
     if masks_from is not None:
         given["mask"] = _given("masks_from", "mask", masks_from, root, walked.files)
@@ -123,13 +126,16 @@ def pair_folder(
     images, companions = _by_role(pictures, layout, given, texts, {picture for _, _, picture, _ in claimed})
     owners = Owners(images)
     if not owners.all:
-        raise _nothing(root, companions, others)
+        raise _nothing(root, companions, others, texts.left_out)
     _add_claimed(claimed, owners, {file.name: file for file in pictures}, texts.left_out)
     for by_name in given.values():
         companions += by_name.values()
     _add_pictures(companions, owners, texts.left_out)
     _check_sources(owners)
     add_texts(texts, owners)
+    texts.notes += check_twins(owners, _named_by(texts), layout, "mask" in given or bool(claimed))
+    if not any("mask" in owner.pictures for owner in owners.all):
+        texts.notes += masks_next_to(root)
     left_out = [*walked.left_out, *texts.left_out]
     left_out += [left for owner in owners.all if owner.problem for left in owner.leave_out()]
     return Pairing(
@@ -137,7 +143,7 @@ def pair_folder(
         {owner.key: owner.members() for owner in sorted(owners.all, key=lambda owner: owner.key) if not owner.problem},
         sorted(left_out, key=lambda left: (left.name, left.reason)),
         walked.passed_over,
-        [*_repeats(owners), *texts.notes],
+        [*_repeats(owners), *_numbers(owners), *texts.notes],
     )
 
 
@@ -169,34 +175,52 @@ def _by_role(
     pictures: Iterable[File], layout: str, given: Collection[Role], texts: Texts, claimed: Collection[str]
 ) -> tuple[list[File], list[_Picture]]:
     """The images, and the pictures that belong to one by their names; what is neither is left out."""
-    images, companions = [], []
-    by_table = {texts.name_in(table, row.file) for table, row in texts.rows()} if layout == "imagefolder" else set()
+    images, companions = [], list[_Picture]()
+    pictures = list(pictures)
+    certain = _named_by(texts)
+    by_table = certain if layout == "imagefolder" else set[str]()
+    classes = classes_of(file.folder for file in pictures) if layout == "kohya" else ()
     for file in pictures:
         if file.name in claimed:
             continue
-        reading: Reading = read_name(file, LAYOUTS[layout])
-        if reading.role == "image" or file.name in by_table:
+        reading: Reading = read_name(file, LAYOUTS[layout], classes)
+        if file.name not in certain and (why := reason_of_folder(file.folder, layout)):
+            texts.left_out.append(LeftOut(file.name, why, is_bad=False))
+        elif reading.role == "image" or file.name in by_table:
             images.append(file)
         elif not reading.is_read:
             reason = f"it looks like a {reading.role}, which layout {layout} has not there; --layout auto takes it"
             texts.left_out.append(LeftOut(file.name, reason))
         elif not (roles := [role for role in reading.asked or (reading.role,) if role not in given]):
-            reason = f"it looks like a {reading.role} but lies outside --{reading.role}s_from"
+            reason = f"it looks like a {reading.role} but lies outside --{reading.role}s_from{_or_class(file)}"
             texts.left_out.append(LeftOut(file.name, reason))
         else:
             source = f"{reading.source}/" if reading.source else ""
             asked = tuple(roles) if len(roles) > 1 else ()
             companions.append(_Picture(file, roles[0], (place_of(file.folder),), source, asked))
-    return images, companions
+    beside = [picture.file for picture in companions if picture.role == "mask" and not picture.source]
+    sifted = sift(images, certain, beside)
+    texts.left_out += sifted.left_out
+    texts.notes += sifted.notes
+    companions += [_Picture(file, role, (file.folder,)) for file, role in sifted.parts if role not in given]
+    return sifted.images, companions
 
 
-def _nothing(root: Path, companions: list[_Picture], others: list[File]) -> UsageError:
+def _named_by(texts: Texts) -> set[str]:
+    """The images that tables name."""
+    return {texts.name_in(table, row.file) for table, row in texts.rows()}
+
+
+def _nothing(root: Path, companions: list[_Picture], others: list[File], left_out: list[LeftOut]) -> UsageError:
     if companions:
         first = companions[0]
         return UsageError(
             f"{root}: all pictures look like {first.role}s ({first.file.name}), and none like an image; name the "
-            "folder that has both, or rename what is no mask"
+            f"folder that has both, or rename what is no mask{_or_class(first.file)}"
         )
+    if pictures := [left for left in left_out if left.name.rpartition(".")[2].lower() in IMAGES]:
+        listed = f"{pictures[0].name}: {pictures[0].reason}"
+        return UsageError(f"{root}: none of its {len(pictures)} pictures can be packed as an image; {listed}")
     if any(file.extension == "tar" for file in others):
         return UsageError(f"{root} has no images but shards; it is packed already: give it to cache --shards")
     return UsageError(f"{root} has no {', '.join(IMAGES)}; name the folder of the images")
@@ -240,7 +264,9 @@ def _add_pictures(companions: list[_Picture], owners: Owners, left_out: list[Lef
         elif found:
             left_out.append(LeftOut(picture.file.name, why_not(found)))
         else:
-            left_out.append(LeftOut(picture.file.name, f"a {picture.role} without an image: {NO_IMAGE}"))
+            left_out.append(
+                LeftOut(picture.file.name, f"a {picture.role} without an image: {NO_IMAGE}{_or_class(picture.file)}")
+            )
             if picture.source:
                 alone[picture.role].append(picture)
     for role, pictures in alone.items():
@@ -248,8 +274,13 @@ def _add_pictures(companions: list[_Picture], owners: Owners, left_out: list[Lef
             raise UsageError(
                 f"{pictures[0].source} looks like {role}s, but none of its pictures has the name of an image "
                 f"({pictures[0].file.name}); name them after their images, or move them out; if they are "
-                "photographs, rename their folder"
+                f"photographs, rename their folder{_or_class(pictures[0].file)}"
             )
+
+
+def _or_class(file: File) -> str:
+    """What kohya's users do about a class that is called like masks."""
+    return ", or give --layout kohya if it is a class of kohya's" if repeats_of(file.folder) else ""
 
 
 def _question(picture: _Picture) -> UsageError:
@@ -313,6 +344,21 @@ def _recognised(layout: str, texts: Texts, owners: Owners) -> str:
 def _sources(owners: Owners) -> set[str]:
     """The files that captions and json are from; a table's with the line."""
     return {source for owner in owners.all for source, _ in owner.texts.values()}
+
+
+def _numbers(owners: Owners) -> list[str]:
+    """A note on images whose first mask is not one of their objects."""
+    mixed = [
+        owner.file.name
+        for owner in owners.all
+        if None in (numbers := [number for _, number, _ in owner.pictures.get("mask", [])]) and len(numbers) > 1
+    ]
+    if not mixed:
+        return []
+    return [
+        f"{len(mixed)} images have a mask without a number and others with one ({', '.join(mixed[:3])}): "
+        "--masks sample uses the first alone"
+    ]
 
 
 def _repeats(owners: Owners) -> list[str]:

@@ -143,6 +143,8 @@ def _add_file(file: File, member: str, texts: Texts, owners: Owners) -> None:
     found = owners.beside(file.folder, file.stem)
     if not found and (owner := owners.named(posixpath.join(file.folder, file.stem))):
         found = [owner]  # cat.jpg.txt
+    if not found and file.stem.lower() in CAPTION_FOLDERS:
+        found = owners.beside(file.folder, "")  # 0001/caption.txt with 0001/image.jpg
     folders = CAPTION_FOLDERS if member == "txt" else CAPTION_FOLDERS | LABEL_FOLDERS | {"json"}
     if not found and is_in_folder_of(folders, file.folder):
         found = owners.at(place_of(file.folder), file.stem)
@@ -210,5 +212,6 @@ def _path_in(name: str) -> str:
 def claims(texts: Texts) -> Iterator[tuple[str, Role, str, str]]:
     """What tables say of pictures: image, role, picture, and the line that says it."""
     for table, row in texts.rows():
-        for role, written in row.pictures.items():
-            yield texts.name_in(table, row.file), role, texts.name_in(table, written), row.line
+        for role, names in row.pictures.items():
+            for written in names:
+                yield texts.name_in(table, row.file), role, texts.name_in(table, written), row.line

@@ -111,9 +111,11 @@ def _samples_of(folder: str) -> list[tuple[str, Mapping[str, Member]]]:
     bad += [f"{key} {problem}" for key in pairing.samples if (problem := name_problem(key))]
     if bad:
         _log.warning(
-            "%s: %d files are left out, the first %s; inpaint-data pack %s --out shards --dry_run lists all",
+            "%s: %d files are left out, the first %s; inpaint-data pack %s --out shards writes the list of all",
             *(shown(folder), len(bad), shown(bad[0]), shown(folder)),
         )
+    for note in pairing.notes:
+        _log.warning("%s: %s", shown(folder), shown(note))
     return [(key, files) for key, files in pairing.samples.items() if not name_problem(key)]
 
 
@@ -189,6 +191,11 @@ def _piece(member: Member, start: int, end: int, size: int) -> bytes:
     return data
 
 
+def a_picture_in(folder: str) -> str | None:
+    """The name of a picture in a local folder or below it; None where there is none."""
+    return next((file.name for file in walk(Path(folder)).files if file.extension in IMAGES), None)
+
+
 def folder_as_shards(folder: str) -> list[str]:
     """The URLs of the shards that a local folder of images is read as; none of a folder without images.
 
@@ -196,7 +203,7 @@ def folder_as_shards(folder: str) -> list[str]:
         UsageError: its images cannot be told from its masks.
         ShardError: it cannot be read.
     """
-    if not any(file.extension in IMAGES for file in walk(Path(folder)).files):
+    if a_picture_in(folder) is None:
         return []
     url = f"{FOLDER}{os.path.abspath(folder)}"
     files, path = file_system(url)

@@ -172,10 +172,17 @@ def _expand_one(spec: str) -> list[str]:
 
 def _in_folder(folder: str) -> list[str]:
     """The tars in a local folder, or the shards that its images are read as, or else archives of other kinds."""
-    from inpaint_data.shards.folder_shards import folder_as_shards  # which builds on this module
+    from inpaint_data.shards.folder_shards import a_picture_in, folder_as_shards  # which builds on this module
 
     shards = tars_in(folder)
     if shards and shards[0].endswith(".tar"):
+        if picture := a_picture_in(folder):
+            where = os.path.relpath(os.path.dirname(shards[0]), folder)
+            raise UsageError(
+                f"shards: {folder} has shards ({shards[0]}) and pictures ({picture}), and one of them is meant; "
+                f"give the shards as {os.path.normpath(os.path.join(folder, where, '*.tar'))}, or make shards of the "
+                f"pictures with `inpaint-data pack {folder} --out shards`"
+            )
         return shards
     try:
         found = folder_as_shards(folder) or shards

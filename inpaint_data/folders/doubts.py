@@ -1,0 +1,259 @@
+"""Pictures that may be masks though no layout has them as such: they are left out, asked for or named."""
+
+import posixpath
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from inpaint_data.errors import UsageError
+from inpaint_data.folders.files import IMAGES, File, LeftOut, Walk
+from inpaint_data.folders.layouts import (
+    LAYOUTS,
+    MADE_OF_IMAGES,
+    REGULARISATION,
+    THUMBNAILS,
+    Doubt,
+    Role,
+    doubt_of,
+    is_in_folder_of,
+    other_stem,
+    owners_beside,
+    place_of,
+    read_name,
+    repeats_of,
+    role_in_folder_of_one,
+    says_images,
+    without_extension,
+)
+from inpaint_data.folders.owners import Owner, Owners
+
+_LOSSLESS = frozenset(["png", "bmp", "gif", "tif", "tiff"])
+_OTHERWISE = "if it is an image, rename it or name it in a metadata.jsonl"
+_ALONE = {  # layouts that know folders of images which do not belong to the others
+    "auto": REGULARISATION,
+    "kohya": REGULARISATION,
+}
+
+
+@dataclass
+class Sifted:
+    """Pictures by what speaks against their being images.
+
+    Attributes:
+        images: nothing does.
+        parts: those that belong to the image of their folder, with what they are.
+        left_out: those that may be masks, or are made of an image.
+        notes: what somebody may want to know of the images.
+    """
+
+    images: list[File] = field(default_factory=list)
+    parts: list[tuple[File, Role]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def named_by_links(walked: Walk, layout: str) -> None:
+    """Let a link's name decide where it says what a picture is, and that of what is behind it does not."""
+    for link, real in walked.again:
+        is_inside = not real or f"{link}/".startswith(f"{real}/")
+        link_role, real_role = (_role(f"{folder}/x.png", layout) for folder in (link, real))
+        if not is_inside and link_role != "image" and real_role == "image":
+            walked.files = [_renamed(file, real, link) for file in walked.files]
+            walked.left_out = [left for left in walked.left_out if left.name != f"{link}/"]
+    walked.files.sort(key=lambda file: (file.name, str(file.path)))
+    said = {
+        file.identity: file.name
+        for file in walked.files
+        if file.extension in IMAGES and _role(file.name, layout) != "image"
+    }
+    again = {file for file in walked.files if file.identity in said and _role(file.name, layout) == "image"}
+    walked.files = [file for file in walked.files if file not in again]
+    walked.left_out += [
+        LeftOut(file.name, f"the same file as {said[file.identity]}, which says what it is", is_bad=False)
+        for file in again
+    ]
+
+
+def _role(name: str, layout: str) -> Role:
+    return read_name(File(name, Path()), LAYOUTS[layout]).role
+
+
+def _renamed(file: File, folder: str, other: str) -> File:
+    below = file.name.removeprefix(f"{folder}/")
+    return file if below == file.name else replace(file, name=f"{other}/{below}")
+
+
+def reason_of_folder(folder: str, layout: str) -> str | None:
+    """Why no picture of a folder is packed; None where it may be."""
+    if is_in_folder_of(THUMBNAILS, folder):
+        return "in a folder of thumbnails; pack that folder by itself if they are images"
+    if is_in_folder_of(_ALONE.get(layout, frozenset()), folder):
+        return "a regularisation image, which is not trained as the others are; pack its folder by itself"
+    return None
+
+
+def sift(images: Iterable[File], certain: Collection[str], masks: Iterable[File]) -> Sifted:
+    """Set apart what may be no image.
+
+    Args:
+        images: the pictures that no layout has as anything else.
+        certain: names of images that a table has.
+        masks: the pictures that are masks by their own names.
+    """
+    images = list(images)
+    stems: dict[str, str] = {}  # lower case -> an image's name
+    for file in images:
+        if not is_in_folder_of(MADE_OF_IMAGES, file.folder):
+            other = other_stem(file.stem)
+            stems.update({stem.lower(): file.name for stem in (file.stem, other) if stem})
+    names = {file.name.lower(): file.name for file in images}
+    of_one = {file.folder for file in images if other_stem(file.stem) == ""}
+    of_one |= {file.folder for file in masks if owners_beside(file.stem, "mask")[:1] == [("", None)]}
+    sifted, doubtful = Sifted(), list[str]()
+    for file in images:
+        doubt = doubt_of(file.stem)
+        role = role_in_folder_of_one(file.stem) if file.folder in of_one else None
+        image = names.get(posixpath.join(file.folder, file.stem).lower())
+        if file.name in certain:
+            sifted.images.append(file)
+        elif role in ("target", "control"):
+            sifted.parts.append((file, role))
+        elif role == "image":
+            reason = (
+                "it is beside a mask, a target or an image of its own; name the image image.jpg, the target target.jpg"
+            )
+            sifted.left_out.append(LeftOut(file.name, reason))
+        elif image is not None and without_extension(file.stem) != file.stem:
+            sifted.left_out.append(LeftOut(file.name, _may_be_mask(image)))
+        elif is_in_folder_of(MADE_OF_IMAGES, file.folder) and file.stem.lower() in stems:
+            reason = f"in a folder of what is made of images, such as {stems[file.stem.lower()]}; {_OTHERWISE}"
+            sifted.left_out.append(LeftOut(file.name, reason))
+        elif doubt is not None and (why := _against(doubt, stems)):
+            sifted.left_out.append(LeftOut(file.name, why))
+        else:
+            sifted.images.append(file)
+            doubtful += [file.name] if doubt is not None else []
+    if doubtful:
+        sifted.notes.append(
+            f"{len(doubtful)} have names as masks may have ({', '.join(doubtful[:3])}), but no image has the rest of "
+            "their names: packed as images"
+        )
+    return sifted
+
+
+def _against(doubt: Doubt, stems: dict[str, str]) -> str | None:
+    if found := next((stems[rest.lower()] for rest in doubt.rests if rest.lower() in stems), None):
+        return _may_be_mask(found)
+    return f"it may be a mask; a mask is named after its image, cat_mask.png; {_OTHERWISE}" if doubt.is_word else None
+
+
+def _may_be_mask(image: str) -> str:
+    stem = image.rpartition("/")[2].rpartition(".")[0]
+    return f"it may be a mask of {image}; name it {stem}_mask.png if it is; {_OTHERWISE}"
+
+
+def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: bool) -> list[str]:
+    """Folders whose pictures are called as other images are, and which may hold their masks.
+
+    Args:
+        owners: the images with all that is theirs.
+        certain: names of images that a table has.
+        layout: how the folder is laid out.
+        is_told: whether a flag or a table says which pictures are masks.
+
+    Returns:
+        What somebody should know of those that are packed.
+
+    Raises:
+        UsageError: nobody can know what such a folder holds.
+    """
+    if not LAYOUTS[layout].has_folders:
+        return []
+    by_stem, by_folder = defaultdict[str, list[Owner]](list), defaultdict[str, list[Owner]](list)
+    for owner in owners.all:
+        by_stem[owner.file.stem.lower()].append(owner)
+        by_folder[owner.file.folder].append(owner)
+    alike = list[str]()
+    for folder, inside in by_folder.items():
+        if says_images(folder, LAYOUTS[layout]) == 2:
+            continue
+        unsaid = [
+            owner
+            for owner in inside
+            if not (owner.pictures or owner.texts or owner.problem or owner.file.name in certain)
+        ]
+        others = {owner.file.name: _others(owner, by_stem, layout) for owner in unsaid}
+        asked = [owner for owner in unsaid if any(_is_asked(owner, other, layout) for other in others[owner.file.name])]
+        if len(asked) * 2 > len(inside) and not is_told:
+            raise _question(asked[0], others[asked[0].file.name], owners)
+        if sum(map(bool, others.values())) * 2 > len(inside):
+            alike.append(folder)
+    if not alike:
+        return []
+    listed = ", ".join(f"{folder}/" for folder in alike[:3])
+    return [f"pictures named as those of other folders are packed as images: {listed}; masks: --masks_from DIR"]
+
+
+def _others(owner: Owner, by_stem: dict[str, list[Owner]], layout: str) -> list[Owner]:
+    """The images without a mask that a picture is called as, in a folder that may be its images'."""
+    found = []
+    for other in by_stem[owner.file.stem.lower()]:
+        if other.file.folder == owner.file.folder or "mask" in other.pictures:
+            continue
+        if _is_surer(other, owner, layout) or _are_siblings(owner, other):
+            found.append(other)
+    return found
+
+
+def _is_asked(owner: Owner, other: Owner, layout: str) -> bool:
+    if _is_surer(other, owner, layout):
+        return True
+    return owner.file.extension in _LOSSLESS and other.file.extension not in _LOSSLESS
+
+
+def _is_surer(other: Owner, owner: Owner, layout: str) -> bool:
+    """Whether another image's folder is around the picture's, or says more surely that it is of images."""
+    folder, inner = other.file.folder, owner.file.folder
+    if not folder or inner.startswith(f"{folder}/"):
+        return True
+    return says_images(folder, LAYOUTS[layout]) > says_images(inner, LAYOUTS[layout])
+
+
+def _are_siblings(one: Owner, other: Owner) -> bool:
+    """Whether their folders differ in one name, and not in kohya's class."""
+    parts, others = one.file.folder.split("/"), other.file.folder.split("/")
+    differing = [pair for pair in zip(parts, others, strict=False) if pair[0] != pair[1]]
+    return len(parts) == len(others) and len(differing) == 1 and not all(map(repeats_of, differing[0]))
+
+
+def _question(owner: Owner, others: list[Owner], owners: Owners) -> UsageError:
+    parts, others_parts = owner.file.folder.split("/"), others[0].file.folder.split("/")
+    alike = next((depth for depth, part in enumerate(parts) if others_parts[depth : depth + 1] != [part]), 0)
+    folder = "/".join(parts[: alike + 1])
+    masks = {source for each in owners.all for _, _, source in each.pictures.get("mask", []) if source.endswith("/")}
+    images = f"--masks_from {min(masks).rstrip('/')}" if masks else "--layout beside"
+    return UsageError(
+        f"{folder}/ may hold images, masks or targets: its pictures are called as images are ({owner.file.name}, "
+        f"{others[0].file.name}); say which. masks: --masks_from {folder}; targets: --targets_from {folder}; "
+        f"images: {images}"
+    )
+
+
+def masks_next_to(root: Path) -> list[str]:
+    """A note where a folder without masks lies next to one that is named as theirs."""
+    root = root.resolve()
+    try:
+        beside = sorted(path.name for path in root.parent.iterdir() if path.is_dir() and path != root)
+    except OSError:
+        return []
+    masks = [
+        name
+        for name in beside
+        if read_name(File(f"{name}/x.png", root), LAYOUTS["auto"]).role == "mask"
+        and place_of(name) in ("", place_of(root.name))
+    ]
+    if not masks:
+        return []
+    folder = root.parent / masks[0]
+    return [f"masks may lie in {folder}: pack {root.name} with --masks_from {folder}, or give the folder above"]
