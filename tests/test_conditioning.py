@@ -864,16 +864,17 @@ def test_a_recipe_tells_how_its_latents_must_be_made() -> None:
 def test_the_mask_can_come_to_latent_size_as_comfyui_does_it() -> None:
     batch, noisy = small_batch(), torch.zeros(1, 4, 4, 6)
     own = sd15().model_input(noisy, batch)
-    for how in ("nearest", "bilinear", "bicubic", "max", "area"):
+    for how in ("nearest", "bilinear", "bilinear-round", "bicubic", "bicubic-round", "max", "area"):
         ours = conditioning("sd15-inpaint", SD, how).model_input(noisy, batch)
-        assert torch.equal(ours[:, 4:5], latent_mask(batch["mask"], 8, how).float())
+        fed = latent_mask(batch["mask"], 8, how).float()
+        assert torch.equal(ours[:, 4:5], fed if how == "area" else fed.round())
         assert torch.equal(ours[:, 5:], own[:, 5:])
         assert torch.equal(ours, own) == (how == "nearest")
     with pytest.raises(UsageError, match="flux-fill: latent_mask='max' cannot be chosen"):
         conditioning("flux-fill", {"scaling_factor": 1.0}, "max")
     with pytest.raises(UsageError, match="cannot be chosen"):
         conditioning("sd15-blend", SD, "bilinear")
-    with pytest.raises(UsageError, match="not one of nearest, bilinear, bicubic, max, area"):
+    with pytest.raises(UsageError, match=r"not one of nearest, bilinear, bicubic, bilinear-round, .*area"):
         conditioning("sd15-inpaint", SD, "unshuffle")
 
 
@@ -911,13 +912,13 @@ def test_a_soft_mask_is_fed_hard_as_the_mask_processor_makes_it_and_blends_softl
 def test_each_latent_mask_equals_a_loop_over_its_cells(factor: int) -> None:
     generator = torch.Generator().manual_seed(4)
     mask = torch.rand(2, 1, 4 * factor, 6 * factor, generator=generator) < 0.5
-    got = {how: latent_mask(mask, factor, how) for how in ("nearest", "bilinear", "max", "unshuffle")}
+    got = {how: latent_mask(mask, factor, how) for how in ("nearest", "bilinear-round", "max", "unshuffle")}
     middle = slice(factor // 2 - 1, factor // 2 + 1)
     for index in itertools.product(range(2), range(4), range(6)):
         b, row, column = index
         cell = mask[b, 0, row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
         assert got["nearest"][b, 0, row, column] == cell[0, 0]
-        assert got["bilinear"][b, 0, row, column] == (cell[middle, middle].sum() > 2)
+        assert got["bilinear-round"][b, 0, row, column] == (cell[middle, middle].sum() > 2)
         assert got["max"][b, 0, row, column] == cell.any()
         assert torch.equal(got["unshuffle"][b, :, row, column], cell.flatten())
     assert all(each.dtype == torch.bool for each in got.values())

@@ -18,13 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_fills import Recording, as_automatic1111
+from test_soft_border import a1111s_blur
 from torch import Tensor
 
 from inpaint_data import Autoencoder, InpaintTransform, latent_mask
 from inpaint_data.encoding.fills import fill_hole
+from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.morphology import offset_mask
 from inpaint_data.masks.presets import PRESETS, Preset, binarise, grow_comfy
+from inpaint_data.masks.soft_border import SoftBorder
 
 
 def random_masks(seed: int, batch: int, height: int, width: int, share: float = 0.05) -> Tensor:
@@ -126,11 +129,12 @@ def test_an_unknown_threshold_is_refused() -> None:
 
 def test_presets_are_the_documented_ones() -> None:
     assert {name: tuple(asdict(preset).values()) for name, preset in PRESETS.items()} == {
-        "was": ("square", "exclusive", "grey", None, 6),
-        "comfy": ("comfy", "exclusive", "grey", "bilinear", 6),
-        "diffusers": ("none", "inclusive", "grey", "nearest", 0),
-        "a1111": ("none", "exclusive", "blur", "bicubic", 0),
-        "fooocus": ("square", "exclusive", "grey", "max", 0),
+        "was": ("square", "exclusive", "grey", None, 6, None, False),
+        "comfy": ("comfy", "exclusive", "grey", "bilinear", 6, None, False),
+        "comfy-conditioning": ("none", "exclusive", "grey", "bilinear", 0, None, True),
+        "diffusers": ("none", "inclusive", "grey", "nearest", 0, None, False),
+        "a1111": ("none", "exclusive", "blur", "bicubic-round", 0, {"kind": "gaussian", "radius": 4}, True),
+        "fooocus": ("square", "exclusive", "grey", "max", 0, None, False),
     }
 
 
@@ -156,15 +160,21 @@ def test_presets_differ_only_on_their_axes() -> None:
     filled = [fill_hole(pixels, mask, PRESETS[name].fill, low=0.0) for name in PRESETS if name != "a1111"]
     assert all(torch.equal(filled[0], each) for each in filled)
     mask = grown("was", mask, 2)
-    at_latent_size = [latent_mask(mask, 8, preset.latent_mask) for preset in PRESETS.values()]
+    ways = {preset.latent_mask for preset in PRESETS.values()}
+    at_latent_size = [latent_mask(mask, 8, way) for way in ways]
     assert all(not torch.equal(a, b) for a, b in combinations(at_latent_size, 2))
 
 
-def test_comfys_way_to_latent_size_is_bilinear_then_round() -> None:
+def test_comfyui_blends_with_the_bilinear_mask_and_feeds_models_its_rounding() -> None:
     mask = random_masks(5, 3, 64, 96, 0.5)
-    slow = F.interpolate(mask.float(), size=(8, 12), mode="bilinear").round()
-    assert torch.equal(latent_mask(mask, 8, "bilinear").float(), slow)
-    assert (F.interpolate(mask.float(), size=(8, 12), mode="bilinear") == 0.5).any()
+    middle = mask.float().reshape(3, 1, 8, 8, 12, 8)[:, :, :, 3:5, :, 3:5].mean((3, 5))
+    assert (middle == 0.5).any()
+    assert torch.equal(latent_mask(mask, 8, "bilinear"), middle)
+    assert torch.equal(latent_mask(mask, 8, "bilinear-round"), middle.round().bool())
+    recipe = conditioning("sd15-inpaint", {"scaling_factor": 1.0}, "bilinear")
+    batch = {"mask": mask, "latents": torch.zeros(3, 4, 8, 12), "masked_latents": torch.zeros(3, 4, 8, 12)}
+    assert torch.equal(recipe(batch)[:, :1], middle.round())
+    assert torch.equal(recipe.blend_mask(batch), middle)
 
 
 def given_masks() -> Tensor:
@@ -201,7 +211,15 @@ def as_comfy(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarray,
     pad = math.ceil((k - 1) / 2)
     noise_mask = dilated(mask > 0.5, k - 1 - pad, pad)
     middle = noise_mask.reshape(8, 8, 12, 8)[:, 3:5, :, 3:5].mean((1, 3))  # of bilinear, a factor of 8 leaves these
-    return noise_mask, grey(picture, mask > 0.5), np.around(middle) == 1
+    return noise_mask, grey(picture, mask > 0.5), middle.astype(np.float32)
+
+
+def as_comfy_conditioning(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    assert not k
+    small = F.interpolate(torch.from_numpy(mask)[None, None], size=(8, 12), mode="bilinear")[0, 0].numpy()
+    middle = mask.reshape(8, 8, 12, 8)[:, 3:5, :, 3:5].mean((1, 3))
+    assert np.abs(small - middle).max() <= 2**-24  # it adds the four in an order of its own
+    return mask, grey(picture, np.around(mask) == 1), small
 
 
 def as_diffusers(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -211,11 +229,10 @@ def as_diffusers(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndar
 
 def as_a1111(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     assert not k
-    hole = np.around(mask) == 1
-    white = hole.astype(np.uint8) * 255
-    small = np.asarray(Image.fromarray(white).convert("RGB").resize((12, 8)), np.float32)[..., 0] / 255
-    filled = as_automatic1111(picture, white).astype(np.float32) / np.float32(127.5) - 1
-    return hole, filled, np.around(small) == 1
+    soft = a1111s_blur((mask * 255).round().astype(np.uint8), 4)
+    small = np.asarray(Image.fromarray(soft).convert("RGB").resize((12, 8)), np.float32)[..., 0] / 255
+    filled = as_automatic1111(picture, soft).astype(np.float32) / np.float32(127.5) - 1
+    return soft.astype(np.float32) / np.float32(255), filled, np.around(small) == 1
 
 
 def as_fooocus(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -231,6 +248,7 @@ def as_fooocus(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarra
         ("was", as_was, 3),
         ("comfy", as_comfy, None),
         ("comfy", as_comfy, 9),
+        ("comfy-conditioning", as_comfy_conditioning, None),
         ("diffusers", as_diffusers, None),
         ("a1111", as_a1111, None),
         ("fooocus", as_fooocus, None),
@@ -267,14 +285,14 @@ def test_a1111s_way_to_latent_size_is_pillows_resize_then_round(height: int, wid
     levels = torch.randint(0, 256, (3, 1, height, width), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     for mask in (levels / 255, levels > 127, random_masks(2, 3, height, width, 0.3)):
         ours = latent_mask(mask, factor, "bicubic")
-        assert ours.dtype == (torch.bool if mask.dtype == torch.bool else torch.float32)
+        assert ours.dtype == torch.float32
+        assert torch.equal(latent_mask(mask, factor, "bicubic-round"), ours.round().bool())
         for i in range(3):
             picture = Image.fromarray((mask[i, 0] * 255.0).round().to(torch.uint8).numpy())
             small = np.asarray(picture.resize((width // factor, height // factor)), np.float32) / 255
-            expected = np.around(small) == 1 if mask.dtype == torch.bool else small
             # Pillow 13 rounds its coefficients in another way than those before.
-            level = 1 / 255 + 1e-6 if int(PIL.__version__.split(".")[0]) < 13 and mask.dtype != torch.bool else 0
-            torch.testing.assert_close(ours[i, 0], torch.from_numpy(expected), rtol=0, atol=level)
+            level = 1 / 255 + 1e-6 if int(PIL.__version__.split(".")[0]) < 13 else 0
+            torch.testing.assert_close(ours[i, 0], torch.from_numpy(small), rtol=0, atol=level)
 
 
 def test_soft_masks_stay_soft_at_latent_size_as_their_tools_blend() -> None:
@@ -289,7 +307,7 @@ def test_soft_masks_stay_soft_at_latent_size_as_their_tools_blend() -> None:
     with pytest.raises(UsageError, match=r"give it mask >= 0\.5"):
         latent_mask(soft, 8, "kandinsky")
     hard = soft > 0.5
-    for how in ("nearest", "bilinear", "bicubic", "max"):
+    for how in ("nearest", "bilinear-round", "bicubic-round", "max"):
         assert latent_mask(hard, 8, how).dtype == torch.bool
 
 
@@ -300,7 +318,11 @@ def test_a_mask_without_batch_and_channel_is_refused() -> None:
 
 def test_a_preset_of_ones_own_takes_each_axis_by_itself_and_refuses_unknown_names() -> None:
     mine = Preset(growth="comfy", fill="black")
-    assert (mine.threshold, mine.latent_mask, mine.offset) == ("exclusive", None, 6)
+    assert (mine.threshold, mine.latent_mask, mine.offset, mine.soft) == ("exclusive", None, 6, None)
+    with pytest.raises(UsageError, match="preset: keep_soft: masks that stay soft cannot grow; add growth: none"):
+        Preset(keep_soft=True)
+    with pytest.raises(UsageError, match="soft: 4 is not a border"):
+        Preset(soft=4)  # type: ignore[arg-type]
     for name, value in (("growth", "comfi"), ("threshold", "half"), ("fill", "gray"), ("latent_mask", "mean")):
         with pytest.raises(UsageError, match=f"preset: {name}: '{value}' is unknown; choose from "):
             Preset(**{name: value})
@@ -321,6 +343,13 @@ def test_settings_take_a_preset_of_ones_own_as_a_mapping() -> None:
     assert data_module("shards", preset={"growth": "comfy", "fill": "black"}).masks.preset == Preset(
         "comfy", fill="black"
     )
+    without_blur = {"growth": "none", "fill": "blur", "latent_mask": "bicubic-round", "offset": 0, "keep_soft": True}
+    for preset, soft in (
+        ("a1111", SoftBorder("gaussian", 4)),
+        (without_blur, None),
+        (without_blur | {"soft": {"radius": 9}}, SoftBorder("gaussian", 9)),
+    ):
+        assert data_module("shards", preset=preset).masks.chosen_soft == soft
     with pytest.raises(UsageError, match="preset: growth: 'comfi' is unknown; choose from square, comfy, none"):
         data_module("shards", preset={"growth": "comfi"})
     with pytest.raises(UsageError, match="preset: there is no setting 'growing'; it takes growth, threshold, fill"):

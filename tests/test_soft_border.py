@@ -14,11 +14,12 @@ import pytest
 import torch
 import webdataset as wds
 from conftest import PHOTOS, run, write_shard
+from diffusers.image_processor import VaeImageProcessor
 from flat import cache_latents, data_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_fills import live_variants
+from test_fills import Recording, live_variants
 from test_verify import forge
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from inpaint_data import (
     index_cache,
     verify_cache,
 )
+from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.latent_cache.encodings import png_bytes
 from inpaint_data.masks.soft_border import from_levels, gaussian_weights, to_levels
 
@@ -47,7 +49,8 @@ def blobs(seed: int, count: int, height: int, width: int) -> Tensor:
 
 
 def blurred(mask: np.ndarray, radius: int) -> np.ndarray:
-    """By A1111's window, pixel by pixel: its weights in whole numbers, the picture mirrored at its edges."""
+    """By A1111's window, pixel by pixel: its weights in whole numbers, the picture mirrored at its edges, and 8 bits
+    after each of its two passes."""
     weights, reach = gaussian_weights(radius), int(2.5 * radius + 0.5)
 
     def mirrored(place: int, size: int) -> int:
@@ -60,11 +63,10 @@ def blurred(mask: np.ndarray, radius: int) -> np.ndarray:
     def along_rows(values: np.ndarray) -> np.ndarray:
         width = values.shape[1]
         columns = [[mirrored(x + step, width) for step in range(-reach, reach + 1)] for x in range(width)]
-        return np.stack([sum(w * values[:, x] for w, x in zip(weights, row, strict=True)) for row in columns], 1)
+        sums = np.stack([sum(w * values[:, x] for w, x in zip(weights, row, strict=True)) for row in columns], 1)
+        return (sums + 128) // 256
 
-    total = along_rows(along_rows(mask.astype(object)).T).T
-    whole = sum(weights) ** 2
-    return np.array([[(2 * 255 * int(value) + whole) // (2 * whole) for value in row] for row in total], np.uint8)
+    return along_rows(along_rows(mask.astype(np.int64) * 255).T).T.astype(np.uint8)
 
 
 def ramped(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -94,19 +96,22 @@ def test_a_soft_border_equals_a_slow_blur_or_ramp_to_the_level(
         assert torch.equal(soft[0, k], expected / 255)
 
 
-@pytest.mark.parametrize("radius", [1, 2, 4, 8, 16, 64])
-def test_a_gaussian_border_is_a1111s_mask_blur_but_for_rounding(radius: int) -> None:
-    """Within one level of OpenCV's blur in float64, and three of A1111's, which rounds to 8 bits between its passes."""
-    mask = blobs(radius, 1, 96, 80)
-    ours = to_levels(SoftBorder("gaussian", radius)(mask)).int().numpy()
+def a1111s_blur(levels: np.ndarray, radius: int) -> np.ndarray:
+    """Its mask blur: OpenCV's along the rows, then along the columns; (H, W) uint8."""
     size = 2 * int(2.5 * radius + 0.5) + 1
-    for k in range(2):
-        levels = mask[0, k].numpy().astype(np.uint8) * 255
-        exact = cv2.GaussianBlur(cv2.GaussianBlur(levels.astype(np.float64), (size, 1), radius), (1, size), radius)
-        assert np.abs(ours[0, k] - exact).max() <= 1
-        theirs = cv2.GaussianBlur(cv2.GaussianBlur(levels, (size, 1), radius), (1, size), radius)
-        assert np.abs(ours[0, k] - theirs.astype(int)).max() <= 3
-    assert sum(gaussian_weights(radius)) == 2**15
+    return np.asarray(cv2.GaussianBlur(cv2.GaussianBlur(levels, (size, 1), radius), (1, size), radius))
+
+
+@pytest.mark.parametrize("radius", range(1, 65))
+def test_a_gaussian_border_is_a1111s_mask_blur_to_the_level(radius: int) -> None:
+    mask = blobs(radius, 1, 96, 80)
+    soft = torch.randint(0, 256, mask.shape, generator=torch.Generator().manual_seed(radius)) / 255
+    for before in (mask, soft):
+        ours = to_levels(SoftBorder("gaussian", radius)(before))
+        for k in range(2):
+            theirs = a1111s_blur(to_levels(before[0, k].float()).numpy(), radius)
+            assert torch.equal(ours[0, k], torch.from_numpy(theirs))
+    assert sum(gaussian_weights(radius)) == 256
 
 
 @settings(max_examples=30, deadline=None)
@@ -179,17 +184,55 @@ def test_settings_take_a_border_as_a_mapping_and_the_transform_does_not(tmp_path
         InpaintTransform(None, soft={"kind": "ramp"})
 
 
-def test_the_hole_is_filled_under_the_hard_mask(vae: Autoencoder) -> None:
+def test_a_soft_batch_is_the_hard_one_with_a_border(vae: Autoencoder) -> None:
     pictures = {"image": torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), "__key__": ["a", "b"]}
     masks = blobs(0, 2, 64, 64)
     for k in (0, 1):
         batch = pictures | {"mask": masks[:, k : k + 1], "variant": [k, k]}
         hard = InpaintTransform(vae, (-3, 5))(batch)
         soft = InpaintTransform(vae, (-3, 5), soft=SoftBorder("ramp", 4))(batch)
-        assert torch.equal(soft["masked_latents"], hard["masked_latents"])
+        assert torch.equal(soft["masked_latents"], hard["masked_latents"])  # a ramp leaves its half where it was
         assert torch.equal(soft["mask"], SoftBorder("ramp", 4)(hard["mask"]))
         assert torch.equal(soft["mask"] > 0.5, hard["mask"])
         assert hard.keys() == soft.keys()
+
+
+def thin_and_thick() -> Tensor:
+    """(3, 1, 64, 64) bool: a line of 5 pixels, strokes and single pixels, and a disc."""
+    masks = torch.zeros(3, 1, 64, 64, dtype=torch.bool)
+    masks[0, :, 30:35] = True
+    masks[1] = blobs(3, 1, 64, 64)[0, 1:] & (torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0)) > 0.3)
+    masks[2, 0] = torch.from_numpy(cv2.circle(np.zeros((64, 64), np.uint8), (30, 40), 15, (1,), -1)).bool()
+    return masks
+
+
+@pytest.mark.parametrize("preset", ["was", "diffusers", "comfy", "comfy-conditioning", "fooocus", "a1111"])
+@pytest.mark.parametrize(("kind", "radius"), [("gaussian", r) for r in (1, 4, 16, 64)] + [("ramp", r) for r in (1, 6)])
+def test_what_is_hidden_is_what_recipes_feed(preset: str, kind: Any, radius: int) -> None:
+    """Against StableDiffusionInpaintPipeline's own processors and fill, given the hard mask `soft >= 0.5`."""
+    recording = Recording()
+    pictures = torch.randint(1, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    transform = InpaintTransform(Autoencoder(recording), fill="grey", preset=preset, soft=SoftBorder(kind, radius))
+    batch = {"image": pictures, "mask": thin_and_thick(), "__key__": ["a", "b", "c"]}
+    ours = transform(batch)
+    fed = conditioning("sd15-inpaint", {"scaling_factor": 1.0})(
+        {"mask": ours["mask"], "masked_latents": torch.zeros(3, 4, 64, 64)}
+    )[:, :1]
+    hard = VaeImageProcessor(do_normalize=False, do_binarize=True, do_convert_grayscale=True).preprocess(ours["mask"])
+    assert torch.equal(fed, hard)
+    if preset == "comfy":  # its node hides under the mask as it was drawn, which grew meanwhile
+        hard = hard * batch["mask"]
+    masked = VaeImageProcessor().preprocess(pictures / 255) * (hard < 0.5)
+    assert torch.equal(recording.given == 0, (masked == 0))
+    assert torch.allclose(recording.given, masked, rtol=0, atol=2**-23)
+
+
+def test_a_line_that_a_blur_wipes_out_is_neither_hidden_nor_fed(vae: Autoencoder) -> None:
+    batch = {"image": torch.rand(3, 3, 64, 64), "mask": thin_and_thick(), "__key__": ["a", "b", "c"]}
+    ours = InpaintTransform(vae, 0, soft=SoftBorder("gaussian", 4))(batch)
+    assert ours["mask"][0].max() > 0.4
+    assert not (ours["mask"][0] >= 0.5).any()
+    assert torch.equal(ours["masked_latents"][0], ours["latents"][0])
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def _row_of(
         _pixels(image),
         _pixels(drawn.expand(1, 3, -1, -1) * 2.0 - 1),
         _pixels(entry["mask"].expand(1, 3, -1, -1) * 2.0 - 1),
-        _pixels(fill_hole(image, entry["mask"] >= 0.5, settings.masks.chosen_fill, -1.0, noise)),
+        _pixels(fill_hole(image, entry["mask"], settings.masks.chosen_fill, -1.0, noise)),
         _pixels(decoder.decode(entry["latents"])),
         _pixels(decoder.decode(entry["masked_latents"])),
     ]

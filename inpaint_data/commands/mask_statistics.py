@@ -32,7 +32,7 @@ from inpaint_data.shards.reading import Fault
 from inpaint_data.shown import shown
 
 SIDES = ("top", "bottom", "left", "right")
-VANISHING: tuple[LatentMask, ...] = ("nearest", "bilinear")
+VANISHING: tuple[LatentMask, ...] = ("nearest", "bilinear-round")
 FEW = 0.01  # a larger share of masks that vanish or are empty gives a warning
 NAMED = 3  # samples with empty masks, and with full ones
 THREADS = 2  # that decode
@@ -90,8 +90,8 @@ class MaskStatistics:
         borders: side, or "any" -> masks that touch it.
         pieces: connected components (of eight neighbours) -> masks.
         full, named: masks that leave nothing of the image; the first samples with those, and with "empty" ones.
-        vanished: "nearest" (how diffusers' pipelines bring a mask to latents) or "bilinear" (then rounded, as in
-            ComfyUI) -> masks that are empty at latent size, though they are not at full resolution.
+        vanished: "nearest" (how diffusers' pipelines bring a mask to latents) or "bilinear-round" (ComfyUI's
+            inpainting models) -> masks that are empty at latent size, though they are not at full resolution.
         originals, targets: (height, width) of the images, and of what is cut out of them -> samples.
     """
 

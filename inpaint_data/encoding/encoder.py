@@ -62,7 +62,7 @@ class Encoder:
             seed,
             masks.preset,
             masked,
-            masks.soft,
+            masks.chosen_soft,
         )
 
     @property

@@ -4,6 +4,7 @@ Shapes: B batch, H W the image. Pixels are float in [low, 1], low being -1, or 0
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,14 +35,16 @@ def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float, noise: Tenso
 
     Args:
         pixels: (B, 3, H, W) float in [low, 1].
-        mask: (B, 1, H, W) or (1, 1, H, W) bool, True = to be hidden.
+        mask: (B, 1, H, W) or (1, 1, H, W) bool, True = to be hidden; or soft, float in [0, 1], which hides from 0.5 on.
         fill:
             "grey": the middle of the range (ComfyUI, diffusers), in the arithmetic of ComfyUI's nodes;
             "black", "white": its ends;
             "original": changes nothing;
             "mean": the mean colour of the sample's known pixels, rounded to 8 bits, half up;
             "blur": known pixels blurred with alpha by 256, 64, 16, 4 and 2 pixels and laid over each other, the widest
-                first, as AUTOMATIC1111 does for "masked content: fill"; equal to it in 8 bits;
+                first, as AUTOMATIC1111 does for "masked content: fill"; equal to it in 8 bits. Under a soft mask it
+                does as there: pixels are as well known as they are unmasked, so all that is not 0 of it changes, and
+                what is neither 0 nor 1 goes in with its part;
             "telea", "navier-stokes": OpenCV's `inpaint` with radius 3, of the image with its hole blanked (128);
             "noise": `noise`, see `hole_noise`.
             Where nothing is known, "mean", "telea" and "navier-stokes" are grey (128), and "blur" is black, as it is
@@ -54,6 +57,8 @@ def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float, noise: Tenso
     """
     if fill == "original":
         return pixels
+    soft = mask
+    mask = mask if mask.dtype == torch.bool else mask >= 0.5
     if fill == "grey":
         # The node's own arithmetic: in [0, 1] it rounds dark pixels by up to 2^-26, and stays exact in [-1, 1].
         middle = (low + 1) / 2
@@ -67,9 +72,10 @@ def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float, noise: Tenso
         return torch.where(mask, (noise * (half / 2) + middle).clamp(low, 1).to(pixels), pixels)
     scale = 255 / (1 - low)
     levels = ((pixels - low) * scale).round().clamp(0, 255).to(torch.uint8)
-    mask = mask.expand(len(pixels), -1, -1, -1)
-    filled = _mean(levels, mask) if fill == "mean" else _one_by_one(levels, mask, _ON_CPU[fill])
-    return torch.where(mask, filled.to(pixels.dtype) / scale + low, pixels)
+    cover = (soft.float() * 255).round().to(torch.uint8) if fill == "blur" else mask
+    cover = cover.expand(len(pixels), -1, -1, -1)
+    filled = _mean(levels, cover) if fill == "mean" else _one_by_one(levels, cover, _ON_CPU[fill])
+    return torch.where(cover > 0, filled.to(pixels.dtype) / scale + low, pixels)
 
 
 def hole_noise(seed: int, samples: Sequence[str], variants: Sequence[int], height: int, width: int) -> Tensor:
@@ -91,7 +97,7 @@ def _mean(levels: Tensor, mask: Tensor) -> Tensor:
     return torch.where(count > 0, mean, 128).to(torch.uint8)
 
 
-def _one_by_one(levels: Tensor, mask: Tensor, fill: Callable[[Pixels, npt.NDArray[np.bool_]], Pixels]) -> Tensor:
+def _one_by_one(levels: Tensor, mask: Tensor, fill: Callable[[Pixels, npt.NDArray[Any]], Pixels]) -> Tensor:
     """(B, 3, H, W) uint8, each sample filled on the CPU."""
     result = torch.empty_like(levels, device="cpu")
     for row, image, hidden in zip(result, levels.cpu(), mask[:, 0].cpu(), strict=True):
@@ -101,13 +107,14 @@ def _one_by_one(levels: Tensor, mask: Tensor, fill: Callable[[Pixels, npt.NDArra
     return result.to(levels.device)
 
 
-def _blur(image: Pixels, hidden: npt.NDArray[np.bool_]) -> Pixels:
-    """(H, W, 3) RGB, everything filled, and the known pixels as they are."""
+def _blur(image: Pixels, cover: Pixels) -> Pixels:
+    """(H, W, 3) RGB and (H, W) 0...255 -> everything filled, and the pixels whose cover is 0 as they are."""
     from PIL import Image, ImageFilter  # not for the grey of ComfyUI's nodes, whose Python may lack it
 
-    alpha = np.where(hidden, 0, 255).astype(np.uint8)[..., None]
-    # Premultiplied ("RGBa"), so that a blur weighs colours by how well they are known.
-    known = Image.frombytes("RGBa", hidden.shape[::-1], np.dstack([image * (alpha > 0), alpha]).tobytes())
+    alpha = 255 - cover[..., None]
+    # Premultiplied ("RGBa"), so that a blur weighs colours by how well they are known. Nothing lies halfway.
+    weighed = ((image.astype(np.int32) * alpha + 127) // 255).astype(np.uint8)
+    known = Image.frombytes("RGBa", cover.shape[::-1], np.dstack([weighed, alpha]).tobytes())
     filled = Image.new("RGBA", known.size)
     for radius, times in PYRAMID:
         blurred = known.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
@@ -125,7 +132,7 @@ def _opencv(image: Pixels, hidden: npt.NDArray[np.bool_], method: int) -> Pixels
     return np.asarray(painted, np.uint8)
 
 
-_ON_CPU: dict[Fill, Callable[[Pixels, npt.NDArray[np.bool_]], Pixels]] = {
+_ON_CPU: dict[Fill, Callable[[Pixels, npt.NDArray[Any]], Pixels]] = {
     "blur": _blur,
     "telea": lambda image, hidden: _opencv(image, hidden, cv2.INPAINT_TELEA),
     "navier-stokes": lambda image, hidden: _opencv(image, hidden, cv2.INPAINT_NS),

@@ -18,10 +18,10 @@ from torch import Tensor
 from inpaint_data.encoding.recipe_rows import ADDED, LATENTS, RECIPES, Part, RecipeRow
 from inpaint_data.encoding.vae import normalise
 from inpaint_data.errors import UsageError
-from inpaint_data.masks.latent_mask import LatentMask, latent_mask
+from inpaint_data.masks.latent_mask import ROUNDED, LatentMask, latent_mask
 from inpaint_data.shown import meant
 
-CHOICES = ("nearest", "bilinear", "bicubic", "max", "area")  # of one channel
+CHOICES = ("nearest", *ROUNDED, *ROUNDED.values(), "max", "area")  # of one channel
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class Recipe:
         factor = height // rows if rows else 0
         if len(mask) != len(target) or (height, width) != (rows * factor, columns * factor) or not factor:
             raise self._error(f"mask {tuple(mask.shape)} is not one whole multiple of {tuple(target.shape)} in size")
-        return latent_mask(mask, factor, how)
+        return latent_mask(mask, factor, how if soft else ROUNDED.get(how, how))
 
     def _tensor(self, batch: Mapping[str, object], key: str) -> Tensor:
         value = batch.get(key)
@@ -248,8 +248,9 @@ def conditioning(name: str, vae_config: Mapping[str, Any], latent_mask: LatentMa
         name: a key of `RECIPES`.
         vae_config: the config of the diffusers VAE that made the latents; a cache keeps it in
             `settings.vae.config`.
-        latent_mask: "nearest", "bilinear", "bicubic", "max" or "area" in place of the recipe's own, where a mask of one
-            channel is concatenated to the latents; "bilinear" for whoever infers with ComfyUI. See `latent_mask`.
+        latent_mask: one of `CHOICES` in place of the recipe's own, where a mask of one channel is concatenated to the
+            latents; "bilinear" for whoever infers with ComfyUI: the model is fed "bilinear-round" then, and
+            `blend_mask` is not rounded. See `latent_mask`.
 
     Raises:
         UsageError: an unknown name, the config of a VAE with other latent channels or without statistics, or a

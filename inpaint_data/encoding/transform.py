@@ -18,7 +18,7 @@ from inpaint_data.errors import UsageError
 from inpaint_data.masks.morphology import Window, offset_mask
 from inpaint_data.masks.offsets import Offset, RandomOffset, check_offset, draw_offset, draw_window, windows_of
 from inpaint_data.masks.presets import FILLS, Fill, Preset, binarise, grow_comfy, preset_of
-from inpaint_data.masks.soft_border import SoftBorder, check_soft
+from inpaint_data.masks.soft_border import SoftBorder, check_soft, from_levels
 from inpaint_data.seeding import generator_for, noise_for, sample_id
 
 
@@ -39,8 +39,9 @@ class InpaintTransform(nn.Module):
         seed: of offsets and noise.
         preset: a name in `PRESETS`, or a `Preset`: how masks grow, and whether 0.5 is masked.
         masked_latents: whether to encode the image with its hole; models that only blend do not need it.
-        soft: soften the border of the masks in the batch. The hole is filled under the hard mask, before softening, and
-            the soft one is what a model blends with. None leaves masks bool.
+        soft: soften the border of the masks in the batch. The hole is where the soft mask is 0.5 or more, which is what
+            recipes feed to models; the soft one is what a model blends with. None is the preset's: a border for
+            "a1111" (and for fill "blur" see `fill_hole`), else none, which leaves masks bool.
 
     Raises:
         UsageError: an unknown fill, posterior or preset, an offset outside the range or that the preset cannot grow, a
@@ -79,6 +80,7 @@ class InpaintTransform(nn.Module):
                 f"mask_offset: windows: {windows} with a preset that grows masks its own way; leave them out"
             )
         check_soft(soft)
+        soft = self.preset.soft if soft is None else soft
         if isinstance(vae, str):
             vae = load_vae(vae)
         # An Autoencoder is not an nn.Module, so this attribute adds nothing to the state_dict.
@@ -148,10 +150,10 @@ class InpaintTransform(nn.Module):
         """The entries that stay, and those that say how each mask was made."""
         result = {name: value for name, value in batch.items() if name not in ("image", *PAIRED, "seed")}
         return result | {
-            "mask": masks.grown if self.soft is None else self.soft(masks.grown),
-            "offset": masks.offsets.to(masks.grown.device),
+            "mask": masks.fed,
+            "offset": masks.offsets.to(masks.fed.device),
             "window": masks.windows,
-            "variant": torch.tensor(masks.variants, device=masks.grown.device),
+            "variant": torch.tensor(masks.variants, device=masks.fed.device),
         }
 
     def _masks(self, batch: Mapping[str, Any], needed: Sequence[str]) -> "_Masks":
@@ -180,9 +182,14 @@ class InpaintTransform(nn.Module):
             for sample, variant in zip(samples, variants, strict=True)
         ]
         comfy = self.preset.growth == "comfy"
-        grown = grow_comfy(binary, offsets) if comfy else offset_mask(binary, offsets, windows)
+        hidden = fed = grow_comfy(binary, offsets) if comfy else offset_mask(binary, offsets, windows)
+        if self.preset.keep_soft and mask.dtype != torch.bool:
+            fed = mask.float() if mask.is_floating_point() else from_levels(mask if (mask > 1).any() else mask * 255)
+        if self.soft is not None:
+            fed = self.soft(fed)
+            hidden = fed >= 0.5  # what every recipe feeds
         # ComfyUI's own node fills under the mask as it was drawn.
-        return _Masks(keys, samples, variants, seed, offsets, windows, grown, binary if comfy else grown)
+        return _Masks(keys, samples, variants, seed, offsets, windows, fed, hidden & binary if comfy else hidden)
 
     def _offsets(self, masks: Tensor, samples: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
         """(B,) int64 on the CPU, so that the window sizes are known without waiting for the device."""
@@ -199,7 +206,8 @@ class InpaintTransform(nn.Module):
         noise = None
         if self.fill == "noise":
             noise = hole_noise(masks.seed, masks.samples, masks.variants, *pixels.shape[-2:]).to(pixels.device)
-        return fill_hole(pixels, masks.hidden, self.fill, -1.0, noise)
+        as_known = self.fill == "blur" and self.preset.growth != "comfy"
+        return fill_hole(pixels, masks.fed if as_known else masks.hidden, self.fill, -1.0, noise)
 
     def _encoded(self, pixels: Tensor, masks: "_Masks", purpose: str) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> latents as `posterior` says; `purpose` tells their noise from that of others."""
@@ -227,7 +235,7 @@ class _Masks(NamedTuple):
     seed: int
     offsets: Tensor  # (B,) int64, on the CPU
     windows: list[Window]
-    grown: Tensor  # (B, 1, H, W) bool, what is to be repainted
+    fed: Tensor  # (B, 1, H, W) bool or soft, what is to be repainted
     hidden: Tensor  # (B, 1, H, W) bool, where the hole is filled
 
 

@@ -110,7 +110,7 @@ class CacheSettings(Settings):
     seed: int | None = None
     pictures: PictureSettings | None = None
     masks: MaskSettings | None = None
-    """With offset, fill and preset filled in; like `pictures` None if tars were indexed."""
+    """With offset, fill, preset and soft border filled in; like `pictures` None if tars were indexed."""
     indexed: FoundInTars | None = None
     stages: list[str] = Field(default_factory=list)
     """Names of the user's own functions between reading and examples."""
@@ -137,7 +137,9 @@ class CacheSettings(Settings):
             masked_latents=transform.masked_latents,
             seed=examples.seed,
             pictures=examples.pictures,
-            masks=examples.masks.but(offset=transform.mask_offset, fill=transform.fill, preset=preset),
+            masks=examples.masks.but(
+                offset=transform.mask_offset, fill=transform.fill, preset=preset, soft=transform.soft
+            ),
             stages=stages,
             tf32=device.type == "cuda"
             and encoder.autoencoder.dtype == torch.float32

@@ -3,7 +3,7 @@
 Shapes: B batch, H W the image, h w latents, F pixels per latent along each side.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Literal
 
@@ -13,22 +13,29 @@ from torch import Tensor
 
 from inpaint_data.errors import UsageError
 
-LatentMask = Literal["nearest", "bilinear", "bicubic", "max", "area", "unshuffle", "kandinsky"]
+LatentMask = Literal[
+    "nearest", "bilinear", "bilinear-round", "bicubic", "bicubic-round", "max", "area", "unshuffle", "kandinsky"
+]
+ROUNDED: Mapping[str, LatentMask] = {"bilinear": "bilinear-round", "bicubic": "bicubic-round"}
 
 
 def latent_mask(mask: Tensor, factor: int, how: LatentMask | None) -> Tensor:
     """Bring masks from pixels to latents; `latent_mask(mask, 8, PRESETS["comfy"].latent_mask)` as a preset's tool does.
 
-    A soft mask stays soft, as ComfyUI's samplers and A1111's soft inpainting blend with it. For a model that is fed a
-    hard one give `mask >= 0.5`, which diffusers' mask processor and every recipe of `conditioning` do.
+    A soft mask stays soft but where `how` rounds. For a model that is fed a hard one give `mask >= 0.5`, which
+    diffusers' mask processor and every recipe of `conditioning` do.
 
     Args:
         mask: (B, 1, H, W) bool, or float in [0, 1].
         factor: F; divides H and W.
         how: "nearest": the top left pixel of each F x F cell (diffusers), so holes within a cell may vanish;
-            "bilinear": the four pixels in the middle of the cell, repainted where more than half are (ComfyUI);
-            "bicubic": Pillow's resize of the mask in 8 bits, which looks at 4 F x 4 F pixels, repainted from 128 of 255
-            on (AUTOMATIC1111, for blending; its inpainting models are fed "nearest");
+            "bilinear": the mean of the four pixels in the middle of the cell, not rounded (what ComfyUI's samplers
+                blend with, since 2024-01-11);
+            "bilinear-round": repainted where that is above 0.5 (what ComfyUI feeds inpainting models);
+            "bicubic": Pillow's resize of the mask in 8 bits, which looks at 4 F x 4 F pixels (AUTOMATIC1111's soft
+                inpainting);
+            "bicubic-round": repainted where that is 128 of 255 or more (what AUTOMATIC1111 blends with; its inpainting
+                models are fed "nearest");
             "max": any pixel of the cell (Fooocus);
             "area": antialiased bilinear (OneTrainer), which also weighs in the neighbouring cells;
             "unshuffle": every pixel of the cell, as F * F channels (Flux Fill);
@@ -36,8 +43,8 @@ def latent_mask(mask: Tensor, factor: int, how: LatentMask | None) -> Tensor:
             None: the mask as it is, at the size of pixels (the node WAS_VAEEncodeForInpaint).
 
     Returns:
-        (B, 1, H / F, W / F) bool, but (B, F * F, H / F, W / F) for "unshuffle". Float32 in [0, 1] for "area", and for
-        every `how` where the mask is soft.
+        (B, 1, H / F, W / F), but (B, F * F, H / F, W / F) for "unshuffle". Float32 in [0, 1] for "bilinear", "bicubic"
+        and "area"; bool where it is rounded; for the others as the mask is.
 
     Raises:
         UsageError: another shape, an unknown `how`, sides that F does not divide, or a soft mask for "kandinsky".
@@ -54,11 +61,6 @@ def latent_mask(mask: Tensor, factor: int, how: LatentMask | None) -> Tensor:
     if height % factor or width % factor:
         raise UsageError(f"a {height} x {width} mask cannot be divided by {factor}; crop or resize")
     return _LATENT_MASKS[how](mask, factor)
-
-
-def _hard_or_soft(mask: Tensor, values: Tensor, threshold: float) -> Tensor:
-    """Bool, the values above the threshold, for a hard mask; the values themselves for a soft one."""
-    return values > threshold if mask.dtype == torch.bool else values.float()
 
 
 def _resized(mask: Tensor, factor: int, antialias: bool = False) -> Tensor:
@@ -103,11 +105,11 @@ def _kandinsky(mask: Tensor, factor: int) -> Tensor:
 
 _LATENT_MASKS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "nearest": lambda mask, factor: mask[..., ::factor, ::factor],
-    "bilinear": lambda mask, factor: _hard_or_soft(
-        mask, _resized(mask, factor), 0.5
-    ),  # ComfyUI's round() sends 0.5 to 0
-    "bicubic": lambda mask, factor: _hard_or_soft(mask, _bicubic(mask, factor) / 255, 0.5),
-    "max": lambda mask, factor: _hard_or_soft(mask, F.max_pool2d(mask.float(), factor), 0),
+    "bilinear": lambda mask, factor: _resized(mask, factor),
+    "bilinear-round": lambda mask, factor: _resized(mask, factor) > 0.5,  # ComfyUI's round() sends 0.5 to 0
+    "bicubic": lambda mask, factor: _bicubic(mask, factor) / 255,
+    "bicubic-round": lambda mask, factor: _bicubic(mask, factor) >= 128,
+    "max": lambda mask, factor: F.max_pool2d(mask.float(), factor).to(mask.dtype),
     "area": lambda mask, factor: _resized(mask, factor, antialias=True).clamp(0, 1),
     "unshuffle": F.pixel_unshuffle,
     "kandinsky": _kandinsky,

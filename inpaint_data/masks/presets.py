@@ -12,6 +12,7 @@ from torch import Tensor
 from inpaint_data.errors import UsageError
 from inpaint_data.masks import morphology
 from inpaint_data.masks.latent_mask import LatentMask
+from inpaint_data.masks.soft_border import SoftBorder, check_soft
 from inpaint_data.shown import meant
 
 Growth = Literal["square", "comfy", "none"]
@@ -33,9 +34,12 @@ class Preset:
         latent_mask: how the mask that the tool blends with comes to latent size, the `how` of `latent_mask`; None keeps
             the size of pixels.
         offset: how far the tool grows masks where nothing is said.
+        soft: the border that the tool gives to masks where nothing is said.
+        keep_soft: whether a mask that comes in soft stays so: the hole alone is under what its threshold leaves.
 
     Raises:
-        UsageError: an unknown name, or an offset that is not a whole number.
+        UsageError: an unknown name, an offset that is not a whole number, a `soft` that is not a border, or soft masks
+            that are to grow.
     """
 
     growth: Growth = "square"
@@ -43,6 +47,8 @@ class Preset:
     fill: Fill = "grey"
     latent_mask: LatentMask | None = None
     offset: int = 6
+    soft: SoftBorder | None = None
+    keep_soft: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -60,15 +66,23 @@ class Preset:
             raise UsageError(
                 f"preset: offset: {self.offset!r} is not a whole number of pixels of -128 to 128; give one, such as 6"
             )
+        check_soft(self.soft)
+        if self.keep_soft and self.growth != "none":
+            raise UsageError("preset: keep_soft: masks that stay soft cannot grow; add growth: none")
 
 
 PRESETS: dict[str, Preset] = {
     "was": Preset("square", "exclusive", "grey", None),
+    # ComfyUI, nodes.py, VAEEncodeForInpaint; what its samplers blend with. Its inpainting models are fed
+    # "bilinear-round" (comfy/model_base.py, concat_cond).
     "comfy": Preset("comfy", "exclusive", "grey", "bilinear"),
+    # ComfyUI, nodes.py, InpaintModelConditioning. Flux Fill is fed its mask soft, "unshuffle".
+    "comfy-conditioning": Preset("none", "exclusive", "grey", "bilinear", 0, keep_soft=True),
     "diffusers": Preset("none", "inclusive", "grey", "nearest", 0),
-    # modules/processing.py and masking.py, with "masked content: fill". Its inpainting models are fed grey whatever is
-    # chosen there, and the mask as "nearest": for those take fill="grey". Its mask blur is SoftBorder("gaussian", 4).
-    "a1111": Preset("none", "exclusive", "blur", "bicubic", 0),
+    # AUTOMATIC1111, modules/processing.py and masking.py, with "masked content: fill" and its default mask blur. Its
+    # inpainting models are fed the mask as "nearest", and grey where it is 0.5 or more: for those take fill="grey",
+    # which is "masked content: original" there.
+    "a1111": Preset("none", "exclusive", "blur", "bicubic-round", 0, SoftBorder("gaussian", 4), keep_soft=True),
     # modules/core.py, encode_vae_inpaint: what its inpaint head is fed. Its "mask erode or dilate" is the offset.
     "fooocus": Preset("square", "exclusive", "grey", "max", 0),
 }

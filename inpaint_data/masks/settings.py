@@ -49,7 +49,9 @@ def _offset(value: Any) -> Offset | None:
 
 
 def _preset(value: Any) -> Preset:
-    return preset_of(built_of(Preset, value) if isinstance(value, Mapping) else value)
+    if isinstance(value, Mapping):
+        value = built_of(Preset, {name: _soft(each) if name == "soft" else each for name, each in value.items()})
+    return preset_of(value)
 
 
 def _soft(value: Any) -> SoftBorder | None:
@@ -82,12 +84,13 @@ class MaskSettings(Settings):
     """What the hole holds when it is encoded, see fill_hole; left out, the preset's."""
 
     preset: Annotated[Preset, checked(_preset, str | dict[str, Any]), Choices(tuple(PRESETS))] = PRESETS["was"]
-    """The tool whose way with masks is followed: "was" (they grow alike on all sides), "comfy" (ComfyUI's own node),
-    "diffusers" (they do not grow), "a1111" or "fooocus", see PRESETS; or a mapping of your own, see Preset."""
+    """The tool whose way with masks is followed: "was" (they grow alike on all sides), "comfy" and
+    "comfy-conditioning" (ComfyUI's own nodes), "diffusers" (they do not grow), "a1111" (with its mask blur of 4) or
+    "fooocus", see PRESETS; or a mapping of your own, see Preset."""
 
     soft: Annotated[SoftBorder | None, checked(_soft, dict[str, Any] | None)] = None
     """Soften the border of masks, see SoftBorder: {kind: gaussian, radius: 4}. Batches then have float masks, a cache
-    soft_mask.png of 8 bits in place of mask.pbm."""
+    soft_mask.png of 8 bits in place of mask.pbm. Left out, the preset's."""
 
     mask: Annotated[str | None, checked(member_name, str | None)] = None
     """The member that is the mask of a sample, such as seg.png (objects: seg.0.png ... too); left out, mask.png, or
@@ -151,6 +154,11 @@ class MaskSettings(Settings):
         if self.offset is not None:
             return self.offset
         return 0 if self.preset.growth == "none" else self.preset.offset
+
+    @property
+    def chosen_soft(self) -> SoftBorder | None:
+        """The border that was given, or else the preset's."""
+        return self.preset.soft if self.soft is None else self.soft
 
     @property
     def chosen_fill(self) -> Fill:

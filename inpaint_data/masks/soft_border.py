@@ -27,9 +27,10 @@ class SoftBorder:
     ComfyUI's InpaintModelConditioning, A1111's soft inpainting).
 
     Args:
-        kind: "gaussian": blurred with deviation `radius` as AUTOMATIC1111's mask blur does it: a window of
-            int(2.5 * radius + 0.5) pixels on each side, and the mask mirrored at its edges (its last row not
-            repeated). Details smaller than the radius become faint.
+        kind: "gaussian": AUTOMATIC1111's mask blur with deviation `radius`, to the level: OpenCV's blur in 8 bits with
+            a window of int(2.5 * radius + 0.5) pixels on each side, along the rows, rounded, then along the columns,
+            and the mask mirrored at its edges (its last row not repeated). Details smaller than the radius become
+            faint.
             "ramp": a straight line over `radius` pixels on each side of the border: the mean of the mask grown and
             shrunk by -radius...radius. The hard mask is where it is above 0.5, to the pixel.
         radius: 1...64 pixels.
@@ -53,9 +54,9 @@ class SoftBorder:
             )
 
     def __call__(self, mask: Tensor) -> Tensor:
-        """(B, K, H, W) bool -> float32 in [0, 1] on the same device, each value k / 255.
+        """(B, K, H, W) bool, or float in [0, 1] -> float32 in [0, 1] on the same device, each value k / 255.
 
-        In whole numbers throughout: no device and no batch changes a bit. Within 1 / 255 of the unrounded blur.
+        In whole numbers throughout: no device and no batch changes a bit. A ramp takes what is above 0.5 of a float.
         """
         flat = mask.flatten(0, 1)[:, None]
         soften = _gaussian if self.kind == "gaussian" else _ramp
@@ -83,7 +84,8 @@ def to_levels(mask: Tensor) -> Tensor:
 
 
 def _ramp(mask: Tensor, radius: int) -> Tensor:
-    """(N, 1, H, W) bool -> uint8."""
+    """(N, 1, H, W) bool or float -> uint8."""
+    mask = mask > 0.5
     total = mask.to(torch.int32)
     for step in (1, -1):
         moved = mask
@@ -94,21 +96,24 @@ def _ramp(mask: Tensor, radius: int) -> Tensor:
 
 
 def _gaussian(mask: Tensor, radius: int) -> Tensor:
-    """(N, 1, H, W) bool -> uint8."""
+    """(N, 1, H, W) bool or float -> uint8."""
     weights = gaussian_weights(radius)
-    total = mask.to(torch.int32)
+    levels = (mask.float() * 255).round().to(torch.int32)
     for dimension in (3, 2):
-        total = _convolved(total, weights, dimension)
-    return _rounded(total, sum(weights) ** 2)
+        levels = (_convolved(levels, weights, dimension) + 128) // 256
+    return levels.to(torch.uint8)
 
 
 def gaussian_weights(radius: int) -> list[int]:
-    """Whole numbers that add up to 2^15: twice that many bits still fit a sum of two passes into 32."""
+    """Whole numbers that add up to 256, as OpenCV has them for 8 bits: from the ends inwards, each weight is rounded
+    together with what rounding took from or gave to those before it, and the middle one is what remains."""
     reach = int(2.5 * radius + 0.5)
     density = np.array([math.exp(-((x / radius) ** 2) / 2) for x in range(-reach, reach + 1)])
-    weights = [round(weight) for weight in (density / density.sum() * 2**15).tolist()]
-    weights[reach] += 2**15 - sum(weights)
-    return weights
+    exact = (density / density.sum() * 256).tolist()
+    ends: list[int] = []
+    for weight in exact[:reach]:
+        ends.append(math.floor(weight + sum(exact[: len(ends)]) - sum(ends) + 0.5))
+    return [*ends, 256 - 2 * sum(ends), *ends[::-1]]
 
 
 def _convolved(values: Tensor, weights: list[int], dimension: int) -> Tensor:

@@ -90,6 +90,7 @@ def _of_masks(settings: CacheSettings, masks: MaskSettings) -> list[str]:
     for name, wants in masks.given.items():
         if name == "preset":
             pairs |= {axis: (getattr(has.preset, axis), getattr(wants, axis)) for axis in ("growth", "threshold")}
+            pairs["soft"] = has.soft, masks.chosen_soft
         elif name == "source":
             pairs["masks"] = has.source, wants
         elif name == "offset":
