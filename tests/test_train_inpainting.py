@@ -212,7 +212,7 @@ def test_a_killed_run_resumes_to_the_keys_and_the_weights_of_an_undisturbed_one(
         ({"data__encode__recipe": "flux-fill"}, "flux-fill: feeds a packed transformer"),
         (
             {"data__encode__recipe": "z-image-controlnet-inpaint"},
-            "recipe: z-image-controlnet-inpaint reads 'control_latents'",
+            "recipe z-image-controlnet-inpaint reads control_latents, which this cache was made without",
         ),
         ({"data__encode__recipe": "null"}, "recipe: none was given"),
         ({"data__encode": {"recipe": "sd3-inpaint"}}, "name it in data.encode.vae"),
