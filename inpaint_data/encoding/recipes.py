@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from inpaint_data.encoding.vae import normalise
@@ -172,6 +173,20 @@ class Recipe:
         packed = self.row.layout == "packed"
         return self._laid_out(mask.expand_as(latents)) if packed else mask
 
+    def loss_mask(self, batch: Mapping[str, object]) -> Tensor:
+        """How much of each latent is to be repainted, from 0 to 1, in the layout of the model's prediction.
+
+        The mean of its pixels, as kohya's sd-scripts and SimpleTuner weigh losses; see `masked_loss`.
+
+        Returns:
+            (B, 1, h, w), packed (B, h/2 * w/2, 4C), or for Z-Image (B, 1, 1, h, w), in dtype and device of `latents`.
+        """
+        latents = self._raw(batch, "latents")
+        pixels = self._mask(batch, latents, None, soft=True).to(latents)
+        height, width = latents.shape[-2:]
+        share = F.adaptive_avg_pool2d(pixels, (height, width))
+        return self._laid_out(share.expand_as(latents) if self.row.layout == "packed" else share)
+
     def check_model(self, model_config: Mapping[str, Any]) -> None:
         """Refuse a model (for ControlNet recipes: a ControlNet) whose config expects other channels.
 
@@ -227,8 +242,8 @@ class Recipe:
             raise self._error(f"{key} must be (B, {channels}, h, w), not {tuple(latents.shape)}; use this model's VAE")
         return latents
 
-    def _mask(self, batch: Mapping[str, object], target: Tensor, how: LatentMask, soft: bool = False) -> Tensor:
-        """The batch's mask at the size of `target`, hard unless `soft`."""
+    def _mask(self, batch: Mapping[str, object], target: Tensor, how: LatentMask | None, soft: bool = False) -> Tensor:
+        """The batch's mask at the size of `target`, or as it is where `how` is None; hard unless `soft`."""
         mask = self._tensor(batch, "mask")
         if mask.ndim != 4 or mask.shape[1] != 1 or not (mask.dtype == torch.bool or mask.is_floating_point()):
             raise self._error(
