@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from inpaint_data.pictures.filters import Filters
     from inpaint_data.pictures.settings import PictureSettings
     from inpaint_data.training.datamodule import InpaintDataModule
+    from inpaint_data.training.loss import masked_loss
     from inpaint_data.training.settings import LoadSettings
 
 __all__ = [
@@ -97,6 +98,7 @@ __all__ = [
     "load_vae",
     "mask_sheet",
     "mask_statistics",
+    "masked_loss",
     "offset_mask",
     "pack",
     "repair_cache",
@@ -148,6 +150,7 @@ _HOMES = {
     "pictures.filters": ("Filters",),
     "pictures.settings": ("PictureSettings",),
     "training.datamodule": ("InpaintDataModule",),
+    "training.loss": ("masked_loss",),
     "training.settings": ("LoadSettings",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

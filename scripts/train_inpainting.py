@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 from jsonargparse import get_loader
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -39,6 +38,7 @@ from inpaint_data import (
     InpaintDataModule,
     Recipe,
     UsageError,
+    masked_loss,
     size_conditioning,
 )
 from inpaint_data.encoding.vae import cause
@@ -58,6 +58,10 @@ class Inpainter(LightningModule):
             pipeline that `unet` names.
         lr: of AdamW.
         gradient_checkpointing: saves memory, costs time.
+        unmasked_weight: how much the known part of an image counts, where the hole counts 1; 0 for the hole alone.
+        area_normalised: small holes count as much as large ones.
+        prior_weight: how much it counts that the UNet answers outside the hole as the one named in `unet` did, which is
+            then kept in memory beside it. For an `unmasked_weight` below 1.
     """
 
     def __init__(
@@ -67,6 +71,9 @@ class Inpainter(LightningModule):
         scheduler: dict[str, Any] | None = None,
         lr: float = 1e-5,
         gradient_checkpointing: bool = False,
+        unmasked_weight: float = 1.0,
+        area_normalised: bool = False,
+        prior_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if (unet is None) == (unet_config is None):
@@ -74,6 +81,15 @@ class Inpainter(LightningModule):
         self.unet = new_unet(unet_config or {}) if unet is None else load_unet(unet)
         self.scheduler = make_scheduler(unet, scheduler or {})
         self.lr = lr
+        if prior_weight and (unet is None or unmasked_weight == 1):
+            raise UsageError(
+                "model.prior_weight: needs the unet that training begins from, and an unmasked_weight below 1; "
+                "give both, or leave it out"
+            )
+        self.weighting = {"unmasked_weight": unmasked_weight, "area_normalised": area_normalised}
+        masked_loss(torch.zeros(1), torch.zeros(1), **self.weighting, prior_weight=prior_weight)  # checks the weights
+        self.prior_weight, self.prior_name = prior_weight, unet
+        self._prior: list[UNet2DModel | UNet2DConditionModel] = []
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
@@ -124,9 +140,26 @@ class Inpainter(LightningModule):
         noise = torch.randn(clean.shape, generator=generator, device=self.device)
         steps = self.scheduler.config.num_train_timesteps
         t = torch.randint(steps, clean.shape[:1], generator=generator, device=self.device)
-        answer = self(self.scheduler.add_noise(clean, noise, t), t, batch)
+        noisy = self.scheduler.add_noise(clean, noise, t)
+        answer = self(noisy, t, batch)
         wanted = dict(zip(OBJECTIVES, (noise, clean, self.scheduler.get_velocity(clean, noise, t)), strict=True))
-        return F.mse_loss(answer.float(), wanted[self.scheduler.config.prediction_type])
+        losses = (answer.float() - wanted[self.scheduler.config.prediction_type]).square()
+        prior = self.prior_losses(answer, noisy, t, batch) if self.prior_weight else None
+        mask = self.recipe.loss_mask(batch)
+        return masked_loss(losses, mask, **self.weighting, prior_losses=prior, prior_weight=self.prior_weight).mean()
+
+    def prior_losses(self, answer: Tensor, noisy: Tensor, t: Tensor, batch: Batch) -> Tensor:
+        """How far the UNet is from the answer that it gave before training."""
+        with torch.no_grad():
+            before: Tensor = self.prior(self.recipe.model_input(noisy, batch), t, **self.text(batch)).sample
+        return (answer - before).float().square()
+
+    @property
+    def prior(self) -> UNet2DModel | UNet2DConditionModel:
+        """The UNet as it was before training. In a list: no submodule, so neither averaged nor in checkpoints."""
+        if not self._prior:
+            self._prior.append(load_unet(str(self.prior_name)).eval().requires_grad_(False).to(self.device))
+        return self._prior[0]
 
     def forward(self, noisy: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """(B, C, h, w) noisy and normalised, (B,) or () steps -> the UNet's answer (B, C, h, w)."""

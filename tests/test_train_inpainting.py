@@ -207,6 +207,8 @@ def test_a_killed_run_resumes_to_the_keys_and_the_weights_of_an_undisturbed_one(
         ({"model__scheduler": {"beta_schedule": "steep"}}, "steep is not implemented"),
         ({"model__scheduler": {"beta_shedule": "linear"}}, "DDPMScheduler has no beta_shedule"),
         ({"model__scheduler": {"prediction_type": "flow"}}, "prediction_type is none of epsilon, sample"),
+        ({"model__unmasked_weight": 2}, "unmasked_weight: 2.0 is not from 0 to 1"),
+        ({"model__prior_weight": 1, "model__unmasked_weight": 0}, "model.prior_weight: needs the unet that training"),
         ({"model__lr": "fast"}, "\"model.lr\": Expected a <class 'float'>. Got value: fast; see --help"),
         ({"data__encode__recipe": "sd15-inpaint"}, "sd15-inpaint: the VAE has 16 latent channels instead of 4"),
         ({"data__encode__recipe": "flux-fill"}, "flux-fill: feeds a packed transformer"),
@@ -348,6 +350,43 @@ def test_the_configs_of_stable_diffusion_train_a_tiny_one_in_its_place(
     assert len(log.Images("original, masked, painted")) == 1
     kept = UNet2DConditionModel.from_pretrained(tmp_path / "log" / "unet")
     assert kept.config.cross_attention_dim == 16
+
+
+def test_the_loss_counts_the_hole_alone_and_holds_the_rest_to_the_unet_that_training_began_from(
+    train: Train,
+    text_run: Callable[..., dict[str, Any]],
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    step, seen = script.Inpainter.training_step, []
+
+    def recorded(self: Any, batch: dict, batch_idx: int) -> Any:
+        noisy, t = torch.randn_like(batch["latents"]), torch.zeros(4, dtype=torch.int64)
+        before = float(self.prior_losses(self(noisy, t, batch), noisy, t, batch).detach().sum())
+        holes = self.recipe.loss_mask(batch)
+        loss = step(self, batch, batch_idx)
+        answer, prior_weight = self.forward, self.prior_weight
+        # Whatever the UNet answers where nothing is to be repainted, the loss of the hole is the same.
+        self.forward = lambda *given: torch.where(holes == 0, 7.0, answer(*given))
+        self.prior_weight = 0.0
+        hole_alone = step(self, batch, batch_idx).detach()
+        self.forward = answer
+        assert torch.equal(step(self, batch, batch_idx), hole_alone)
+        self.prior_weight = prior_weight
+        seen.append((before, float(loss.detach() - hole_alone)))
+        return loss
+
+    monkeypatch.setattr(script.Inpainter, "training_step", recorded)
+    weights = {"model__unmasked_weight": 0.0, "model__area_normalised": "true", "model__prior_weight": 0.5}
+    settings = text_run("sd15-inpaint", TEXT) | weights | {"model__lr": 0.01, "pictures": {"count": 0}}
+    assert train("train_sd15.yaml", **settings)[0] == 0
+    (first, before_training), (later, after_a_step) = seen
+    assert (first, before_training) == (0, 0)
+    assert later > 0
+    assert after_a_step > 0
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(name.startswith("unet.") for name in state["state_dict"])
 
 
 def test_text_that_is_missing_or_of_another_encoder_is_one_line(

@@ -134,6 +134,21 @@ class Recipe:
         packed = self.row.layout in ("packed", "sequence")
         return self._laid_out(mask.expand_as(latents)) if packed else mask
 
+    def loss_mask(self, batch: Mapping[str, object]) -> Tensor:
+        """How much of each latent is to be repainted, from 0 to 1, in the layout of the model's prediction.
+
+        The mean of its pixels, as kohya's sd-scripts and SimpleTuner weigh losses; see `masked_loss`.
+
+        Returns:
+            (B, 1, h, w), packed (B, h/2 * w/2, 4C), or for Z-Image (B, 1, 1, h, w), in dtype and device of `latents`.
+        """
+        latents = self._raw(batch, "latents")
+        pixels = self._mask(batch, latents, None, soft=True).to(latents)
+        height, width = latents.shape[-2:]
+        share = functional.adaptive_avg_pool2d(pixels, (height, width))
+        in_tokens = self.row.layout in ("packed", "sequence")
+        return self._laid_out(share.expand_as(latents) if in_tokens else share)
+
     def check_model(self, model_config: Mapping[str, Any]) -> None:
         """Refuse a model (for ControlNet recipes: a ControlNet) whose config expects other channels.
 
@@ -208,7 +223,7 @@ class Recipe:
         factor = height // rows if rows else 0
         if len(mask) != len(target) or (height, width) != (rows * factor, columns * factor) or not factor:
             raise self._error(f"mask {tuple(mask.shape)} is not one whole multiple of {tuple(target.shape)} in size")
-        return latent_mask(mask, factor, how if soft else ROUNDED.get(how, how))
+        return latent_mask(mask, factor, how if soft or how is None else ROUNDED.get(how, how))
 
     def _tensor(self, batch: Mapping[str, object], key: str) -> Tensor:
         value = batch.get(key)
