@@ -94,7 +94,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["cache", "--dtype", ""], {"float32", "bfloat16", "float16"}),
         (["cache", "--dtype", "=", "b"], {"bfloat16"}),
         (["cache", "--dtype", "="], {"float32", "bfloat16", "float16"}),
-        (["cache", "--masks", "lama-th"], {"lama-thin", "lama-thick"}),
+        (["cache", "--masks", "lama-thi"], {"lama-thin", "lama-thin-256", "lama-thick", "lama-thick-256"}),
         (["cache", "--upscale", "t"], {"true"}),
         (["cache", "--for", "sdxl"], {"sdxl-inpaint", "sdxl-blend"}),
         (["cache", "--recipe", "flux"], {"flux-fill", "flux-blend"}),

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import textwrap
 from typing import Any
 
 from inpaint_data.commands.settings import CONFIG, FOR, Reader, Setting
@@ -58,3 +59,7 @@ def _add(parser: Any, setting: Setting, is_positional: bool = False) -> None:
 class _Layout(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=110)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Names such as lama-thin stay in one piece."""
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
