@@ -452,11 +452,14 @@ def test_sdxl_in_half_precision_is_exact_but_for_pixels_that_the_pipeline_rounds
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_normalises_as_the_pipeline_does(dtype: torch.dtype) -> None:
-    row, (_, masks) = ROWS["z-image-controlnet-inpaint"], uint8_pictures()
+@pytest.mark.parametrize("name", [name for name, row in RECIPES.items() if row.parts and name != "sdxl-inpaint"])
+def test_in_half_precision_the_model_is_fed_what_the_pipeline_feeds_it(name: str, dtype: torch.dtype) -> None:
+    row, (_, masks) = ROWS[name], uint8_pictures()
     fed = fed_by_pipeline(row, masks, dtype=dtype, run=False)
-    recipe, batch = batch_of_ours("z-image-controlnet-inpaint", row, fed.vae, masks, dtype=dtype)
-    assert same(recipe(batch, like=torch.zeros(1, dtype=dtype)), fed.condition)
+    recipe, batch = batch_of_ours(name, row, fed.vae, masks, dtype=dtype)
+    assert same(recipe.model_input(batch["noise"], batch), fed.model_input)
+    if row.controlnet:
+        assert same(recipe(batch, like=batch["noise"]), fed.condition)
 
 
 def test_time_ids_are_those_of_the_sdxl_pipeline() -> None:
