@@ -700,6 +700,12 @@ def test_sdxl_in_half_precision_is_exact_but_for_pixels_that_the_pipeline_rounds
     assert same(recipe.model_input(batch["noise"], batch), fed.model_input)
 
 
+IN_HALF = (
+    "sd15-inpaint", "sd2-inpaint", "sd3-inpaint", "flux-fill", "kandinsky-inpaint", "sd3-controlnet-inpaint",
+    "qwen-controlnet-inpaint", "z-image-controlnet-inpaint", "sd15-controlnet-inpaint",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["z-image-controlnet-inpaint", "flux-kontext-inpaint", "flux2-klein-inpaint"])
 def test_half_precision_normalises_as_the_pipeline_does(name: str, dtype: torch.dtype) -> None:
@@ -712,6 +718,17 @@ def test_half_precision_normalises_as_the_pipeline_does(name: str, dtype: torch.
         return
     assert same(recipe.model_input(batch["noise"], batch), fed.model_input)
     assert same(recipe.positions(batch, like)["img_ids"], fed.positions["img_ids"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", IN_HALF)
+def test_in_half_precision_the_model_is_fed_what_the_pipeline_feeds_it(name: str, dtype: torch.dtype) -> None:
+    row, (_, masks) = ROWS[name], uint8_pictures()
+    fed = fed_by_pipeline(row, masks, dtype=dtype, run=False)
+    recipe, batch = batch_of_ours(name, row, fed.vae, masks, dtype=dtype)
+    assert same(recipe.model_input(batch["noise"], batch), fed.model_input)
+    if row.controlnet:
+        assert same(recipe(batch, like=batch["noise"]), fed.condition)
 
 
 def test_time_ids_are_those_of_the_sdxl_pipeline() -> None:

@@ -7,6 +7,7 @@ import tarfile
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from inpaint_data import Autoencoder, CacheError, LatentCache, RandomOffset, UsageError, verify_cache
-from inpaint_data.batch import SIZES, Batch
+from inpaint_data.batch import SIZES, Batch, is_batch
 from inpaint_data.latent_cache.encodings import npy_bytes, pbm_bytes, read_npy, read_pbm
 from inpaint_data.masks.offsets import Offset
 from inpaint_data.pictures.settings import ExampleSettings
@@ -163,6 +164,21 @@ def test_equal_input_gives_equal_bytes_whatever_the_number_of_threads_and_wherev
     (dead / f".000002.tar.{NO_PROCESS}.tmp").write_bytes(b"half")
     assert len(cache_latents(shards, str(dead), vae=vae, **SETTINGS).plan.done) == 1
     assert contents(dead) == made[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_live_variants_are_sampled_with_the_noise_of_the_cache(dtype: str, shards: str, tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"resolution": 64, "masks": "boxes", "batch_size": 4, "dtype": dtype}
+    cache_latents(shards, str(tmp_path / "cache"), variants=2, storage="float32", **chosen)
+    module = data_module(predict_source=shards, posterior="sample", **chosen)
+    module.setup("predict")
+    settings = ExampleSettings(module.pictures, module.masks)
+    stages = image_stages(expand_shards(shards), settings, [], 4, range(2), 1)
+    live = [module.encoder.variants(batch) for batch in wds.DataPipeline(*stages) if is_batch(batch)]
+    for k in (0, 1):
+        cached = LatentCache(tmp_path / "cache", "sample", variant=k).batch(range(12))
+        for key in ("latents", "masked_latents"):
+            assert torch.equal(cached[key], torch.cat([batches[k][key] for batches in live]))
 
 
 def test_every_input_sample_is_cached_or_quarantined_with_its_reason(

@@ -84,12 +84,14 @@ class Encoder:
     def variants(self, batch: ImageBatch) -> list[Batch]:
         """A batch for each variant. They share one encode of the images, and one tensor of `latents`.
 
-        Each variant is encoded in a batch of B, so that its values do not depend on how many variants there are.
+        Each variant is encoded in a batch of B, so that its values do not depend on how many variants there are. All
+        have the noise of the first one's number, which is the epoch, as a cache draws it whatever the variant.
         """
+        epoch = {"epoch": batch["variants"][0]}
         batches: list[Batch] = []
         for number in range(len(batch["variants"])):
             shared = {key: value for key, value in batches[0].items() if key in SHARED} if batches else {}
-            batches.append(self.transform(_variant(batch, number) | shared))
+            batches.append(self.transform(_variant(batch, number) | epoch | shared))
         return batches
 
     def masks(self, batch: ImageBatch) -> list[Batch]:

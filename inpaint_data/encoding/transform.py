@@ -119,7 +119,8 @@ class InpaintTransform(nn.Module):
             batch: `image` (B, 3, H, W) uint8, or float in [0, 1]; `mask` (B, 1, H, W) bool, float in [0, 1], or
                 integers 0 and 1 or 0 to 255, the highest = repaint. What offsets and noise are drawn from: `__key__`
                 B strings, `__shard__` B names where keys start again in each, `variant` B ints (by default the epoch of
-                `set_epoch`), and `seed` in place of the transform's. Paired pictures, such as `target`, are like
+                `set_epoch`), `epoch` an int for the posterior's noise alone (by default the `variant`), and `seed` in
+                place of the transform's. Paired pictures, such as `target`, are like
                 `image`, which is not needed where `latents` are there and nothing else is to be encoded. Latents that
                 are there already, from a cache, stay. Other entries pass through.
 
@@ -148,7 +149,7 @@ class InpaintTransform(nn.Module):
 
     def _with_masks(self, batch: Mapping[str, Any], masks: "_Masks") -> dict[str, Any]:
         """The entries that stay, and those that say how each mask was made."""
-        result = {name: value for name, value in batch.items() if name not in ("image", *PAIRED, "seed")}
+        result = {name: value for name, value in batch.items() if name not in ("image", *PAIRED, "seed", "epoch")}
         return result | {
             "mask": masks.fed,
             "offset": masks.offsets.to(masks.fed.device),
@@ -189,7 +190,9 @@ class InpaintTransform(nn.Module):
             fed = self.soft(fed)
             hidden = fed >= 0.5  # what every recipe feeds
         # ComfyUI's own node fills under the mask as it was drawn.
-        return _Masks(keys, samples, variants, seed, offsets, windows, fed, hidden & binary if comfy else hidden)
+        hidden = hidden & binary if comfy else hidden
+        epochs = [int(batch["epoch"])] * len(keys) if "epoch" in batch else variants
+        return _Masks(keys, samples, variants, epochs, seed, offsets, windows, fed, hidden)
 
     def _offsets(self, masks: Tensor, samples: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
         """(B,) int64 on the CPU, so that the window sizes are known without waiting for the device."""
@@ -219,8 +222,8 @@ class InpaintTransform(nn.Module):
         shape = (self.vae.latent_channels, *raw.shape[-2:])
         noise = torch.stack(
             [
-                noise_for(masks.seed, sample, variant, purpose, shape)
-                for sample, variant in zip(masks.samples, masks.variants, strict=True)
+                noise_for(masks.seed, sample, epoch, purpose, shape)
+                for sample, epoch in zip(masks.samples, masks.epochs, strict=True)
             ]
         )
         return self.vae.sample(raw, noise.to(raw.device))
@@ -232,6 +235,7 @@ class _Masks(NamedTuple):
     keys: list[str]
     samples: list[str]  # their `sample_id`s
     variants: list[int]
+    epochs: list[int]  # of the posterior's noise
     seed: int
     offsets: Tensor  # (B,) int64, on the CPU
     windows: list[Window]

@@ -30,7 +30,9 @@ class Autoencoder:
             changed in place: frozen, set to eval, cast, laid out.
         name: what error messages call it; the class name when empty.
         dtype: what it computes in; None keeps the module's own.
-        channels_last: memory format of weights and pixels; 5-D modules ignore it.
+        channels_last: memory format of weights and pixels; None is the module's own, contiguous unless somebody changed
+            it. 5-D modules ignore it. On CPUs it costs exactness: PyTorch's GroupNorm adds up in another way
+            there, see `benchmarks/exactness.py`.
         compile: torch.compile the encoder, whose results may then differ from the eager ones in the last bits.
 
     Attributes:
@@ -50,7 +52,7 @@ class Autoencoder:
         *,
         name: str = "",
         dtype: torch.dtype | None = None,
-        channels_last: bool = True,
+        channels_last: bool | None = None,
         compile: bool = False,
     ) -> None:
         self.name = name or type(module).__name__
@@ -64,11 +66,13 @@ class Autoencoder:
         self.dtype: torch.dtype = dtype or next(floats, torch.float32)
         # Of the encoder only: SVD's temporal decoder has Conv3d too, while its encoder takes images.
         self.is_5d = any(isinstance(part, nn.Conv3d) for part in getattr(module, "encoder", module).modules())
+        planes = [parameter for parameter in module.parameters() if parameter.ndim == 4]
+        if channels_last is None:
+            channels_last = not all(parameter.is_contiguous() for parameter in planes)
         self.channels_last = channels_last and not self.is_5d
         # One by one: module.to(memory_format=...) refuses any 5-D weight.
-        for parameter in module.parameters():
-            if self.channels_last and parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        for parameter in planes:
+            parameter.data = parameter.data.contiguous(memory_format=self._layout)
         self.retries = 0
         self._single_precision: Any = None
         self._config = _config_of(module)
@@ -86,6 +90,10 @@ class Autoencoder:
         """The device of the weights; the CPU for a module without any."""
         tensor: Tensor | None = next(chain(self.module.parameters(), self.module.buffers()), None)
         return tensor.device if tensor is not None else torch.device("cpu")
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
     def moment_channels(self) -> int:
@@ -137,10 +145,13 @@ class Autoencoder:
         return raw.chunk(2, dim=-3)[0] if self.has_posterior else raw
 
     def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
-        """(..., M, h, w) raw, (..., C, h, w) standard normal noise → (..., C, h, w); latents stay as they are."""
+        """(..., M, h, w) raw, (..., C, h, w) standard normal noise → (..., C, h, w); latents stay as they are.
+
+        In this autoencoder's dtype, as pipelines do it, see `sample_posterior`.
+        """
         if not self.has_posterior:
             return raw
-        return sample_posterior(raw, noise)
+        return sample_posterior(raw, noise, self.dtype)
 
     def normalise(self, latents: Tensor) -> Tensor:
         """Raw (B, C, h, w) float → what the diffusion model takes, to the last bit as the class's pipeline does.
@@ -220,7 +231,7 @@ class Autoencoder:
         """In this autoencoder's one memory format, since the strides decide how convolutions round."""
         if self.is_5d:
             return images[:, :, None].contiguous()
-        return images.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+        return images.contiguous(memory_format=self._layout)
 
     def _answer(
         self, encode: Callable[[Tensor], Any], pixels: Tensor, dtype: torch.dtype
@@ -285,10 +296,21 @@ def _config_of(module: nn.Module) -> dict[str, Any]:
     return {name: values.float().tolist() for name, values in statistics.items()} | fields
 
 
-def sample_posterior(raw: Tensor, noise: Tensor) -> Tensor:
-    """(..., 2C, h, w) mean and log-variance, (..., C, h, w) standard normal noise → (..., C, h, w)."""
-    mean, log_variance = raw.chunk(2, dim=-3)
-    return mean + torch.exp(0.5 * log_variance) * noise
+def sample_posterior(raw: Tensor, noise: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(..., 2C, h, w) mean and log-variance, (..., C, h, w) standard normal noise → (..., C, h, w), all float32.
+
+    Computed in `dtype`, as diffusers' DiagonalGaussianDistribution does in that of the model; a sample in float32 where
+    its moments do not fit into `dtype`, since it was encoded again in float32.
+    """
+
+    def drawn(raw: Tensor, noise: Tensor) -> Tensor:
+        mean, log_variance = raw.chunk(2, dim=-3)
+        return (mean + torch.exp(0.5 * log_variance) * noise).float()
+
+    if dtype == torch.float32:
+        return drawn(raw, noise)
+    fits = raw.to(dtype).isfinite().all(-1).all(-1).all(-1)[..., None, None, None]
+    return torch.where(fits, drawn(raw.to(dtype), noise.to(dtype)), drawn(raw, noise))
 
 
 def normalise(latents: Tensor, vae_config: Mapping[str, Any]) -> Tensor:

@@ -38,7 +38,7 @@ WEIGHTS = re.compile(
 def load_vae(
     name_or_path: str | os.PathLike[str],
     dtype: torch.dtype | str | None = torch.float32,
-    channels_last: bool = True,
+    channels_last: bool | None = None,
     compile: bool = False,
     device: torch.device | str = "cpu",
 ) -> Autoencoder:

@@ -71,13 +71,16 @@ def check_posterior(posterior: str) -> None:
         raise UsageError(f"posterior: {posterior!r} is unknown; choose from {', '.join(POSTERIORS)}")
 
 
-def batch_of(samples: Sequence[CachedSample], posterior: Posterior, seed: int, epoch: int) -> Batch:
+def batch_of(
+    samples: Sequence[CachedSample], posterior: Posterior, seed: int, epoch: int, dtype: torch.dtype = torch.float32
+) -> Batch:
     """The batch of samples of one size.
 
     Args:
         samples: at least one.
         posterior: how latents are taken from moments.
         seed, epoch: of the noise, with posterior "sample".
+        dtype: what the autoencoder computed in, and so "sample" does.
 
     Raises:
         CacheError, ValueError, KeyError, TypeError: a member is not what a cache has.
@@ -87,7 +90,7 @@ def batch_of(samples: Sequence[CachedSample], posterior: Posterior, seed: int, e
     keys = [sample.key for sample in samples]
     arrays = [name for name in ARRAYS if all(name in sample.members for sample in samples)]
     latents = {
-        ARRAYS[name].key: _latents(name, samples, posterior if has_posterior else "moments", seed, epoch)
+        ARRAYS[name].key: _latents(name, samples, posterior if has_posterior else "moments", seed, epoch, dtype)
         for name in arrays
     }
     batch: dict[str, Any] = {
@@ -119,7 +122,9 @@ def _masks(samples: Sequence[CachedSample]) -> Tensor:
     return from_levels(stacked) if name == SOFT_MASK else stacked
 
 
-def _latents(name: str, samples: Sequence[CachedSample], posterior: Posterior, seed: int, epoch: int) -> Tensor:
+def _latents(
+    name: str, samples: Sequence[CachedSample], posterior: Posterior, seed: int, epoch: int, dtype: torch.dtype
+) -> Tensor:
     """One float32 tensor for the batch, filled without a copy in between."""
     raw = None
     for row, sample in enumerate(samples):
@@ -138,4 +143,4 @@ def _latents(name: str, samples: Sequence[CachedSample], posterior: Posterior, s
         return mean.contiguous()
     shape, purpose = tuple(mean.shape[1:]), ARRAYS[name].key
     noise = torch.stack([noise_for(seed, sample.id, epoch, purpose, shape) for sample in samples])
-    return sample_posterior(moments, noise)
+    return sample_posterior(moments, noise, dtype)

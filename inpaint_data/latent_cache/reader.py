@@ -264,7 +264,7 @@ class LatentCache(Dataset[Batch]):
             with self._named_in_errors([place]):
                 samples.append(self._sample(*place, epoch))
         with self._named_in_errors(places):
-            return batch_of(samples, self.posterior, self.seed, epoch)
+            return batch_of(samples, self.posterior, self.seed, epoch, getattr(torch, self.settings.vae.dtype))
 
     @contextmanager
     def _named_in_errors(self, places: Sequence[tuple[ShardFile, int]]) -> Iterator[None]:
