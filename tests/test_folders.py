@@ -233,7 +233,7 @@ def test_what_cannot_be_paired_is_left_out_with_its_reason(tmp_path: Path) -> No
     assert reasons_of(pairing) == {
         **dict.fromkeys(["d.jpg", "d_mask.png", "d.mask.png"], two),
         **dict.fromkeys(["masks/e.png", "dead_mask.png"], alone),
-        "masks/c.png": "it may belong to x/c.jpg or y/c.jpg",
+        "masks/c.png": "it may belong to x/c.jpg or y/c.jpg; move it to one of their folders, such as masks/x/c.png",
         "f_target.jpg": "a target without an image: no image of its name",
         "labels/a.txt": "a text in a folder of labels, as YOLO has them: not a caption; convert labels to COCO",
         "README.txt": "no image of its name",
@@ -652,3 +652,65 @@ def test_a_mask_with_a_number_beside_one_without_is_said(tmp_path: Path) -> None
     assert pairing.notes == [
         "1 images have a mask without a number and others with one (two.jpg): --masks sample uses the first alone"
     ]
+
+
+def test_masks_of_a_class_have_its_name_whatever_its_repeats(tmp_path: Path) -> None:
+    put(tmp_path, "img/20_x/a.png img/20_x/b.png img/1_y/a.png mask/10_x/a.png mask/x/b.png mask/1_z/c.png")
+    pairing = pair_folder(tmp_path)
+    assert samples_of(pairing, tmp_path) == {
+        "img/1_y/a": {"png": "img/1_y/a.png"},
+        "img/20_x/a": {"png": "img/20_x/a.png", "mask.png": "mask/10_x/a.png"},
+        "img/20_x/b": {"png": "img/20_x/b.png", "mask.png": "mask/x/b.png"},
+    }
+    assert list(reasons_of(pairing)) == ["mask/1_z/c.png"]
+
+
+def test_names_in_another_case_are_found_where_no_exact_ones_are(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        "IMG.JPG img_mask.png b.jpg B_MASK.png c.jpg C.txt d.jpg D.jpg d_mask.png e.jpg E.jpg masks/F.png f.jpg",
+    )
+    put(tmp_path, {"É_mask.png": b"", "é.jpg": b"", "h.jpg": b"", "H.JPG": b"", "h.jPg.txt": b""})
+    pairing = pair_folder(tmp_path)
+    masks = {key: str(members["mask.png"].name) for key, members in pairing.samples.items() if "mask.png" in members}  # type: ignore[union-attr]
+    assert masks == {"IMG": "img_mask.png", "b": "B_MASK.png", "d": "d_mask.png", "f": "F.png", "é": "É_mask.png"}
+    assert "txt" in pairing.samples["c"]
+    assert not any(name.endswith("_mask.png") for name in reasons_of(pairing))
+
+
+def test_what_may_belong_to_several_says_where_to_put_it(tmp_path: Path) -> None:
+    put(tmp_path, "img/10_x/a.png img/20_y/a.png mask/a.png")
+    (reason,) = reasons_of(pair_folder(tmp_path)).values()
+    assert reason.endswith("; move it to one of their folders, such as mask/10_x/a.png")
+    (tmp_path / "mask/10_x").mkdir()
+    (tmp_path / "mask/a.png").rename(tmp_path / "mask/10_x/a.png")
+    assert "mask.png" in pair_folder(tmp_path).samples["img/10_x/a"]
+
+
+def test_a_json_of_captions_may_have_more_than_captions_and_lie_above_its_images(tmp_path: Path) -> None:
+    entries = {
+        "a": {"caption": "one", "train_resolution": [64, 64]},
+        "b": {"caption": ["two", "or two"]},
+        "c": {"train_resolution": [64, 64]},
+        "d": {"caption": "which"},
+    }
+    put(tmp_path, {"meta_lat.json": json.dumps(entries).encode()})
+    pairing = pair_folder(put(tmp_path, "1_x/a.png 1_x/b.png 1_x/c.png 1_x/d.png 1_y/d.png"))
+    captions = {key: members.get("txt") for key, members in pairing.samples.items()}
+    assert captions == {"1_x/a": b"one", "1_x/b": b"two", "1_x/c": None, "1_x/d": None, "1_y/d": None}
+    assert list(reasons_of(pairing).values()) == ["the name of several images; give it with its folder"]
+
+
+def test_a_caption_of_the_images_stem_goes_before_one_of_its_name(tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, {"a.jpg": b"", "a.txt": b"one", "a.jpg.txt": b"two"}))
+    assert samples_of(pairing, tmp_path)["a"]["txt"] == "a.txt"
+
+
+def test_a_file_of_coco_speaks_of_the_folder_in_its_name(tmp_path: Path) -> None:
+    put(tmp_path, "train2017/a.jpg val2017/a.jpg")
+    for number, name in enumerate(("train2017", "val2017")):
+        box = {"id": number, "image_id": 1, "bbox": [number, 2, 3, 4]}
+        put(tmp_path, {f"annotations/instances_{name}.json": json.dumps(coco(annotations=[box])).encode()})
+    samples = samples_of(pair_folder(tmp_path), tmp_path)
+    boxes = {key: json.loads(members["json"])[0]["bbox"][0] for key, members in samples.items()}
+    assert boxes == {"train2017/a": 0, "val2017/a": 1}

@@ -490,3 +490,13 @@ def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
     folder = put(tmp_path / "photos", {"cat.jpg": JPEG})
     assert pack(str(folder), f"file://{tmp_path}/out").shards == [f"{tmp_path}/out/photos-000000.tar"]
     assert len(expand_shards(tmp_path / "out")) == 1
+
+
+def test_a_caption_that_says_nothing_is_not_counted_as_one(tmp_path: Path) -> None:
+    put(
+        tmp_path / "x",
+        {"a.jpg": JPEG, "a.txt": b" \n", "b.jpg": JPEG, "b.txt": b"c\xe4t", "c.jpg": JPEG, "c.txt": b"c"},
+    )
+    packed = pack(str(tmp_path / "x"), str(tmp_path / "out"))
+    assert packed.members["caption"] == 1
+    assert "captions that are empty or not UTF-8: 2 (a, b); correct them" in packed.table()

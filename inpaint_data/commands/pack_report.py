@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from inpaint_data.errors import SampleError
 from inpaint_data.folders.files import LeftOut
 from inpaint_data.folders.layouts import LAYOUTS
 from inpaint_data.listener import tell
+from inpaint_data.pictures.captions import caption_of
 from inpaint_data.shown import shown
 
 SHOWN = 12  # samples of a dry run
@@ -45,11 +47,18 @@ class Packed:
     dry_run: bool = False
     examples: list[tuple[str, dict[str, str]]] = field(default_factory=list)  # key, member -> file; of a dry run
     is_appended: bool = False
+    uncaptioned: list[str] = field(default_factory=list)  # keys whose captions are empty, or not UTF-8
 
-    def count(self, members: Mapping[str, object]) -> None:
-        """Count one sample."""
+    def count(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Count one sample; a caption only where there is one to be read in it."""
         self.images += 1
-        self.count_members(members)
+        try:
+            is_captioned = bool(caption_of(members))
+        except SampleError:
+            is_captioned = False
+        if "txt" in members and not is_captioned:
+            self.uncaptioned.append(key)
+        self.count_members({name: data for name, data in members.items() if name != "txt" or is_captioned})
 
     def count_members(self, members: Mapping[str, object]) -> None:
         kinds = {
@@ -78,6 +87,8 @@ class Packed:
         rows += [("left out", f"{len(reasons) - REASONS} reasons more")] if len(reasons) > REASONS else []
         rows += [("passed over", f"{_some(self.passed_over)}: hidden, or the system's")] if self.passed_over else []
         rows += [("note", note) for note in self.notes]
+        if self.uncaptioned:
+            rows.append(("note", f"captions that are empty or not UTF-8: {_some(self.uncaptioned)}; correct them"))
         rows += [("shards", _some(self.shards))] if self.shards else []
         return "\n".join(shown(f"  {name:<13} {value}") for name, value in rows)
 

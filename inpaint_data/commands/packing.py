@@ -191,7 +191,7 @@ def _write(samples: Collected, output: Output, existing: list[str], shard_size: 
                 if members is None:
                     continue
                 writer.add(sample.key, members)
-                packed.count(members)
+                packed.count(sample.key, members)
                 if writer.samples == shard_size:
                     writer.end_shard()
                     progress.shard(writer.shards[-1])

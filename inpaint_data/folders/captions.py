@@ -114,7 +114,9 @@ def json_of(file: File) -> Any:
 
 def is_caption_json(content: Any) -> bool:
     """Whether a json maps images to captions: {"cat": "a cat"}, or kohya's {"cat": {"caption": …, "tags": …}}."""
-    return isinstance(content, dict) and bool(content) and all(_said(entry) is not None for entry in content.values())
+    if not isinstance(content, dict) or not all(isinstance(entry, str | dict) for entry in content.values()):
+        return False
+    return any(_said(entry) is not None for entry in content.values())
 
 
 def caption_in(content: Any) -> str | None:
@@ -124,12 +126,14 @@ def caption_in(content: Any) -> str | None:
 
 
 def _said(entry: Any) -> str | None:
-    """A caption; of kohya's caption and tags both, as its training joins them."""
+    """A caption, the first of several; of kohya's caption and tags both, as its training joins them."""
     if isinstance(entry, str):
         return entry
     if not isinstance(entry, dict):
         return None
-    texts = [entry[name] for name in ("caption", "tags") if isinstance(entry.get(name), str)]
+    fields = [entry.get(name) for name in ("caption", "tags")]
+    firsts = [field[0] if isinstance(field, list) and field else field for field in fields]
+    texts = [text for text in firsts if isinstance(text, str)]
     return ", ".join(filter(None, texts)) if texts else None
 
 

@@ -186,12 +186,12 @@ def says_images(folder: str, layout: Layout) -> int:
 def classes_of(folders: Iterable[str]) -> frozenset[str]:
     """kohya's folders with repeats: also `5_oni mask`, but not `10_cat_mask` where there is a `10_cat`."""
     parts = {part for folder in folders for part in folder.split("/")}
-    plain = {place_of(part) for part in parts if place_of(part) == "_".join(_words(part))}
+    plain = {place_of(part) for part in parts if place_of(part) == "_".join(words_of(part))}
     return frozenset(part for part in parts if repeats_of(part) and _is_class(part, plain))
 
 
 def _is_class(part: str, plain: Collection[str]) -> bool:
-    return place_of(part) == "_".join(_words(part)) or place_of(part) not in plain
+    return place_of(part) == "_".join(words_of(part)) or place_of(part) not in plain
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def role_in_folder_of_one(stem: str) -> Role | None:
 @lru_cache(2**14)
 def _roles_of_folder(name: str, layout: Layout) -> tuple[Role, ...]:
     """What the pictures of a folder are by its name; none where it says nothing."""
-    whole = "_".join(_words(name)).lower()
+    whole = "_".join(words_of(name)).lower()
     if whole in _CONDITIONING:
         return (layout.conditioning,) if layout.conditioning else ("mask", "control")
     if whole in _GROUND_TRUTH:
@@ -236,7 +236,7 @@ def _roles_of_folder(name: str, layout: Layout) -> tuple[Role, ...]:
     for role, names in _FOLDERS.items():
         if whole in names:
             return (role,)
-    words = {word.lower() for word in _words(name)}
+    words = {word.lower() for word in words_of(name)}
     if words & _MASK_WORDS:
         return ("mask",)
     return ("image",) if words & _IMAGE_WORDS else ()
@@ -247,10 +247,10 @@ def place_of(folder: str) -> str:
     """A folder without what only says what its files are: `train/images` and `train/masks` are both `train`."""
     kept = []
     for part in folder.split("/"):
-        whole = "_".join(_words(part)).lower()
+        whole = "_".join(words_of(part)).lower()
         if whole in _NAMELESS:
             continue
-        words = [word for word in _words(part) if word.lower() not in _MASK_WORDS | _IMAGE_WORDS]
+        words = [word for word in words_of(part) if word.lower() not in _MASK_WORDS | _IMAGE_WORDS]
         if words:
             kept.append("_".join(words))
     return "/".join(kept)
@@ -259,13 +259,13 @@ def place_of(folder: str) -> str:
 _NAMELESS = frozenset().union(*_FOLDERS.values(), _CONDITIONING, _GROUND_TRUTH, CAPTION_FOLDERS)
 
 
-def _words(name: str) -> list[str]:
+def words_of(name: str) -> list[str]:
     return [word for word in re.split(_BREAK, name) if word]
 
 
 def is_in_folder_of(names: frozenset[str], folder: str) -> bool:
     """Whether a folder or one around it is called so."""
-    return any("_".join(_words(part)).lower() in names for part in folder.split("/"))
+    return any("_".join(words_of(part)).lower() in names for part in folder.split("/"))
 
 
 def owners_beside(stem: str, role: Role) -> list[tuple[str, int | None]]:
@@ -304,6 +304,12 @@ def other_stem(stem: str) -> str | None:
     """What an image is called without the word that says it is one; None where there is no such word."""
     match = _IMAGE_NAME.fullmatch(stem)
     return (match["stem"] or match["rest"] or "") if match else None
+
+
+def without_repeats(place: str) -> str:
+    """A place without the repeats of kohya's classes: the same class may have others elsewhere."""
+    parts = [part.partition("_")[2] if repeats_of(part) else part for part in place.split("/")]
+    return "/".join(parts)
 
 
 def repeats_of(folder: str) -> int | None:

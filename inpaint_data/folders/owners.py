@@ -1,12 +1,13 @@
 """The images of a folder, each the owner of what belongs to it, and how one is found by a name."""
 
+import posixpath
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from inpaint_data.folders.files import File, LeftOut
-from inpaint_data.folders.layouts import Role, other_stem, place_of
+from inpaint_data.folders.layouts import Role, other_stem, place_of, without_repeats
 
 Member = Path | bytes  # a file, or what has no file of its own
 
@@ -48,6 +49,8 @@ class Owners:
         self._beside: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._places: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._ends: dict[tuple[str, str], list[Owner]] = defaultdict(list)  # by every end of their places
+        self._loose_beside: dict[tuple[str, str], list[Owner]] = defaultdict(list)
+        self._loose_ends: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._stems: dict[str, list[Owner]] = defaultdict(list)
         by_key: dict[str, list[Owner]] = defaultdict(list)
         for file in images:
@@ -76,6 +79,11 @@ class Owners:
             self._places[place, name].append(owner)
             for end in _ends(place):
                 self._ends[end, name].append(owner)
+            # Found where the exact ones are not: names by another case, kohya's classes by other repeats.
+            loose = without_repeats(place).lower()
+            self._loose_beside[file.folder, name.lower()].append(owner)
+            for end in [loose, *_ends(loose)]:
+                self._loose_ends[end, name.lower()].append(owner)
 
     def named(self, name: str) -> Owner | None:
         """The image of that very name."""
@@ -95,6 +103,18 @@ class Owners:
                 return near
         return []
 
+    def nearly_beside(self, folder: str, stem: str) -> list[Owner]:
+        """The images in a folder that are called so in letters of either case."""
+        return self._loose_beside.get((folder, stem.lower())) or []
+
+    def nearly_at(self, place: str, stem: str) -> list[Owner]:
+        """The images that are called so in letters of either case, at the end of a place, whatever its repeats."""
+        return self._loose_ends.get((without_repeats(place).lower(), stem.lower())) or []
+
+    def stemmed(self, folder: str, stem: str) -> list[Owner]:
+        """The images that are called so in a folder or below it."""
+        return [owner for owner in self._stems.get(stem, ()) if not folder or owner.key.startswith(f"{folder}/")]
+
     def ending_in(self, path: str) -> list[Owner]:
         """The images whose names end in a path."""
         stem = path.rpartition("/")[2].rpartition(".")[0]
@@ -107,9 +127,14 @@ def _ends(place: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(1, len(parts) + 1)]
 
 
-def why_not(owners: list[Owner]) -> str:
-    """Why a file belongs to none of several images."""
+def why_not(owners: list[Owner], file: File) -> str:
+    """Why a file belongs to none of several images, and what decides."""
     problems = {owner.problem for owner in owners}
     if len(problems) == 1 and (problem := problems.pop()):
         return problem
-    return f"it may belong to {' or '.join(owner.file.name for owner in owners[:2])}"
+    first, second = owners[:2]
+    names = f"it may belong to {first.file.name} or {second.file.name}"
+    if first.file.folder == second.file.folder:
+        return f"{names}; name it after one of them, in the same letters"
+    place, base = place_of(first.file.folder), file.name.rpartition("/")[2]
+    return f"{names}; move it to one of their folders, such as {posixpath.join(file.folder, place, base)}"

@@ -67,6 +67,9 @@ class _Picture:
             for stem, number in owners_beside(self.file.stem, self.role):
                 if found := owners.beside(self.file.folder, stem):
                     return found, number
+            for stem, number in owners_beside(self.file.stem, self.role):
+                if found := owners.nearly_beside(self.file.folder, stem):
+                    return found, number
             return [], None
         for place in self.places:
             for stem, number in owners_in_folder(self.file.stem, self.role):
@@ -75,6 +78,10 @@ class _Picture:
             parent, _, last = place.rpartition("/")
             if self.role == "mask" and self.file.stem.isdecimal() and (found := owners.at(parent, last)):
                 return found, int(self.file.stem)  # masks/cat/0.png
+        for place in self.places:
+            for stem, number in owners_in_folder(self.file.stem, self.role):
+                if found := owners.nearly_at(place, stem):
+                    return found, number
         return [], None
 
 
@@ -262,7 +269,7 @@ def _add_pictures(companions: list[_Picture], owners: Owners, left_out: list[Lef
             found[0].pictures.setdefault(picture.role, []).append((picture.file, number, picture.source))
             paired[picture.role] += bool(picture.source)
         elif found:
-            left_out.append(LeftOut(picture.file.name, why_not(found)))
+            left_out.append(LeftOut(picture.file.name, why_not(found, picture.file)))
         else:
             left_out.append(
                 LeftOut(picture.file.name, f"a {picture.role} without an image: {NO_IMAGE}{_or_class(picture.file)}")

@@ -10,7 +10,15 @@ from inpaint_data.errors import UsageError
 from inpaint_data.folders.captions import TABLES, Row, Table, caption_in, is_caption_json, json_of, read_table
 from inpaint_data.folders.coco import Annotated, is_coco, read_coco
 from inpaint_data.folders.files import UNREAD_IMAGES, File, LeftOut, composed
-from inpaint_data.folders.layouts import CAPTION_FOLDERS, LABEL_FOLDERS, Role, is_in_folder_of, place_of
+from inpaint_data.folders.layouts import (
+    CAPTION_FOLDERS,
+    LABEL_FOLDERS,
+    Role,
+    is_in_folder_of,
+    place_of,
+    without_extension,
+    words_of,
+)
 from inpaint_data.folders.owners import Member, Owner, Owners, why_not
 
 CAPTIONS = ("txt", "caption")  # the first one counts; kohya's default is the second
@@ -97,7 +105,10 @@ def _sort_json(file: File, is_beside: bool, texts: Texts, is_table_wanted: bool)
 
 def add_texts(texts: Texts, owners: Owners) -> None:
     """Give each image its caption and json."""
-    for file in sorted(texts.captions, key=lambda file: (CAPTIONS.index(file.extension), file.name)):
+    # An image's own stem goes before its whole name: a.txt before a.jpg.txt.
+    for file in sorted(
+        texts.captions, key=lambda file: (CAPTIONS.index(file.extension), _is_whole_name(file), file.name)
+    ):
         _add_file(file, "txt", texts, owners)
     for file in texts.jsons:
         _add_file(file, "json", texts, owners)
@@ -117,6 +128,11 @@ def add_texts(texts: Texts, owners: Owners) -> None:
         source, member = owner.texts.get("json", ("", b""))
         if "txt" not in owner.texts and isinstance(member, Path) and (caption := _caption_of(source, member)):
             owner.texts["txt"] = (source, caption.encode())
+
+
+def _is_whole_name(file: File) -> bool:
+    """Whether a text is named after an image with its extension."""
+    return without_extension(file.stem) != file.stem
 
 
 def _caption_of(name: str, path: Path) -> str | None:
@@ -148,10 +164,11 @@ def _add_file(file: File, member: str, texts: Texts, owners: Owners) -> None:
     folders = CAPTION_FOLDERS if member == "txt" else CAPTION_FOLDERS | LABEL_FOLDERS | {"json"}
     if not found and is_in_folder_of(folders, file.folder):
         found = owners.at(place_of(file.folder), file.stem)
+    found = found or owners.nearly_beside(file.folder, file.stem)
     if len(found) == 1:
         _add(found[0], member, file.name, file.path, texts)
     elif found:
-        texts.left_out.append(LeftOut(file.name, why_not(found)))
+        texts.left_out.append(LeftOut(file.name, why_not(found, file)))
     elif member == "txt" and is_in_folder_of(LABEL_FOLDERS, file.folder):
         reason = "a text in a folder of labels, as YOLO has them: not a caption; convert labels to COCO"
         texts.left_out.append(LeftOut(file.name, reason, is_bad=False))
@@ -163,7 +180,11 @@ def _owners_of_row(table: Table, row: Row, texts: Texts, owners: Owners) -> list
     name = texts.name_in(table, row.file)
     if owner := owners.named(name):
         return [owner]
-    return owners.beside(*_split(name)) if table.is_by_stem else []
+    if table.is_by_stem:
+        folder, stem = _split(name)
+        return owners.beside(folder, stem) or ([] if "/" in row.file else owners.stemmed(folder, stem))
+    nearly = owners.nearly_beside(*_split(name.rpartition(".")[0]))
+    return [owner for owner in nearly if owner.file.name.lower() == name.lower()]
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -182,6 +203,9 @@ def _add_coco(texts: Texts, owners: Owners) -> set[str]:
         for name, image in images.items():
             # Where some names are paths, the others are not those of images elsewhere.
             named = [exact[name]] if name in exact else [] if exact else owners.ending_in(_path_in(name))
+            if len(named) > 1:  # instances_train2017.json speaks of train2017/
+                said = set(words_of(file.stem))
+                named = [owner for owner in named if said & set(owner.file.folder.split("/"))] or named
             if len(named) != 1:
                 reason = NOT_THERE if not named else "the name of several images; give it with its folder"
                 texts.left_out.append(LeftOut(f"{file.name}: {name}", reason, is_bad=bool(named)))
