@@ -11,6 +11,7 @@ import pytest
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.layouts import LAYOUTS
 from inpaint_data.folders.pairing import Pairing, pair_folder
+from inpaint_data.pictures.annotations import annotations_of
 
 Files = dict[str, bytes]
 
@@ -714,3 +715,18 @@ def test_a_file_of_coco_speaks_of_the_folder_in_its_name(tmp_path: Path) -> None
     samples = samples_of(pair_folder(tmp_path), tmp_path)
     boxes = {key: json.loads(members["json"])[0]["bbox"][0] for key, members in samples.items()}
     assert boxes == {"train2017/a": 0, "val2017/a": 1}
+
+
+@pytest.mark.parametrize("is_project", [True, False])
+def test_each_image_gets_its_regions_of_a_project_of_via(is_project: bool, tmp_path: Path) -> None:
+    region = {"shape_attributes": {"name": "rect", "x": 1, "y": 1, "width": 2, "height": 2}, "region_attributes": {}}
+    files = {f"{name}.jpg9": {"filename": f"{name}.jpg", "size": 9, "regions": [region]} for name in "abx"}
+    content = {"_via_settings": {}, "_via_img_metadata": files} if is_project else files
+    put(tmp_path, {"via_region_data.json": json.dumps(content).encode(), "sub/a.jpg": b"", "b.jpg": b""})
+    pairing = pair_folder(tmp_path)
+    samples = samples_of(pairing, tmp_path)
+    assert json.loads(samples["sub/a"]["json"]) == files["a.jpg9"]
+    assert json.loads(samples["b"]["json"])["filename"] == "b.jpg"
+    assert reasons_of(pairing) == {"via_region_data.json: x.jpg": "there is no such image"}
+    objects = annotations_of(samples["b"]["json"].encode(), "b").objects
+    assert [set(entry) for entry in objects] == [{"segmentation"}]

@@ -1,4 +1,4 @@
-"""Annotations as COCO has them, one file for many images: each image gets the list of its own."""
+"""Annotations that one file has for many images, as COCO and VIA have them: each image gets its own."""
 
 import json
 from collections.abc import Collection
@@ -65,6 +65,16 @@ def read_coco(file: File, content: Any) -> tuple[dict[str, Annotated], list[Left
             category = categories.get(_number(annotation, "category_id"))
             images[name].annotations.append(annotation | ({"category_name": category} if category else {}))
     return images, left_out
+
+
+def via_files(content: Any) -> dict[str, bytes]:
+    """The images that a project of VIA names, each with its own part of it as json; none of what is no project."""
+    content = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
+    files = list(content.values()) if isinstance(content, dict) else []
+    if not all(isinstance(file, dict) and isinstance(file.get("regions"), list | dict) for file in files):
+        return {}
+    named = [file for file in files if isinstance(file.get("filename"), str)]
+    return {file["filename"]: json.dumps(file, ensure_ascii=False).encode() for file in named}
 
 
 def _number(entry: Any, name: str) -> int | str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.captions import TABLES, Row, Table, caption_in, is_caption_json, json_of, read_table
-from inpaint_data.folders.coco import Annotated, is_coco, read_coco
+from inpaint_data.folders.coco import Annotated, is_coco, read_coco, via_files
 from inpaint_data.folders.files import UNREAD_IMAGES, File, LeftOut, composed
 from inpaint_data.folders.layouts import (
     CAPTION_FOLDERS,
@@ -39,6 +39,7 @@ class Texts:
     jsons: list[File] = field(default_factory=list)  # of one image each, by their names
     tables: list[Table] = field(default_factory=list)
     coco: list[tuple[File, Any]] = field(default_factory=list)
+    via: list[tuple[File, dict[str, bytes]]] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -97,6 +98,8 @@ def _sort_json(file: File, is_beside: bool, texts: Texts, is_table_wanted: bool)
     content = None if is_beside else json_of(file)
     if is_coco(content):
         texts.coco.append((file, content))
+    elif files := via_files(content):
+        texts.via.append((file, files))
     elif is_caption_json(content) and not is_table_wanted:
         texts.tables.append(read_table(file))
     else:
@@ -112,7 +115,7 @@ def add_texts(texts: Texts, owners: Owners) -> None:
         _add_file(file, "txt", texts, owners)
     for file in texts.jsons:
         _add_file(file, "json", texts, owners)
-    used = _add_coco(texts, owners)
+    used = _add_coco(texts, owners) | _add_via(texts, owners)
     for table, row in texts.rows():
         found = _owners_of_row(table, row, texts, owners)
         used |= {table.file.name} if found else set()
@@ -121,7 +124,8 @@ def add_texts(texts: Texts, owners: Owners) -> None:
             texts.left_out.append(LeftOut(f"{row.line}: {row.file}", reason))
         elif row.caption is not None:
             _add(found[0], "txt", row.line, row.caption.encode(), texts)
-    for file in [*(table.file for table in texts.tables), *(file for file, _ in texts.coco)]:
+    projects = [file for file, _ in [*texts.coco, *texts.via]]
+    for file in [*(table.file for table in texts.tables), *projects]:
         if file.name not in used:
             texts.left_out.append(LeftOut(file.name, "nothing in it belongs to an image here", is_bad=False))
     for owner in owners.all:
@@ -220,6 +224,22 @@ def _add_coco(texts: Texts, owners: Owners) -> set[str]:
     several = sum(len(image.captions) > 1 for _, image, _ in found.values())
     if several:
         texts.notes.append(f"{several} images have several captions in COCO's files; the first of each is packed")
+    return used
+
+
+def _add_via(texts: Texts, owners: Owners) -> set[str]:
+    """Returns the names of the files of which something came."""
+    used = set[str]()
+    for file, images in texts.via:
+        for name, content in images.items():
+            exact = _exact(file, name, owners)
+            named = [exact] if exact else owners.ending_in(_path_in(name))
+            if len(named) == 1:
+                used.add(file.name)
+                _add(named[0], "json", file.name, content, texts)
+            else:
+                reason = NOT_THERE if not named else "the name of several images; give it with its folder"
+                texts.left_out.append(LeftOut(f"{file.name}: {name}", reason, is_bad=bool(named)))
     return used
 
 
