@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inpaint_data.encoding.models import MODELS
 from inpaint_data.encoding.vae import normalise
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.latent_mask import LatentMask, latent_mask
@@ -303,7 +304,10 @@ def conditioning(name: str, vae_config: Mapping[str, Any], latent_mask: LatentMa
         raise UsageError(f"{name}: the VAE's config has neither scaling_factor nor latents_std; pass vae.config itself")
     channels = vae_config.get("latent_channels", vae_config.get("z_dim", row.latent_channels))
     if channels != row.latent_channels:
-        raise UsageError(f"{name}: the VAE has {channels} latent channels instead of {row.latent_channels}")
+        raise UsageError(
+            f"{name}: the VAE has {channels} latent channels instead of {row.latent_channels}; give its own, such as "
+            f"that of {MODELS[name].name}"
+        )
     if latent_mask is not None:
         if "mask" not in row.parts or row.latent_mask != "nearest":
             raise UsageError(f"{name}: latent_mask={latent_mask!r} cannot be chosen here; leave it out")
