@@ -85,6 +85,7 @@ def make_cache(root: Path, settings: Settings) -> Path:
         str(root / "cache"),
         pictures={"resolution": side, "carry_image": "crop"},
         masks={"source": "boxes", "offset": (0, 8)},
+        encode={"vae": "demo"},
         job={"variants": settings.variants, "device": "cpu"},
     )
     return root / "cache"

@@ -228,7 +228,7 @@ class SamplePictures(Callback):
         if self.count < 1 or self.vae is not None or "validate" not in data.sources:
             return
         encoder = data.encoder
-        if (encoder is None or not encoder.transform.has_vae) and "vae" not in data.encode.given:
+        if (encoder is None or not encoder.transform.has_vae) and data.encode.vae is None:
             raise UsageError(
                 "sample pictures need the cache's VAE: name it in data.encode.vae, or set pictures.count to 0"
             )

@@ -35,7 +35,7 @@ def grouped(groups: dict[str, type[Settings]], flat: dict[str, Any]) -> dict[str
 
 
 def cache_latents(shards: str | list[str], out: str, **flat: Any) -> Summary:
-    return cache_with_groups(shards, out, **grouped(OF_JOBS, flat))
+    return cache_with_groups(shards, out, **grouped(OF_JOBS, {"vae": "demo"} | flat))
 
 
 def data_module(source: Any = None, **flat: Any) -> InpaintDataModule:

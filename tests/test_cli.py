@@ -63,7 +63,7 @@ def test_every_cache_config_runs_on_the_demo_images(
 
 
 def test_the_script_does_what_the_command_does(shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--shards", shards, "--resolution", "64", "--masks", "boxes", "--out"]
+    arguments = ["--shards", shards, "--vae", "demo", "--resolution", "64", "--masks", "boxes", "--out"]
     run(capsys, "cache", *arguments, str(tmp_path / "command"))
     script = [sys.executable, str(ROOT / "scripts" / "cache_latents.py"), *arguments, str(tmp_path / "script")]
     done = subprocess.run(script, capture_output=True, text=True, check=True)
@@ -103,6 +103,7 @@ def test_a_fresh_process_prints_no_traceback_and_exits_2(tmp_path: Path) -> None
         ({"--shards": "empty"}, 2, "empty"),
         ({"--shards": "pipe:cat x.tar"}, 2, "pipe:"),
         ({"--vae": "no/such-vae"}, 2, "no/such-vae"),
+        ({"--recipe": "sd15-inpaint"}, 2, "16 latent channels instead of 4; give its own, such as that of stable-diff"),
         ({"--vae": "./no_such_folder"}, 2, "no_such_folder"),
         ({"--resolution": "100"}, 2, "use 96 or 104"),
         ({"--resolution": "4"}, 2, "smaller than the VAE's downscale factor 8"),
@@ -137,10 +138,11 @@ def test_bad_input_is_one_clear_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     write_shard(tmp_path / "shards" / "a.tar", {"cat": {"jpg": photo_bytes["cat"]}})
-    settings = {"--shards": "shards", "--out": "cache", "--resolution": "64", "--masks": "boxes"} | change
+    settings = {"--shards": "shards", "--out": "cache", "--resolution": "64", "--masks": "boxes", "--vae": "demo"}
+    settings |= change
     got, _, err = run(capsys, "cache", *(part for pair in settings.items() for part in pair))
     assert got == code
-    lines = [line for line in err.splitlines() if not line.startswith("shard ")]
+    lines = [line for line in err.splitlines() if not line.startswith(("shard ", "vae: demo is "))]
     assert len(lines) == 1, err
     assert named in lines[0]
 
@@ -224,13 +226,27 @@ def test_no_command_and_no_shards_exit_2(capsys: pytest.CaptureFixture[str]) -> 
     assert run(capsys, "cache", "--shards", "[]", "--out", "b")[0] == 2
 
 
+def test_the_demos_autoencoder_is_never_taken_unasked_and_is_told_of(
+    shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = ["cache", *f"--shards {shards} --out {tmp_path / 'out'} --resolution 64 --masks boxes".split()]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("inpaint-data cache: vae: none is given, and images are to be encoded; name one with --vae")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert run(capsys, *arguments, "--vae", "demo", "--recipe", "sd3-inpaint", "--dry_run")[0] == 0
+    (line,) = [record.getMessage() for record in caplog.records if "toy" in record.getMessage()]
+    assert line.endswith("name one, such as stabilityai/stable-diffusion-3-medium-diffusers")
+
+
 def test_a_failed_cache_stays_failed_when_the_command_is_repeated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], photo_bytes: dict[str, bytes]
 ) -> None:
     write_shard(tmp_path / "a.tar", {"cat": {"jpg": photo_bytes["cat"]}, "words": {"txt": b"no picture"}})
     arguments = ["cache", "--shards", str(tmp_path / "a.tar"), "--out", str(tmp_path / "out"), "--resolution", "64"]
     for _ in range(2):
-        code, out, err = run(capsys, *arguments, "--masks", "boxes")
+        code, out, err = run(capsys, *arguments, "--masks", "boxes", "--vae", "demo")
         assert code == 1
         assert "1 of 2 samples are quarantined" in err
         assert "1 shards, 1 samples, 1 quarantined" in out
@@ -248,7 +264,7 @@ def test_verify_exits_1_and_names_the_damaged_file(
     shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = tmp_path / "cache"
-    run(capsys, "cache", "--shards", shards, "--out", str(cache), "--resolution", "64", "--masks", "boxes")
+    run(capsys, "cache", *f"--shards {shards} --out {cache} --resolution 64 --masks boxes --vae demo".split())
     assert run(capsys, "verify", str(cache))[:2] == (
         0,
         "2 shards, 12 samples, 0 quarantined, 0 filtered, "
@@ -430,7 +446,7 @@ def test_no_bad_line_of_a_yaml_gives_a_traceback(
 ) -> None:
     shard = str(write_shard(tmp_path / "a.tar", {"cat": {"jpg": photo_bytes["cat"]}}))
     common = ["--masks", "mixture", "--resolution", "64"]
-    own = {"cache": ["--shards", shard, "--out", str(tmp_path / "out")], "stats": [shard],
+    own = {"cache": ["--shards", shard, "--out", str(tmp_path / "out"), "--vae", "demo"], "stats": [shard],
            "masks": ["--out", str(tmp_path / "sheet.png")]}[command]  # fmt: skip
     config = tmp_path / "job.yaml"
     for line, named in BAD_LINES:
@@ -488,7 +504,7 @@ def test_of_flags_and_files_the_later_one_counts(tmp_path: Path) -> None:
 
 
 def test_a_setting_left_empty_in_a_yaml_is_the_default(shards: str, tmp_path: Path) -> None:
-    config, common = tmp_path / "job.yaml", ["--shards", shards, "--masks", "boxes", "--out"]
+    config, common = tmp_path / "job.yaml", ["--shards", shards, "--vae", "demo", "--masks", "boxes", "--out"]
     empty = ["crop", "seed", "preset", "max_aspect", "bucket_step", "mixture", "soft", "filters", "fill", "variants",
              "upscale", "storage", "dtype"]  # fmt: skip
     config.write_text(in_groups("resolution: 64\n" + "".join(f"{name}:\n" for name in empty)))
@@ -512,6 +528,8 @@ def test_a_preset_of_ones_own_is_given_by_flag_or_yaml(shards: str, tmp_path: Pa
                 shards,
                 "--masks",
                 "boxes",
+                "--vae",
+                "demo",
                 "--resolution",
                 "64",
                 "--out",

@@ -137,9 +137,10 @@ def test_the_first_yaml_is_the_cache_commands_as_it_stands(
     code, out, _ = run(capsys, "init")
     assert (code, out) == (
         0,
-        "job.yaml: correct shards and out in it, then run: inpaint-data cache --config job.yaml\n",
+        "job.yaml: correct shards and out in it, name vae or for, then run: inpaint-data cache --config job.yaml\n",
     )
-    code, out, _ = run(capsys, "cache", "--config", "job.yaml", "--resolution", "64", "--masks", "boxes")
+    settings = ["--resolution", "64", "--masks", "boxes", "--vae", "demo"]
+    code, out, _ = run(capsys, "cache", "--config", "job.yaml", *settings)
     assert code == 0
     assert "cached       12" in out
     text = Path("job.yaml").read_text()
@@ -162,7 +163,7 @@ def test_what_stands_behind_a_hash_is_the_default(tmp_path: Path, capsys: pytest
     given = reader_of("cache").read(["--config", str(bare)])
     assert given["pictures"] == PictureSettings()
     assert given["masks"] == MaskSettings(source="sample")
-    assert given["encode"].vae == "demo"
+    assert given["encode"].vae is None
     assert given["job"] == JobSettings()
 
 

@@ -15,7 +15,7 @@ from inpaint_data.batch import is_batch
 from inpaint_data.commands.drawing import LINE, MARGIN, PAPER, check_suffix, draw_text, save
 from inpaint_data.encoding.fills import fill_hole, hole_noise
 from inpaint_data.encoding.vae import Autoencoder
-from inpaint_data.encoding.vae_loading import load_vae
+from inpaint_data.encoding.vae_loading import load_vae, vae_of_cache
 from inpaint_data.errors import CacheError, ShardError, UsageError
 from inpaint_data.job.caching import inputs_of
 from inpaint_data.latent_cache.reader import LatentCache
@@ -29,7 +29,7 @@ COLUMNS = ("image", "mask, as drawn", "mask, offset", "masked image", "decoded l
 
 
 def contact_sheet(
-    cache: str, shards: str | list[str], out: str, vae: str = "demo", count: int = 6, tile: int = 192
+    cache: str, shards: str | list[str], out: str, vae: str | None = None, count: int = 6, tile: int = 192
 ) -> str:
     """Draw samples of a cache as a PNG, one row each: spread over its buckets, its variants and its shards.
 
@@ -37,7 +37,7 @@ def contact_sheet(
         cache: the cache's folder.
         shards: the image shards it was made from; images and drawn masks are made again from them.
         out: the PNG to write.
-        vae: the VAE that the cache was made with, for decoding.
+        vae: the autoencoder that the cache was made with, for decoding; left out, the demo's, if that made it.
         count: rows.
         tile: side of each tile, in pixels.
 
@@ -58,7 +58,7 @@ def contact_sheet(
         )
     if count < 1:
         raise UsageError(f"count: {count} rows leave nothing to draw")
-    decoder, inputs = load_vae(vae), inputs_of(shards)
+    decoder, inputs = load_vae(vae_of_cache(vae, cached.settings.vae.config)), inputs_of(shards)
     places, stems = cached.places(), {shard_stem(shard) for shard in inputs}
     given = [index for index, (shard, _) in enumerate(places) if shard_stem(shard) in stems] or range(len(places))
     chosen = [given[number] for number in spread(cached.buckets[given].tolist(), count)]

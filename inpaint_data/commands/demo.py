@@ -6,6 +6,7 @@ from inpaint_data.commands.contact_sheet import contact_sheet
 from inpaint_data.commands.outcome import Outcome
 from inpaint_data.commands.packing import pack
 from inpaint_data.demo import PHOTOS
+from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.job.audit import verify_cache
 from inpaint_data.job.caching import cache_latents
@@ -49,6 +50,7 @@ def run(out: str = "demo_out", device: str = "auto") -> Outcome:
         str(cache),
         pictures=PictureSettings(resolution=256),
         masks=MaskSettings(source="mixture", offset=(-8, 24)),
+        encode=EncodeSettings(vae="demo"),
         job=JobSettings(variants=2, seed=84, device=device),
     )
     verified = verify_cache(cache, against=str(shards))

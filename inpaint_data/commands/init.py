@@ -53,7 +53,9 @@ def run(file: str = "job.yaml", example: Example | None = None) -> Outcome:
         raise UsageError(f"file: cannot write {path} ({error.strerror}); choose a place you may write to") from None
     if example is not None:
         return Outcome(f"{path}: the lines at its top say how to use it")
-    return Outcome(f"{path}: correct shards and out in it, then run: inpaint-data cache --config {path}")
+    return Outcome(
+        f"{path}: correct shards and out in it, name vae or for, then run: inpaint-data cache --config {path}"
+    )
 
 
 def examples() -> Path:

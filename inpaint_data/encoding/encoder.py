@@ -1,11 +1,13 @@
 """The encoder of decoded images to latents, on the device: used by live steps, the job, previews and audits."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from inpaint_data.batch import PAIRED, Batch, ImageBatch, Posterior
+from inpaint_data.encoding.models import MODELS
 from inpaint_data.encoding.recipe_rows import RECIPES, RecipeRow
 from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.encoding.settings import EncodeSettings
@@ -18,6 +20,7 @@ from inpaint_data.pictures.settings import PictureSettings
 from inpaint_data.settings import group_of
 from inpaint_data.shown import meant
 
+_log = logging.getLogger(__name__)
 SHARED = ("latents", *PAIRED.values())  # these do not depend on the mask
 
 
@@ -100,11 +103,21 @@ class Encoder:
 
 
 def autoencoder_of(encode: EncodeSettings) -> Autoencoder:
-    """The autoencoder that the settings name, loaded.
+    """The autoencoder that the settings name, loaded. Of the demo's, a line says that it is a toy.
 
     Raises:
-        VaeError: it cannot be.
+        UsageError: they name none.
+        VaeError: it cannot be loaded.
     """
+    if encode.vae is None:
+        raise UsageError(
+            "vae: none is given, and images are to be encoded; name one with --vae (encode: {vae: ...}), a Hub name, a "
+            "folder or a .safetensors file, or the model with --for; demo is the demo's toy",
+            place=("encode", "vae"),
+        )
+    if encode.vae == "demo":
+        real = f", such as {MODELS[encode.recipe].name}" if encode.recipe in MODELS else ""
+        _log.warning("vae: demo is the demo's toy autoencoder, whose latents no trained model reads; name one%s", real)
     if isinstance(encode.vae, str):
         try:
             return load_vae(encode.vae, encode.dtype, compile=encode.compile)

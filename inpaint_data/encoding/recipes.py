@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from inpaint_data.encoding.models import MODELS
 from inpaint_data.encoding.recipe_rows import ADDED, LATENTS, RECIPES, Part, RecipeRow
 from inpaint_data.encoding.vae import normalise
 from inpaint_data.errors import UsageError
@@ -282,8 +283,8 @@ def conditioning(name: str, vae_config: Mapping[str, Any], latent_mask: LatentMa
     channels = vae_config.get("latent_channels", vae_config.get("z_dim", row.latent_channels))
     if channels != row.latent_channels:
         raise UsageError(
-            f"{name}: the VAE has {channels} latent channels instead of {row.latent_channels}; name the model's own "
-            "VAE, or a recipe for this one"
+            f"{name}: the VAE has {channels} latent channels instead of {row.latent_channels}; give its own, such as "
+            f"that of {MODELS[name].name}"
         )
     if latent_mask is not None:
         if "mask" not in row.parts or row.latent_mask != "nearest":

@@ -20,7 +20,7 @@ def _vae(value: Any) -> Any:
     """A name, or an `Autoencoder`, which is not imported to look: it would load diffusers."""
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, str) or hasattr(value, "encode"):
+    if value is None or isinstance(value, str) or hasattr(value, "encode"):
         return value
     raise UsageError(f"vae: {value!r} is not an autoencoder; give a folder, a .safetensors file, a Hub name, or demo")
 
@@ -30,8 +30,9 @@ class EncodeSettings(Settings):
 
     group = "encode"
 
-    vae: Annotated[Any, checked(_vae, str)] = "demo"
-    """A Hub name, a folder, a .safetensors file, or "demo"; in Python also an Autoencoder."""
+    vae: Annotated[Any, checked(_vae, str)] = None
+    """A Hub name, a folder or a .safetensors file; in Python also an Autoencoder. Needed where anything is encoded;
+    "demo" is the demo's toy, whose latents no trained model reads."""
 
     dtype: Annotated[Dtype, spelled(DTYPES)] = "float32"
     """Precision that the autoencoder computes in."""

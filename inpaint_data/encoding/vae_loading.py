@@ -5,9 +5,9 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import diffusers
 import huggingface_hub
@@ -19,10 +19,11 @@ from inpaint_data.demo import VAE
 from inpaint_data.encoding.models import MODELS
 from inpaint_data.encoding.settings import DTYPES
 from inpaint_data.encoding.vae import Autoencoder, cause
-from inpaint_data.errors import VaeError
+from inpaint_data.errors import UsageError, VaeError
 from inpaint_data.shards.stores import is_url, local_path
 from inpaint_data.shown import shortened
 
+V = TypeVar("V")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 PARTS = ("vae", "movq")  # where a pipeline has its autoencoder; the second is Kandinsky's
@@ -87,6 +88,20 @@ def load_vae(
             warnings.filterwarnings("ignore", ".*local_dir_use_symlinks")  # a retired argument diffusers still passes
             module = _from_pretrained(name, (*PARTS, None), offline=not hub_answers())
     return Autoencoder(module.to(device), name=name, dtype=precision, channels_last=channels_last, compile=compile)
+
+
+def vae_of_cache(named: V | None, config: Mapping[str, Any]) -> V | Literal["demo"]:
+    """The autoencoder that was named for a cache; where none was, the demo's if it made the cache.
+
+    Raises:
+        UsageError: none was named, and the cache is not the demo's.
+    """
+    if named is not None:
+        return named
+    own = json.loads((VAE / "config.json").read_bytes())
+    if any(config.get(name) != value for name, value in own.items() if not name.startswith("_")):
+        raise UsageError("vae: none is given; name the one that the cache was made with", place=("vae",))
+    return "demo"
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -14,6 +14,7 @@ import numpy as np
 from inpaint_data.batch import is_batch
 from inpaint_data.encoding.device import choose_device
 from inpaint_data.encoding.vae import Autoencoder
+from inpaint_data.encoding.vae_loading import vae_of_cache
 from inpaint_data.errors import CacheError, SampleError, ShardError, UsageError
 from inpaint_data.job.caching import inputs_of, settings_of, work_of
 from inpaint_data.job.settings import JobSettings
@@ -51,7 +52,7 @@ def verify_cache(
     root: str | Path,
     deep: bool = False,
     against: str | list[str] | None = None,
-    vae: str | Autoencoder = "demo",
+    vae: str | Autoencoder | None = None,
     stages: Sequence[Stage] = (),
 ) -> Verification:
     """Check every file of a cache, every member of every shard, and that they say the same.
@@ -60,7 +61,7 @@ def verify_cache(
         root: the cache's folder.
         deep: also encode the first batch of three shards again, as the job did, and compare; needs `against`.
         against: the input shards, as `cache_latents` takes them: every sample of theirs must be accounted for.
-        vae: with `deep`, the autoencoder that the cache was made with.
+        vae: with `deep`, the autoencoder that the cache was made with; left out, the demo's, if that made it.
         stages: with `deep`, the functions of your own that the cache was made with.
 
     Returns:
@@ -182,7 +183,7 @@ def _covers(quarantined: Sequence[Quarantined], fault: Fault) -> bool:
 def _encode_again(
     root: Path,
     unchanged: Sequence[tuple[str, Sidecar]],
-    vae: str | Autoencoder,
+    vae: str | Autoencoder | None,
     stages: Sequence[Stage],
     damaged: set[str],
 ) -> tuple[list[Problem], str]:
@@ -221,7 +222,9 @@ def _encode_again(
     return problems, f"encoded again: a batch of each of {len(chosen)} shards, compared {within}"
 
 
-def _work(settings: CacheSettings, making: Mapping[str, Any], vae: str | Autoencoder, stages: Sequence[Stage]) -> Work:
+def _work(
+    settings: CacheSettings, making: Mapping[str, Any], vae: str | Autoencoder | None, stages: Sequence[Stage]
+) -> Work:
     """The work of the job, on its device if this machine has one like it, else on the best device here."""
     assert settings.pictures is not None
     assert settings.masks is not None
@@ -236,7 +239,8 @@ def _work(settings: CacheSettings, making: Mapping[str, Any], vae: str | Autoenc
         device=device,
         storage=settings.storage,
     )
-    return work_of(settings.pictures, settings.masks, settings.encode.but(vae=vae), job, stages)
+    chosen = vae_of_cache(vae, settings.vae.config)
+    return work_of(settings.pictures, settings.masks, settings.encode.but(vae=chosen), job, stages)
 
 
 def _compare(root: Path, shard: str, sidecar: Sidecar, work: Work, exact: bool) -> Iterator[Problem]:

@@ -218,7 +218,7 @@ class InpaintDataModule(LightningDataModule):
 
     @cached_property
     def autoencoder(self) -> Autoencoder:
-        """The one that is named, or for pictures the default; loaded once for all stages."""
+        """The one that is named, loaded once for all stages; a UsageError where none is."""
         return autoencoder_of(self.encode)
 
     @cached_property
@@ -309,7 +309,7 @@ class InpaintDataModule(LightningDataModule):
             return ImageSource(indexed, None if stage == "fit" else 0, threads)
         fresh = self.loading.fresh_masks and stage == "fit"
         cache = self._cache(stage)
-        named = self.autoencoder if "vae" in self.encode.given else None
+        named = self.autoencoder if self.encode.vae is not None else None
         if fresh and self.encoder is not None and self.encoder.transform.has_vae:
             named = self.encoder.autoencoder
         check_cache(cache, self.pictures, self.masks, self.encode, named, self.loading.fingerprint, fresh)
