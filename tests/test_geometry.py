@@ -548,7 +548,7 @@ def test_filters_count_and_list_what_they_leave_out(tmp_path: Path, capsys: pyte
     config.write_text(
         "pictures:\n  resolution: 64\n"
         "  filters: {min_side: 48, max_aspect: 3, min_hole: 0.01, max_hole: 0.9, caption: true}\n"
-        "masks: {offset: 0}\njob: {max_bad_fraction: 0.5}\n"
+        "masks: {offset: 0}\nencode: {vae: demo}\njob: {max_bad_fraction: 0.5}\n"
     )
     where = ["--shards", str(tmp_path / "in"), "--out", str(tmp_path / "cache")]
     code, out, _ = run(capsys, "cache", "--config", str(config), *where)

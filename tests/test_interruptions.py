@@ -207,7 +207,7 @@ def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def begin() -> subprocess.Popen[str]:
-        settings = ["--resolution", "64", "--masks", "boxes", "--upscale", "true", "--device", "cpu"]
+        settings = ["--resolution", "64", "--masks", "boxes", "--upscale", "true", "--device", "cpu", "--vae", "demo"]
         arguments = ["--shards", str(tmp_path / "shards"), "--out", str(tmp_path / "cache"), *settings]
         process = subprocess.Popen(
             [sys.executable, "-m", "inpaint_data.commands.main", "cache", *arguments], text=True,

@@ -339,7 +339,7 @@ def test_a_rank_left_over_in_the_environment_is_named_with_what_is_missing(
 def test_tasks_of_srun_share_the_work_and_jobs_that_divide_other_shards_do_not(root: Path) -> None:
     """None of them has a name for its run."""
     command = [*COMMAND, "cache", "--shards", f"{root}/shards", "--out", f"{root}/cache", "--device", "cpu"]
-    command += ["--resolution", "16", "--masks", "boxes", "--upscale"]
+    command += ["--resolution", "16", "--masks", "boxes", "--upscale", "--vae", "demo"]
     slurm = [{"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2", "SLURM_LOCALID": str(rank)} for rank in (0, 1)]
     tasks = [
         subprocess.Popen(command, env=os.environ | names, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -461,7 +461,7 @@ def test_where_the_machine_has_little_memory_the_job_goes_on_or_says_so(root: Pa
 @pytest.fixture
 def command(root: Path) -> list[str]:
     """The real command."""
-    settings = ["--resolution", "32", "--masks", "boxes", "--upscale", "--device", "cpu"]
+    settings = ["--resolution", "32", "--masks", "boxes", "--upscale", "--device", "cpu", "--vae", "demo"]
     return [*COMMAND, "cache", "--shards", f"{root}/shards", "--out", f"{root}/cache", *settings]
 
 
