@@ -208,7 +208,8 @@ class _Twins:
             if stem not in self._surest or self._surest[stem][0] < sure:
                 self._surest[stem] = (sure, owner)
             for key, part in _patterns(owner):
-                found = self._siblings[(*key, "class" if repeats_of(part) else "", _losses(owner))]
+                slot = (*key, "class" if repeats_of(part) else "", _losses(owner))
+                found = self._siblings[slot]
                 if len(found) < 2:  # of which one is not the picture itself
                     found.append(owner)
 
