@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -730,3 +731,10 @@ def test_each_image_gets_its_regions_of_a_project_of_via(is_project: bool, tmp_p
     assert reasons_of(pairing) == {"via_region_data.json: x.jpg": "there is no such image"}
     objects = annotations_of(samples["b"]["json"].encode(), "b").objects
     assert [set(entry) for entry in objects] == [{"segmentation"}]
+
+
+def test_many_folders_of_the_same_names_are_looked_through_once(tmp_path: Path) -> None:
+    put(tmp_path, " ".join(f"c{folder}/{number}.jpg" for folder in range(60) for number in range(60)))
+    begin = time.process_time()
+    assert len(pair_folder(tmp_path).samples) == 3600
+    assert time.process_time() - begin < 2

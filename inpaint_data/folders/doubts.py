@@ -2,7 +2,7 @@
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -170,10 +170,10 @@ def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: 
     """
     if not LAYOUTS[layout].has_folders:
         return []
-    by_stem, by_folder = defaultdict[str, list[Owner]](list), defaultdict[str, list[Owner]](list)
+    by_folder = defaultdict[str, list[Owner]](list)
     for owner in owners.all:
-        by_stem[owner.file.stem.lower()].append(owner)
         by_folder[owner.file.folder].append(owner)
+    twins = _Twins([owner for owner in owners.all if "mask" not in owner.pictures], layout)
     alike = list[str]()
     for folder, inside in by_folder.items():
         if says_images(folder, LAYOUTS[layout]) == 2:
@@ -183,11 +183,10 @@ def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: 
             for owner in inside
             if not (owner.pictures or owner.texts or owner.problem or owner.file.name in certain)
         ]
-        others = {owner.file.name: _others(owner, by_stem, layout) for owner in unsaid}
-        asked = [owner for owner in unsaid if any(_is_asked(owner, other, layout) for other in others[owner.file.name])]
+        asked = [(owner, other) for owner in unsaid if (other := twins.image_of(owner))]
         if len(asked) * 2 > len(inside) and not is_told:
-            raise _question(asked[0], others[asked[0].file.name], owners)
-        if sum(map(bool, others.values())) * 2 > len(inside):
+            raise _question(*asked[0], owners)
+        if sum(twins.has_one(owner) for owner in unsaid) * 2 > len(inside):
             alike.append(folder)
     if not alike:
         return []
@@ -195,47 +194,71 @@ def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: 
     return [f"pictures named as those of other folders are packed as images: {listed}; masks: --masks_from DIR"]
 
 
-def _others(owner: Owner, by_stem: dict[str, list[Owner]], layout: str) -> list[Owner]:
-    """The images without a mask that a picture is called as, in a folder that may be its images'."""
-    found = []
-    for other in by_stem[owner.file.stem.lower()]:
-        if other.file.folder == owner.file.folder or "mask" in other.pictures:
-            continue
-        if _is_surer(other, owner, layout) or _are_siblings(owner, other):
-            found.append(other)
-    return found
+class _Twins:
+    """Images without masks, by what another picture of the same stem may be called after."""
+
+    def __init__(self, images: Iterable[Owner], layout: str) -> None:
+        self._layout = LAYOUTS[layout]
+        self._surest: dict[str, tuple[int, Owner]] = {}
+        self._at: dict[tuple[str, str], Owner] = {}
+        self._siblings: dict[tuple[str, ...], list[Owner]] = defaultdict(list)
+        for owner in images:
+            stem, sure = owner.file.stem.lower(), says_images(owner.file.folder, self._layout)
+            self._at[owner.file.folder, stem] = owner
+            if stem not in self._surest or self._surest[stem][0] < sure:
+                self._surest[stem] = (sure, owner)
+            for key, part in _patterns(owner):
+                slot = (*key, "class" if repeats_of(part) else "", _losses(owner))
+                found = self._siblings[slot]
+                if len(found) < 2:  # of which one is not the picture itself
+                    found.append(owner)
+
+    def image_of(self, owner: Owner) -> Owner | None:
+        """The image that a picture may be the mask of; None where it is likelier another image."""
+        stem, parts = owner.file.stem.lower(), owner.file.folder.split("/")
+        sure, surest = self._surest.get(stem, (0, owner))
+        if sure > says_images(owner.file.folder, self._layout):
+            return surest
+        around = ["/".join(parts[:depth]) for depth in range(len(parts))] if owner.file.folder else []
+        if found := [self._at[folder, stem] for folder in around if (folder, stem) in self._at]:
+            return found[-1]
+        return self._sibling(owner, ("lossy",)) if _losses(owner) == "lossless" else None
+
+    def has_one(self, owner: Owner) -> bool:
+        """Whether another image may be called as a picture is."""
+        return self.image_of(owner) is not None or self._sibling(owner, ("lossy", "lossless")) is not None
+
+    def _sibling(self, owner: Owner, losses: Collection[str]) -> Owner | None:
+        """An image in a folder that differs in one name, and not in kohya's class."""
+        for key, part in _patterns(owner):
+            for kind in [""] if repeats_of(part) else ["", "class"]:
+                for loss in losses:
+                    for other in self._siblings.get((*key, kind, loss), ()):
+                        if other.file.folder != owner.file.folder:
+                            return other
+        return None
 
 
-def _is_asked(owner: Owner, other: Owner, layout: str) -> bool:
-    if _is_surer(other, owner, layout):
-        return True
-    return owner.file.extension in _LOSSLESS and other.file.extension not in _LOSSLESS
+def _patterns(owner: Owner) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """Each way to leave one name out of a picture's folder: what is around, within and its stem; and that name."""
+    parts = owner.file.folder.split("/")
+    for depth, part in enumerate(parts):
+        yield ("/".join(parts[:depth]), "/".join(parts[depth + 1 :]), owner.file.stem.lower()), part
 
 
-def _is_surer(other: Owner, owner: Owner, layout: str) -> bool:
-    """Whether another image's folder is around the picture's, or says more surely that it is of images."""
-    folder, inner = other.file.folder, owner.file.folder
-    if not folder or inner.startswith(f"{folder}/"):
-        return True
-    return says_images(folder, LAYOUTS[layout]) > says_images(inner, LAYOUTS[layout])
+def _losses(owner: Owner) -> str:
+    return "lossless" if owner.file.extension in _LOSSLESS else "lossy"
 
 
-def _are_siblings(one: Owner, other: Owner) -> bool:
-    """Whether their folders differ in one name, and not in kohya's class."""
-    parts, others = one.file.folder.split("/"), other.file.folder.split("/")
-    differing = [pair for pair in zip(parts, others, strict=False) if pair[0] != pair[1]]
-    return len(parts) == len(others) and len(differing) == 1 and not all(map(repeats_of, differing[0]))
-
-
-def _question(owner: Owner, others: list[Owner], owners: Owners) -> UsageError:
-    parts, others_parts = owner.file.folder.split("/"), others[0].file.folder.split("/")
+def _question(owner: Owner, other: Owner, owners: Owners) -> UsageError:
+    parts, others_parts = owner.file.folder.split("/"), other.file.folder.split("/")
     alike = next((depth for depth, part in enumerate(parts) if others_parts[depth : depth + 1] != [part]), 0)
     folder = "/".join(parts[: alike + 1])
     masks = {source for each in owners.all for _, _, source in each.pictures.get("mask", []) if source.endswith("/")}
     images = f"--masks_from {min(masks).rstrip('/')}" if masks else "--layout beside"
     return UsageError(
         f"{folder}/ may hold images, masks or targets: its pictures are called as images are ({owner.file.name}, "
-        f"{others[0].file.name}); say which. masks: --masks_from {folder}; targets: --targets_from {folder}; "
+        f"{other.file.name}); say which. masks: --masks_from {folder}; targets: --targets_from {folder}; "
         f"images: {images}"
     )
 

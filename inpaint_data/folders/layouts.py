@@ -175,6 +175,7 @@ def read_name(file: File, layout: Layout, classes: Collection[str] = ()) -> Read
     return Reading("image")
 
 
+@lru_cache(2**14)
 def says_images(folder: str, layout: Layout) -> int:
     """How surely a folder is of images by its name or those around it: 2 is `images`, 1 a class of kohya's, else 0."""
     parts = folder.split("/")
