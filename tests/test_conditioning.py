@@ -691,7 +691,7 @@ def test_sdxl_in_half_precision_is_exact_but_for_pixels_that_the_pipeline_rounds
     torch.testing.assert_close(ours, fed.model_input, rtol=0, atol=2**-9)
 
     images, _ = uint8_pictures()
-    vae = Autoencoder(copy.deepcopy(fed.vae))
+    vae = Autoencoder(copy.deepcopy(fed.vae), channels_last=True)
     halves = fill_hole(images.float() / 127.5 - 1, masks, "grey", low=-1.0).half()
     generator = torch.Generator().manual_seed(2)
     torch.randn(batch["noise"].shape, generator=generator, dtype=torch.float16)

@@ -277,9 +277,8 @@ class Reader:
                 known = [place[1] for place in self.by_place if place[0] == name]
                 if (flag := self.by_name.get(field)) is not None and flag.place[0] == name:
                     raise UsageError(f"{file}: {name}: {field!r} is the flag; below {name}: it is {flag.place[1]}")
-                if isinstance(field, int | float):
-                    raise UsageError(f"{file}: {name}: there is no setting {field!r}; write a list as [-8, 24]")
-                takes = f"it takes {', '.join(known)}{meant(field, known)}"
+                hint = "; a list is written [-8, 24]" if isinstance(field, int | float) else meant(field, known)
+                takes = f"it takes {', '.join(known)}{hint}"
                 raise UsageError(f"{file}: {name}: there is no setting {field!r}; {takes}")
             self._take(self.by_place[name, field], value, file)
 

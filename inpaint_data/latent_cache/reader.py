@@ -167,6 +167,10 @@ class LatentCache(Dataset[Batch]):
         """The name of the autoencoder's class, which `settings` has too, but not without pydantic."""
         return str(self._file.settings_json["vae"]["kind"])
 
+    @property
+    def _vae_dtype(self) -> str:
+        return str(self._file.settings_json["vae"]["dtype"])  # as above
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 
@@ -264,7 +268,7 @@ class LatentCache(Dataset[Batch]):
             with self._named_in_errors([place]):
                 samples.append(self._sample(*place, epoch))
         with self._named_in_errors(places):
-            return batch_of(samples, self.posterior, self.seed, epoch, getattr(torch, self.settings.vae.dtype))
+            return batch_of(samples, self.posterior, self.seed, epoch, getattr(torch, self._vae_dtype))
 
     @contextmanager
     def _named_in_errors(self, places: Sequence[tuple[ShardFile, int]]) -> Iterator[None]:
