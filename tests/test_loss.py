@@ -67,6 +67,7 @@ def test_the_loss_mask_is_the_share_of_each_latent_to_repaint_where_the_model_pr
     expected = {
         "plain": share,
         "packed": pack_latents(share.repeat(1, channels, 1, 1)),
+        "sequence": pack_latents(share.repeat(1, channels, 1, 1)),
         "frame": share[:, :, None],
     }[recipe.row.layout]
     torch.testing.assert_close(mask, expected, rtol=0, atol=1e-6 if soft else 0)

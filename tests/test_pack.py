@@ -469,9 +469,8 @@ def test_columns_of_parquet_are_told_and_bad_rows_left_out(tmp_path: Path) -> No
     assert [Path(shard).name for shard in packed.shards] == ["train-000000.tar"]
     assert list(read_back(packed.shards)) == ["train/0000000"]
     assert {left.name for left in packed.left_out} == {f"train.parquet, row {number}" for number in (1, 2, 3)}
-    assert (
-        left_out_of(tmp_path / "out")["train.parquet, row 1"] == "its photo holds no picture, or only the path of one"
-    )
+    reason = left_out_of(tmp_path / "out")["train.parquet, row 1"]
+    assert reason.startswith("its photo holds no picture, or only the path of one; write tables that have their bytes")
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(UsageError, match=r"train\.parquet: not a parquet table") as caught:
         pack(str(file), str(tmp_path / "again"), columns="image=photo")

@@ -236,6 +236,8 @@ def test_a_folder_of_pairs_is_packed_with_its_targets(
         "64",
         "--masks",
         "boxes",
+        "--vae",
+        "demo",
     ]
     assert run(capsys, "cache", *flags, "--target")[0] == 0
     (batch,) = batches(data_module(str(tmp_path / "cache"), target=True))
@@ -549,8 +551,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory, photo_bytes: dict[str, bytes
         ("cache", {"recipe": "sd3-controlnet-inpaint"}, "filled with grey, but sd3-controlnet-inpaint wants black"),
         ("cache", {"recipe": "sd3-inpaint", "posterior": "moments"}, "feeds latents; use mode or sample"),
         ("cache", {"recipe": "sd3-inpaint", "masked_latents": False}, "masked_latents: false, but recipe sd3-inpaint"),
-        ("cache", {"val_source": "nowhere"}, "val_source: no such file: nowhere.*or name a cache"),
-        ("cache", {"fresh_masks": True}, "fresh masks need the pictures.*make it with carry_image: crop"),
+        ("cache", {"val_source": "nowhere", "vae": "demo"}, "val_source: no such file: nowhere.*or name a cache"),
+        (
+            "cache",
+            {"fresh_masks": True, "vae": "demo"},
+            "fresh masks need the pictures.*make it with carry_image: crop",
+        ),
         (
             "bare",
             {"recipe": "sd3-inpaint"},
@@ -572,7 +578,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_the_first_step(
 @pytest.mark.parametrize(
     ("asked", "named"),
     [
-        ({"recipe": "sd3-inpaint", "fill": "black"}, "fill: black, but recipe sd3-inpaint wants grey"),
+        ({"recipe": "sd3-inpaint", "fill": "black", "vae": "demo"}, "fill: black, but recipe sd3-inpaint wants grey"),
         ({"fresh_masks": True}, "is not a cache; pictures have new masks every epoch anyway"),
         ({"source": None, "val_source": "x"}, "source: none was given, and fit needs it"),
         ({"batch_size": "4"}, "batch_size: '4' is not a positive whole number"),
