@@ -738,3 +738,25 @@ def test_many_folders_of_the_same_names_are_looked_through_once(tmp_path: Path) 
     begin = time.process_time()
     assert len(pair_folder(tmp_path).samples) == 3600
     assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize(
+    ("names", "doubtful", "pairs"),
+    [
+        (["cat.jpg", "cat2.jpg", "cat_mask2.png"], ["cat_mask2.png"], {}),
+        (["cat.jpg", "cat_2.jpg", "cat_mask.png", "cat_mask_2.png"], ["cat_mask_2.png"], {"cat": "cat_mask.png"}),
+        (["image.jpg", "image2.jpg", "mask.png", "mask2.png"], ["mask2.png"], {"image": "mask.png"}),
+        (["cat.jpg", "cat2.jpg", "cat2_mask.png"], [], {"cat2": "cat2_mask.png"}),
+        (["cat.jpg", "dog2.jpg", "cat_mask2.png"], [], {"cat": "cat_mask2.png"}),
+    ],
+)
+def test_a_number_that_is_an_images_too_is_asked_for(
+    names: list[str], doubtful: list[str], pairs: dict[str, str], tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = pair_folder(tmp_path)
+    assert [left.name for left in found.left_out] == doubtful
+    assert all("it may belong to" in left.reason for left in found.left_out)
+    masks = {key: str(members["mask.png"]) for key, members in found.samples.items() if "mask.png" in members}
+    assert masks == {key: str(tmp_path / name) for key, name in pairs.items()}

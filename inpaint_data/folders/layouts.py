@@ -25,6 +25,8 @@ from inpaint_data.folders.files import IMAGES, File
 
 Role = Literal["image", "mask", "target", "control"]
 _BREAK = r"[ _.\-]"
+JOINTS = ("", " ", "_", "-")  # between a name and a number
+IMAGE_NAMES = ("image", "img", "photo", "input")  # of images that have no name but that of their kind
 _WORDS = r"(?:masks?|masklabel|segmentation)"
 MASK_NAME = re.compile(
     rf"(?P<stem>.*)(?:{_BREAK}\(?{_WORDS}\)?|(?-i:(?<=[a-z0-9])Masks?))(?:{_BREAK}?(?P<number>[0-9]+))?"

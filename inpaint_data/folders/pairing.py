@@ -1,15 +1,19 @@
 """Which files of a folder are one sample."""
 
 import posixpath
+import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.doubts import check_twins, masks_next_to, named_by_links, reason_of_folder, sift
 from inpaint_data.folders.files import IMAGES, File, LeftOut, composed, walk
 from inpaint_data.folders.layouts import (
+    IMAGE_NAMES,
+    JOINTS,
     LAYOUTS,
     Reading,
     Role,
@@ -66,7 +70,7 @@ class _Picture:
         if not self.source:
             for stem, number in owners_beside(self.file.stem, self.role):
                 if found := owners.beside(self.file.folder, stem):
-                    return found, number
+                    return self._or_numbered(found, number, partial(owners.beside, self.file.folder), stem), number
             for stem, number in owners_beside(self.file.stem, self.role):
                 if found := owners.nearly_beside(self.file.folder, stem):
                     return found, number
@@ -74,7 +78,7 @@ class _Picture:
         for place in self.places:
             for stem, number in owners_in_folder(self.file.stem, self.role):
                 if found := owners.at(place, stem):
-                    return found, number
+                    return self._or_numbered(found, number, partial(owners.at, place), stem), number
             parent, _, last = place.rpartition("/")
             if self.role == "mask" and self.file.stem.isdecimal() and (found := owners.at(parent, last)):
                 return found, int(self.file.stem)  # masks/cat/0.png
@@ -83,6 +87,20 @@ class _Picture:
                 if found := owners.nearly_at(place, stem):
                     return found, number
         return [], None
+
+    def _or_numbered(
+        self, found: list[Owner], number: int | None, find: Callable[[str], list[Owner]], stem: str
+    ) -> list[Owner]:
+        """With what it may belong to just as well: the image that has the number in its own name."""
+        digits = re.search(r"([0-9]+)[^0-9]*$", self.file.stem)
+        if number is None or digits is None:
+            return found
+        names = [stem] if stem else ["", *IMAGE_NAMES]
+        all_of_them = [
+            *found,
+            *(other for name in names for joint in JOINTS for other in find(name + joint + digits[1])),
+        ]
+        return list({id(owner): owner for owner in all_of_them}.values())
 
 
 def pair_folder(
