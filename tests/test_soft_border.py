@@ -429,7 +429,8 @@ def test_a_yaml_softens_and_the_sheet_shows_it(shards: str, tmp_path: Path, caps
     )
     out = str(tmp_path / "cache")
     config = str(tmp_path / "cache.yaml")
-    code, _, err = run(capsys, "cache", "--config", config, "--shards", shards, "--out", out, "--resolution", "64")
+    flags = ["--shards", shards, "--out", out, "--resolution", "64", "--vae", "demo"]
+    code, _, err = run(capsys, "cache", "--config", config, *flags)
     assert code == 0, err
     assert LatentCache(out).settings.masks.soft == SoftBorder("ramp", 6)
     assert LatentCache(out).settings.masks.fill == "noise"
@@ -445,6 +446,8 @@ def test_a_yaml_softens_and_the_sheet_shows_it(shards: str, tmp_path: Path, caps
         out,
         "--resolution",
         "64",
+        "--vae",
+        "demo",
         "--masks",
         "lama-thick",
         "--fill",

@@ -459,12 +459,15 @@ def test_a_store_that_cannot_be_reached_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["cache", "--shards", "s3://bucket/a.tar", "--out", "out"], "shards: s3://bucket/a.tar: no connection"),
+        (
+            ["cache", "--vae", "demo", "--shards", "s3://bucket/a.tar", "--out", "out"],
+            "shards: s3://bucket/a.tar: no connection",
+        ),
         (["verify", "s3://bucket/cache"], "s3://bucket/cache: is a URL, and this works on a local folder; copy"),
         (["repair", "s3://bucket/cache"], "s3://bucket/cache: is a URL"),
         (["index", "s3://bucket/cache"], "s3://bucket/cache: is a URL"),
         (
-            ["cache", "--shards", "hf://datasets/a/b/c.tar", "--out", "out"],
+            ["cache", "--vae", "demo", "--shards", "hf://datasets/a/b/c.tar", "--out", "out"],
             "shards: hf://datasets/a/b/c.tar: no connection",
         ),
     ],
