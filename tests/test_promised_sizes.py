@@ -81,7 +81,7 @@ def test_training_goes_on_and_the_log_names_the_sample(tmp_path: Path, caplog: p
     wide = saved(noise(130, 260, 1), "PNG")
     samples = {"a": {"png": wide}, "b": {"png": turned_at_its_end()}, "c": {"png": wide}, "d": {"png": wide}}
     write_shard(tmp_path / "0.tar", samples)
-    data = data_module(str(tmp_path), masks="center", batch_size=4, num_workers=0, **BUCKETS)
+    data = data_module(str(tmp_path), vae="demo", masks="center", batch_size=4, num_workers=0, **BUCKETS)
     data.setup("fit")
     with caplog.at_level(logging.WARNING):
         keys = [key for batch in data.train_dataloader() for key in batch["__key__"]]
