@@ -376,7 +376,7 @@ def test_the_nodes_run_with_torch_and_numpy_alone(cache: str) -> None:
 AS_COMFYUI_LOADS = """
 import importlib.util
 from pathlib import Path
-sys.path[:] = [path for path in sys.path if not (Path(path) / "inpaint_data").is_dir()]
+sys.path[:] = [path for path in sys.path if not (Path(path) / "inpaint_data" / "__init__.py").is_file()]
 name = FOLDER.replace(".", "_x_")
 spec = importlib.util.spec_from_file_location(name, FOLDER + "/__init__.py")
 nodes = importlib.util.module_from_spec(spec)
