@@ -8,6 +8,6 @@ found = find_spec("inpaint_data")
 if found is None or found.origin is None:  # ComfyUI's Python does not have it, so take the copy beside this file
     sys.path.append(str(Path(__file__).parent))
 
-from inpaint_data.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from inpaint_data.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS  # noqa: E402 - found by now
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
