@@ -1,6 +1,7 @@
 """What can go wrong, each under one base: the message names the file, the key and the fix."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from inpaint_data.shown import shown
 
@@ -8,9 +9,13 @@ _FROM_A_WORKER = "Caught "  # how torch begins the traceback of which it makes a
 
 
 class InpaintDataError(Exception):
-    """Base of every error this package raises on purpose: one line. The command exits with `exit_code`."""
+    """Base of every error this package raises on purpose: one line. The command exits with `exit_code`.
+
+    `summary` is what was done in spite of it, whose `table()` the command prints; nothing of most errors.
+    """
 
     exit_code = 1
+    summary: Any = None
 
     def __init__(self, message: str) -> None:
         is_traceback = message.startswith(_FROM_A_WORKER) and "Traceback (most recent call last)" in message

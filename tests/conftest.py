@@ -105,6 +105,28 @@ def shards(tmp_path: Path, photo_bytes: dict[str, bytes]) -> str:
     return str(tmp_path / "shards")
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """An empty bucket on a real S3 server, which is moto's."""
+    import fsspec
+    from moto.moto_api._internal import moto_api_backend
+    from moto.server import ThreadedMotoServer
+
+    # moto's buckets outlive its server in a process; the next one starts without them.
+    moto_api_backend.reset()
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "x")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://{host}:{port}"})
+        fsspec.filesystem("s3").mkdir("data")
+        yield "s3://data"
+    server.stop()
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the command."""
     try:

@@ -153,6 +153,23 @@ def test_a_folder_with_shards_and_pictures_is_refused(photos: Path, tmp_path: Pa
     assert expand_shards(f"{photos}/{pattern}") == [f"{photos}/{tar}"]
 
 
+def test_shards_beside_what_is_no_picture_of_the_users_are_shards(tmp_path: Path) -> None:
+    shelf, pixels = tmp_path / "shelf", next(PHOTOS.glob("*.jpg")).read_bytes()
+    shard = shelf / "a.tar"
+    for path in (shelf / ".thumbs" / "a.jpg", shelf / "@eaDir" / "b.jpg", shelf / "._c.jpg", shard):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pixels)
+    (shelf / "folder.jpg").mkdir()
+    (shelf / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
+    (shelf / "again").symlink_to(shelf)
+    assert expand_shards(str(shelf)) == [str(shard)]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "d.JPE").write_bytes(pixels)
+    (shelf / "linked").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=r"has shards .*a\.tar\) and pictures \(linked/d\.JPE\)"):
+        expand_shards(str(shelf))
+
+
 def test_masks_next_to_a_folder_are_said(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     (photos.parent / "masks").mkdir()
     with caplog.at_level(logging.WARNING):

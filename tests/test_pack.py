@@ -7,7 +7,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -377,23 +376,6 @@ def test_a_dry_run_tells_what_belongs_to_what_and_writes_nothing(
     for row in ("2 more", "images        14 would be packed", "with mask     13", "left out      1 (notes.docx)"):
         assert row in printed
     assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def s3() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "x")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://{host}:{port}"})
-        fsspec.filesystem("s3").mkdir("packed")
-        yield "s3://packed"
-    server.stop()
 
 
 def test_shards_go_to_s3_and_are_appended_to_there(

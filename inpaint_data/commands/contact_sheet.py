@@ -62,12 +62,13 @@ def contact_sheet(
     places, stems = cached.places(), {shard_stem(shard) for shard in inputs}
     given = [index for index, (shard, _) in enumerate(places) if shard_stem(shard) in stems] or range(len(places))
     chosen = [given[number] for number in spread(cached.buckets[given].tolist(), count)]
-    variants = {places[index]: number % cached.variants for number, index in enumerate(chosen)}
-    keys = {settings.pictures.views.sample_key(key) for _, key in variants}
+    wanted = {places[index]: (index, number % cached.variants) for number, index in enumerate(chosen)}
+    keys = {settings.pictures.views.sample_key(key) for _, key in wanted}
     rows: dict[int, Image.Image] = {}
-    needed = [url for url in inputs if shard_stem(url) in {shard_stem(shard) for shard, _ in variants}]
+    needed_stems = {shard_stem(shard) for shard, _ in wanted}
+    needed = [url for url in inputs if shard_stem(url) in needed_stems]
     own = [wds.select(lambda sample: sample["__key__"] in keys)]
-    drawn = sorted(set(variants.values()))
+    drawn = sorted({variant for _, variant in wanted.values()})
     readers = {variant: LatentCache(cache, variant=variant) for variant in drawn}
     stages = image_stages(needed or inputs, settings, own, count, variants=drawn, threads=2)
     with closing(iter(wds.DataPipeline(*stages))) as events:
@@ -76,11 +77,11 @@ def contact_sheet(
                 raise ShardError(event.problem)
             for row, key in enumerate(event["__key__"] if is_batch(event) else []):
                 place = (event["__shard__"][row], key)
-                if place in variants:
-                    index = places.index(place)
-                    entry = readers[variants[place]][index]
-                    masks = event["masks"][row, drawn.index(variants[place])]
-                    rows[index] = _row_of(event["image"][row], masks, entry, variants[place], decoder, settings, tile)
+                if place in wanted:
+                    index, variant = wanted[place]
+                    masks = event["masks"][row, drawn.index(variant)]
+                    entry = readers[variant][index]
+                    rows[index] = _row_of(event["image"][row], masks, entry, variant, decoder, settings, tile)
             if len(rows) == len(chosen):
                 break
     if missing := [index for index in chosen if index not in rows]:

@@ -4,7 +4,6 @@ import importlib
 import logging
 import sys
 import textwrap
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,9 +96,8 @@ def _main(words: Sequence[str]) -> int:
         with interruptible():
             outcome = run_command(reader, words[1:])
     except InpaintDataError as error:
-        summary = getattr(error, "summary", None)
-        if summary is not None:
-            tell("stdout", f"{summary.table()}\n")
+        if error.summary is not None:
+            tell("stdout", f"{error.summary.table()}\n")
         message = reader.named(error) if isinstance(error, UsageError) else error
         tell("stderr", f"inpaint-data {name}: {message}\n")
         return error.exit_code
@@ -116,9 +114,6 @@ def run_command(reader: Any, words: Sequence[str]) -> Any:
     """Read the settings and run."""
     settings = reader.read(words)
     tell("stderr", reader.note)
-    from PIL.Image import DecompressionBombWarning
-
-    warnings.simplefilter("ignore", DecompressionBombWarning)  # our own limit is lower, and its error has the key
     return reader.function(**settings)
 
 

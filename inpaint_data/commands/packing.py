@@ -144,7 +144,7 @@ def _failed(packed: Packed, left_out: list[LeftOut], what: str) -> SampleError:
     listed = "; ".join(f"{left.name}: {left.reason}" for left in left_out[:10])
     more = f" … and {len(left_out) - 10} more" if len(left_out) > 10 else ""
     error = SampleError(f"{what}; fix these or move them out: {listed}{more}")
-    error.summary = packed  # type: ignore[attr-defined]
+    error.summary = packed
     return error
 
 

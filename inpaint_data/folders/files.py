@@ -4,6 +4,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,6 +122,30 @@ def walk(root: Path, without: Path | None = None) -> Walk:
     return walked
 
 
+def first_of(root: Path, extensions: Collection[str]) -> str | None:
+    """The name of one of the files that `walk` gives with one of these extensions; None where there is none.
+
+    It looks no further than it must, and at names alone: a folder of shards may have very many files.
+    """
+    seen = set[tuple[int, int]]()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        if (identity := _identity(Path(folder))) in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders[:] = sorted(filter(_is_the_users, folders))
+        for name in sorted(filter(_is_the_users, names)):
+            path = Path(folder, name)
+            if File(name, path).extension in extensions and path.is_file():
+                return composed(path.relative_to(root).as_posix())
+    return None
+
+
+def _is_the_users(name: str) -> bool:
+    """Whether a name is neither hidden nor the system's own."""
+    return not name.startswith(".") and composed(name).lower() not in _OF_THE_SYSTEM
+
+
 def _identity(folder: Path) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
@@ -136,7 +161,7 @@ def _read(folder: Path, name: str, walked: Walk, real: list[tuple[Path, str]], l
     for entry in entries:
         own = composed(entry.name)
         inner = f"{name}/{own}" if name else own
-        if own.startswith(".") or own.lower() in _OF_THE_SYSTEM:
+        if not _is_the_users(entry.name):
             walked.passed_over.append(inner)
             continue
         try:

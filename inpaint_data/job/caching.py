@@ -253,5 +253,5 @@ def _check_budget(summary: Summary, sidecars: list[Sidecar], max_bad_fraction: f
         )
     if problems:
         error = CacheError(f"{root}: {'; and '.join(problems)}")
-        error.summary = summary  # type: ignore[attr-defined]
+        error.summary = summary
         raise error

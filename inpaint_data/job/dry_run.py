@@ -74,5 +74,5 @@ def _check_budget(summary: Summary, plan: Plan, max_bad_fraction: float, root: P
         f"{root}: {survey.unusable.total()} of the {survey.samples} samples that were looked at would be quarantined, "
         f"more than max_bad_fraction {max_bad_fraction}; {count} are {kind}: {survey.examples[kind][0]}"
     )
-    error.summary = summary  # type: ignore[attr-defined]
+    error.summary = summary
     raise error

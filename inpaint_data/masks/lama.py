@@ -5,6 +5,8 @@ configurations as they are drawn there: `randint` leaves the upper end out, and 
 `max_times`.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from inpaint_data.masks import opencv as cv2
@@ -101,22 +103,17 @@ def lama_thin(height: int, width: int, rng: np.random.Generator) -> BoolArray:
 
 def lama_medium(height: int, width: int, rng: np.random.Generator) -> BoolArray:
     """LaMa's medium masks, configs/data_gen/random_medium_512.yaml: strokes 1, boxes 0.3, up to half of the image."""
-
-    def draw() -> BoolArray:
-        return strokes(height, width, rng) if rng.random() < 1 / 1.3 else boxes(height, width, rng)
-
-    return draw_within(0, 0.5, draw, "lama-medium")
+    return _strokes_or_boxes("lama-medium", rng, lambda: strokes(height, width, rng), lambda: boxes(height, width, rng))
 
 
 def lama_thick(height: int, width: int, rng: np.random.Generator) -> BoolArray:
     """LaMa's thick masks, configs/data_gen/random_thick_512.yaml: strokes 1, boxes 0.3, up to half of the image."""
-
-    def draw() -> BoolArray:
-        if rng.random() < 1 / 1.3:
-            return strokes(height, width, rng, count=(1, 6), length=(10, 459), thickness=(5, 254))
-        return boxes(height, width, rng, count=(1, 4), side=(30, 300), margin=10)
-
-    return draw_within(0, 0.5, draw, "lama-thick")
+    return _strokes_or_boxes(
+        "lama-thick",
+        rng,
+        lambda: strokes(height, width, rng, count=(1, 6), length=(10, 459), thickness=(5, 254)),
+        lambda: boxes(height, width, rng, count=(1, 4), side=(30, 300), margin=10),
+    )
 
 
 def lama_thin_256(height: int, width: int, rng: np.random.Generator) -> BoolArray:
@@ -131,24 +128,29 @@ def lama_thin_256(height: int, width: int, rng: np.random.Generator) -> BoolArra
 
 def lama_medium_256(height: int, width: int, rng: np.random.Generator) -> BoolArray:
     """LaMa's medium masks for 256 pixels, configs/data_gen/random_medium_256.yaml: strokes 1, boxes 0.3."""
-
-    def draw() -> BoolArray:
-        if rng.random() < 1 / 1.3:
-            return strokes(height, width, rng, count=(4, 6), length=(20, 218), thickness=(10, 108))
-        return boxes(height, width, rng, side=(20, 100))
-
-    return draw_within(0, 0.5, draw, "lama-medium-256")
+    return _strokes_or_boxes(
+        "lama-medium-256",
+        rng,
+        lambda: strokes(height, width, rng, count=(4, 6), length=(20, 218), thickness=(10, 108)),
+        lambda: boxes(height, width, rng, side=(20, 100)),
+    )
 
 
 def lama_thick_256(height: int, width: int, rng: np.random.Generator) -> BoolArray:
     """LaMa's thick masks for 256 pixels, configs/data_gen/random_thick_256.yaml: strokes 1, boxes 0.3."""
+    return _strokes_or_boxes(
+        "lama-thick-256",
+        rng,
+        lambda: strokes(height, width, rng, count=(1, 6), length=(20, 418), thickness=(10, 208)),
+        lambda: boxes(height, width, rng, count=(1, 3), side=(60, 300), margin=20),
+    )
 
-    def draw() -> BoolArray:
-        if rng.random() < 1 / 1.3:
-            return strokes(height, width, rng, count=(1, 6), length=(20, 418), thickness=(10, 208))
-        return boxes(height, width, rng, count=(1, 3), side=(60, 300), margin=20)
 
-    return draw_within(0, 0.5, draw, "lama-thick-256")
+def _strokes_or_boxes(
+    name: str, rng: np.random.Generator, stroke: Callable[[], BoolArray], box: Callable[[], BoolArray]
+) -> BoolArray:
+    """What LaMa's medium and thick masks have in common: strokes 1, boxes 0.3, up to half of the image."""
+    return draw_within(0, 0.5, lambda: stroke() if rng.random() < 1 / 1.3 else box(), name)
 
 
 def lama_mix(height: int, width: int, rng: np.random.Generator) -> BoolArray:

@@ -13,7 +13,15 @@ from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.captions import failed_download
 from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.images import decode_alpha, decode_image, stated_orientation
-from inpaint_data.pictures.mask_files import MaskReading, frame_of, in_order, in_place, mask_pattern, read_mask
+from inpaint_data.pictures.mask_files import (
+    MaskReading,
+    check_size,
+    frame_of,
+    in_order,
+    in_place,
+    mask_pattern,
+    read_mask,
+)
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Sample, image_member, named_otherwise
 
 T = TypeVar("T")
@@ -51,12 +59,7 @@ def paired_picture(sample: Sample, name: str, reading: MaskReading) -> tuple[str
                 "is stored; save both upright"
             )
         pixels = in_place(pixels, size, turned, None)
-    height, width = pixels.shape[:2]
-    if (height, width) != size:
-        raise SampleError(
-            f"{members[0]} is {height} high and {width} wide, but image is {size[0]} high and {size[1]} wide; "
-            f"give {name}s the image's size"
-        )
+    check_size(members[0], pixels.shape[:2], size, f"{name}s")
     return members[0], pixels
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from inpaint_data.errors import SampleError
 
-Crop = Literal["center", "random", "mask"]
 Size = tuple[int, int]
 
 

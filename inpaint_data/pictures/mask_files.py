@@ -17,10 +17,10 @@ from inpaint_data.errors import SampleError
 from inpaint_data.masks.drawn import BoolArray
 from inpaint_data.masks.settings import MaskSettings, Orientation, Repaint
 from inpaint_data.pictures.formats import Decoding
+from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import DEFAULT, UPRIGHT, Uint8Array, decode_values, stated_orientation
 from inpaint_data.shards.reading import MASK_MEMBER
 
-Size = tuple[int, int]  # (height, width)
 COLOURED = 64  # between the channels of a pixel; a JPEG's grey stays far below
 ONE_COLOUR = 8  # within a channel, for a colour that a lossy format has kept nearly constant
 Values = npt.NDArray[Any]  # (H, W) uint16, or (H, W, 3) uint8
@@ -86,12 +86,17 @@ def read_mask(name: str, data: bytes, reading: MaskReading) -> BoolArray:
             mask = in_place(mask, size, reading.turned, reading.masks.orientation)
     except SampleError as error:
         raise SampleError(f"{name}: {error}") from None
-    if mask.shape != size:
-        raise SampleError(
-            f"{name} is {mask.shape[0]} high and {mask.shape[1]} wide, but image is {size[0]} high and {size[1]} "
-            "wide; give masks the image's size"
-        )
+    check_size(name, mask.shape, size)
     return mask
+
+
+def check_size(name: str, shape: tuple[int, ...], size: Size, plural: str = "masks") -> None:
+    """Raises SampleError if the member of that name has a `shape` other than the `size` of the image."""
+    if shape != size:
+        raise SampleError(
+            f"{name} is {shape[0]} high and {shape[1]} wide, but image is {size[0]} high and {size[1]} wide; give "
+            f"{plural} the image's size"
+        )
 
 
 def frame_of(shape: Size | None, size: Size, turned: int, asked: Orientation | None) -> Orientation | None:

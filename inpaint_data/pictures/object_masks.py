@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from inpaint_data.errors import SampleError
+from inpaint_data.masks.drawn import BoolArray
 from inpaint_data.pictures.annotations import Annotations, annotations_of, foreign_format
+from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import UPRIGHT
 from inpaint_data.pictures.mask_files import MaskReading, frame_of, in_order, mask_pattern, question_of, read_mask
 from inpaint_data.shown import shortened
 
-BoolArray = npt.NDArray[np.bool_]
-Size = tuple[int, int]  # (height, width)
 MAX_POLYGONS = 1024  # of one object; COCO, LVIS and SA-1B stay far below
 _STEPS_AT_ONCE = 2**18
 

@@ -8,7 +8,7 @@ from inpaint_data.errors import FilteredError, SampleError, ShardError
 from inpaint_data.pictures.brought import mask_member
 from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.geometry import Size
-from inpaint_data.pictures.mask_files import in_order, mask_pattern
+from inpaint_data.pictures.mask_files import check_size, in_order, mask_pattern
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.indexed import ShardFile
@@ -116,10 +116,11 @@ def survey_shards(
         except ShardError as error:
             problems.append(error)
     survey.bytes = sum(sizes.values())
-    for place in generator_for(0, "", 0, "survey").permutation(len(sizes)):
+    readable = list(sizes)
+    for place in generator_for(0, "", 0, "survey").permutation(len(readable)):
         if survey.samples >= samples:
             break
-        shard = list(sizes)[place]
+        shard = readable[place]
         try:
             _look(survey, shard, sizes[shard], settings, own, samples)
         except ShardError as error:
@@ -192,11 +193,8 @@ def _check_mask(sample: Sample, settings: ExampleSettings, file: ShardFile, size
     masks, members = settings.masks, sample.members
     if masks.source == "sample":
         name = mask_member(sample, masks)
-        height, width = file.size_of_member(sample, name, settings.pictures.decoding)
-        if (height, width) not in (size, size[::-1]):  # of a turned image it may be either
-            raise SampleError(
-                f"{name} is {height} high and {width} wide, but image is {size[0]} high and {size[1]} wide; give masks "
-                "the image's size"
-            )
+        shape = file.size_of_member(sample, name, settings.pictures.decoding)
+        if shape != size[::-1]:  # of a turned image it may be either
+            check_size(name, shape, size)
     elif masks.draws_objects and "json" not in members and not in_order(members, mask_pattern(masks.mask)):
         raise SampleError(f"no object mask: the sample has {', '.join(sorted(members))}; add mask.0.png or json")

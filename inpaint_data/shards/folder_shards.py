@@ -21,7 +21,7 @@ from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from inpaint_data.errors import ShardError, UsageError
-from inpaint_data.folders.files import IMAGES, shard_prefix, walk
+from inpaint_data.folders.files import IMAGES, first_of, shard_prefix
 from inpaint_data.folders.owners import Member
 from inpaint_data.folders.pairing import pair_folder
 from inpaint_data.shards.reading import name_problem
@@ -108,7 +108,8 @@ def _samples_of(folder: str) -> list[tuple[str, Mapping[str, Member]]]:
     """The samples of a folder by key; what is left out is said."""
     pairing = pair_folder(folder)
     bad = [f"{left.name}: {left.reason}" for left in pairing.left_out if left.is_bad]
-    bad += [f"{key} {problem}" for key in pairing.samples if (problem := name_problem(key))]
+    problems = {key: problem for key in pairing.samples if (problem := name_problem(key))}
+    bad += [f"{key} {problem}" for key, problem in problems.items()]
     if bad:
         _log.warning(
             "%s: %d files are left out, the first %s; inpaint-data pack %s --out shards writes the list of all",
@@ -116,7 +117,7 @@ def _samples_of(folder: str) -> list[tuple[str, Mapping[str, Member]]]:
         )
     for note in pairing.notes:
         _log.warning("%s: %s", shown(folder), shown(note))
-    return [(key, files) for key, files in pairing.samples.items() if not name_problem(key)]
+    return [(key, files) for key, files in pairing.samples.items() if key not in problems]
 
 
 class _ShardFile(AbstractBufferedFile):  # type: ignore[misc]
@@ -191,11 +192,6 @@ def _piece(member: Member, start: int, end: int, size: int) -> bytes:
     return data
 
 
-def a_picture_in(folder: str) -> str | None:
-    """The name of a picture in a local folder or below it; None where there is none."""
-    return next((file.name for file in walk(Path(folder)).files if file.extension in IMAGES), None)
-
-
 def folder_as_shards(folder: str) -> list[str]:
     """The URLs of the shards that a local folder of images is read as; none of a folder without images.
 
@@ -203,7 +199,7 @@ def folder_as_shards(folder: str) -> list[str]:
         UsageError: its images cannot be told from its masks.
         ShardError: it cannot be read.
     """
-    if a_picture_in(folder) is None:
+    if first_of(Path(folder), IMAGES) is None:
         return []
     url = f"{FOLDER}{os.path.abspath(folder)}"
     files, path = file_system(url)

@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import braceexpand
 
 from inpaint_data.errors import ShardError, UsageError
+from inpaint_data.folders.files import IMAGES, first_of
 from inpaint_data.shards.store_errors import reason_of, unreadable
 from inpaint_data.shards.stores import ARCHIVES, at_once, file_systems, find, is_there, is_url, stored, tars_in
 from inpaint_data.shards.streams import anew_if_replaced, open_stream, status_of
@@ -172,11 +174,11 @@ def _expand_one(spec: str) -> list[str]:
 
 def _in_folder(folder: str) -> list[str]:
     """The tars in a local folder, or the shards that its images are read as, or else archives of other kinds."""
-    from inpaint_data.shards.folder_shards import a_picture_in, folder_as_shards  # which builds on this module
+    from inpaint_data.shards.folder_shards import folder_as_shards  # which builds on this module
 
     shards = tars_in(folder)
     if shards and shards[0].endswith(".tar"):
-        if picture := a_picture_in(folder):
+        if picture := first_of(Path(folder), IMAGES):
             where = os.path.relpath(os.path.dirname(shards[0]), folder)
             raise UsageError(
                 f"shards: {folder} has shards ({shards[0]}) and pictures ({picture}), and one of them is meant; "

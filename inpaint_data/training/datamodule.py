@@ -1,7 +1,6 @@
 """InpaintDataModule: the same batch from pictures, encoded live, or from a cache."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -57,7 +56,6 @@ LOADERS = {
 }
 EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 _log = logging.getLogger(__name__)
-Given = Mapping[str, Any]
 
 
 class InpaintDataModule(LightningDataModule):
