@@ -153,6 +153,14 @@ def test_a_folder_with_shards_and_pictures_is_refused(photos: Path, tmp_path: Pa
     assert expand_shards(f"{photos}/{pattern}") == [f"{photos}/{tar}"]
 
 
+def test_pictures_that_are_not_used_are_said(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (photos / "reg" / "1_cat").mkdir(parents=True)
+    shutil.copy(next(photos.rglob("*.jpg")), photos / "reg" / "1_cat" / "r.jpg")
+    with caplog.at_level(logging.WARNING):
+        expand_shards(str(photos))
+    assert "1 pictures are not used, the first reg/1_cat/r.jpg: a regularisation image" in caplog.text
+
+
 def test_shards_beside_what_is_no_picture_of_the_users_are_shards(tmp_path: Path) -> None:
     shelf, pixels = tmp_path / "shelf", next(PHOTOS.glob("*.jpg")).read_bytes()
     shard = shelf / "a.tar"

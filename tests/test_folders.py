@@ -265,11 +265,11 @@ def test_linked_folders_are_read_once_and_loops_end(tmp_path: Path) -> None:
     assert samples_of(pairing, root) == {
         "far/b": {"jpg": "far/b.jpg"},
         "x/a": {"jpg": "x/a.jpg"},
-        "y": {"jpg": "y.jpg"},
     }
     again = "a link to a folder that is read already"
     assert reasons_of(pairing) == {
         **dict.fromkeys(["again/", "loop/", "x/up/"], again),
+        "y.jpg": "the same file as x/a.jpg",
         "gone.jpg": "a link to nothing",
         "pipe.jpg": "neither a file nor a folder",
     }
@@ -560,7 +560,6 @@ def test_a_folder_of_pictures_that_are_named_as_the_images_is_asked_for(files: s
         ("cats/1.jpg cats/2.jpg dogs/1.jpg dogs/2.jpg", "packed as images: cats/, dogs/; masks: --masks_from DIR"),
         ("10_cat/1.png 20_dog/1.png", ""),
         ("img/train/1.png img/val/1.png", ""),
-        ("images/a.jpg masks/a.png other/a.jpg", ""),
         ("images/a.jpg other/a.jpg other/a.txt", ""),
     ],
 )
@@ -569,6 +568,131 @@ def test_images_of_one_name_in_several_folders_are_images(files: str, note: str,
     assert len(pairing.samples) == sum(name.endswith((".jpg", ".png")) for name in files.split()) - ("masks/" in files)
     assert note in "".join(pairing.notes)
     assert bool(note) == ("named as those" in "".join(pairing.notes))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        # A mask of the exact name goes before one of another class or another case.
+        ("img/10_cat/a.png mask/10_cat/a.png mask/5_cat/a.png", {"img/10_cat/a": {"mask.png": "mask/10_cat/a.png"}}),
+        ("a.jpg a_mask.png A_MASK.png", {"a": {"mask.png": "a_mask.png"}}),
+        # The one picture beside a mask without a name is its image.
+        ("1/scene.jpg 1/mask.png", {"1/scene": {"mask.png": "1/mask.png"}}),
+        (
+            "1/before.jpg 1/mask.png 1/target.jpg",
+            {"1/before": {"mask.png": "1/mask.png", "target.jpg": "1/target.jpg"}},
+        ),
+    ],
+)
+def test_the_nearest_name_decides(files: str, expected: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, files))
+    for key, members in expected.items():
+        assert members.items() <= samples_of(pairing, tmp_path)[key].items()
+    assert set(pairing.samples) == set(expected)
+    packed = sum(map(len, pairing.samples.values()))
+    assert packed + len(pairing.left_out) == len(files.split())
+
+
+def test_two_images_beside_a_mask_without_a_name_have_none(tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, "1/scene.jpg 1/other.jpg 1/mask.png"))
+    assert reasons_of(pairing) == {"1/mask.png": "a mask without an image: no image of its name"}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "cat.jpg dog.jpg cat_msq.png dog_msq.png",
+        "cat.jpg dog.jpg owl.jpg edit-cat.jpg edit-dog.jpg",
+        "x/cat.png x/cat.txt x/dog.png x/dog.txt x/cat_layer.png x/dog_layer.png",
+    ],
+)
+def test_a_word_that_most_names_have_twice_is_no_image(files: str, tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, files))
+    made = {name for name in files.split() if any(word in name for word in ("msq", "edit", "layer"))}
+    assert set(reasons_of(pairing)) == made
+    assert all("as masks and targets have; name it " in reason for reason in reasons_of(pairing).values())
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "cat.jpg cat_1.jpg cat_2.jpg dog.jpg dog_1.jpg",
+        "cat.jpg cat_sleeping.jpg dog.jpg dog_running.jpg",
+        "cat.jpg cat_flip.jpg cat_flip.txt dog.jpg dog_flip.jpg dog_flip.txt",
+        "cat.jpg cat_crop.jpg a.jpg b.jpg c.jpg d.jpg e.jpg",
+    ],
+)
+def test_words_of_a_few_names_or_with_captions_are_images(files: str, tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, files))
+    assert len(pairing.samples) == files.count(".jpg")
+
+
+@pytest.mark.parametrize("name", ["cat_msk", "cat_cutout", "cat_nobg", "cat_no_bg", "cat-foreground", "cat_segm"])
+def test_what_is_called_as_made_of_an_image_is_asked_for(name: str, tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, f"cat.jpg dog.jpg {name}.png"))
+    assert set(pairing.samples) == {"cat", "dog"}
+    assert "it may be a mask of cat.jpg" in reasons_of(pairing)[f"{name}.png"]
+
+
+def test_a_table_says_that_a_mask_by_name_is_an_image(tmp_path: Path) -> None:
+    table = b'{"file_name": "gas_mask.jpg", "text": "a gas mask"}\n{"file_name": "cat.jpg", "text": "a cat"}\n'
+    put(tmp_path, {"metadata.jsonl": table, "gas_mask.jpg": b"", "cat.jpg": b"", "cat_mask.png": b""})
+    assert samples_of(pair_folder(tmp_path), tmp_path) == {
+        "cat": {"jpg": "cat.jpg", "mask.png": "cat_mask.png", "txt": "a cat"},
+        "gas_mask": {"jpg": "gas_mask.jpg", "txt": "a gas mask"},
+    }
+    put(tmp_path, {"metadata.jsonl": table + b'{"file_name": "cat_mask.png", "text": "black and white"}\n'})
+    pairing = pair_folder(tmp_path)  # a tool that captions all there is
+    assert set(pairing.samples) == {"cat"}
+    assert "gas_mask.jpg" in reasons_of(pairing)
+
+
+def test_names_in_a_table_may_be_of_another_case(tmp_path: Path) -> None:
+    table = b'{"file_name": "Images/CAT.JPG", "text": "a cat", "mask": "MASKS/Cat.png"}\n'
+    pairing = pair_folder(put(tmp_path, {"metadata.jsonl": table, "images/cat.jpg": b"", "masks/cat.png": b""}))
+    assert samples_of(pairing, tmp_path) == {
+        "images/cat": {"jpg": "images/cat.jpg", "mask.png": "masks/cat.png", "txt": "a cat"}
+    }
+
+
+def test_a_picture_in_a_column_that_nobody_knows_is_no_image(tmp_path: Path) -> None:
+    table = b'{"file_name": "a.jpg", "depth": "d/1.png"}\n{"file_name": "b.jpg", "depth": "a.jpg"}\n'
+    pairing = pair_folder(put(tmp_path, {"metadata.jsonl": table, "a.jpg": b"", "b.jpg": b"", "d/1.png": b""}))
+    assert set(pairing.samples) == {"a", "b"}
+    assert reasons_of(pairing) == {
+        "d/1.png": "metadata.jsonl, line 1 names it as depth, of which nobody knows what it is; call the column "
+        "mask_file_name, target_file_name or conditioning_file_name"
+    }
+
+
+def test_an_image_may_be_its_own_target_by_a_link(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg store/b.jpg")
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets/a.jpg").symlink_to("../images/a.jpg")
+    os.link(tmp_path / "store/b.jpg", tmp_path / "targets/x.jpg")
+    pairing = pair_folder(tmp_path)
+    assert samples_of(pairing, tmp_path) == {"images/a": {"jpg": "images/a.jpg", "target.jpg": "targets/a.jpg"}}
+    assert set(reasons_of(pairing)) == {"store/b.jpg", "targets/x.jpg"}
+
+
+def test_an_image_of_two_names_is_packed_once_unless_each_has_a_caption(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg c.jpg c.txt")
+    os.link(tmp_path / "a.jpg", tmp_path / "b.jpg")
+    (tmp_path / "b.txt").write_text("b")
+    (tmp_path / "d.jpg").symlink_to("c.jpg")
+    (tmp_path / "d.txt").write_text("d")
+    pairing = pair_folder(tmp_path)
+    assert set(pairing.samples) == {"b", "c", "d"}
+    assert reasons_of(pairing) == {"a.jpg": "the same file as b.jpg"}
+
+
+def test_masks_elsewhere_do_not_answer_for_other_folders(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg masks/a.png depth_maps/a.jpg")
+    with pytest.raises(UsageError, match=r"^depth_maps/ may hold .*; images: --masks_from masks"):
+        pair_folder(tmp_path)
+    pairing = pair_folder(tmp_path, masks_from="masks")
+    assert set(pairing.samples) == {"images/a", "depth_maps/a"}
+    assert "packed as images: depth_maps/" in "".join(pairing.notes)
 
 
 def test_regularisation_images_of_kohya_are_not_trained_as_the_others(tmp_path: Path) -> None:
@@ -627,7 +751,10 @@ def test_the_name_of_a_link_says_what_is_behind_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "column",
-    ["mask", "mask_image", "mask_images", "masks", "mask_path", "mask_file", "segmentation", "mask_file_names"],
+    [
+        *("mask", "mask_image", "mask_images", "masks", "mask_path", "mask_file", "segmentation", "mask_file_names"),
+        *("inpaint_mask", "seg", "person mask path"),
+    ],
 )
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_column_of_masks_is_known_by_its_usual_names(column: str, kind: str, tmp_path: Path) -> None:

@@ -663,7 +663,7 @@ def test_shards_of_one_name_get_as_many_of_their_folders_in_front_as_it_takes(
 
 
 @pytest.mark.parametrize("kind", ["local", "memory"])
-def test_a_folder_without_tars_is_read_through_its_folders_and_says_what_it_has_instead(
+def test_a_folder_is_read_through_its_folders_and_says_what_it_has_instead(
     kind: str, tmp_path: Path, memory: str
 ) -> None:
     files, root = (fsspec.filesystem("memory"), f"{memory}/in") if kind == "memory" else (None, str(tmp_path))
@@ -680,7 +680,9 @@ def test_a_folder_without_tars_is_read_through_its_folders_and_says_what_it_has_
     assert expand_shards(f"{root}/deep") == nested
     assert list(map(shard_stem, expand_shards(f"{root}/deep"))) == ["x-1", "0", "z-1"]
     top = write("deep/2.tar", tar(SAMPLES))
-    assert expand_shards(f"{root}/deep") == [top]
+    write("deep/latents/cache.json", b"{}")
+    write("deep/latents/2.tar", tar(SAMPLES))
+    assert expand_shards(f"{root}/deep") == [top, *nested]
     for ending in (".tar.gz", ".tgz", ".zip"):
         write(f"packed{ending}/0{ending}", b"")
         with pytest.raises(UsageError, match=rf"has no \.tar, but 1 compressed, such as .*0\{ending}; unpack"):

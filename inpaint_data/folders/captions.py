@@ -9,7 +9,7 @@ from typing import Any
 
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.files import IMAGES, File, LeftOut
-from inpaint_data.folders.layouts import Role
+from inpaint_data.folders.layouts import MASK_WORDS, Role, words_of
 from inpaint_data.shown import shortened
 
 TABLES = ("metadata.jsonl", "metadata.csv")  # of imagefolders; others are read where `captions_from` names them
@@ -25,15 +25,13 @@ _ENDINGS = (
     "_file",
 )  # huggingface/datasets has the first
 _PICTURES: Mapping[str, Role] = {
-    "mask": "mask",
-    "masks": "mask",
-    "mask_image": "mask",
-    "mask_images": "mask",
-    "segmentation": "mask",
-    "segmentation_mask": "mask",
-    "matte": "mask",
+    "seg": "mask",
+    "segs": "mask",
+    "alpha": "mask",
     "target": "target",
+    "target_image": "target",
     "control": "control",
+    "control_image": "control",
     "conditioning": "control",
     "conditioning_image": "control",
 }
@@ -49,12 +47,14 @@ class Row:
         file: the image as the table names it.
         caption: None where the table has none for it.
         pictures: the files of its masks, target and conditioning picture.
+        unknown: the pictures that columns name of which nobody knows what they are for, by column.
     """
 
     line: str
     file: str
     caption: str | None
     pictures: Mapping[Role, Sequence[str]] = field(default_factory=dict)
+    unknown: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -200,12 +200,13 @@ def _take(table: Table, records: list[tuple[str, dict[str, Any]]], column: str |
         for name, role in pictures.items():
             files.setdefault(role, []).extend(_texts_in(record.get(name)))
         text = caption if isinstance(caption, str) and caption.strip() else None
-        table.rows.append(Row(line, image, text, files))
+        unknown = {name: named for name in table.unread if (named := _pictures_in(record.get(name)))}
+        table.rows.append(Row(line, image, text, files, unknown))
 
 
 def _role_of(column: str) -> Role | None:
     base = next((column.removesuffix(ending) for ending in _ENDINGS if column.endswith(ending)), column)
-    return _PICTURES.get(base)
+    return _PICTURES.get(base) or ("mask" if MASK_WORDS.intersection(words_of(base)) else None)
 
 
 def _texts_in(value: Any) -> list[str]:
@@ -215,8 +216,12 @@ def _texts_in(value: Any) -> list[str]:
 
 def _has_files(values: Iterable[Any]) -> bool:
     """Whether a column names pictures; a segmentation may also be polygons."""
-    texts = [text for value in values for text in _texts_in(value)]
-    return not texts or any(text.rpartition(".")[2].lower() in IMAGES for text in texts)
+    values = list(values)
+    return any(map(_pictures_in, values)) or not any(map(_texts_in, values))
+
+
+def _pictures_in(value: Any) -> list[str]:
+    return [text for text in _texts_in(value) if text.rpartition(".")[2].lower() in IMAGES]
 
 
 def _caption_column(

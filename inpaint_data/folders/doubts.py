@@ -9,6 +9,7 @@ from pathlib import Path
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.files import IMAGES, File, LeftOut, Walk
 from inpaint_data.folders.layouts import (
+    BREAKS,
     LAYOUTS,
     MADE_OF_IMAGES,
     REGULARISATION,
@@ -19,6 +20,7 @@ from inpaint_data.folders.layouts import (
     is_in_folder_of,
     other_stem,
     owners_beside,
+    owners_in_folder,
     place_of,
     read_name,
     repeats_of,
@@ -63,16 +65,26 @@ def named_by_links(walked: Walk, layout: str) -> None:
             walked.left_out = [left for left in walked.left_out if left.name != f"{link}/"]
     walked.files.sort(key=lambda file: (file.name, str(file.path)))
     said = {
-        file.identity: file.name
-        for file in walked.files
-        if file.extension in IMAGES and _role(file.name, layout) != "image"
+        file.identity: file for file in walked.files if file.extension in IMAGES and _role(file.name, layout) != "image"
     }
-    again = {file for file in walked.files if file.identity in said and _role(file.name, layout) == "image"}
+    again = {
+        file
+        for file in walked.files
+        if (other := said.get(file.identity))
+        and _role(file.name, layout) == "image"
+        and not _is_own(other, file, layout)
+    }
     walked.files = [file for file in walked.files if file not in again]
     walked.left_out += [
-        LeftOut(file.name, f"the same file as {said[file.identity]}, which says what it is", is_bad=False)
+        LeftOut(file.name, f"the same file as {said[file.identity].name}, which says what it is", is_bad=False)
         for file in again
     ]
+
+
+def _is_own(picture: File, image: File, layout: str) -> bool:
+    """Whether an image is its own target or conditioning picture, by a link."""
+    role = _role(picture.name, layout)
+    return role != "mask" and image.stem in [stem for stem, _ in owners_in_folder(picture.stem, role)]
 
 
 def _role(name: str, layout: str) -> Role:
@@ -93,13 +105,16 @@ def reason_of_folder(folder: str, layout: str) -> str | None:
     return None
 
 
-def sift(images: Iterable[File], certain: Collection[str], masks: Iterable[File]) -> Sifted:
+def sift(
+    images: Iterable[File], certain: Collection[str], masks: Iterable[File], captioned: Collection[tuple[str, str]]
+) -> Sifted:
     """Set apart what may be no image.
 
     Args:
         images: the pictures that no layout has as anything else.
         certain: names of images that a table has.
         masks: the pictures that are masks by their own names.
+        captioned: (folder, stem) of the captions.
     """
     images = list(images)
     stems: dict[str, str] = {}  # lower case -> an image's name
@@ -111,6 +126,7 @@ def sift(images: Iterable[File], certain: Collection[str], masks: Iterable[File]
     of_one = {file.folder for file in images if other_stem(file.stem) == ""}
     of_one |= {file.folder for file in masks if owners_beside(file.stem, "mask")[:1] == [("", None)]}
     sifted, doubtful = Sifted(), list[str]()
+    made = _of_most_images(images, captioned)
     for file in images:
         doubt = doubt_of(file.stem)
         role = role_in_folder_of_one(file.stem) if file.folder in of_one else None
@@ -131,6 +147,8 @@ def sift(images: Iterable[File], certain: Collection[str], masks: Iterable[File]
             sifted.left_out.append(LeftOut(file.name, reason))
         elif doubt is not None and (why := _against(doubt, stems)):
             sifted.left_out.append(LeftOut(file.name, why))
+        elif file.name in made:
+            sifted.left_out.append(LeftOut(file.name, made[file.name]))
         else:
             sifted.images.append(file)
             doubtful += [file.name] if doubt is not None else []
@@ -140,6 +158,41 @@ def sift(images: Iterable[File], certain: Collection[str], masks: Iterable[File]
             "their names: packed as images"
         )
     return sifted
+
+
+def _of_most_images(images: Iterable[File], captioned: Collection[tuple[str, str]]) -> dict[str, str]:
+    """Pictures whose names have the same word more than those of most images beside them: cat_msk.png, dog_msk.png.
+
+    Returns:
+        Their names, each with the reason to leave it out.
+    """
+    folders = defaultdict[str, dict[str, File]](dict)
+    for file in images:
+        folders[file.folder][file.stem] = file
+    reasons = dict[str, str]()
+    for folder, files in folders.items():
+        words = defaultdict[str, dict[str, str]](dict)  # a word -> stems with it -> stems of their images
+        for stem in files:
+            for word, rest in _words_at_the_ends(stem):
+                if rest in files and (folder, stem) not in captioned:
+                    words[word][stem] = rest
+        for word, named in words.items():
+            if len(named) > 1 and len(named) * 2 >= len(files.keys() - named.keys()):
+                for stem, rest in named.items():
+                    reasons[files[stem].name] = (
+                        f"{len(named)} pictures have the name of an image and {word!r}, as masks and targets have; "
+                        f"name it {rest}_mask.png or {rest}_target.png; {_OTHERWISE}, or give it a caption"
+                    )
+    return reasons
+
+
+def _words_at_the_ends(stem: str) -> Iterator[tuple[str, str]]:
+    """The words that a name may have more than another: all behind a break or before one; no numbers."""
+    for match in BREAKS.finditer(stem):
+        before, after = stem[: match.start()], stem[match.end() :]
+        for word, rest in ((after, before), (before, after)):
+            if any(map(str.isalpha, word)) and rest:
+                yield word, rest
 
 
 def _against(doubt: Doubt, stems: dict[str, str]) -> str | None:
@@ -173,7 +226,9 @@ def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: 
     by_folder = defaultdict[str, list[Owner]](list)
     for owner in owners.all:
         by_folder[owner.file.folder].append(owner)
-    twins = _Twins([owner for owner in owners.all if "mask" not in owner.pictures], layout)
+    all_twins = _Twins(owners.all, layout)
+    # Where an image has its mask beside it, other folders have none.
+    twins = _Twins([owner for owner in owners.all if not _has_mask_beside(owner)], layout)
     alike = list[str]()
     for folder, inside in by_folder.items():
         if says_images(folder, LAYOUTS[layout]) == 2:
@@ -186,7 +241,7 @@ def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: 
         asked = [(owner, other) for owner in unsaid if (other := twins.image_of(owner))]
         if len(asked) * 2 > len(inside) and not is_told:
             raise _question(*asked[0], owners)
-        if sum(twins.has_one(owner) for owner in unsaid) * 2 > len(inside):
+        if sum(all_twins.has_one(owner) for owner in unsaid) * 2 > len(inside):
             alike.append(folder)
     if not alike:
         return []
@@ -194,8 +249,12 @@ def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: 
     return [f"pictures named as those of other folders are packed as images: {listed}; masks: --masks_from DIR"]
 
 
+def _has_mask_beside(owner: Owner) -> bool:
+    return any(not source for _, _, source in owner.pictures.get("mask", []))
+
+
 class _Twins:
-    """Images without masks, by what another picture of the same stem may be called after."""
+    """Images, by what another picture of the same stem may be called after."""
 
     def __init__(self, images: Iterable[Owner], layout: str) -> None:
         self._layout = LAYOUTS[layout]

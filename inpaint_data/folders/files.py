@@ -4,7 +4,8 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,6 +84,21 @@ class LeftOut:
     is_bad: bool = True
 
 
+class Spellings:
+    """Names of files, each found by itself, or else by its letters in either case where no other has them."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = set(names)
+        self._near = defaultdict[str, list[str]](list)
+        for name in self._names:
+            self._near[name.lower()].append(name)
+
+    def of(self, name: str) -> str:
+        """The name that is there; the given one where there is none, or where several are as near."""
+        near = self._near.get(name.lower(), ())
+        return near[0] if name not in self._names and len(near) == 1 else name
+
+
 @dataclass
 class Walk:
     """What there is in a folder and below it, by name."""
@@ -122,11 +138,8 @@ def walk(root: Path, without: Path | None = None) -> Walk:
     return walked
 
 
-def first_of(root: Path, extensions: Collection[str]) -> str | None:
-    """The name of one of the files that `walk` gives with one of these extensions; None where there is none.
-
-    It looks no further than it must, and at names alone: a folder of shards may have very many files.
-    """
+def files_below(root: Path) -> Iterator[str]:
+    """The names of the files that `walk` gives, one by one: a folder of shards may have very many."""
     seen = set[tuple[int, int]]()
     for folder, folders, names in os.walk(root, followlinks=True):
         if (identity := _identity(Path(folder))) in seen:
@@ -135,10 +148,13 @@ def first_of(root: Path, extensions: Collection[str]) -> str | None:
         seen.add(identity)
         folders[:] = sorted(filter(_is_the_users, folders))
         for name in sorted(filter(_is_the_users, names)):
-            path = Path(folder, name)
-            if File(name, path).extension in extensions and path.is_file():
-                return composed(path.relative_to(root).as_posix())
-    return None
+            yield os.path.relpath(os.path.join(folder, name), root)
+
+
+def first_of(root: Path, extensions: Collection[str]) -> str | None:
+    """The first name of `files_below` with one of these extensions; None where there is none."""
+    found = (name for name in files_below(root) if File(name, root).extension in extensions)
+    return next((composed(name) for name in found if (root / name).is_file()), None)
 
 
 def _is_the_users(name: str) -> bool:

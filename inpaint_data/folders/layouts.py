@@ -25,8 +25,16 @@ from inpaint_data.folders.files import IMAGES, File
 
 Role = Literal["image", "mask", "target", "control"]
 _BREAK = r"[ _.\-]"
+BREAKS = re.compile(_BREAK)
 JOINTS = ("", " ", "_", "-")  # between a name and a number
-IMAGE_NAMES = ("image", "img", "photo", "input")  # of images that have no name but that of their kind
+IMAGE_NAMES = (
+    "image",
+    "img",
+    "photo",
+    "input",
+    "source",
+    "before",
+)  # of images that have no name but that of their kind
 _WORDS = r"(?:masks?|masklabel|segmentation)"
 MASK_NAME = re.compile(
     rf"(?P<stem>.*)(?:{_BREAK}\(?{_WORDS}\)?|(?-i:(?<=[a-z0-9])Masks?))(?:{_BREAK}?(?P<number>[0-9]+))?"
@@ -44,24 +52,37 @@ _OTHER_NAMES: Mapping[Role, re.Pattern[str]] = MappingProxyType(
     }
 )
 _NUMBERED = re.compile(rf"(?P<stem>.+){_BREAK}(?P<number>[0-9]+)", re.DOTALL)
-_IMAGE = "(?:image|img|photo|input|original|orig)"
+_IMAGE = "(?:image|img|photo|input|original|orig|source|before)"
 _IMAGE_NAME = re.compile(rf"(?P<stem>.+){_BREAK}{_IMAGE}|{_IMAGE}(?:{_BREAK}(?P<rest>.+))?", re.IGNORECASE | re.DOTALL)
 
 # What may be a mask, or made of an image, and what is not written as any layout writes it.
 _MASK_ALONE = re.compile(r"(?P<before>.*?)(?<![^\W_])masks?(?![^\W_])(?P<after>.*)", re.IGNORECASE | re.DOTALL)
 _MASK_WITHIN = re.compile(r"(?P<before>.*?)mask(?:s|ed|ing)?(?P<after>.*)", re.IGNORECASE | re.DOTALL)
 _LIKE_MASKS = re.compile(
-    rf"(?:(?P<before>.*?){_BREAK})?(?:segs?|segmented|mattes?|trimaps?|alphas?|labels?|annotations?|gt|bw|binary|"
-    rf"silhouette|overlay|preview|thumb|thumbnail|depth|canny)(?:{_BREAK}(?P<after>.*))?",
+    rf"(?:(?P<before>.*?){_BREAK})?(?:segs?|segm|segmented|mattes?|msks?|trimaps?|alphas?|labels?|annotations?|gt|bw|"
+    rf"binary|silhouette|overlay|preview|thumb|thumbnail|depth|canny|cutout|no_?bg|fg|bg|foreground|background|rembg)"
+    rf"(?:{_BREAK}(?P<after>.*))?",
     re.IGNORECASE | re.DOTALL,
 )
 # Whole names in a folder of one image's files: `0001/result.jpg`.
 _OF_ONE_IMAGE = frozenset(
-    ["result", "output", "gt", "ground_truth", "groundtruth", "edited", "inpainted", "masked", "overlay", "preview"]
+    [
+        "result",
+        "output",
+        "gt",
+        "ground_truth",
+        "groundtruth",
+        "edited",
+        "after",
+        "inpainted",
+        "masked",
+        "overlay",
+        "preview",
+    ]
 )
 
 # Folders. A word of these anywhere between breaks: `train_masks`, `10_cat_mask`.
-_MASK_WORDS = frozenset(
+MASK_WORDS = frozenset(
     ["mask", "masks", "masklabel", "masklabels", "segmentation", "segmentations", "matte", "mattes", "trimaps"]
 )
 _IMAGE_WORDS = frozenset(["image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpegimages"])
@@ -240,7 +261,7 @@ def _roles_of_folder(name: str, layout: Layout) -> tuple[Role, ...]:
         if whole in names:
             return (role,)
     words = {word.lower() for word in words_of(name)}
-    if words & _MASK_WORDS:
+    if words & MASK_WORDS:
         return ("mask",)
     return ("image",) if words & _IMAGE_WORDS else ()
 
@@ -253,7 +274,7 @@ def place_of(folder: str) -> str:
         whole = "_".join(words_of(part)).lower()
         if whole in _NAMELESS:
             continue
-        words = [word for word in words_of(part) if word.lower() not in _MASK_WORDS | _IMAGE_WORDS]
+        words = [word for word in words_of(part) if word.lower() not in MASK_WORDS | _IMAGE_WORDS]
         if words:
             kept.append("_".join(words))
     return "/".join(kept)
@@ -263,7 +284,7 @@ _NAMELESS = frozenset().union(*_FOLDERS.values(), _CONDITIONING, _GROUND_TRUTH, 
 
 
 def words_of(name: str) -> list[str]:
-    return [word for word in re.split(_BREAK, name) if word]
+    return [word for word in BREAKS.split(name) if word]
 
 
 def is_in_folder_of(names: frozenset[str], folder: str) -> bool:

@@ -52,6 +52,7 @@ class Owners:
         self._loose_beside: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._loose_ends: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._stems: dict[str, list[Owner]] = defaultdict(list)
+        self._in: dict[str, list[Owner]] = defaultdict(list)
         by_key: dict[str, list[Owner]] = defaultdict(list)
         for file in images:
             stem = file.stem.replace(".", "_")  # readers split names at the first dot
@@ -69,9 +70,27 @@ class Owners:
                         f"{owner.file.stem}_mask.png"
                     )
 
+    def without_second_names(self) -> list[LeftOut]:
+        """Take away the images that are files of other images too, by a link, and have nothing else of their own."""
+        by_file = defaultdict[tuple[int, int] | str, list[Owner]](list)
+        for owner in self.all:
+            by_file[owner.file.identity or owner.file.name].append(owner)
+        again = dict[str, Owner]()
+        for owners in by_file.values():
+            first, *others = sorted(owners, key=lambda owner: not (owner.pictures or owner.texts))
+            again |= {owner.key: first for owner in others if not (owner.pictures or owner.texts or owner.problem)}
+        left_out = [
+            LeftOut(owner.file.name, f"the same file as {again[owner.key].file.name}", is_bad=False)
+            for owner in self.all
+            if owner.key in again
+        ]
+        self.all = [owner for owner in self.all if owner.key not in again]
+        return left_out
+
     def _register(self, owner: Owner) -> None:
         file = owner.file
         self._stems[file.stem].append(owner)
+        self._in[file.folder].append(owner)
         place, other = place_of(file.folder), other_stem(file.stem)
         # Behind a zero byte, which no name can have, for an exact name goes first.
         for name in [file.stem] if other is None else [file.stem, f"\0{other}"]:
@@ -102,6 +121,11 @@ class Owners:
             if near := near + [owner for end in _ends(place) for owner in self._places.get((end, name), ())]:
                 return near
         return []
+
+    def only_one_in(self, folder: str) -> Owner | None:
+        """The image of a folder that has no other."""
+        found = self._in.get(folder, [])
+        return found[0] if len(found) == 1 else None
 
     def nearly_beside(self, folder: str, stem: str) -> list[Owner]:
         """The images in a folder that are called so in letters of either case."""

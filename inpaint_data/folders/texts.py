@@ -9,7 +9,7 @@ from typing import Any
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.captions import TABLES, Row, Table, caption_in, is_caption_json, json_of, read_table
 from inpaint_data.folders.coco import Annotated, is_coco, read_coco, via_files
-from inpaint_data.folders.files import UNREAD_IMAGES, File, LeftOut, composed
+from inpaint_data.folders.files import UNREAD_IMAGES, File, LeftOut, Spellings, composed
 from inpaint_data.folders.layouts import (
     CAPTION_FOLDERS,
     LABEL_FOLDERS,
@@ -35,6 +35,7 @@ class Texts:
     """All of a folder's files that are no pictures."""
 
     root: Path
+    spellings: Spellings
     captions: list[File] = field(default_factory=list)
     jsons: list[File] = field(default_factory=list)  # of one image each, by their names
     tables: list[Table] = field(default_factory=list)
@@ -54,7 +55,7 @@ class Texts:
         if path.startswith("/"):
             root = composed(self.root.resolve().as_posix())
             return path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else path
-        return posixpath.normpath(posixpath.join(table.file.folder, path))
+        return self.spellings.of(posixpath.normpath(posixpath.join(table.file.folder, path)))
 
 
 def sort_texts(root: Path, files: Collection[File], pictures: Collection[File], captions_from: str | None) -> Texts:
@@ -63,7 +64,7 @@ def sort_texts(root: Path, files: Collection[File], pictures: Collection[File], 
     Raises:
         UsageError: a table cannot be read, or there is none of `captions_from`.
     """
-    texts = Texts(root)
+    texts = Texts(root, Spellings(file.name for file in pictures))
     beside = {(file.folder, file.stem) for file in pictures}
     wanted = [file for file in files if file.name == captions_from]
     if captions_from and not wanted and (outer := Path(captions_from).expanduser()).is_file():
@@ -187,8 +188,7 @@ def _owners_of_row(table: Table, row: Row, texts: Texts, owners: Owners) -> list
     if table.is_by_stem:
         folder, stem = _split(name)
         return owners.beside(folder, stem) or ([] if "/" in row.file else owners.stemmed(folder, stem))
-    nearly = owners.nearly_beside(*_split(name.rpartition(".")[0]))
-    return [owner for owner in nearly if owner.file.name.lower() == name.lower()]
+    return []
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -251,6 +251,19 @@ def _exact(file: File, name: str, owners: Owners) -> Owner | None:
 
 def _path_in(name: str) -> str:
     return composed(posixpath.normpath(name.replace("\\", "/"))).lstrip("/")
+
+
+def unknown_in(texts: Texts) -> dict[str, str]:
+    """The pictures that tables name in a column which nobody knows, each with the reason to leave it out."""
+    certain = {texts.name_in(table, row.file) for table, row in texts.rows()}
+    reasons = {
+        texts.name_in(table, written): f"{row.line} names it as {column}, of which nobody knows what it is; call the "
+        "column mask_file_name, target_file_name or conditioning_file_name"
+        for table, row in texts.rows()
+        for column, names in row.unknown.items()
+        for written in names
+    }
+    return {name: reason for name, reason in reasons.items() if name not in certain}
 
 
 def claims(texts: Texts) -> Iterator[tuple[str, Role, str, str]]:

@@ -21,7 +21,7 @@ from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from inpaint_data.errors import ShardError, UsageError
-from inpaint_data.folders.files import IMAGES, first_of, shard_prefix
+from inpaint_data.folders.files import IMAGES, File, LeftOut, first_of, shard_prefix
 from inpaint_data.folders.owners import Member
 from inpaint_data.folders.pairing import pair_folder
 from inpaint_data.shards.reading import name_problem
@@ -115,9 +115,16 @@ def _samples_of(folder: str) -> list[tuple[str, Mapping[str, Member]]]:
             "%s: %d files are left out, the first %s; inpaint-data pack %s --out shards writes the list of all",
             *(shown(folder), len(bad), shown(bad[0]), shown(folder)),
         )
+    aside = [f"{left.name}: {left.reason}" for left in pairing.left_out if not left.is_bad and _is_picture(left)]
+    if aside:
+        _log.warning("%s: %d pictures are not used, the first %s", shown(folder), len(aside), shown(aside[0]))
     for note in pairing.notes:
         _log.warning("%s: %s", shown(folder), shown(note))
     return [(key, files) for key, files in pairing.samples.items() if key not in problems]
+
+
+def _is_picture(left: LeftOut) -> bool:
+    return File(left.name, Path()).extension in IMAGES
 
 
 class _ShardFile(AbstractBufferedFile):  # type: ignore[misc]

@@ -48,7 +48,7 @@ class NamedShard(str):
 def expand_shards(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
     """The shards that a brace pattern, a glob, a folder, a path, a URL of fsspec or a list of these names.
 
-    In the order given; globs and folders sorted. A folder without a tar gives those of the folders in it. Shards of
+    In the order given; globs and folders sorted. A folder gives the tars in it and below it. Shards of
     one file name in several folders are `NamedShard`s: part-0/00000.tar and part-1/00000.tar are part-0-00000 and
     part-1-00000. Only names that are not the only one get their folder in front, and as many folders as it takes.
 

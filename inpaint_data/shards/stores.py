@@ -1,6 +1,5 @@
 """Stores: where bytes come from, a local path or whatever fsspec opens. A new kind of store is opened here."""
 
-import glob
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from inpaint_data.errors import UsageError
+from inpaint_data.folders.files import files_below
 from inpaint_data.shards.store_errors import is_absent, retried, unreadable, unwritable
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ SILENCE = 60  # seconds without a byte from a web server, after which a read has
 FOLDER = "folder://"  # shards that are a folder of images in truth, see folder_shards.py
 AT_A_TIME = 16  # questions to a store
 ARCHIVES = (".tar.gz", ".tgz", ".zip")  # that people have where a .tar belongs
-IN_FOLDERS = ("*.tar", "**/*.tar", *(f"**/*{ending}" for ending in ARCHIVES))  # what shards are looked for as
+CACHE_FILE = "cache.json"  # what a folder of cached latents has
 _OF_CONTENTS = ("etag", "generation", "md5hash", "contentmd5", "blobid", "sha", "checksum")
 _OF_TIMES = ("lastmodified", "mtime", "modified", "updated", "created", "ino")
 _seen: dict[str, "Stored"] = {}  # by the last listing
@@ -88,9 +88,7 @@ def stored_now(url: str) -> Stored:
 
 
 def find(url: str, may_list: bool = True) -> list[str] | None:
-    """The remote files that a URL names: itself, the tars in a folder, or what a pattern finds; None if it is absent.
-
-    A folder that has none gives the tars of the folders in it, or else its archives of other kinds.
+    """The remote files that a URL names: itself, those of `tars_in` a folder, or what a pattern finds; None if absent.
 
     What the store says of each is kept for `stored`.
 
@@ -102,11 +100,13 @@ def find(url: str, may_list: bool = True) -> list[str] | None:
         files.invalidate_cache()
         is_pattern = may_list and any(character in path for character in "*?[")
         if is_pattern and not retried(partial(files.exists, path), is_first=True):
-            return _listed(files, path)
+            return _keep(files, retried(partial(files.glob, path, detail=True), is_first=True))
         info = retried(partial(files.info, path), is_first=True)
         if info["type"] == "directory":
-            folder = glob.escape(path.rstrip("/"))
-            return _first([partial(_listed, files, f"{folder}/{each}") for each in IN_FOLDERS]) if may_list else None
+            if not may_list:
+                return None
+            infos = retried(partial(files.find, path, detail=True), is_first=True)
+            return _keep(files, {name: infos[name] for name in _shards_among(path.rstrip("/"), infos)})
         _seen[url] = stored_of(info)
         return [url]
     except Exception as error:  # as in asked
@@ -116,18 +116,25 @@ def find(url: str, may_list: bool = True) -> list[str] | None:
 
 
 def tars_in(folder: str) -> list[str]:
-    """The tars in a local folder; else those of the folders in it, or else its archives of other kinds. Sorted."""
-    patterns = [os.path.join(glob.escape(folder), each) for each in IN_FOLDERS]
-    return sorted(_first([partial(glob.glob, pattern, recursive=True) for pattern in patterns]))
+    """The tars in a local folder and below it, or else its archives of other kinds; sorted.
+
+    Caches of latents that lie in it are no shards of images.
+    """
+    names = {name: os.path.join(folder, name) for name in files_below(Path(folder))}
+    return sorted(names[name] for name in _shards_among("", names))
 
 
-def _first(lists: Iterable[Callable[[], list[str]]]) -> list[str]:
-    """The first of several lists that is not empty."""
-    return next((files for files in (make() for make in lists) if files), [])
+def _shards_among(folder: str, names: Iterable[str]) -> list[str]:
+    """The tars among the files of a folder, or else the archives; without those of caches in it."""
+    caches = tuple(f"{name.rpartition('/')[0]}/" for name in names if name.rpartition("/")[2] == CACHE_FILE)
+    caches = tuple(cache for cache in caches if cache.strip("/") != folder.strip("/"))
+    own = [name for name in names if not name.startswith(caches)]
+    tars = [name for name in own if name.endswith(".tar")]
+    return tars or [name for name in own if name.lower().endswith(ARCHIVES)]
 
 
-def _listed(files: Any, pattern: str) -> list[str]:
-    infos = retried(partial(files.glob, pattern, detail=True), is_first=True)
+def _keep(files: Any, infos: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The URLs of what a store has listed; what it says of them is kept."""
     for path, info in infos.items():
         if _marks(info, _OF_CONTENTS):  # times look otherwise when a file is asked for alone
             _seen[files.unstrip_protocol(path)] = stored_of(info)

@@ -1,0 +1,219 @@
+"""Masks, targets and conditioning pictures come to their images: by their names, or as a table says."""
+
+import posixpath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from inpaint_data.errors import UsageError
+from inpaint_data.folders.files import IMAGES, File, LeftOut, composed, walk
+from inpaint_data.folders.layouts import (
+    IMAGE_NAMES,
+    JOINTS,
+    Role,
+    owners_beside,
+    owners_in_folder,
+    place_of,
+    repeats_of,
+)
+from inpaint_data.folders.owners import Owner, Owners, why_not
+from inpaint_data.folders.texts import NO_IMAGE, NOT_THERE
+
+BY_TABLE = "a table"  # the source of what a table names
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A picture that is no image but belongs to one.
+
+    Attributes:
+        places: where its image may be: places of folders, or the folder itself where `is_beside`.
+        source: the folder or the flag that says what it is; "" where its own name does.
+    """
+
+    file: File
+    role: Role
+    places: tuple[str, ...]
+    source: str = ""
+    asked: tuple[Role, ...] = ()
+
+    def by_exact_name(self, owners: Owners) -> tuple[list[Owner], int | None]:
+        """The images that it may belong to, and the number that it has among their masks."""
+        if not self.source:
+            for stem, number in owners_beside(self.file.stem, self.role):
+                if found := owners.beside(self.file.folder, stem):
+                    return self._or_numbered(found, number, partial(owners.beside, self.file.folder), stem), number
+            return [], None
+        for place in self.places:
+            for stem, number in owners_in_folder(self.file.stem, self.role):
+                if found := owners.at(place, stem):
+                    return self._or_numbered(found, number, partial(owners.at, place), stem), number
+            parent, _, last = place.rpartition("/")
+            if self.role == "mask" and self.file.stem.isdecimal() and (found := owners.at(parent, last)):
+                return found, int(self.file.stem)  # masks/cat/0.png
+        return [], None
+
+    def by_near_name(self, owners: Owners) -> tuple[list[Owner], int | None]:
+        """The same by a name in another case, a class of other repeats, or the only image of a folder."""
+        if not self.source:
+            stems = owners_beside(self.file.stem, self.role)
+            for stem, number in stems:
+                if found := owners.nearly_beside(self.file.folder, stem):
+                    return found, number
+            nameless = [number for stem, number in stems if not stem]
+            alone = owners.only_one_in(self.file.folder) if nameless else None
+            return ([alone], nameless[0]) if alone else ([], None)
+        for place in self.places:
+            for stem, number in owners_in_folder(self.file.stem, self.role):
+                if found := owners.nearly_at(place, stem):
+                    return found, number
+        return [], None
+
+    def _or_numbered(
+        self, found: list[Owner], number: int | None, find: Callable[[str], list[Owner]], stem: str
+    ) -> list[Owner]:
+        """With what it may belong to just as well: the image that has the number in its own name."""
+        digits = re.search(r"([0-9]+)[^0-9]*$", self.file.stem)
+        if number is None or digits is None:
+            return found
+        names = [stem] if stem else ["", *IMAGE_NAMES]
+        all_of_them = [
+            *found,
+            *(other for name in names for joint in JOINTS for other in find(name + joint + digits[1])),
+        ]
+        return list({id(owner): owner for owner in all_of_them}.values())
+
+
+def given_by(flag: str, role: Role, name: str, root: Path, files: Iterable[File]) -> dict[str, Companion]:
+    """The pictures of the folder that a flag names, by name."""
+    folder = root / name if (root / name).is_dir() else Path(name).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"{flag}: there is no folder {name}, neither in {root} nor here; correct the name")
+    real, real_root = folder.resolve(), root.resolve()
+    if real == real_root or real in real_root.parents:
+        raise UsageError(f"{flag}: {name} holds the images too; name the folder of the {role}s alone")
+    if real_root in real.parents:
+        inner = composed(real.relative_to(real_root).as_posix())
+        outside = posixpath.dirname(inner)
+        within = {file: file.folder[len(inner) + 1 :] for file in files if file.name.startswith(f"{inner}/")}
+    else:
+        outside = ""
+        within = {File(f"{name}/{file.name}", file.path): file.folder for file in walk(folder).files}
+    pictures = {}
+    for file, below in within.items():
+        places = (place_of(posixpath.join(outside, below).strip("/")), place_of(below))
+        pictures[file.name] = Companion(file, role, places, f"--{flag} {name}")
+    if not any(file.extension in IMAGES for file in within):
+        raise UsageError(f"{flag}: {folder} has no {', '.join(IMAGES[:4])}; name the folder of the {role}s")
+    return {name: picture for name, picture in pictures.items() if picture.file.extension in IMAGES}
+
+
+def add_claimed(
+    claimed: Iterable[tuple[str, Role, str, str]],
+    owners: Owners,
+    pictures: Mapping[str, File],
+    left_out: list[LeftOut],
+) -> None:
+    """Give each picture that a table names to its image."""
+    for image, role, name, line in claimed:
+        owner = owners.named(image)
+        if name not in pictures:
+            left_out.append(LeftOut(f"{line}: {name}", f"a {role} that is not there"))
+            if owner is not None:
+                owner.problem = f"its {role} is not there, {line}"
+        elif owner is None:
+            left_out.append(LeftOut(name, f"a {role} without an image: {NOT_THERE}"))
+        else:
+            found = owner.pictures.setdefault(role, [])
+            if pictures[name] not in [file for file, _, _ in found]:
+                found.append((pictures[name], len(found), BY_TABLE))  # a line for each of several masks
+
+
+def add_companions(companions: list[Companion], owners: Owners, left_out: list[LeftOut]) -> None:
+    """Give each picture to its image.
+
+    Raises:
+        UsageError: nobody can know what a folder holds, or no picture of its folders has an image.
+    """
+    paired, alone = Counter[str](), defaultdict[str, list[Companion]](list)
+    exact = [(picture, *picture.by_exact_name(owners)) for picture in companions]
+    taken = {(owner.key, role) for owner in owners.all for role in owner.pictures}
+    taken |= {(owner.key, picture.role) for picture, found, _ in exact for owner in found}
+    for picture, found, number in exact:
+        if not found:
+            near, number = picture.by_near_name(owners)
+            found = [owner for owner in near if (owner.key, picture.role) not in taken]
+            if near and not found:
+                reason = f"{near[0].file.name} is nearest to its name, and has a {picture.role} of its own name"
+                left_out.append(LeftOut(picture.file.name, reason))
+                continue
+        if found and picture.asked:
+            raise _question(picture)
+        if len(found) == 1:
+            found[0].pictures.setdefault(picture.role, []).append((picture.file, number, picture.source))
+            paired[picture.role] += bool(picture.source)
+        elif found:
+            left_out.append(LeftOut(picture.file.name, why_not(found, picture.file)))
+        else:
+            left_out.append(
+                LeftOut(picture.file.name, f"a {picture.role} without an image: {NO_IMAGE}{or_class(picture.file)}")
+            )
+            if picture.source:
+                alone[picture.role].append(picture)
+    for role, pictures in alone.items():
+        if not paired[role]:
+            raise UsageError(
+                f"{pictures[0].source} looks like {role}s, but none of its pictures has the name of an image "
+                f"({pictures[0].file.name}); name them after their images, or move them out; if they are "
+                f"photographs, rename their folder{or_class(pictures[0].file)}"
+            )
+
+
+def or_class(file: File) -> str:
+    """What kohya's users do about a class that is called like masks."""
+    return ", or give --layout kohya if it is a class of kohya's" if repeats_of(file.folder) else ""
+
+
+def _question(picture: Companion) -> UsageError:
+    folder = picture.source.rstrip("/")
+    ways = {
+        "mask": f"masks: --masks_from {folder}",
+        "target": f"targets: --targets_from {folder}",
+        "control": "conditioning pictures: --layout folders",
+    }
+    return UsageError(
+        f"{folder}/ may hold {' or '.join(f'{role}s' for role in picture.asked)} ({picture.file.name}); say which. "
+        f"{'; '.join(ways[role] for role in picture.asked)}"
+    )
+
+
+def check_sources(owners: Owners) -> None:
+    """One picture for one place.
+
+    Raises:
+        UsageError: pictures of one role come from two sources, so that the folder has two readings.
+    """
+    for owner in owners.all:
+        for role, found in owner.pictures.items():
+            sources = {source: file for file, _, source in found}
+            if len(sources) > 1:
+                named = sorted(sources.items(), reverse=True)[:2]
+                files = " and ".join(file.name for _, file in named)
+                ways = " or ".join(_way(role, source) for source, _ in named)
+                raise UsageError(f"{owner.file.name} has two {role}s, {files}; say which counts: {ways}")
+            numbers = Counter(number if role == "mask" else None for _, number, _ in found)
+            if max(numbers.values()) > 1:
+                names = " and ".join(sorted(file.name.rpartition("/")[2] for file, _, _ in found)[:3])
+                owner.problem = owner.problem or f"{names} would both be its {role}; rename or remove one"
+
+
+def _way(role: Role, source: str) -> str:
+    """The flag by which only the pictures of a source count."""
+    if source == BY_TABLE:
+        return "--layout imagefolder"
+    if not source:
+        return "--layout beside"
+    return source if source.startswith("--") else f"--{role}s_from {source.rstrip('/')}"
