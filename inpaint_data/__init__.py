@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from inpaint_data.encoding.node import encode_for_inpaint
     from inpaint_data.encoding.recipe_rows import RECIPES
     from inpaint_data.encoding.recipes import Recipe, conditioning, size_conditioning
-    from inpaint_data.encoding.settings import EncodeSettings
+    from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
     from inpaint_data.encoding.text import Text, TextSettings
     from inpaint_data.encoding.transform import InpaintTransform
     from inpaint_data.encoding.vae import Autoencoder
@@ -85,6 +85,7 @@ __all__ = [
     "SoftBorder",
     "Summary",
     "Text",
+    "TextModelSettings",
     "TextSettings",
     "UsageError",
     "VaeError",
@@ -117,7 +118,7 @@ _HOMES = {
     "encoding.node": ("encode_for_inpaint",),
     "encoding.recipe_rows": ("RECIPES",),
     "encoding.recipes": ("Recipe", "conditioning", "size_conditioning"),
-    "encoding.settings": ("EncodeSettings",),
+    "encoding.settings": ("EncodeSettings", "TextModelSettings"),
     "encoding.text": ("Text", "TextSettings"),
     "encoding.transform": ("InpaintTransform",),
     "encoding.vae": ("Autoencoder",),

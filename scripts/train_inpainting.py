@@ -174,7 +174,8 @@ class Inpainter(LightningModule):
         for name in ("prompt_embeds", "pooled_prompt_embeds")[: 1 + xl]:
             if name not in batch:
                 raise UsageError(
-                    f"the UNet takes {name}, which batches lack; list {name}.npy in data.loading.text.embeddings"
+                    f"the UNet takes {name}, which batches lack; make the cache with --text_model, or list {name}.npy "
+                    "in data.loading.text.embeddings"
                 )
         embeds, width = batch["prompt_embeds"], self.unet.config.cross_attention_dim
         if isinstance(width, int) and embeds.shape[-1] != width:

@@ -10,6 +10,7 @@ from inpaint_data import (
     MaskSettings,
     PictureSettings,
     Summary,
+    TextModelSettings,
 )
 from inpaint_data import cache_latents as cache_with_groups
 from inpaint_data.commands.settings import settings_of_group
@@ -17,7 +18,7 @@ from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.settings import Settings
 
 OF_EXAMPLES: dict[str, type[Settings]] = {"pictures": PictureSettings, "masks": MaskSettings}
-OF_JOBS = OF_EXAMPLES | {"encode": EncodeSettings, "job": JobSettings}
+OF_JOBS = OF_EXAMPLES | {"encode": EncodeSettings, "job": JobSettings, "text": TextModelSettings}
 OF_TRAINING = OF_EXAMPLES | {"encode": EncodeSettings, "loading": LoadSettings}
 
 

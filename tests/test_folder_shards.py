@@ -180,6 +180,7 @@ def test_shards_beside_what_is_no_picture_of_the_users_are_shards(tmp_path: Path
 
 def test_masks_next_to_a_folder_are_said(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     (photos.parent / "masks").mkdir()
+    (photos.parent / "masks" / "a.png").touch()
     with caplog.at_level(logging.WARNING):
         expand_shards(str(photos))
     assert f"masks may lie in {photos.parent}/masks: pack my photos with --masks_from" in caplog.text

@@ -235,7 +235,7 @@ def test_what_cannot_be_paired_is_left_out_with_its_reason(tmp_path: Path) -> No
     assert reasons_of(pairing) == {
         **dict.fromkeys(["d.jpg", "d_mask.png", "d.mask.png"], two),
         **dict.fromkeys(["masks/e.png", "dead_mask.png"], alone),
-        "masks/c.png": "it may belong to x/c.jpg or y/c.jpg; move it to one of their folders, such as masks/x/c.png",
+        "masks/c.png": "it may belong to x/c.jpg or y/c.jpg; put it beside its image, such as x/c_mask.png",
         "f_target.jpg": "a target without an image: no image of its name",
         "labels/a.txt": "a text in a folder of labels, as YOLO has them: not a caption; convert labels to COCO",
         "README.txt": "no image of its name",
@@ -320,7 +320,8 @@ def test_a_metadata_jsonl_gives_captions_and_masks_and_names_what_is_missing(tmp
         "metadata.jsonl, line 5": "a line that is not a json object",
         "metadata.jsonl, line 7: gone.png": "a mask that is not there",
         "d.jpg": "its mask is not there, metadata.jsonl, line 7",
-        "metadata.jsonl, line 8": "a second caption; .txt goes before .caption, and both before a table",
+        "metadata.jsonl, line 8": "a second caption: the first counts; .txt goes before .caption, and both before a "
+        "table",
     }
     assert pairing.notes == ["metadata.jsonl: these columns are not packed: width"]
 
@@ -534,7 +535,9 @@ def test_a_folder_of_one_image_gives_one_sample(tmp_path: Path) -> None:
     ("files", "asked"),
     [
         ("images/a.jpg images/b.jpg bw/a.png bw/b.png", "bw"),
-        ("images/a.jpg cond_data_dir/a.jpg", "cond_data_dir"),
+        ("images/a.jpg data_x/a.jpg", "data_x"),
+        ("img/10_x/a.png img/10_x/a.txt Masken/10_x/a.png Masken/10_x/a.txt", "Masken"),
+        ("img/10_x/a.jpg img_m/10_x/a.png", "img_m"),
         ("10_x/a.png 10_x/b.png Masken/a.png", "Masken"),
         ("img/10_x/a.png Masken/10_x/a.png", "Masken"),
         ("a.jpg b.jpg Masken/a.png", "Masken"),
@@ -548,10 +551,11 @@ def test_a_folder_of_pictures_that_are_named_as_the_images_is_asked_for(files: s
         UsageError, match=f"^{asked}/ may hold .*masks: --masks_from {asked}; .*images: --layout beside"
     ):
         pair_folder(tmp_path)
-    assert len(pair_folder(tmp_path, "beside").samples) == len(files.split())
+    pictures = [name for name in files.split() if not name.endswith(".txt")]
+    assert len(pair_folder(tmp_path, "beside").samples) == len(pictures)
     masked = pair_folder(tmp_path, masks_from=asked)
     assert any("mask.png" in members or "mask.jpg" in members for members in masked.samples.values())
-    assert len(masked.samples) == sum(asked not in name for name in files.split())
+    assert len(masked.samples) == sum(asked not in name for name in pictures)
 
 
 @pytest.mark.parametrize(
@@ -593,6 +597,111 @@ def test_the_nearest_name_decides(files: str, expected: dict[str, dict[str, str]
     assert packed + len(pairing.left_out) == len(files.split())
 
 
+@pytest.mark.parametrize(
+    ("layout", "files", "masked", "alone"),
+    [
+        # What lies in a folder of masks is a mask, whatever its inner folders are called.
+        ("auto", "img/10_photo girl/1.png, mask/10_photo girl/1.png", ["img/10_photo girl/1"], []),
+        ("auto", "img/10_image/1.png, mask/1_image/1.png", ["img/10_image/1"], []),
+        ("auto", "img/10_girl/1.png, mask/img/10_girl/1.png", ["img/10_girl/1"], []),
+        ("auto", "images/1.jpg, image_alpha/1.png", ["images/1"], []),
+        ("folders", "images/1.jpg, conditioning_images/images/1.jpg", [], ["images/1"]),
+        # But a folder around images and their masks is none of them.
+        ("auto", "dog masks/images/1.jpg, dog masks/masks/1.png", ["dog masks/images/1"], []),
+        ("auto", "segmentation/images/1.jpg", [], ["segmentation/images/1"]),
+        ("auto", "ski mask/1.jpg, ski mask/1-masklabel.png, reg/2.jpg", ["ski mask/1"], []),
+        ("onetrainer", "ski mask/1.jpg, ski mask/1-masklabel.png", ["ski mask/1"], []),
+        # Classes of kohya's have all the words of their names.
+        ("auto", "img/5_girl/1.png, img/5_girl photo/1.png, mask/5_girl/1.png", [
+            "img/5_girl/1"
+        ], ["img/5_girl photo/1"]),
+        ("kohya", "img/10_girl/1.png, img/1_girl_mask/1.png", ["img/10_girl/1"], []),
+        ("kohya", "img/10_photo girl/1.png, img/10_photo girl_mask/1.png", ["img/10_photo girl/1"], []),
+        ("kohya", "img/5_oni/1.png, img/5_oni mask/1.png, img/5_oni mask/1.txt", [], [
+            "img/5_oni mask/1", "img/5_oni/1"
+        ]),
+        ("kohya", "img/10_image/1.png, img/10_mask/1.png, mask/10_image/1.png, mask/10_mask/1.png", [
+            "img/10_image/1", "img/10_mask/1"
+        ], []),
+        # Numbers, and folders that are before and after.
+        ("auto", "img0.jpg, img1.jpg, mask0.png, mask1.png", ["img0", "img1"], []),
+        ("auto", "before/1.jpg, after/1.jpg, mask/1.png", ["before/1"], []),
+        ("auto", "sets/my/1.png, sets/my-masks/1.png, sets/my-depth/1.png", ["sets/my/1"], []),
+    ],
+)  # fmt: skip
+def test_folders_say_what_their_pictures_are(
+    layout: str, files: str, masked: list[str], alone: list[str], tmp_path: Path
+) -> None:
+    pairing = pair_folder(put(tmp_path, dict.fromkeys(files.split(", "), b"")), layout)
+    has_mask = {key: any(name.startswith("mask") for name in members) for key, members in pairing.samples.items()}
+    assert has_mask == dict.fromkeys(masked, True) | dict.fromkeys(alone, False)
+
+
+def test_masks_with_captions_and_a_class_called_like_masks_are_asked_for(tmp_path: Path) -> None:
+    put(tmp_path, "img/10_oni/1.png img/5_oni_mask/1.png img/5_oni_mask/1.txt")
+    with pytest.raises(UsageError, match=r"^img/5_oni_mask/ may hold masks or images .*; a class of kohya's: --layout"):
+        pair_folder(tmp_path)
+    assert set(pair_folder(tmp_path, "kohya").samples) == {"img/10_oni/1", "img/5_oni_mask/1"}
+    assert set(pair_folder(tmp_path, masks_from="img/5_oni_mask").samples) == {"img/10_oni/1"}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "0_before.jpg 0_after.jpg 0_mask.png",
+        "img1_input.png img1_output.png img1.txt",
+        "7_src.jpg 7_tgt.png",
+        "a.jpg a_inpainted.png",
+        "a.jpg inpainted/a_inpainted.png",
+        "3/img.png 3/label.png 3/label_viz.png",
+    ],
+)
+def test_what_is_made_of_an_image_is_no_other_image(files: str, tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, files))
+    assert len(pairing.samples) == 1
+    assert any(left.is_bad for left in pairing.left_out)
+
+
+def test_a_word_more_in_a_few_names_is_said(tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, "foto.jpg foto_mascara.jpg b.jpg c.jpg"))
+    assert len(pairing.samples) == 4
+    assert "1 have the name of another image and a word more (foto_mascara.jpg, foto.jpg): packed as images" in (
+        pairing.notes
+    )
+
+
+def test_links_to_classes_count_as_kohya_names_them(tmp_path: Path) -> None:
+    put(tmp_path, "data/raw/batch1/1.png data/mask/10_girl/1.png data/img/x.txt outside/2.png data/reg/y.txt")
+    (tmp_path / "data/img/10_girl").symlink_to("../raw/batch1")
+    (tmp_path / "data/reg/1_x").symlink_to("../../outside")
+    (tmp_path / "data/train").mkdir()
+    (tmp_path / "data/train/10_x").symlink_to("../../outside")
+    pairing = pair_folder(tmp_path / "data")
+    assert {key: sorted(members) for key, members in pairing.samples.items()} == {
+        "img/10_girl/1": ["mask.png", "png"],
+        "train/10_x/2": ["png"],
+    }
+
+
+def test_captions_of_a_table_may_be_several_and_must_be_texts(tmp_path: Path) -> None:
+    rows = [{"file_name": "0.jpg", "text": ["a0", "b0"]}, {"file_name": "1.jpg", "text": {"en": "x"}}]
+    table = "\n".join(map(json.dumps, rows)).encode()
+    pairing = pair_folder(put(tmp_path, {"metadata.jsonl": table, "0.jpg": b"", "1.jpg": b""}))
+    assert samples_of(pairing, tmp_path) == {"0": {"jpg": "0.jpg", "txt": "a0"}, "1": {"jpg": "1.jpg"}}
+    assert reasons_of(pairing) == {"metadata.jsonl, line 2": """its text is no text: "{'en': 'x'}\""""}
+
+
+@pytest.mark.parametrize("name", ["../imgs/0.jpg", "d4/imgs/0.jpg", "C:\\data\\imgs\\0.jpg", "/mnt/x/imgs/0.jpg"])
+def test_paths_of_another_machine_are_known_by_their_ends(name: str, tmp_path: Path) -> None:
+    coco = {"images": [{"id": 1, "file_name": name}], "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}
+    put(tmp_path, {"ann/instances.json": json.dumps(coco).encode(), "imgs/0.jpg": b"", "imgs/1.jpg": b""})
+    captions = {name: "a cat"} if not name.startswith("..") else {"imgs/0": "a cat"}
+    put(tmp_path, {"meta_cap.json": json.dumps(captions).encode()})
+    pairing = pair_folder(tmp_path)
+    assert set(pairing.samples["imgs/0"]) == {"jpg", "json", "txt"}
+    assert pairing.left_out == []
+
+
 def test_two_images_beside_a_mask_without_a_name_have_none(tmp_path: Path) -> None:
     pairing = pair_folder(put(tmp_path, "1/scene.jpg 1/other.jpg 1/mask.png"))
     assert reasons_of(pairing) == {"1/mask.png": "a mask without an image: no image of its name"}
@@ -602,13 +711,13 @@ def test_two_images_beside_a_mask_without_a_name_have_none(tmp_path: Path) -> No
     "files",
     [
         "cat.jpg dog.jpg cat_msq.png dog_msq.png",
-        "cat.jpg dog.jpg owl.jpg edit-cat.jpg edit-dog.jpg",
+        "cat.jpg dog.jpg owl.jpg variant-cat.jpg variant-dog.jpg",
         "x/cat.png x/cat.txt x/dog.png x/dog.txt x/cat_layer.png x/dog_layer.png",
     ],
 )
 def test_a_word_that_most_names_have_twice_is_no_image(files: str, tmp_path: Path) -> None:
     pairing = pair_folder(put(tmp_path, files))
-    made = {name for name in files.split() if any(word in name for word in ("msq", "edit", "layer"))}
+    made = {name for name in files.split() if any(word in name for word in ("msq", "variant", "layer"))}
     assert set(reasons_of(pairing)) == made
     assert all("as masks and targets have; name it " in reason for reason in reasons_of(pairing).values())
 
@@ -687,12 +796,12 @@ def test_an_image_of_two_names_is_packed_once_unless_each_has_a_caption(tmp_path
 
 
 def test_masks_elsewhere_do_not_answer_for_other_folders(tmp_path: Path) -> None:
-    put(tmp_path, "images/a.jpg masks/a.png depth_maps/a.jpg")
-    with pytest.raises(UsageError, match=r"^depth_maps/ may hold .*; images: --masks_from masks"):
+    put(tmp_path, "images/a.jpg masks/a.png renders/a.jpg")
+    with pytest.raises(UsageError, match=r"^renders/ may hold .*; images: --masks_from masks"):
         pair_folder(tmp_path)
     pairing = pair_folder(tmp_path, masks_from="masks")
-    assert set(pairing.samples) == {"images/a", "depth_maps/a"}
-    assert "packed as images: depth_maps/" in "".join(pairing.notes)
+    assert set(pairing.samples) == {"images/a", "renders/a"}
+    assert "packed as images: renders/" in "".join(pairing.notes)
 
 
 def test_regularisation_images_of_kohya_are_not_trained_as_the_others(tmp_path: Path) -> None:
@@ -810,9 +919,8 @@ def test_names_in_another_case_are_found_where_no_exact_ones_are(tmp_path: Path)
 def test_what_may_belong_to_several_says_where_to_put_it(tmp_path: Path) -> None:
     put(tmp_path, "img/10_x/a.png img/20_y/a.png mask/a.png")
     (reason,) = reasons_of(pair_folder(tmp_path)).values()
-    assert reason.endswith("; move it to one of their folders, such as mask/10_x/a.png")
-    (tmp_path / "mask/10_x").mkdir()
-    (tmp_path / "mask/a.png").rename(tmp_path / "mask/10_x/a.png")
+    assert reason.endswith("; put it beside its image, such as img/10_x/a_mask.png")
+    (tmp_path / "mask/a.png").rename(tmp_path / "img/10_x/a_mask.png")
     assert "mask.png" in pair_folder(tmp_path).samples["img/10_x/a"]
 
 

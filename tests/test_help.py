@@ -73,7 +73,7 @@ def test_the_help_of_a_command_lists_every_setting_with_its_choices(
         for choice in setting.choices if not setting.is_switch else ():
             assert choice in text_of(setting)
     assert ("--for FOR" in plain) == (
-        command in ("cache", "stats", "masks", "sheet", "verify", "index", "embed-text", "look")
+        command in ("cache", "stats", "masks", "sheet", "verify", "index", "text", "look")
     )
 
 

@@ -99,7 +99,7 @@ def test_every_import_is_declared() -> None:
     used = {module.split(".")[0] for path in [*FILES, *scripts] for module in imports_of(path)}
     third = {names.get(name, name) for name in used - STANDARD - {"inpaint_data"}}
     assert third <= declared, f"not declared: {sorted(third - declared)}"
-    unused = {"s3fs", "tensorboard", "jsonargparse"}  # which fsspec and Lightning look up by name
+    unused = {"s3fs", "tensorboard", "jsonargparse", "ftfy"}  # which fsspec, Lightning and diffusers look up
     assert declared - third - unused == set()
 
 

@@ -172,3 +172,19 @@ def test_look_refuses_a_cache_and_what_is_not_there(
     write_shard(tmp_path / "in" / "a.tar", {"a": {"png": image(64, 64, "PNG")}})
     cache_latents(str(tmp_path / "in"), str(tmp_path / "out"), vae=vae, resolution=64, masks="boxes")
     assert "is a latent cache and not image shards" in run(capsys, "look", str(tmp_path / "out"))[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "masks"),
+    [
+        (b'{"shapes": [{"label": "x", "points": [[1, 1], [9, 1], [9, 9]]}]}', "object"),
+        (b'{"caption": "a cat"}', "mixture"),
+    ],
+)
+def test_annotations_are_proposed_as_masks(
+    content: bytes, masks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shard(tmp_path / "in" / "0.tar", {key: {"png": image(64, 64, "PNG"), "json": content} for key in "ab"})
+    code, text, _ = run(capsys, "look", str(tmp_path / "in"), "--resolution", "64")
+    assert code == 0
+    assert f"--masks {masks}" in text or (masks == "mixture" and "--masks object" not in text)

@@ -481,3 +481,13 @@ def test_a_caption_that_says_nothing_is_not_counted_as_one(tmp_path: Path) -> No
     packed = pack(str(tmp_path / "x"), str(tmp_path / "out"))
     assert packed.members["caption"] == 1
     assert "captions that are empty or not UTF-8: 2 (a, b); correct them" in packed.table()
+
+
+def test_captions_of_several_lines_are_said(tmp_path: Path) -> None:
+    put(
+        tmp_path / "photos",
+        {"a.png": picture("png"), "a.txt": b"a cat\na dog\n", "b.png": picture("png"), "b.txt": b"one\n"},
+    )
+    packed = pack(str(tmp_path / "photos"), str(tmp_path / "shards"))
+    assert "captions of several lines, kept as one" in packed.table()
+    assert "1 (a)" in packed.table()

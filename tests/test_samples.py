@@ -84,9 +84,14 @@ def test_masks_come_from_the_member_from_alpha_or_from_a_generator() -> None:
         sample({"png": png(colours), "mask.png": png(half)}), example_settings(resolution=16), [0, 1]
     )
     by_alpha = example_of(sample({"png": png(cutout)}), example_settings(resolution=16, masks="alpha"), [0])
+    opaque = example_settings(resolution=16, masks="alpha", repaint="opaque")
+    by_opaque = example_of(sample({"png": png(cutout)}), opaque, [0])
     drawn = example_of(sample({"png": png(colours)}), example_settings(resolution=16, masks="boxes"), [0, 1])
     assert np.array_equal(by_member.masks, np.stack([half > 0] * 2))
     assert np.array_equal(by_alpha.masks[0], half > 0)  # transparent = repaint
+    assert np.array_equal(by_opaque.masks[0], half == 0)
+    with pytest.raises(UsageError, match="repaint: light is of mask files, and masks is alpha; give opaque or"):
+        example_settings(masks="alpha", repaint="light")
     assert by_member.origins == (Origin("sample"), Origin("sample"))
     assert by_alpha.origins == (Origin("alpha"),)
     assert drawn.origins == (Origin("boxes"), Origin("boxes"))

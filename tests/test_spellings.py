@@ -217,7 +217,8 @@ def test_one_word_sets_what_a_model_is_trained_with(tmp_path: Path) -> None:
         }
         assert reader.note == (
             "for sdxl-inpaint: resolution 1024, max_aspect 2.0, bucket_step 64, "
-            "vae diffusers/stable-diffusion-xl-1.0-inpainting-0.1, dtype float32, recipe sdxl-inpaint\n"
+            "vae diffusers/stable-diffusion-xl-1.0-inpainting-0.1, dtype float32, recipe sdxl-inpaint, "
+            "text_model diffusers/stable-diffusion-xl-1.0-inpainting-0.1, text_dtype float32\n"
         )
 
 
@@ -234,7 +235,9 @@ def test_every_model_is_taken_by_every_command_that_has_its_settings(name: str) 
     for command, own in (("cache", OWN), ("masks", ["--out", "a.png"]), ("stats", ["a"])):
         assert reader_of(command).read([*own, "--for", name])["pictures"].resolution == MODELS[name].resolution
     assert value_of("sheet", "vae", "--cache", "a", *OWN, "--for", name) == MODELS[name].name
-    assert value_of("embed-text", "model", *OWN, "--for", name) == MODELS[name].name
+    assert value_of("text", "text_model", *OWN, "--for", name) == (
+        MODELS[name].name if MODELS[name].text is None else MODELS[name].text
+    )
     with pytest.raises(UsageError, match="there is no flag --for"):
         reader_of("repair").read(["cache", "--for", name])
 
@@ -242,10 +245,11 @@ def test_every_model_is_taken_by_every_command_that_has_its_settings(name: str) 
 def test_a_cache_for_a_model_says_what_was_set_and_is_made(
     shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--for", "sd3-inpaint", "--vae", "demo", "--resolution", "64", "--masks", "boxes"]
+    words = ["--for", "sd3-inpaint", "--vae", "demo", "--resolution", "64", "--masks", "boxes", "--text_model", ""]
     code, out, err = run(capsys, "cache", "--shards", shards, "--out", str(tmp_path / "cache"), *words)
     assert code == 0
     assert err.startswith(
-        "for sd3-inpaint: max_aspect 2.0, bucket_step 64, dtype float32, recipe sd3-inpaint\nshard 1/2"
+        "for sd3-inpaint: max_aspect 2.0, bucket_step 64, dtype float32, recipe sd3-inpaint, text_dtype float32\n"
+        "shard 1/2"
     )
     assert "cached       12" in out

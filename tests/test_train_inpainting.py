@@ -19,6 +19,7 @@ from flat import OF_TRAINING, cache_latents
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_pipelines import pipeline_of
 
 from inpaint_data import Autoencoder, CacheError
 
@@ -30,7 +31,8 @@ PLAIN = BLOCKS | {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["U
 SMALL = PLAIN | {"_class_name": "UNet2DModel", "in_channels": 33, "out_channels": 16}
 TEXT = BLOCKS | {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "attention_head_dim": 4}
 TEXT |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "cross_attention_dim": 16, "in_channels": 9}
-SDXL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 36}
+SDXL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 48}
+SDXL |= {"cross_attention_dim": 48}
 pytestmark = pytest.mark.filterwarnings(  # of Lightning's own code
     "ignore::DeprecationWarning:lightning.*", "ignore:.*LeafSpec", "ignore:.*WeightAveraging", "ignore:Precision bf16"
 )
@@ -283,7 +285,7 @@ def test_a_flag_for_one_field_of_a_mapping_leaves_the_others(script: ModuleType)
         "--data.masks.mixture.invert=1",
     ]
     made = script.with_whole_mappings(["fit", "--config", str(ROOT / "configs" / "train_sd15.yaml"), *flags, "--x=1"])
-    text = {"embeddings": ["prompt_embeds.npy"], "dropout": 0.2, "empty_prompt": "shards_text/empty_prompt"}
+    text = {"dropout": 0.2}
     assert made[3:4] == ["--x=1"]
     assert [yaml.safe_load(each.partition("=")[2]) for each in made[4:]] == [
         text,
@@ -299,25 +301,18 @@ def test_pictures_are_encoded_live_too(train: Train, shards: str, tmp_path: Path
     assert not any("vae" in name for name in torch.load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"])
 
 
-def npy(*shape: int) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.random.default_rng(0).normal(size=shape).astype(np.float16))
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def text_run(tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder) -> Callable[..., dict[str, Any]]:
     """The settings that put a tiny pipeline, its VAE and its cache where a config names those of the Hub."""
 
     def prepare(recipe: str, unet: dict[str, Any]) -> dict[str, Any]:
-        text = {"prompt_embeds.npy": npy(7, 16), "pooled_prompt_embeds.npy": npy(12)}
-        (tmp_path / "empty").mkdir()
-        for name, data in text.items():
-            (tmp_path / "empty" / name).write_bytes(data)
-        samples = {key: {"jpg": data} | text for key, data in photo_bytes.items()}
+        own = tmp_path / "pipeline"
+        own.mkdir()
+        pipeline_of("StableDiffusionXLPipeline" if "xl" in recipe else "StableDiffusionPipeline", own)
+        vae.module.save_pretrained(own / "vae")
+        samples = {key: {"jpg": data, "txt": f"a photo of {key}".encode()} for key, data in photo_bytes.items()}
         write_shard(tmp_path / "shards" / "0.tar", samples)
-        vae.module.save_pretrained(tmp_path / "pipeline" / "vae")
-        cache_latents(str(tmp_path / "shards"), str(tmp_path / "cache"), vae=str(tmp_path / "pipeline"), **CACHE)
+        cache_latents(str(tmp_path / "shards"), str(tmp_path / "cache"), vae=str(own), text_model=str(own), **CACHE)
         UNet2DConditionModel(**unet).save_pretrained(tmp_path / "pipeline" / "unet")
         DDPMScheduler(beta_schedule="scaled_linear", steps_offset=1).save_pretrained(tmp_path / "pipeline/scheduler")
         return {
@@ -326,7 +321,6 @@ def text_run(tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder) ->
             "data__encode__vae": tmp_path / "pipeline",
             "data__batch_size": 4,
             "data__encode__recipe": recipe,
-            "data__loading__text__empty_prompt": tmp_path / "empty",
             "model__unet": tmp_path / "pipeline",
             "pictures": {"count": 1, "steps": 2},
             "trainer__max_steps": 2,
@@ -349,7 +343,7 @@ def test_the_configs_of_stable_diffusion_train_a_tiny_one_in_its_place(
     assert np.isfinite([each.value for each in log.Scalars("train/loss")]).all()
     assert len(log.Images("original, masked, painted")) == 1
     kept = UNet2DConditionModel.from_pretrained(tmp_path / "log" / "unet")
-    assert kept.config.cross_attention_dim == 16
+    assert kept.config.cross_attention_dim == (48 if "xl" in recipe else 16)
 
 
 def test_the_loss_counts_the_hole_alone_and_holds_the_rest_to_the_unet_that_training_began_from(
@@ -394,8 +388,9 @@ def test_text_that_is_missing_or_of_another_encoder_is_one_line(
 ) -> None:
     settings = text_run("sdxl-inpaint", TEXT | SDXL | {"cross_attention_dim": 24})
     code, err = train("train_sdxl.yaml", **settings)
-    assert (code, "prompt_embeds are 16 wide, but the UNet takes 24" in one_line(err)) == (2, True)
-    code, err = train("train_sdxl.yaml", **settings | {"data__loading__text__embeddings": "[prompt_embeds.npy]"})
+    assert (code, "prompt_embeds are 48 wide, but the UNet takes 24" in one_line(err)) == (2, True)
+    text = {"embeddings": "[prompt_embeds.npy]", "empty_prompt": settings["data__source"] / "empty_prompt"}
+    code, err = train("train_sdxl.yaml", **settings, **{f"data__loading__text__{name}": text[name] for name in text})
     assert (code, "the UNet takes pooled_prompt_embeds" in one_line(err)) == (2, True)
 
 

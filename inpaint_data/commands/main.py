@@ -40,7 +40,7 @@ COMMANDS = {
         ("shards", "out"),
     ),
     "pack": Command("Make shards from a folder of images.", ("folder",)),
-    "embed-text": Command("Add the text embeddings of captions to shards."),
+    "text": Command("Add the text embeddings of captions to shards."),
     "verify": Command("Check a cache: its files, its samples and, if asked, its inputs and autoencoder.", ("root",)),
     "repair": Command("Remove damaged shards from a cache, so that the cache command makes them again.", ("root",)),
     "index": Command("Make the sidecars of a cache of plain tars, so that it can be trained from.", ("root",)),

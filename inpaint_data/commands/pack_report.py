@@ -48,14 +48,18 @@ class Packed:
     examples: list[tuple[str, dict[str, str]]] = field(default_factory=list)  # key, member -> file; of a dry run
     is_appended: bool = False
     uncaptioned: list[str] = field(default_factory=list)  # keys whose captions are empty, or not UTF-8
+    in_lines: list[str] = field(default_factory=list)  # keys whose captions have several lines
 
     def count(self, key: str, members: Mapping[str, bytes]) -> None:
         """Count one sample; a caption only where there is one to be read in it."""
         self.images += 1
         try:
-            is_captioned = bool(caption_of(members))
+            caption = caption_of(members)
         except SampleError:
-            is_captioned = False
+            caption = ""
+        is_captioned = bool(caption)
+        if "\n" in caption:
+            self.in_lines.append(key)
         if "txt" in members and not is_captioned:
             self.uncaptioned.append(key)
         self.count_members({name: data for name, data in members.items() if name != "txt" or is_captioned})
@@ -89,6 +93,9 @@ class Packed:
         rows += [("note", note) for note in self.notes]
         if self.uncaptioned:
             rows.append(("note", f"captions that are empty or not UTF-8: {_some(self.uncaptioned)}; correct them"))
+        if self.in_lines:
+            lines = "captions of several lines, kept as one (OneTrainer and SimpleTuner choose a line, kohya the first)"
+            rows.append(("note", f"{lines}: {_some(self.in_lines)}"))
         rows += [("shards", _some(self.shards))] if self.shards else []
         return "\n".join(shown(f"  {name:<13} {value}") for name, value in rows)
 

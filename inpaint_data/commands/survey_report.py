@@ -69,6 +69,8 @@ def brought_by(survey: Survey) -> str:
     enough = max(1, survey.samples // 2)
     if sum(count for name, count in survey.members.items() if re.match(r"mask\.0\.", name)) >= enough:
         return "object"
+    if survey.members["json"] >= enough and survey.annotated * 2 >= max(1, survey.jsons):
+        return "object"
     one = sum(count for name, count in survey.members.items() if re.fullmatch(r"mask\.[a-z]+", name))
     return "sample" if one >= enough else "mixture"
 

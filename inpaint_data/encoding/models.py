@@ -21,6 +21,7 @@ class Model:
             the older ones is not used: the autoencoder of SDXL overflows in it.
         carry_image: what the recipe needs of the image itself.
         control: whether the recipe reads a conditioning picture.
+        text: the pipeline whose text encoders are taken; None for `name`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "float32"
     carry_image: Literal["none", "crop"] = "none"
     control: bool = False
+    text: str | None = None
 
     def settings(self, recipe: str) -> dict[tuple[str, ...], Any]:
         """Where each setting stands in the tree -> its value."""
@@ -40,7 +42,8 @@ class Model:
         if self.control:
             settings["pictures", "control"] = True
         settings |= {("encode", "vae"): self.name, ("encode", "dtype"): self.dtype, ("encode", "recipe"): recipe}
-        return settings | {("vae",): self.name, ("model",): self.name}  # of commands without groups
+        settings |= {("text", "model"): self.name if self.text is None else self.text, ("text", "dtype"): self.dtype}
+        return settings | {("vae",): self.name}  # of commands without groups
 
 
 _SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -57,7 +60,9 @@ MODELS: dict[str, Model] = {
     "sdxl-inpaint": Model(_SDXL_INPAINT),
     "sd3-inpaint": Model(_SD3),
     "flux-fill": Model("black-forest-labs/FLUX.1-Fill-dev", dtype="bfloat16"),
-    "kandinsky-inpaint": Model("kandinsky-community/kandinsky-2-2-decoder-inpaint", 512, 1.0),
+    "kandinsky-inpaint": Model(
+        "kandinsky-community/kandinsky-2-2-decoder-inpaint", 512, 1.0, text="kandinsky-community/kandinsky-2-2-prior"
+    ),
     "sd3-controlnet-inpaint": Model(_SD3),
     "qwen-controlnet-inpaint": Model("Qwen/Qwen-Image", dtype="bfloat16"),
     "z-image-controlnet-inpaint": Model("Tongyi-MAI/Z-Image-Turbo", dtype="bfloat16", control=True),
@@ -70,7 +75,7 @@ MODELS: dict[str, Model] = {
     "flux2-klein-inpaint": Model("black-forest-labs/FLUX.2-klein-base-9B", dtype="bfloat16"),
     "qwen-edit-inpaint": Model("Qwen/Qwen-Image-Edit", dtype="bfloat16"),
     "wan-vace": Model("Wan-AI/Wan2.1-VACE-1.3B-diffusers", 512),
-    "easyanimate-inpaint": Model("alibaba-pai/EasyAnimateV5.1-12b-zh-InP", 512, dtype="bfloat16"),
+    "easyanimate-inpaint": Model("alibaba-pai/EasyAnimateV5.1-12b-zh-InP", 512, dtype="bfloat16", text=""),
     "brushnet-inpaint": Model(_SD15, 512, 1.0),
     "powerpaint-inpaint": Model(_SD15_INPAINT, 512, 1.0),
     "powerpaint2-inpaint": Model(_SD15, 512, 1.0),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from inpaint_data.batch import Posterior
 from inpaint_data.encoding.models import MODELS
 from inpaint_data.errors import UsageError
-from inpaint_data.settings import Choices, Settings, checked, spelled
+from inpaint_data.settings import Choices, Count, Flag, Settings, checked, spelled
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = {  # other spellings of it
@@ -51,3 +51,18 @@ class EncodeSettings(Settings):
 
     compile: bool = False
     """Compile the autoencoder's encoder; its results may then differ in the last bits."""
+
+
+class TextModelSettings(Settings):
+    """Which text encoders turn captions into embeddings, and how."""
+
+    group = "text"
+
+    model: Annotated[str, Flag("text_model")] = ""
+    """The diffusers pipeline whose text encoders are taken, by Hub name or folder; "" for no embeddings."""
+
+    dtype: Annotated[Dtype, spelled(DTYPES), Flag("text_dtype")] = "float32"
+    """Precision that they compute in and that is stored; bfloat16 as the bits of it, in uint16."""
+
+    max_length: Annotated[Count | None, Flag("text_length")] = None
+    """Tokens of a caption that are looked at, where the pipeline takes such a limit; left out, its own."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from inpaint_data.batch import KEYS, AnyBatch, Carried
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.seeding import generator_for, sample_id
-from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.stores import is_url, local_path, read_folder
 
-_COMMAND = "inpaint-data embed-text"
+_COMMAND = "inpaint-data text"
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,17 @@ class TextSettings:
     """Settings of captions and their embeddings.
 
     Args:
-        embeddings: names of the carried members that hold them, such as `prompt_embeds.npy`.
+        embeddings: names of the carried members that hold them, such as `prompt_embeds.npy`; left out, those that the
+            job of a cache made with its text encoders.
         dropout: share of the captions that are replaced by the empty prompt, drawn from (seed, sample, epoch).
         empty_prompt: folder with the empty prompt's embeddings, a file for each name in `embeddings`, as
-            `inpaint-data embed-text` writes it. Read only where `dropout` needs it.
+            `inpaint-data text` writes it; left out, the cache's own. Read only where `dropout` needs it.
 
     Raises:
         UsageError: a dropout outside of 0...1, a name that cannot be a key of the batch, or no `empty_prompt`.
     """
 
-    embeddings: list[str] | tuple[str, ...] = ()
+    embeddings: list[str] | tuple[str, ...] | None = None
     dropout: float = 0.0
     empty_prompt: str = ""
 
@@ -42,7 +43,7 @@ class TextSettings:
         if not 0 <= self.dropout <= 1:
             raise UsageError(f"dropout: {self.dropout} is not a share of the captions; give 0 to 1, such as 0.1")
         keys = set(KEYS)
-        for name in self.embeddings:
+        for name in self.embeddings or ():
             if not name.endswith(".npy") or name == ".npy" or "/" in name or name != name.lower():
                 examples = "such as [prompt_embeds.npy], in lower case and without the sample's key"
                 raise UsageError(
@@ -73,13 +74,15 @@ class Text:
         self.empty: dict[str, Tensor] = {}
         if not settings.dropout:
             return
-        for name in settings.embeddings:
-            path = local_path(settings.empty_prompt) / name
+        folder = settings.empty_prompt
+        stored = read_folder(folder, ".npy") if is_url(folder) else {}
+        for name in settings.embeddings or ():
+            path = local_path(folder) / name
             try:
-                self.empty[_stem(name)] = _embedding(path.read_bytes())
-            except (OSError, ValueError) as error:
+                self.empty[_stem(name)] = _embedding(stored[name] if is_url(folder) else path.read_bytes())
+            except (OSError, ValueError, KeyError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
-                raise UsageError(f"empty_prompt: {path}: {reason}; make it with `{_COMMAND}`") from None
+                raise UsageError(f"empty_prompt: {folder}/{name}: {reason}; make it with `{_COMMAND}`") from None
 
     def __call__(self, batch: AnyBatch, seed: int, epoch: int) -> AnyBatch:
         """A new batch with its text as tensors; the one that is passed stays as it is.
@@ -91,13 +94,14 @@ class Text:
         Returns:
             The batch, where each name of `embeddings` is no longer in `carried` but, without `.npy`, is a key:
             for arrays (L_i, D) a tensor (B, L, D) float32, zero behind the tokens, with `NAME_mask` (B, L) bool,
-            True = a token; for arrays (D,) a tensor (B, D) float32. Where a caption is dropped it is "" and the
+            True = a token; for arrays (D,) a tensor (B, D) float32, or bool where they are masks.
+            Where a caption is dropped it is "" and the
             embeddings are the empty prompt's.
 
         Raises:
             CacheError: a member is missing or damaged, or its rank or width is not that of the others.
         """
-        names, share = self.settings.embeddings, self.settings.dropout
+        names, share = self.settings.embeddings or (), self.settings.dropout
         samples = map(sample_id, batch["__shard__"], batch["__key__"])
         dropped = [generator_for(seed, sample, epoch, "caption").random() < share for sample in samples]
         result: dict[str, Any] = dict(batch)
@@ -152,12 +156,19 @@ def _stem(name: str) -> str:
 
 
 def _embedding(data: bytes) -> Tensor:
-    """(L, D) or (D,) float32. Raises ValueError with what is wrong, to be said after the member's name."""
+    """(L, D) or (D,) float32, of uint16 the bfloat16 whose bits they are; or a mask (L,) bool.
+
+    Raises ValueError with what is wrong, to be said after the member's name.
+    """
     try:
         # np.load would take archives too, and tell whoever loads junk that it can be unpickled.
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # a damaged header raises anything from EOFError to MemoryError
         raise ValueError(f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from None
+    if array.dtype == np.bool_ and array.ndim == 1 and array.size:
+        return torch.from_numpy(array)
+    if array.dtype == np.uint16:
+        array = (array.astype(np.uint32) << 16).view(np.float32)
     if array.dtype.kind != "f":
         raise ValueError(f"is an array of {array.dtype}, not of floats")
     if array.ndim not in (1, 2) or not array.size:

@@ -5,7 +5,6 @@ Shapes: B batch, H and W of the image, h = H / factor, w = W / factor, C latent 
 """
 
 import copy
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inpaint_data.encoding.weights import weights_sha256
 from inpaint_data.errors import EncodeError, VaeError
 
 # Not an nn.Module: whoever holds it has no frozen VAE in its state_dict, its checkpoints or its optimiser.
@@ -198,12 +198,7 @@ class Autoencoder:
 
     @cached_property
     def _weights_sha256(self) -> str:
-        digest = hashlib.sha256()
-        for key, tensor in sorted(self.module.state_dict().items()):
-            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            # As bytes, since numpy has no bfloat16; in the order of the indexes, not of the memory.
-            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return weights_sha256(self.module)
 
     @property
     def _patches(self) -> bool:

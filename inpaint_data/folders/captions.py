@@ -9,10 +9,12 @@ from typing import Any
 
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.files import IMAGES, File, LeftOut
-from inpaint_data.folders.layouts import MASK_WORDS, Role, words_of
+from inpaint_data.folders.layouts import MASK_WORDS
+from inpaint_data.folders.names import Role, words_of
 from inpaint_data.shown import shortened
 
 TABLES = ("metadata.jsonl", "metadata.csv")  # of imagefolders; others are read where `captions_from` names them
+TABLE_KINDS = ("jsonl", "csv", "tsv")
 _FILE_COLUMNS = ("file_name", "filename", "image_path", "image", "file", "path")
 _CAPTION_COLUMNS = ("text", "caption", "prompt", "description")
 _ENDINGS = (
@@ -199,9 +201,11 @@ def _take(table: Table, records: list[tuple[str, dict[str, Any]]], column: str |
         files: dict[Role, list[str]] = {}
         for name, role in pictures.items():
             files.setdefault(role, []).extend(_texts_in(record.get(name)))
-        text = caption if isinstance(caption, str) and caption.strip() else None
+        said = next((text for text in _texts_in(caption) if text.strip()), None)
+        if said is None and caption not in (None, "", []) and not isinstance(caption, str):
+            table.left_out.append(LeftOut(line, f"its {captions} is no text: {shortened(str(caption))}"))
         unknown = {name: named for name in table.unread if (named := _pictures_in(record.get(name)))}
-        table.rows.append(Row(line, image, text, files, unknown))
+        table.rows.append(Row(line, image, said, files, unknown))
 
 
 def _role_of(column: str) -> Role | None:

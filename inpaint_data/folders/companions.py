@@ -10,15 +10,8 @@ from pathlib import Path
 
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.files import IMAGES, File, LeftOut, composed, walk
-from inpaint_data.folders.layouts import (
-    IMAGE_NAMES,
-    JOINTS,
-    Role,
-    owners_beside,
-    owners_in_folder,
-    place_of,
-    repeats_of,
-)
+from inpaint_data.folders.layouts import MASK_WORDS, place_of, repeats_of
+from inpaint_data.folders.names import IMAGE_NAMES, JOINTS, Role, owners_beside, owners_in_folder, words_of
 from inpaint_data.folders.owners import Owner, Owners, why_not
 from inpaint_data.folders.texts import NO_IMAGE, NOT_THERE
 
@@ -47,6 +40,9 @@ class Companion:
                 if found := owners.beside(self.file.folder, stem):
                     return self._or_numbered(found, number, partial(owners.beside, self.file.folder), stem), number
             return [], None
+        for stem, number in owners_in_folder(self.file.stem, self.role):
+            if found := owners.in_class(self.file.folder, stem):
+                return self._or_numbered(found, number, partial(owners.in_class, self.file.folder), stem), number
         for place in self.places:
             for stem, number in owners_in_folder(self.file.stem, self.role):
                 if found := owners.at(place, stem):
@@ -156,7 +152,7 @@ def add_companions(companions: list[Companion], owners: Owners, left_out: list[L
             found[0].pictures.setdefault(picture.role, []).append((picture.file, number, picture.source))
             paired[picture.role] += bool(picture.source)
         elif found:
-            left_out.append(LeftOut(picture.file.name, why_not(found, picture.file)))
+            left_out.append(LeftOut(picture.file.name, why_not(found, picture.file, picture.role)))
         else:
             left_out.append(
                 LeftOut(picture.file.name, f"a {picture.role} without an image: {NO_IMAGE}{or_class(picture.file)}")
@@ -174,7 +170,9 @@ def add_companions(companions: list[Companion], owners: Owners, left_out: list[L
 
 def or_class(file: File) -> str:
     """What kohya's users do about a class that is called like masks."""
-    return ", or give --layout kohya if it is a class of kohya's" if repeats_of(file.folder) else ""
+    own = file.folder.rpartition("/")[2]
+    is_called_so = repeats_of(own) and MASK_WORDS.intersection(word.lower() for word in words_of(own))
+    return ", or give --layout kohya if it is a class of kohya's" if is_called_so else ""
 
 
 def _question(picture: Companion) -> UsageError:
@@ -183,6 +181,7 @@ def _question(picture: Companion) -> UsageError:
         "mask": f"masks: --masks_from {folder}",
         "target": f"targets: --targets_from {folder}",
         "control": "conditioning pictures: --layout folders",
+        "image": "a class of kohya's: --layout kohya",
     }
     return UsageError(
         f"{folder}/ may hold {' or '.join(f'{role}s' for role in picture.asked)} ({picture.file.name}); say which. "

@@ -6,31 +6,29 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from inpaint_data.errors import UsageError
-from inpaint_data.folders.files import IMAGES, File, LeftOut, Walk
+from inpaint_data.folders.files import IMAGES, File, LeftOut, Walk, first_of
 from inpaint_data.folders.layouts import (
-    BREAKS,
     LAYOUTS,
     MADE_OF_IMAGES,
     REGULARISATION,
     THUMBNAILS,
-    Doubt,
-    Role,
-    doubt_of,
     is_in_folder_of,
-    other_stem,
-    owners_beside,
-    owners_in_folder,
     place_of,
     read_name,
     repeats_of,
+)
+from inpaint_data.folders.names import (
+    BREAKS,
+    Doubt,
+    Role,
+    doubt_of,
+    other_stem,
+    owners_beside,
+    owners_in_folder,
     role_in_folder_of_one,
-    says_images,
     without_extension,
 )
-from inpaint_data.folders.owners import Owner, Owners
 
-_LOSSLESS = frozenset(["png", "bmp", "gif", "tif", "tiff"])
 _OTHERWISE = "if it is an image, rename it or name it in a metadata.jsonl"
 _ALONE = {  # layouts that know folders of images which do not belong to the others
     "auto": REGULARISATION,
@@ -60,7 +58,10 @@ def named_by_links(walked: Walk, layout: str) -> None:
     for link, real in walked.again:
         is_inside = not real or f"{link}/".startswith(f"{real}/")
         link_role, real_role = (_role(f"{folder}/x.png", layout) for folder in (link, real))
-        if not is_inside and link_role != "image" and real_role == "image":
+        is_said = link_role != "image" and real_role == "image"
+        is_said |= reason_of_folder(real, layout) is not None and reason_of_folder(link, layout) is None
+        is_said |= link_role == real_role == "image" and bool(repeats_of(link)) and not repeats_of(real)
+        if not is_inside and is_said:
             walked.files = [_renamed(file, real, link) for file in walked.files]
             walked.left_out = [left for left in walked.left_out if left.name != f"{link}/"]
     walked.files.sort(key=lambda file: (file.name, str(file.path)))
@@ -137,7 +138,8 @@ def sift(
             sifted.parts.append((file, role))
         elif role == "image":
             reason = (
-                "it is beside a mask, a target or an image of its own; name the image image.jpg, the target target.jpg"
+                "it is beside a mask, a target or an image of its own; name the image image.jpg, its mask mask.png and "
+                "its target target.jpg"
             )
             sifted.left_out.append(LeftOut(file.name, reason))
         elif image is not None and without_extension(file.stem) != file.stem:
@@ -152,6 +154,7 @@ def sift(
         else:
             sifted.images.append(file)
             doubtful += [file.name] if doubt is not None else []
+    sifted.notes += _with_more_words(images, {left.name for left in sifted.left_out})
     if doubtful:
         sifted.notes.append(
             f"{len(doubtful)} have names as masks may have ({', '.join(doubtful[:3])}), but no image has the rest of "
@@ -186,6 +189,24 @@ def _of_most_images(images: Iterable[File], captioned: Collection[tuple[str, str
     return reasons
 
 
+def _with_more_words(images: Iterable[File], left_out: Collection[str]) -> list[str]:
+    """A note on pictures that have the name of an image beside them and a word more, and are packed as images."""
+    stems = {(file.folder, file.stem): file.name for file in images}
+    pairs = [
+        (file.name, stems[file.folder, rest])
+        for file in images
+        if file.name not in left_out
+        for word, rest in _words_at_the_ends(file.stem)
+        if (file.folder, rest) in stems
+    ]
+    if not pairs:
+        return []
+    return [
+        f"{len({name for name, _ in pairs})} have the name of another image and a word more ({pairs[0][0]}, "
+        f"{pairs[0][1]}): packed as images"
+    ]
+
+
 def _words_at_the_ends(stem: str) -> Iterator[tuple[str, str]]:
     """The words that a name may have more than another: all behind a break or before one; no numbers."""
     for match in BREAKS.finditer(stem):
@@ -203,123 +224,8 @@ def _against(doubt: Doubt, stems: dict[str, str]) -> str | None:
 
 def _may_be_mask(image: str) -> str:
     stem = image.rpartition("/")[2].rpartition(".")[0]
-    return f"it may be a mask of {image}; name it {stem}_mask.png if it is; {_OTHERWISE}"
-
-
-def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: bool) -> list[str]:
-    """Folders whose pictures are called as other images are, and which may hold their masks.
-
-    Args:
-        owners: the images with all that is theirs.
-        certain: names of images that a table has.
-        layout: how the folder is laid out.
-        is_told: whether a flag or a table says which pictures are masks.
-
-    Returns:
-        What somebody should know of those that are packed.
-
-    Raises:
-        UsageError: nobody can know what such a folder holds.
-    """
-    if not LAYOUTS[layout].has_folders:
-        return []
-    by_folder = defaultdict[str, list[Owner]](list)
-    for owner in owners.all:
-        by_folder[owner.file.folder].append(owner)
-    all_twins = _Twins(owners.all, layout)
-    # Where an image has its mask beside it, other folders have none.
-    twins = _Twins([owner for owner in owners.all if not _has_mask_beside(owner)], layout)
-    alike = list[str]()
-    for folder, inside in by_folder.items():
-        if says_images(folder, LAYOUTS[layout]) == 2:
-            continue
-        unsaid = [
-            owner
-            for owner in inside
-            if not (owner.pictures or owner.texts or owner.problem or owner.file.name in certain)
-        ]
-        asked = [(owner, other) for owner in unsaid if (other := twins.image_of(owner))]
-        if len(asked) * 2 > len(inside) and not is_told:
-            raise _question(*asked[0], owners)
-        if sum(all_twins.has_one(owner) for owner in unsaid) * 2 > len(inside):
-            alike.append(folder)
-    if not alike:
-        return []
-    listed = ", ".join(f"{folder}/" for folder in alike[:3])
-    return [f"pictures named as those of other folders are packed as images: {listed}; masks: --masks_from DIR"]
-
-
-def _has_mask_beside(owner: Owner) -> bool:
-    return any(not source for _, _, source in owner.pictures.get("mask", []))
-
-
-class _Twins:
-    """Images, by what another picture of the same stem may be called after."""
-
-    def __init__(self, images: Iterable[Owner], layout: str) -> None:
-        self._layout = LAYOUTS[layout]
-        self._surest: dict[str, tuple[int, Owner]] = {}
-        self._at: dict[tuple[str, str], Owner] = {}
-        self._siblings: dict[tuple[str, ...], list[Owner]] = defaultdict(list)
-        for owner in images:
-            stem, sure = owner.file.stem.lower(), says_images(owner.file.folder, self._layout)
-            self._at[owner.file.folder, stem] = owner
-            if stem not in self._surest or self._surest[stem][0] < sure:
-                self._surest[stem] = (sure, owner)
-            for key, part in _patterns(owner):
-                slot = (*key, "class" if repeats_of(part) else "", _losses(owner))
-                found = self._siblings[slot]
-                if len(found) < 2:  # of which one is not the picture itself
-                    found.append(owner)
-
-    def image_of(self, owner: Owner) -> Owner | None:
-        """The image that a picture may be the mask of; None where it is likelier another image."""
-        stem, parts = owner.file.stem.lower(), owner.file.folder.split("/")
-        sure, surest = self._surest.get(stem, (0, owner))
-        if sure > says_images(owner.file.folder, self._layout):
-            return surest
-        around = ["/".join(parts[:depth]) for depth in range(len(parts))] if owner.file.folder else []
-        if found := [self._at[folder, stem] for folder in around if (folder, stem) in self._at]:
-            return found[-1]
-        return self._sibling(owner, ("lossy",)) if _losses(owner) == "lossless" else None
-
-    def has_one(self, owner: Owner) -> bool:
-        """Whether another image may be called as a picture is."""
-        return self.image_of(owner) is not None or self._sibling(owner, ("lossy", "lossless")) is not None
-
-    def _sibling(self, owner: Owner, losses: Collection[str]) -> Owner | None:
-        """An image in a folder that differs in one name, and not in kohya's class."""
-        for key, part in _patterns(owner):
-            for kind in [""] if repeats_of(part) else ["", "class"]:
-                for loss in losses:
-                    for other in self._siblings.get((*key, kind, loss), ()):
-                        if other.file.folder != owner.file.folder:
-                            return other
-        return None
-
-
-def _patterns(owner: Owner) -> Iterator[tuple[tuple[str, str, str], str]]:
-    """Each way to leave one name out of a picture's folder: what is around, within and its stem; and that name."""
-    parts = owner.file.folder.split("/")
-    for depth, part in enumerate(parts):
-        yield ("/".join(parts[:depth]), "/".join(parts[depth + 1 :]), owner.file.stem.lower()), part
-
-
-def _losses(owner: Owner) -> str:
-    return "lossless" if owner.file.extension in _LOSSLESS else "lossy"
-
-
-def _question(owner: Owner, other: Owner, owners: Owners) -> UsageError:
-    parts, others_parts = owner.file.folder.split("/"), other.file.folder.split("/")
-    alike = next((depth for depth, part in enumerate(parts) if others_parts[depth : depth + 1] != [part]), 0)
-    folder = "/".join(parts[: alike + 1])
-    masks = {source for each in owners.all for _, _, source in each.pictures.get("mask", []) if source.endswith("/")}
-    images = f"--masks_from {min(masks).rstrip('/')}" if masks else "--layout beside"
-    return UsageError(
-        f"{folder}/ may hold images, masks or targets: its pictures are called as images are ({owner.file.name}, "
-        f"{other.file.name}); say which. masks: --masks_from {folder}; targets: --targets_from {folder}; "
-        f"images: {images}"
-    )
+    named = f"name it {stem}_mask.png or {stem}_target.png"
+    return f"it may be a mask of {image}, or made of it; {named} if so; {_OTHERWISE}"
 
 
 def masks_next_to(root: Path) -> list[str]:
@@ -334,7 +240,10 @@ def masks_next_to(root: Path) -> list[str]:
         for name in beside
         if read_name(File(f"{name}/x.png", root), LAYOUTS["auto"]).role == "mask"
         and place_of(name) in ("", place_of(root.name))
+        and first_of(root.parent / name, IMAGES)
     ]
+    if read_name(File(f"{root.name}/x.png", root), LAYOUTS["auto"]).role == "mask":
+        return [f"{root.name} is called as folders of masks are; if it is one, pack the folder above"]
     if not masks:
         return []
     folder = root.parent / masks[0]

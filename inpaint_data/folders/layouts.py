@@ -19,73 +19,20 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Literal
 
-from inpaint_data.folders.files import IMAGES, File
-
-Role = Literal["image", "mask", "target", "control"]
-_BREAK = r"[ _.\-]"
-BREAKS = re.compile(_BREAK)
-JOINTS = ("", " ", "_", "-")  # between a name and a number
-IMAGE_NAMES = (
-    "image",
-    "img",
-    "photo",
-    "input",
-    "source",
-    "before",
-)  # of images that have no name but that of their kind
-_WORDS = r"(?:masks?|masklabel|segmentation)"
-MASK_NAME = re.compile(
-    rf"(?P<stem>.*)(?:{_BREAK}\(?{_WORDS}\)?|(?-i:(?<=[a-z0-9])Masks?))(?:{_BREAK}?(?P<number>[0-9]+))?"
-    rf"|masks?(?:{_BREAK}(?P<rest>.+)|(?P<only>[0-9]*))",
-    re.IGNORECASE | re.DOTALL,
-)
-_LAMA = re.compile(r"(?P<stem>.+)_mask(?P<number>[0-9]*)", re.IGNORECASE | re.DOTALL)
-_ONETRAINER = re.compile(r"(?P<stem>.+)-masklabel", re.IGNORECASE | re.DOTALL)
-_OTHER_NAMES: Mapping[Role, re.Pattern[str]] = MappingProxyType(
-    {
-        "target": re.compile(rf"(?:(?P<stem>.+){_BREAK})?target", re.IGNORECASE | re.DOTALL),
-        "control": re.compile(
-            rf"(?:(?P<stem>.+){_BREAK})?(?:condlabel|control|conditioning)", re.IGNORECASE | re.DOTALL
-        ),
-    }
-)
-_NUMBERED = re.compile(rf"(?P<stem>.+){_BREAK}(?P<number>[0-9]+)", re.DOTALL)
-_IMAGE = "(?:image|img|photo|input|original|orig|source|before)"
-_IMAGE_NAME = re.compile(rf"(?P<stem>.+){_BREAK}{_IMAGE}|{_IMAGE}(?:{_BREAK}(?P<rest>.+))?", re.IGNORECASE | re.DOTALL)
-
-# What may be a mask, or made of an image, and what is not written as any layout writes it.
-_MASK_ALONE = re.compile(r"(?P<before>.*?)(?<![^\W_])masks?(?![^\W_])(?P<after>.*)", re.IGNORECASE | re.DOTALL)
-_MASK_WITHIN = re.compile(r"(?P<before>.*?)mask(?:s|ed|ing)?(?P<after>.*)", re.IGNORECASE | re.DOTALL)
-_LIKE_MASKS = re.compile(
-    rf"(?:(?P<before>.*?){_BREAK})?(?:segs?|segm|segmented|mattes?|msks?|trimaps?|alphas?|labels?|annotations?|gt|bw|"
-    rf"binary|silhouette|overlay|preview|thumb|thumbnail|depth|canny|cutout|no_?bg|fg|bg|foreground|background|rembg)"
-    rf"(?:{_BREAK}(?P<after>.*))?",
-    re.IGNORECASE | re.DOTALL,
-)
-# Whole names in a folder of one image's files: `0001/result.jpg`.
-_OF_ONE_IMAGE = frozenset(
-    [
-        "result",
-        "output",
-        "gt",
-        "ground_truth",
-        "groundtruth",
-        "edited",
-        "after",
-        "inpainted",
-        "masked",
-        "overlay",
-        "preview",
-    ]
-)
+from inpaint_data.folders.files import File
+from inpaint_data.folders.names import LAMA_NAME, MASK_NAME, ONETRAINER_NAME, OTHER_NAMES, Role, owners_beside, words_of
 
 # Folders. A word of these anywhere between breaks: `train_masks`, `10_cat_mask`.
 MASK_WORDS = frozenset(
     ["mask", "masks", "masklabel", "masklabels", "segmentation", "segmentations", "matte", "mattes", "trimaps"]
 )
 _IMAGE_WORDS = frozenset(["image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpegimages"])
+_CONTROL_WORDS = frozenset(["depth", "canny", "lineart", "openpose", "hed", "softedge", "scribble", "normals"])
+_MADE_WORDS = frozenset(["seg", "segs", "alpha", "alphas"])  # masks beside a word for images: `image_alpha`
+_PARTS_OF_DATA = frozenset(
+    ["train", "training", "val", "valid", "validation", "test", "all", "raw", "full", "original"]
+)
 # The whole name.
 _FOLDERS: Mapping[Role, frozenset[str]] = MappingProxyType(
     {
@@ -104,20 +51,36 @@ _FOLDERS: Mapping[Role, frozenset[str]] = MappingProxyType(
                 "segmentationobject",
             ]
         ),
-        "target": frozenset(("target", "targets")),
+        "target": frozenset(("target", "targets", "after", "edited")),
         "control": frozenset(("control", "controls", "control_images")),
-        "image": frozenset(("input", "inputs", "rgb")),
+        "image": frozenset(("input", "inputs", "rgb", "before", "source", "sources", "src")),
     }
 )
-_CONDITIONING = frozenset(["conditioning", "conditioning_data", "conditioning_image", "conditioning_images", "cond"])
+_CONDITIONING_WORDS = frozenset(["conditioning", "cond"])
 _GROUND_TRUTH = frozenset(("gt", "groundtruth", "ground_truth"))
 CAPTION_FOLDERS = frozenset(["caption", "captions", "prompt", "prompts", "text", "texts", "txt"])
 THUMBNAILS = frozenset(["thumb", "thumbs", "thumbnail", "thumbnails"])
 # Left out where the images are elsewhere.
 MADE_OF_IMAGES = frozenset(
-    ["cache", "caches", "preview", "previews", "overlay", "overlays", "mask_overlay", "vis", "visualization", "samples"]
+    [
+        "cache",
+        "caches",
+        "preview",
+        "previews",
+        "overlay",
+        "overlays",
+        "mask_overlay",
+        "vis",
+        "visualization",
+        "sample",
+        "samples",
+    ]
 )
-REGULARISATION = frozenset(["reg", "regs", "reg_images", "regularization", "regularisation", "regularization_images"])
+REGULARISATION = frozenset(
+    f"{word}{ending}"
+    for word in ("reg", "regs", "regularization", "regularisation", "class")
+    for ending in ("", "_images", "_image", "_img", "_imgs")
+) - {"class"}
 LABEL_FOLDERS = frozenset(["annotation", "annotations", "ann", "label", "labels"])
 _REPEATS = re.compile(r"(?P<times>[1-9][0-9]{0,2})_.+", re.DOTALL)
 
@@ -149,10 +112,10 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
         "beside": Layout("cat.jpg, cat_mask.png, cat.txt, cat_target.jpg in one folder"),
         "folders": Layout("images/cat.jpg, masks/cat.png", MASK_NAME, has_folders=True, conditioning="control"),
         "kohya": Layout("10_name class/cat.png, mask/cat.png", MASK_NAME, has_folders=True, conditioning="mask"),
-        "onetrainer": Layout("cat.jpg, cat-masklabel.png, cat-condlabel.png", _ONETRAINER),
+        "onetrainer": Layout("cat.jpg, cat-masklabel.png, cat-condlabel.png", ONETRAINER_NAME),
         "simpletuner": Layout("cat.png, conditioning_data/cat.png", None, has_folders=True, conditioning="mask"),
         "imagefolder": Layout("cat.jpg, metadata.jsonl with file_name, text and mask_file_name", None),
-        "lama": Layout("cat.png, cat_mask000.png", _LAMA),
+        "lama": Layout("cat.png, cat_mask000.png", LAMA_NAME),
         "coco": Layout("cat.jpg, instances.json", None),
     }
 )
@@ -175,24 +138,23 @@ class Reading:
     is_read: bool = True
 
 
-def read_name(file: File, layout: Layout, classes: Collection[str] = ()) -> Reading:
-    """What a picture is, by its deepest folder that says anything, else by its own name.
+def read_name(file: File, layout: Layout, neutral: Collection[str] = ()) -> Reading:
+    """What a picture is, by its deepest folder that says that it is no image, else by its own name.
 
     Args:
         file: the picture.
         layout: how the folder is laid out.
-        classes: names of folders that say nothing, whatever they are called.
+        neutral: folders that say nothing, whatever they are called; see `neutral_folders`.
     """
     parts = file.folder.split("/") if file.folder else []
     for depth in range(len(parts), 0, -1):
-        roles = () if parts[depth - 1] in classes else _roles_of_folder(parts[depth - 1], layout)
-        if roles == ("image",):
-            break
-        if roles:
-            return Reading(roles[0], "/".join(parts[:depth]), roles if len(roles) > 1 else (), layout.has_folders)
+        folder = "/".join(parts[:depth])
+        roles = () if folder in neutral else _roles_of_folder(parts[depth - 1], layout)
+        if roles and roles != ("image",):
+            return Reading(roles[0], folder, roles if len(roles) > 1 else (), layout.has_folders)
     if MASK_NAME.fullmatch(file.stem):
         return Reading("mask", is_read=layout.has_mark(file.stem))
-    for role, pattern in _OTHER_NAMES.items():
+    for role, pattern in OTHER_NAMES.items():
         if (match := pattern.fullmatch(file.stem)) and match["stem"]:
             return Reading(role, is_read=layout.marks is not None)
     return Reading("image")
@@ -202,132 +164,123 @@ def read_name(file: File, layout: Layout, classes: Collection[str] = ()) -> Read
 def says_images(folder: str, layout: Layout) -> int:
     """How surely a folder is of images by its name or those around it: 2 is `images`, 1 a class of kohya's, else 0."""
     parts = folder.split("/")
-    if any(_roles_of_folder(part, layout) == ("image",) for part in parts):
+    if any(_is_of_images(part, layout) for part in parts):
         return 2
     return int(any(repeats_of(part) is not None for part in parts))
 
 
-def classes_of(folders: Iterable[str]) -> frozenset[str]:
-    """kohya's folders with repeats: also `5_oni mask`, but not `10_cat_mask` where there is a `10_cat`."""
-    parts = {part for folder in folders for part in folder.split("/")}
-    plain = {place_of(part) for part in parts if place_of(part) == "_".join(words_of(part))}
-    return frozenset(part for part in parts if repeats_of(part) and _is_class(part, plain))
+def _is_of_images(name: str, layout: Layout) -> bool:
+    """Whether all the words of a folder's name say that it is of images: `train_images`, but not `img_m`."""
+    words = {word.lower() for word in words_of(name)}
+    known = words <= _IMAGE_WORDS | _PARTS_OF_DATA | _FOLDERS["image"]
+    return known and _roles_of_folder(name, layout) == ("image",)
 
 
-def _is_class(part: str, plain: Collection[str]) -> bool:
-    return place_of(part) == "_".join(words_of(part)) or place_of(part) not in plain
+def neutral_folders(pictures: Collection[File], layout: Layout, captioned: Collection[str]) -> frozenset[str]:
+    """The folders whose names say nothing of their pictures, though words in them do elsewhere.
 
+    A class of kohya's, in its layout: `5_oni mask`. A folder of images that have their masks beside them:
+    `ski mask/1.jpg`, `1-masklabel.png`. And one around folders of images and masks, `dog masks/images` and
+    `dog masks/masks`, or around the only folder of images.
 
-@dataclass(frozen=True)
-class Doubt:
-    """What speaks against a picture being an image.
-
-    Attributes:
-        rests: what else there is in its name, each of which may be an image's name.
-        is_word: whether "mask" stands there as a word of its own.
+    Args:
+        pictures: all there are.
+        layout: how the folder is laid out.
+        captioned: folders most of whose pictures have captions.
     """
+    inner = {file.folder for file in pictures}
+    folders = {folder for each in inner for folder in _around(each)}
+    own = {folder: _roles_of_folder(folder.rpartition("/")[2], layout) for folder in folders}
+    beside = _with_masks_beside(pictures)
+    neutral = beside | (_classes(folders, captioned) if layout is LAYOUTS["kohya"] else set())
+    saying = {folder for folder, roles in own.items() if roles and roles != ("image",) and folder not in neutral}
+    outside = any(not saying.intersection(_around(folder)) for folder in inner)
+    for folder in saying:
+        below = [each for each in folders if each.startswith(f"{folder}/")]
+        has_images = any(own[each] == ("image",) for each in below)
+        if has_images and (not outside or any(each in saying or each in beside for each in below)):
+            neutral |= {folder}
+    return frozenset(neutral)
 
-    rests: tuple[str, ...]
-    is_word: bool = False
+
+def _around(folder: str) -> list[str]:
+    """A folder and those around it."""
+    parts = folder.split("/") if folder else []
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
 
 
-def doubt_of(stem: str) -> Doubt | None:
-    """The doubt about a picture that no layout has by this name; None where there is none."""
-    for pattern in (_MASK_ALONE, _MASK_WITHIN, _LIKE_MASKS):
-        if match := pattern.fullmatch(stem):
-            rests = [(match[side] or "").strip(" _.-()[]~") for side in ("before", "after")]
-            return Doubt(tuple(filter(None, rests)), pattern is _MASK_ALONE)
-    return None
+def _with_masks_beside(pictures: Iterable[File]) -> set[str]:
+    stems = {(file.folder, file.stem) for file in pictures}
+    return {
+        folder
+        for folder, stem in stems
+        if MASK_NAME.fullmatch(stem)
+        and any(name and name != stem and (folder, name) in stems for name, _ in owners_beside(stem, "mask"))
+    }
 
 
-def role_in_folder_of_one(stem: str) -> Role | None:
-    """What a picture is by its whole name in a folder of one image's files; "image" of what may be any; else None."""
-    for role, pattern in _OTHER_NAMES.items():
-        if (match := pattern.fullmatch(stem)) and not match["stem"]:
-            return role
-    doubt = doubt_of(stem)
-    return "image" if stem.lower() in _OF_ONE_IMAGE or (doubt is not None and not doubt.rests) else None
+def _classes(folders: Iterable[str], captioned: Collection[str]) -> set[str]:
+    """kohya's folders with repeats: also `5_oni mask`, but not `10_cat_mask` where there is a `10_cat`."""
+    words = {
+        folder: tuple(word.lower() for word in words_of(without_repeats(folder.rpartition("/")[2])))
+        for folder in folders
+        if repeats_of(folder)
+    }
+    plain = {each for each in words.values() if not MASK_WORDS.intersection(each)}
+    rest = {folder: tuple(word for word in each if word not in MASK_WORDS) for folder, each in words.items()}
+    return {
+        folder
+        for folder, each in words.items()
+        if rest[folder] == each or rest[folder] not in plain or folder in captioned
+    }
 
 
 @lru_cache(2**14)
 def _roles_of_folder(name: str, layout: Layout) -> tuple[Role, ...]:
     """What the pictures of a folder are by its name; none where it says nothing."""
+    words = {word.lower() for word in words_of(name)}
     whole = "_".join(words_of(name)).lower()
-    if whole in _CONDITIONING:
+    if words & _CONDITIONING_WORDS:
         return (layout.conditioning,) if layout.conditioning else ("mask", "control")
     if whole in _GROUND_TRUTH:
         return ("mask", "target")
     for role, names in _FOLDERS.items():
         if whole in names:
             return (role,)
-    words = {word.lower() for word in words_of(name)}
-    if words & MASK_WORDS:
+    if words & MASK_WORDS or (words & _MADE_WORDS and words & _IMAGE_WORDS):
         return ("mask",)
+    if words & _CONTROL_WORDS:
+        return ("control",)
     return ("image",) if words & _IMAGE_WORDS else ()
 
 
 @lru_cache(2**14)
-def place_of(folder: str) -> str:
-    """A folder without what only says what its files are: `train/images` and `train/masks` are both `train`."""
+def place_of(folder: str, whole_classes: bool = False) -> str:
+    """A folder without what only says what its files are: `train/images` and `train/masks` are both `train`.
+
+    Of kohya's classes only the words for masks are left out, and with `whole_classes` none.
+    """
     kept = []
     for part in folder.split("/"):
-        whole = "_".join(words_of(part)).lower()
-        if whole in _NAMELESS:
+        words = words_of(part)
+        if repeats_of(part):
+            words = words if whole_classes else [word for word in words if word.lower() not in MASK_WORDS]
+        elif "_".join(words).lower() in _NAMELESS:
             continue
-        words = [word for word in words_of(part) if word.lower() not in MASK_WORDS | _IMAGE_WORDS]
+        else:
+            words = [word for word in words if word.lower() not in _SAYING]
         if words:
             kept.append("_".join(words))
     return "/".join(kept)
 
 
-_NAMELESS = frozenset().union(*_FOLDERS.values(), _CONDITIONING, _GROUND_TRUTH, CAPTION_FOLDERS)
-
-
-def words_of(name: str) -> list[str]:
-    return [word for word in BREAKS.split(name) if word]
+_NAMELESS = frozenset().union(*_FOLDERS.values(), _GROUND_TRUTH, CAPTION_FOLDERS, ["conditioning_data"])
+_SAYING = MASK_WORDS | _IMAGE_WORDS | _CONTROL_WORDS | _CONDITIONING_WORDS
 
 
 def is_in_folder_of(names: frozenset[str], folder: str) -> bool:
     """Whether a folder or one around it is called so."""
     return any("_".join(words_of(part)).lower() in names for part in folder.split("/"))
-
-
-def owners_beside(stem: str, role: Role) -> list[tuple[str, int | None]]:
-    """The stems that the image of a picture may have, the likeliest first, each with the number of a mask.
-
-    "" is an image that has no name but that of its kind: `0001/image.png` with `0001/mask.png`.
-    """
-    pattern = MASK_NAME if role == "mask" else _OTHER_NAMES[role]
-    found: list[tuple[str, int | None]] = []
-    if match := pattern.fullmatch(stem):
-        groups = match.groupdict()
-        number = groups.get("number") or groups.get("only")
-        found.append((groups["stem"] or groups.get("rest") or "", int(number) if number else None))
-        if (groups.get("rest") or "").isdecimal():
-            found.append(("", int(groups["rest"])))
-    return [*found, *((without_extension(name), number) for name, number in found if without_extension(name) != name)]
-
-
-def owners_in_folder(stem: str, role: Role) -> list[tuple[str, int | None]]:
-    """`owners_beside` of a picture whose folder says what it is, so that its own name may be just its image's."""
-    found = [(stem, None), *owners_beside(stem, role)]
-    if without_extension(stem) != stem:
-        found.append((without_extension(stem), None))
-    if role == "mask" and (match := _NUMBERED.fullmatch(stem)):
-        found.append((match["stem"], int(match["number"])))
-    return found
-
-
-def without_extension(stem: str) -> str:
-    """`cat.jpg` of a mask `cat.jpg.png`."""
-    base, _, extension = stem.rpartition(".")
-    return base if base and extension.lower() in IMAGES else stem
-
-
-def other_stem(stem: str) -> str | None:
-    """What an image is called without the word that says it is one; None where there is no such word."""
-    match = _IMAGE_NAME.fullmatch(stem)
-    return (match["stem"] or match["rest"] or "") if match else None
 
 
 def without_repeats(place: str) -> str:

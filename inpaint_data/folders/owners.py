@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inpaint_data.folders.files import File, LeftOut
-from inpaint_data.folders.layouts import Role, other_stem, place_of, without_repeats
+from inpaint_data.folders.layouts import place_of, without_repeats
+from inpaint_data.folders.names import Role, other_stem
 
 Member = Path | bytes  # a file, or what has no file of its own
 
@@ -48,6 +49,7 @@ class Owners:
         self._by_name: dict[str, Owner] = {}
         self._beside: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._places: dict[tuple[str, str], list[Owner]] = defaultdict(list)
+        self._classes: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._ends: dict[tuple[str, str], list[Owner]] = defaultdict(list)  # by every end of their places
         self._loose_beside: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._loose_ends: dict[tuple[str, str], list[Owner]] = defaultdict(list)
@@ -96,6 +98,7 @@ class Owners:
         for name in [file.stem] if other is None else [file.stem, f"\0{other}"]:
             self._beside[file.folder, name].append(owner)
             self._places[place, name].append(owner)
+            self._classes[place_of(file.folder, whole_classes=True), name].append(owner)
             for end in _ends(place):
                 self._ends[end, name].append(owner)
             # Found where the exact ones are not: names by another case, kohya's classes by other repeats.
@@ -127,6 +130,11 @@ class Owners:
         found = self._in.get(folder, [])
         return found[0] if len(found) == 1 else None
 
+    def in_class(self, folder: str, stem: str) -> list[Owner]:
+        """The images that are called so in the place of a folder, of whose names of classes every word counts."""
+        place = place_of(folder, whole_classes=True)
+        return self._classes.get((place, stem)) or self._classes.get((place, f"\0{stem}")) or []
+
     def nearly_beside(self, folder: str, stem: str) -> list[Owner]:
         """The images in a folder that are called so in letters of either case."""
         return self._loose_beside.get((folder, stem.lower())) or []
@@ -151,7 +159,7 @@ def _ends(place: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(1, len(parts) + 1)]
 
 
-def why_not(owners: list[Owner], file: File) -> str:
+def why_not(owners: list[Owner], file: File, role: Role | None = None) -> str:
     """Why a file belongs to none of several images, and what decides."""
     problems = {owner.problem for owner in owners}
     if len(problems) == 1 and (problem := problems.pop()):
@@ -160,5 +168,5 @@ def why_not(owners: list[Owner], file: File) -> str:
     names = f"it may belong to {first.file.name} or {second.file.name}"
     if first.file.folder == second.file.folder:
         return f"{names}; name it after one of them, in the same letters"
-    place, base = place_of(first.file.folder), file.name.rpartition("/")[2]
-    return f"{names}; move it to one of their folders, such as {posixpath.join(file.folder, place, base)}"
+    own = f"{first.file.stem}_{role}" if role else first.file.stem
+    return f"{names}; put it beside its image, such as {posixpath.join(first.file.folder, own)}.{file.extension}"

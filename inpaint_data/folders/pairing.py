@@ -1,6 +1,7 @@
 """Which files of a folder are one sample."""
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,20 +14,13 @@ from inpaint_data.folders.companions import (
     given_by,
     or_class,
 )
-from inpaint_data.folders.doubts import check_twins, masks_next_to, named_by_links, reason_of_folder, sift
+from inpaint_data.folders.doubts import masks_next_to, named_by_links, reason_of_folder, sift
 from inpaint_data.folders.files import IMAGES, File, LeftOut, walk
-from inpaint_data.folders.layouts import (
-    LAYOUTS,
-    Reading,
-    Role,
-    classes_of,
-    owners_in_folder,
-    place_of,
-    read_name,
-    repeats_of,
-)
+from inpaint_data.folders.layouts import LAYOUTS, Reading, neutral_folders, place_of, read_name, repeats_of
+from inpaint_data.folders.names import Role, owners_in_folder
 from inpaint_data.folders.owners import Member, Owners
 from inpaint_data.folders.texts import Texts, add_texts, claims, sort_texts, unknown_in
+from inpaint_data.folders.twins import check_twins
 from inpaint_data.shown import meant
 
 
@@ -128,8 +122,10 @@ def _by_role(
     """The images, and the pictures that belong to one by their names; what is neither is left out."""
     images, companions = [], list[Companion]()
     certain = _named_by(texts)
-    classes = classes_of(file.folder for file in pictures) if layout == "kohya" else ()
-    readings = [(file, read_name(file, LAYOUTS[layout], classes)) for file in pictures]
+    captioned = {(file.folder, file.stem) for file in texts.captions}
+    with_captions = _folders_with_captions(pictures, captioned)
+    neutral = neutral_folders(pictures, LAYOUTS[layout], with_captions)
+    readings = [(file, read_name(file, LAYOUTS[layout], neutral)) for file in pictures]
     by_table = certain if layout == "imagefolder" else _said_to_be_images(texts, readings)
     for file, reading in readings:
         if file.name not in certain and (why := reason_of_folder(file.folder, layout)):
@@ -144,15 +140,25 @@ def _by_role(
             texts.left_out.append(LeftOut(file.name, reason))
         else:
             source = f"{reading.source}/" if reading.source else ""
+            if layout == "auto" and reading.source in with_captions and repeats_of(reading.source):
+                roles.append("image")  # masks that a tool captioned, or a class that is called like masks
             asked = tuple(roles) if len(roles) > 1 else ()
             companions.append(Companion(file, roles[0], (place_of(file.folder),), source, asked))
     beside = [picture.file for picture in companions if picture.role == "mask" and not picture.source]
-    captioned = {(file.folder, file.stem) for file in texts.captions}
     sifted = sift(images, certain, beside, captioned)
     texts.left_out += sifted.left_out
     texts.notes += sifted.notes
     companions += [Companion(file, role, (file.folder,)) for file, role in sifted.parts if role not in given]
     return sifted.images, companions
+
+
+def _folders_with_captions(pictures: Iterable[File], captioned: Collection[tuple[str, str]]) -> set[str]:
+    """The folders most of whose pictures have captions beside them."""
+    counts, with_one = Counter[str](), Counter[str]()
+    for file in pictures:
+        counts[file.folder] += 1
+        with_one[file.folder] += (file.folder, file.stem) in captioned
+    return {folder for folder, count in counts.items() if with_one[folder] * 2 > count}
 
 
 def _named_by(texts: Texts) -> set[str]:
@@ -186,6 +192,8 @@ def _nothing(root: Path, companions: list[Companion], others: list[File], left_o
     if pictures := [left for left in left_out if left.name.rpartition(".")[2].lower() in IMAGES]:
         listed = f"{pictures[0].name}: {pictures[0].reason}"
         return UsageError(f"{root}: none of its {len(pictures)} pictures can be packed as an image; {listed}")
+    if packed := [file.name for file in others if file.extension in ("zip", "gz", "tgz", "7z", "rar")]:
+        return UsageError(f"{root} has no pictures but {packed[0]}; unpack it")
     if any(file.extension == "tar" for file in others):
         return UsageError(f"{root} has no images but shards; it is packed already: give it to cache --shards")
     return UsageError(f"{root} has no {', '.join(IMAGES)}; name the folder of the images")

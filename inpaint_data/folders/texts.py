@@ -7,24 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from inpaint_data.errors import UsageError
-from inpaint_data.folders.captions import TABLES, Row, Table, caption_in, is_caption_json, json_of, read_table
+from inpaint_data.folders.captions import (
+    TABLE_KINDS,
+    TABLES,
+    Row,
+    Table,
+    caption_in,
+    is_caption_json,
+    json_of,
+    read_table,
+)
 from inpaint_data.folders.coco import Annotated, is_coco, read_coco, via_files
 from inpaint_data.folders.files import UNREAD_IMAGES, File, LeftOut, Spellings, composed
-from inpaint_data.folders.layouts import (
-    CAPTION_FOLDERS,
-    LABEL_FOLDERS,
-    Role,
-    is_in_folder_of,
-    place_of,
-    without_extension,
-    words_of,
-)
+from inpaint_data.folders.layouts import CAPTION_FOLDERS, LABEL_FOLDERS, is_in_folder_of, place_of
+from inpaint_data.folders.names import Role, without_extension, words_of
 from inpaint_data.folders.owners import Member, Owner, Owners, why_not
 
 CAPTIONS = ("txt", "caption")  # the first one counts; kohya's default is the second
 NO_IMAGE = "no image of its name"
 SECOND = {
-    "txt": "a second caption; .txt goes before .caption, and both before a table",
+    "txt": "a second caption: the first counts; .txt goes before .caption, and both before a table",
     "json": "a second json; an image's own goes before COCO's",
 }
 NOT_THERE = "there is no such image"
@@ -67,7 +69,8 @@ def sort_texts(root: Path, files: Collection[File], pictures: Collection[File], 
     texts = Texts(root, Spellings(file.name for file in pictures))
     beside = {(file.folder, file.stem) for file in pictures}
     wanted = [file for file in files if file.name == captions_from]
-    if captions_from and not wanted and (outer := Path(captions_from).expanduser()).is_file():
+    places = [root / captions_from, Path(captions_from).expanduser()] if captions_from else []
+    if not wanted and (outer := next((place for place in places if place.is_file()), None)):
         wanted = [File(outer.name, outer)]
         texts.tables.append(read_table(wanted[0]))
     column = captions_from if not wanted else None
@@ -82,6 +85,9 @@ def sort_texts(root: Path, files: Collection[File], pictures: Collection[File], 
             texts.left_out.append(LeftOut(file.name, "an image of a kind that is not read; save it as PNG or JPEG"))
         elif file.extension == "tar":
             texts.left_out.append(LeftOut(file.name, "a shard already", is_bad=False))
+        elif file.extension in TABLE_KINDS:
+            reason = f"a table that is not read; --captions_from {file.name} reads it"
+            texts.left_out.append(LeftOut(file.name, reason, is_bad=False))
         else:
             texts.left_out.append(LeftOut(file.name, "neither an image nor a caption nor json", is_bad=False))
     if column is not None and not texts.tables:
@@ -185,10 +191,16 @@ def _owners_of_row(table: Table, row: Row, texts: Texts, owners: Owners) -> list
     name = texts.name_in(table, row.file)
     if owner := owners.named(name):
         return [owner]
-    if table.is_by_stem:
-        folder, stem = _split(name)
-        return owners.beside(folder, stem) or ([] if "/" in row.file else owners.stemmed(folder, stem))
-    return []
+    for end in _ends_of(_path_in(row.file))[1:]:
+        if "/" in end and (owner := owners.named(texts.spellings.of(end))):
+            return [owner]
+    if not table.is_by_stem:
+        return []
+    folder, stem = _split(name)
+    if "/" not in _path_in(row.file):
+        return owners.beside(folder, stem) or owners.stemmed(folder, stem)
+    nearest = (owners.beside(*_split(end)) for end in [name, *_ends_of(_path_in(row.file))[:-1]])
+    return next((found for found in nearest if found), [])
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -244,9 +256,15 @@ def _add_via(texts: Texts, owners: Owners) -> set[str]:
 
 
 def _exact(file: File, name: str, owners: Owners) -> Owner | None:
-    """The image that a file of COCO's names: beside the file, or in the folder."""
-    path = _path_in(name)
-    return owners.named(posixpath.join(file.folder, path)) or owners.named(path)
+    """The image that a file of COCO's names: from where the file is, in the folder, or by the end of a longer path."""
+    paths = [posixpath.normpath(posixpath.join(file.folder, _path_in(name))), *_ends_of(_path_in(name))]
+    return next((owner for path in paths if (owner := owners.named(path))), None)
+
+
+def _ends_of(path: str) -> list[str]:
+    """A path, and what is left of it without its first folders, as it is where they have others."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _path_in(name: str) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from inpaint_data.encoding.device import choose_device, is_out_of_memory
 from inpaint_data.encoding.encoder import Encoder, autoencoder_of, check_control, check_resolution
-from inpaint_data.encoding.settings import EncodeSettings
+from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.job.dry_run import dry_run
@@ -30,6 +32,7 @@ from inpaint_data.latent_cache.format import (
 )
 from inpaint_data.latent_cache.lock import locked
 from inpaint_data.latent_cache.settings import CacheSettings
+from inpaint_data.latent_cache.text_members import write_empty_prompt
 from inpaint_data.latent_cache.writer import check_folder, clean, settings_for
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
@@ -49,6 +52,7 @@ def cache_latents(
     encode: EncodeSettings | Mapping[str, Any] | None = None,
     job: JobSettings | Mapping[str, Any] | None = None,
     stages: Sequence[Stage] = (),
+    text: TextModelSettings | Mapping[str, Any] | None = None,
 ) -> Summary:
     """Encode image shards into a cache of latents and masks; resumes where an earlier run stopped.
 
@@ -66,6 +70,8 @@ def cache_latents(
         stages: functions of your own between reading and examples, each from an iterator of sample dicts to an
             iterator of sample dicts, such as `wds.select(keep)`. A sample goes through them alone; what they leave out
             is counted as filtered. The cache records their names.
+        text: the text encoders whose embeddings of the captions the samples get, and the cache those of the empty
+            prompt; without a model none.
 
     Returns:
         The summary of the run, or with `dry_run` its plan.
@@ -85,6 +91,7 @@ def cache_latents(
         group_of(EncodeSettings, encode),
         group_of(JobSettings, job),
         stages,
+        group_of(TextModelSettings, text),
     )
     inputs, root = inputs_of(shards), local_path(out)
     settings = settings_of(work).to_json()
@@ -121,7 +128,12 @@ def _job_of(inputs: Sequence[str], part: Part, settings: Mapping[str, Any]) -> s
 
 
 def work_of(
-    pictures: PictureSettings, masks: MaskSettings, encode: EncodeSettings, job: JobSettings, stages: Sequence[Stage]
+    pictures: PictureSettings,
+    masks: MaskSettings,
+    encode: EncodeSettings,
+    job: JobSettings,
+    stages: Sequence[Stage],
+    text: TextModelSettings,
 ) -> Work:
     """The work of a job with these settings, checked, its autoencoder loaded.
 
@@ -140,14 +152,24 @@ def work_of(
     autoencoder = autoencoder_of(encode)
     check_resolution(pictures, autoencoder)
     encoder = Encoder(masks, encode.but(posterior=None), autoencoder, job.seed, posterior="moments")
-    return Work(examples, own_stages, encoder, device, job)
+    return Work(examples, own_stages, encoder, device, job, _text_encoder(text, device))
+
+
+def _text_encoder(settings: TextModelSettings, device: torch.device) -> Any:
+    """The text encoder; None where no model is named, and then transformers is not needed."""
+    if not settings.model:
+        return None
+    from inpaint_data.encoding.text_encoder import TextEncoder
+
+    return TextEncoder(settings, device)
 
 
 def settings_of(work: Work) -> CacheSettings:
     """The settings of the cache that this work makes, which its fingerprint covers."""
     job = work.job
+    text = None if work.text is None else work.text.fingerprint()
     return CacheSettings.of(
-        work.examples, work.encoder, job.variants, job.storage, work.device, names_of(work.own_stages)
+        work.examples, work.encoder, job.variants, job.storage, work.device, names_of(work.own_stages), text
     )
 
 
@@ -189,6 +211,8 @@ def _run(
         summary = Summary(plan, unreadable=dict(plan.unreadable))
         if part.rank == 0 and (plan.todo or not _has_cache_file(root)):
             write_cache_file(root, settings, None)
+        if part.rank == 0 and work.text is not None:
+            write_empty_prompt(root, work.text.empty())
         committer = Committer(root, fingerprint(settings), work, summary)
         cache_shards(work, committer, summary, stamps)
         stamps.save()

@@ -16,7 +16,7 @@ from inpaint_data.shown import shown
 
 LISTED = 10  # of each kind, in a table
 NAMED = 3  # samples of each kind of `Seen`
-EMPTY, FULL, NO_CAPTION = "empty masks", "full masks", "no caption"
+EMPTY, FULL, NO_CAPTION, TOO_LONG = "empty masks", "full masks", "no caption", "long caption"
 
 
 class Progress:
@@ -189,6 +189,7 @@ class Summary:
         texts = {
             EMPTY: f"{counts[EMPTY]} of {masks}, where nothing is to be repainted: {self.seen.of(EMPTY)}",
             FULL: f"{counts[FULL]} of {masks}, where nothing is kept: {self.seen.of(FULL)}",
+            TOO_LONG: f"{counts[TOO_LONG]} of {self.cached} samples, cut short: {self.seen.of(TOO_LONG)}",
             NO_CAPTION: f"{counts[NO_CAPTION]} of {self.cached} samples: {self.seen.of(NO_CAPTION)}",
         }
         return [(kind, text) for kind, text in texts.items() if counts[kind]]

@@ -13,17 +13,18 @@ import torch
 import webdataset as wds
 
 from inpaint_data.ahead import ahead
-from inpaint_data.batch import Batch, ImageBatch, select, to_device
+from inpaint_data.batch import Batch, Carried, ImageBatch, select, to_device
 from inpaint_data.encoding.device import free_memory, is_out_of_memory
 from inpaint_data.encoding.encoder import Encoder
 from inpaint_data.encoding.vae import cause
-from inpaint_data.errors import CacheError, EncodeError, SampleError
+from inpaint_data.errors import CacheError, EncodeError, SampleError, UsageError
 from inpaint_data.job.plan import Stamps
-from inpaint_data.job.progress import EMPTY, FULL, NO_CAPTION, Progress, Seen, Summary
+from inpaint_data.job.progress import EMPTY, FULL, NO_CAPTION, TOO_LONG, Progress, Seen, Summary
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.latent_cache.format import Quarantined, Sidecar
 from inpaint_data.latent_cache.members import Storing, members_of
 from inpaint_data.latent_cache.settings import made_with
+from inpaint_data.latent_cache.text_members import text_members
 from inpaint_data.latent_cache.writer import ShardWriter
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
@@ -45,6 +46,7 @@ class Work:
     encoder: Encoder
     device: torch.device
     job: JobSettings
+    text: Any = None  # a TextEncoder, whose module needs transformers
 
     @property
     def made_with(self) -> dict[str, Any]:
@@ -125,6 +127,8 @@ class Committer:
         for key, caption in zip(first["__key__"], first["caption"], strict=True):
             if not caption:
                 self._seen.note(NO_CAPTION, shard, key)
+            elif self._work.text is not None and self._work.text.is_too_long(caption):
+                self._seen.note(TOO_LONG, shard, key)
         self._summary.write_seconds += time.perf_counter() - started
 
     def _commit(self, end: ShardEnd) -> Sidecar:
@@ -275,4 +279,25 @@ def _encode(work: Work, batch: ImageBatch) -> tuple[list[Batch], list[Fault]]:
             reason = "the VAE gives NaN or infinity for it, in float32 too; look at the image"
             faults += [Fault(rows["__shard__"][index], keys[index], reason, None, None) for index in sorted(bad)]
             rows = select(rows, [index for index in range(len(keys)) if index not in bad])
-    return [to_device(variant, torch.device("cpu")) for variant in encoded], faults
+    batches = [to_device(variant, torch.device("cpu")) for variant in encoded]
+    if work.text is not None:
+        batches[0]["carried"] = _with_text(rows, work.text)
+    return batches, faults
+
+
+def _with_text(rows: ImageBatch, encoder: Any) -> Carried:
+    """What the samples carry, and the embeddings of their captions.
+
+    Raises:
+        UsageError: a sample brings such members already.
+    """
+    carried = []
+    for row, (caption, members) in enumerate(zip(rows["caption"], rows["carried"], strict=True)):
+        new = text_members(encoder.encode(caption, rows["image"][row] if encoder.needs_picture else None))
+        if existing := sorted(new.keys() & members.keys()):
+            raise UsageError(
+                f"{rows['__shard__'][row]}, sample {rows['__key__'][row]!r}: has a {existing[0]}; leave text_model "
+                "out, or give shards without it"
+            )
+        carried.append({**members, **new})
+    return Carried(carried)

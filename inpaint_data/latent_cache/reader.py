@@ -65,6 +65,7 @@ class LatentCache(Dataset[Batch]):
             it, "always" or "never".
 
     Attributes:
+        first_root: the cache's folder or URL, of several the first.
         epoch: set it before each epoch, unless the batches are those of `batches`; only variant "draw" and posterior
             "sample" depend on it. It lies in shared memory, so worker processes follow it.
         is_complete: False while the job that makes the cache is under way, or after it was stopped.
@@ -99,6 +100,7 @@ class LatentCache(Dataset[Batch]):
         check_when(check)
         files = OpenFiles()
         caches = [_Cache(str(folder), mirror, mirror_bytes) for folder in roots]
+        self.first_root = caches[0].root
         self._file = caches[0].file
         self.fingerprint: str = self._file.fingerprint
         for other in caches[1:]:

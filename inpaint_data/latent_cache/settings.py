@@ -71,6 +71,21 @@ class VaeRecord(Settings):
         return cls(**autoencoder.fingerprint())
 
 
+class TextRecord(Settings):
+    """The text encoders that made the embeddings of captions, see `TextEncoder.fingerprint`."""
+
+    kind: str
+    """The pipeline's diffusers class."""
+    weights_sha256: dict[str, str]
+    """By the pipeline's part."""
+    dtype: Dtype
+    max_length: Count | None = None
+    versions: dict[str, str]
+    """Of the packages that decide how captions are cut into tokens and encoded."""
+    members: list[str]
+    """What each sample has of it."""
+
+
 def made_with(batch_size: int, device: torch.device) -> dict[str, Any]:
     """What moves the last bits of latents and decides nothing else, for JSON: recorded of each shard.
 
@@ -114,6 +129,7 @@ class CacheSettings(Settings):
     indexed: FoundInTars | None = None
     stages: list[str] = Field(default_factory=list)
     """Names of the user's own functions between reading and examples."""
+    text: TextRecord | None = None
     tf32: bool = False
     """Float32 was rounded to 10 bits on a GPU's tensor cores."""
 
@@ -126,6 +142,7 @@ class CacheSettings(Settings):
         storage: Storage,
         device: torch.device,
         stages: list[str],
+        text: dict[str, Any] | None = None,
     ) -> "CacheSettings":
         """The settings of a cache that a job makes."""
         transform = encoder.transform
@@ -141,6 +158,7 @@ class CacheSettings(Settings):
                 offset=transform.mask_offset, fill=transform.fill, preset=preset, soft=transform.soft
             ),
             stages=stages,
+            text=None if text is None else TextRecord(**text),
             tf32=device.type == "cuda"
             and encoder.autoencoder.dtype == torch.float32
             and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32),
@@ -229,8 +247,10 @@ class CacheSettings(Settings):
         if self.masks is not None and self.masks.drawn_from is None:
             del masks["mixture"]
         if self.masks is not None and not self.masks.reads_files:
-            for name in ("mask", "repaint", "orientation"):
+            for name in ("mask", "orientation", *(() if self.masks.source == "alpha" else ("repaint",))):
                 del masks[name]
+        if self.text is None:
+            del content["text"]
         if masks is not None and isinstance(masks["offset"], list) and len(set(masks["offset"])) == 1:
             masks["offset"] = masks["offset"][0]
         return content

@@ -2,9 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from inpaint_data.durable import TEMPORARY
 from inpaint_data.errors import CacheError, ShardError, UsageError
@@ -22,6 +24,7 @@ from inpaint_data.latent_cache.format import (
 from inpaint_data.latent_cache.index import NOWHERE, Place
 from inpaint_data.latent_cache.members import MEMBERS
 from inpaint_data.latent_cache.sample_check import SampleCheck
+from inpaint_data.latent_cache.text_members import EMPTY_PROMPT
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.shards.stores import local_root
 from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
@@ -100,6 +103,8 @@ def verify_files(root: str | Path) -> Verification:
 
     under_way = content is not None and content.totals is None
     problems += _leftovers(root, stems, under_way)
+    if content is not None and check is not None and not under_way and content.settings.text is not None:
+        problems += _empty_prompt(root, content.settings.text.members)
     if content is not None and content.totals not in (None, counts):
         problems.append(Problem(CACHE_FILE, None, f"counts {content.totals}, but the whole sidecars {counts}"))
     elif content is not None and content.shards_sha256 not in (None, shards_sha256(sha256_by_shard)):
@@ -214,6 +219,15 @@ def _layout(sidecar: Sidecar) -> dict[str, tuple[str, str, Place]]:
     }
 
 
+def _empty_prompt(root: Path, names: Sequence[str]) -> Iterator[Problem]:
+    """The embeddings of the empty prompt that are not there, or are no arrays."""
+    for name in names:
+        try:
+            np.load(root / EMPTY_PROMPT / name, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            yield Problem(f"{EMPTY_PROMPT}/{name}", None, f"cannot be read ({error}); run the cache command again")
+
+
 def _leftovers(root: Path, stems: set[str], under_way: bool) -> Iterator[Problem]:
     """Tars without a sidecar, and foreign files. Names that begin with a dot belong: locks, stamps, temporary files."""
     for path in sorted(root.iterdir()):
@@ -221,5 +235,10 @@ def _leftovers(root: Path, stems: set[str], under_way: bool) -> Iterator[Problem
             if path.stem not in stems and not under_way:
                 sidecar = sidecar_path(root, path.stem).name
                 yield Problem(path.name, None, f"no sidecar commits this shard, {sidecar} is missing")
-        elif not (path.name.startswith(".") or path.name.endswith(TEMPORARY) or path.suffix == ".json"):
+        elif not (
+            path.name.startswith(".")
+            or path.name.endswith(TEMPORARY)
+            or path.suffix == ".json"
+            or path.name == EMPTY_PROMPT
+        ):
             yield Problem(path.name, None, "does not belong in a cache; move it elsewhere")

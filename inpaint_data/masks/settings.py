@@ -69,7 +69,8 @@ class MaskSettings(Settings):
 
     source: Annotated[str, checked(_source, str), Flag("masks"), Choices(SOURCES)] = "sample"
     """"sample" (the member mask.png, white = repaint), "alpha" (repaint where the image is more transparent than
-    not), "object" (mask.0.png ..., or COCO, LabelMe or VIA annotations in json), a generator's name, or "mixture"."""
+    not, or with repaint: opaque the rest),
+    "object" (mask.0.png ..., or COCO, LabelMe or VIA annotations in json), a generator's name, or "mixture"."""
 
     mixture: MaskMixture = MaskMixture()
     """Weights, limits of the hole, inversion and more, see MaskMixture; best written in a YAML file."""
@@ -98,7 +99,8 @@ class MaskSettings(Settings):
 
     repaint: Repaint | None = None
     """What of mask files is repainted: "light" (above a half), "nonzero" (all classes of a label map), "opaque" or
-    "transparent" (ComfyUI). Left out, what each surely means; where that is in doubt the sample is quarantined."""
+    "transparent" (ComfyUI); the last two also of an image's alpha.
+    Left out, what each surely means; where that is in doubt the sample is quarantined."""
 
     orientation: Orientation | None = None
     """Whether masks without EXIF, of images that EXIF turns, are for the "upright" image or for its pixels as
@@ -118,11 +120,16 @@ class MaskSettings(Settings):
         return self
 
     def check_drawn(self) -> None:
-        """Raises UsageError for a mixture, or its weights, that would not be used."""
+        """Raises UsageError for a mixture, its weights or a way to repaint that would not be used."""
         if self.source in ("sample", "alpha") and self.mixture != MaskMixture():
             raise UsageError(
                 f"mixture: one is given, but masks is {self.source}, which draws nothing of it; set source: mixture",
                 place=("mixture",),
+            )
+        if self.source == "alpha" and self.repaint in ("light", "nonzero"):
+            raise UsageError(
+                f"repaint: {self.repaint} is of mask files, and masks is alpha; give opaque or transparent",
+                place=("repaint",),
             )
         if self.source != "mixture" and self.mixture.weights != MaskMixture().weights:
             raise UsageError(

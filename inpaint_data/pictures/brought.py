@@ -71,7 +71,7 @@ def mask_of(sample: Sample, image_data: bytes, reading: MaskReading) -> BoolArra
     """
     masks = reading.masks
     if masks.source == "alpha":
-        return _mask_from_alpha(image_data, reading.decoding)
+        return _mask_from_alpha(image_data, reading)
     name = mask_member(sample, masks)
     return read_mask(name, sample.members[name], reading)
 
@@ -102,8 +102,8 @@ def decoded(member: str, decode: Callable[[bytes, Decoding], T], data: bytes, de
         raise SampleError(f"{member}: {error}") from None
 
 
-def _mask_from_alpha(image_data: bytes, decoding: Decoding) -> npt.NDArray[np.bool_]:
-    alpha = decode_alpha(image_data, decoding)
+def _mask_from_alpha(image_data: bytes, reading: MaskReading) -> npt.NDArray[np.bool_]:
+    alpha = decode_alpha(image_data, reading.decoding)
     if alpha is None:
         raise SampleError("no mask: the image has no alpha channel; set source: sample or mixture below masks")
-    return alpha < 128
+    return alpha > 127 if reading.masks.repaint == "opaque" else alpha < 128

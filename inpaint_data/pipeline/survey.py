@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from inpaint_data.errors import FilteredError, SampleError, ShardError
+from inpaint_data.pictures.annotations import annotations_of
 from inpaint_data.pictures.brought import mask_member
 from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.geometry import Size
@@ -20,6 +21,7 @@ from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard
 from inpaint_data.shards.stores import is_remote
 
 SAMPLES = 2000  # looked at, of larger sets; a shard that was begun is looked at to its end where it lies here
+JSONS = 20  # read, to see whether they are annotations
 EXAMPLES = 3  # of each kind of what cannot be used
 # Kinds of what would be quarantined.
 TOO_SMALL, NO_IMAGE, NO_MASK = "too small", "without an image that can be read", "without a mask that fits"
@@ -38,6 +40,8 @@ class Survey:
         sizes: of images, upright.
         targets: of the views that would be made.
         captions: samples that have one, by their members.
+        annotated: of the first samples that have a json, those with objects in it.
+        jsons: how many these first ones are.
         unusable: kind -> samples that would be quarantined.
         filtered: filter -> samples that would be left out on purpose.
         examples: kind or filter -> the first few, each named with its reason.
@@ -51,6 +55,8 @@ class Survey:
     sizes: Counter[Size] = field(default_factory=Counter)
     targets: Counter[Size] = field(default_factory=Counter)
     captions: int = 0
+    annotated: int = 0
+    jsons: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
     filtered: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -171,6 +177,9 @@ def _count(survey: Survey, sample: Sample, file: ShardFile, settings: ExampleSet
     """What comes of a sample that can be read."""
     survey.members.update(sample.members.keys())
     survey.captions += settings.pictures.caption.partition(":")[0] in sample.members
+    if "json" in sample.members and survey.jsons < JSONS:
+        survey.jsons += 1
+        survey.annotated += _has_objects(sample, file)
     kind = NO_IMAGE
     try:
         size = file.size_of(sample, settings.pictures)
@@ -186,6 +195,15 @@ def _count(survey: Survey, sample: Sample, file: ShardFile, settings: ExampleSet
         survey.note(survey.filtered, str(error).partition(":")[0], sample.key, str(error))
     except SampleError as error:
         survey.note(survey.unusable, kind, sample.key, str(error))
+
+
+def _has_objects(sample: Sample, file: ShardFile) -> bool:
+    """Whether a sample's json has annotations."""
+    read: Sample | Fault = sample if sample.members["json"] else file.read(sample.extent)
+    try:
+        return isinstance(read, Sample) and bool(annotations_of(read.members["json"], sample.key).objects)
+    except SampleError:
+        return False
 
 
 def _check_mask(sample: Sample, settings: ExampleSettings, file: ShardFile, size: Size) -> None:

@@ -188,6 +188,10 @@ def _in_folder(folder: str) -> list[str]:
         return shards
     try:
         found = folder_as_shards(folder) or shards
+        if not found and first_of(Path(folder), IMAGES):
+            raise UsageError(
+                f"{folder}: none of its pictures can be used; `inpaint-data pack {folder} --dry_run` says why"
+            )
         if not found and glob.glob(os.path.join(glob.escape(folder), "**", "*.parquet"), recursive=True):
             raise UsageError(
                 f"{folder} has parquet tables; make shards of them with `inpaint-data pack {folder} --out DIR`"

@@ -22,6 +22,7 @@ from inpaint_data.encoding.text import Text
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.reader import LatentCache
+from inpaint_data.latent_cache.text_members import settings_for_cache
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.order import Consumed, check_batch_size
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
@@ -130,8 +131,8 @@ class InpaintDataModule(LightningDataModule):
         # The stages whose source is a cache.
         self.caches = {stage for stage in self.sources if names_a_cache(PARAMETERS[stage], self.sources[stage])}
         self._check()
-        text = self.loading.text
-        self._text = {True: Text(text), False: Text(replace(text, dropout=0.0))}  # by whether it is for training
+        Text(self.loading.text)  # whose files are looked at now
+        self._texts: dict[str, Text] = {}
         self.encoder: Encoder | None = None
         self.resume = Resume()
         self.epoch: int | None = None  # set it where there is no Trainer; else passes are counted
@@ -259,6 +260,7 @@ class InpaintDataModule(LightningDataModule):
     def _loader(self, stage: str) -> Any:
         """The batches of a stage."""
         processes = self.loading.num_workers if self.loading.workers == "processes" else 0
+        self._texts[stage] = self._texts.get(stage) or self._text(stage)
         next_pass, finish = partial(self.next_pass, stage), partial(self._with_text, stage)
         if stage not in self._loaders and not is_named(self.sources[stage]):
             self._loaders[stage] = OwnLoader(
@@ -278,7 +280,13 @@ class InpaintDataModule(LightningDataModule):
         return Pass(epoch, self.batch_size, rank, world, self.loading.seed, train, consumed)
 
     def _with_text(self, stage: str, batch: Any, epoch: int) -> Any:
-        return self._text[stage == "fit"](batch, self.loading.seed, epoch)
+        return self._texts[stage](batch, self.loading.seed, epoch)
+
+    def _text(self, stage: str) -> Text:
+        settings = self.loading.text
+        if stage in self.caches:
+            settings = settings_for_cache(settings, self._cache(stage).first_root, self._cache(stage).settings)
+        return Text(settings if stage == "fit" else replace(settings, dropout=0.0))
 
     def _ranks(self) -> tuple[int, int]:
         """This rank and how many there are: by the Trainer, by torch.distributed, or as torchrun or Slurm says."""
@@ -350,7 +358,7 @@ class InpaintDataModule(LightningDataModule):
         """The members to read of a cache's samples; None is all, of which fresh masks are made."""
         if self.loading.carried is None or fresh:
             return None
-        return [*dict.fromkeys([*self.loading.carried, *self.loading.text.embeddings])]
+        return [*dict.fromkeys([*self.loading.carried, *(self.loading.text.embeddings or ())])]
 
     def _epoch(self) -> int:
         """Which pass over the training data it is."""

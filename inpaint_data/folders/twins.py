@@ -1,0 +1,128 @@
+"""Folders whose pictures are called as the images of another folder are: masks of them, or other images."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+
+from inpaint_data.errors import UsageError
+from inpaint_data.folders.layouts import LAYOUTS, repeats_of, says_images
+from inpaint_data.folders.owners import Owner, Owners
+
+_LOSSLESS = frozenset(["png", "bmp", "gif", "tif", "tiff"])
+
+
+def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: bool) -> list[str]:
+    """Folders whose pictures are called as other images are, and which may hold their masks.
+
+    Args:
+        owners: the images with all that is theirs.
+        certain: names of images that a table has.
+        layout: how the folder is laid out.
+        is_told: whether a flag or a table says which pictures are masks.
+
+    Returns:
+        What somebody should know of those that are packed.
+
+    Raises:
+        UsageError: nobody can know what such a folder holds.
+    """
+    if not LAYOUTS[layout].has_folders:
+        return []
+    by_folder = defaultdict[str, list[Owner]](list)
+    for owner in owners.all:
+        by_folder[owner.file.folder].append(owner)
+    all_twins = _Twins(owners.all, layout)
+    # Where an image has its mask beside it, other folders have none.
+    twins = _Twins([owner for owner in owners.all if not _has_mask_beside(owner)], layout)
+    alike = list[str]()
+    for folder, inside in by_folder.items():
+        if says_images(folder, LAYOUTS[layout]) == 2:
+            continue
+        unsaid = [
+            owner
+            for owner in inside
+            if not (owner.pictures or owner.problem or owner.file.name in certain)
+            # Tools caption masks too, which are lossless.
+            and (not owner.texts or _losses(owner) == "lossless")
+        ]
+        asked = [(owner, other) for owner in unsaid if (other := twins.image_of(owner))]
+        if len(asked) * 2 > len(inside) and not is_told:
+            raise _question(*asked[0], owners)
+        if sum(all_twins.has_one(owner) for owner in unsaid) * 2 > len(inside):
+            alike.append(folder)
+    if not alike:
+        return []
+    listed = ", ".join(f"{folder}/" for folder in alike[:3])
+    return [f"pictures named as those of other folders are packed as images: {listed}; masks: --masks_from DIR"]
+
+
+def _has_mask_beside(owner: Owner) -> bool:
+    return any(not source for _, _, source in owner.pictures.get("mask", []))
+
+
+class _Twins:
+    """Images, by what another picture of the same stem may be called after."""
+
+    def __init__(self, images: Iterable[Owner], layout: str) -> None:
+        self._layout = LAYOUTS[layout]
+        self._surest: dict[str, tuple[int, Owner]] = {}
+        self._at: dict[tuple[str, str], Owner] = {}
+        self._siblings: dict[tuple[str, ...], list[Owner]] = defaultdict(list)
+        for owner in images:
+            stem, sure = owner.file.stem.lower(), says_images(owner.file.folder, self._layout)
+            self._at[owner.file.folder, stem] = owner
+            if stem not in self._surest or self._surest[stem][0] < sure:
+                self._surest[stem] = (sure, owner)
+            for key, part in _patterns(owner):
+                slot = (*key, "class" if repeats_of(part) else "", _losses(owner))
+                found = self._siblings[slot]
+                if len(found) < 2:  # of which one is not the picture itself
+                    found.append(owner)
+
+    def image_of(self, owner: Owner) -> Owner | None:
+        """The image that a picture may be the mask of; None where it is likelier another image."""
+        stem, parts = owner.file.stem.lower(), owner.file.folder.split("/")
+        sure, surest = self._surest.get(stem, (0, owner))
+        if sure > says_images(owner.file.folder, self._layout):
+            return surest
+        around = ["/".join(parts[:depth]) for depth in range(len(parts))] if owner.file.folder else []
+        if found := [self._at[folder, stem] for folder in around if (folder, stem) in self._at]:
+            return found[-1]
+        return self._sibling(owner, ("lossy",)) if _losses(owner) == "lossless" else None
+
+    def has_one(self, owner: Owner) -> bool:
+        """Whether another image may be called as a picture is."""
+        return self.image_of(owner) is not None or self._sibling(owner, ("lossy", "lossless")) is not None
+
+    def _sibling(self, owner: Owner, losses: Collection[str]) -> Owner | None:
+        """An image in a folder that differs in one name, and not in kohya's class."""
+        for key, part in _patterns(owner):
+            for kind in [""] if repeats_of(part) else ["", "class"]:
+                for loss in losses:
+                    for other in self._siblings.get((*key, kind, loss), ()):
+                        if other.file.folder != owner.file.folder:
+                            return other
+        return None
+
+
+def _patterns(owner: Owner) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """Each way to leave one name out of a picture's folder: what is around, within and its stem; and that name."""
+    parts = owner.file.folder.split("/")
+    for depth, part in enumerate(parts):
+        yield ("/".join(parts[:depth]), "/".join(parts[depth + 1 :]), owner.file.stem.lower()), part
+
+
+def _losses(owner: Owner) -> str:
+    return "lossless" if owner.file.extension in _LOSSLESS else "lossy"
+
+
+def _question(owner: Owner, other: Owner, owners: Owners) -> UsageError:
+    parts, others_parts = owner.file.folder.split("/"), other.file.folder.split("/")
+    alike = next((depth for depth, part in enumerate(parts) if others_parts[depth : depth + 1] != [part]), 0)
+    folder = "/".join(parts[: alike + 1])
+    masks = {source for each in owners.all for _, _, source in each.pictures.get("mask", []) if source.endswith("/")}
+    images = f"--masks_from {min(masks).rstrip('/')}" if masks else "--layout beside"
+    return UsageError(
+        f"{folder}/ may hold images, masks or targets: its pictures are called as images are ({owner.file.name}, "
+        f"{other.file.name}); say which. masks: --masks_from {folder}; targets: --targets_from {folder}; "
+        f"conditioning pictures: rename it to control; images: {images}"
+    )
