@@ -67,7 +67,7 @@ def test_what_was_given_is_told_from_what_was_left_out() -> None:
         (lambda: JobSettings(seed=True), "seed: True is not a whole number", ("seed",)),
         (lambda: JobSettings(max_bad_fraction=1.5), "max_bad_fraction: 1.5 is too large; give at most 1",
          ("max_bad_fraction",)),
-        (lambda: JobSettings(storage="bf16"), "storage: 'bf16' is unknown; choose from float16, float32", ("storage",)),
+        (lambda: JobSettings(storage="int4"), "storage: 'int4' is unknown; choose from float16, bf", ("storage",)),
         (lambda: JobSettings(dry_run="yes"), "dry_run: 'yes' is neither true nor false", ("dry_run",)),
         (lambda: JobSettings(device=3), "device: 3 is not a text", ("device",)),
         (lambda: JobSettings(sead=3), "there is no setting 'sead'; it takes variants, seed, batch_size", ("sead",)),

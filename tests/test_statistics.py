@@ -25,7 +25,7 @@ from inpaint_data import (
     UsageError,
 )
 from inpaint_data import mask_statistics as statistics_of_groups
-from inpaint_data.commands.mask_statistics import ASPECTS, HOLES, OFFSETS, PIECES, RESOLUTIONS
+from inpaint_data.commands.bands import ASPECTS, HOLES, OFFSETS, PIECES, RESOLUTIONS
 from inpaint_data.masks.edits import Origin
 
 MIXTURE = MaskMixture({"boxes": 1, "strokes": 1, "full": 0.3}, invert=0.3)

@@ -325,7 +325,7 @@ FOUND = {"low": 0, "high": 0, "windows": ["square"], "soft": False, "paired": []
         ("vae.factor", 0),
         ("vae.factor", 1000),
         ("variants", 0),
-        ("storage", "bfloat16"),
+        ("storage", "int4"),
         ("pictures", None),
         ("pictures.resolution", [0]),
         ("pictures.filters.max_aspect", 10**400),

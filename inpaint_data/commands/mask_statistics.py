@@ -1,7 +1,6 @@
 """Statistics of masks: those of a cache, or those that shards would be cached with."""
 
 import json
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inpaint_data.batch import Batch
+from inpaint_data.commands.bands import (
+    HOLES,
+    OFFSETS,
+    PIECES,
+    by_band,
+    image_sizes,
+    in_band_order,
+    spread,
+)
 from inpaint_data.encoding.encoder import Encoder
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.errors import ShardError, UsageError
@@ -39,39 +47,6 @@ THREADS = 2  # that decode
 PER_SHARD = 32  # samples to take from a shard at least before the next one is opened
 
 
-@dataclass(frozen=True)
-class Bands:
-    """Neighbouring ranges of a number, by name: each reaches from the one before up to and including its `ends`."""
-
-    names: tuple[str, ...]
-    ends: tuple[float, ...]
-
-    def of(self, value: float) -> str:
-        return self.names[bisect_left(self.ends, value)]
-
-
-# The bands of the irregular-mask benchmark (Liu et al. 2018), which ends at 0.6, continued to 1.
-HOLES = Bands(
-    ("empty", "to 0.01", "to 0.1", "to 0.2", "to 0.3", "to 0.4", "to 0.5", "to 0.6", "to 0.7", "to 0.8", "to 0.9",
-     "to 1"),
-    (0, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
-)  # fmt: skip
-OFFSETS = Bands(
-    ("-128...-65", "-64...-33", "-32...-17", "-16...-9", "-8...-1", "0", "1...8", "9...16", "17...32", "33...64",
-     "65...128"),
-    (-65, -33, -17, -9, -1, 0, 8, 16, 32, 64, 128),
-)  # fmt: skip
-PIECES = Bands(("0", "1", "2", "3-4", "5-8", "9-16", "17 or more"), (0, 1, 2, 4, 8, 16, float("inf")))
-ASPECTS = Bands(
-    ("1:2 or taller", "1:2 to 2:3", "2:3 to 4:5", "within 5:4", "5:4 to 3:2", "3:2 to 2:1", "over 2:1"),
-    (1 / 2, 2 / 3, 4 / 5, 5 / 4, 3 / 2, 2, float("inf")),
-)
-RESOLUTIONS = Bands(
-    ("to 128", "to 256", "to 384", "to 512", "to 768", "to 1024", "to 1536", "to 2048", "over 2048"),
-    (128, 256, 384, 512, 768, 1024, 1536, 2048, float("inf")),
-)  # of the short side, in pixels
-
-
 @dataclass
 class MaskStatistics:
     """Counts of masks, each taken as the model will see it: after its offset, at full resolution.
@@ -93,6 +68,7 @@ class MaskStatistics:
         vanished: "nearest" (how diffusers' pipelines bring a mask to latents) or "bilinear-round" (ComfyUI's
             inpainting models) -> masks that are empty at latent size, though they are not at full resolution.
         originals, targets: (height, width) of the images, and of what is cut out of them -> samples.
+        stored, in_cache: of a cache, member -> bytes of all its samples, and how many these are.
     """
 
     source: str
@@ -112,6 +88,8 @@ class MaskStatistics:
     vanished: Counter[str] = field(default_factory=Counter)
     originals: Counter[tuple[int, int]] = field(default_factory=Counter)
     targets: Counter[tuple[int, int]] = field(default_factory=Counter)
+    stored: Counter[str] = field(default_factory=Counter)
+    in_cache: int = 0
 
     def add_image(self, original: Sequence[int], target: Sequence[int]) -> None:
         self.samples += 1
@@ -223,8 +201,9 @@ class MaskStatistics:
             "border": {side: self.borders[side] / max(1, self.masks) for side in (*SIDES, "any")},
             "components": spread(self.pieces) | {"bands": in_band_order(by_band(self.pieces, PIECES), PIECES)},
             "vanishing": {"factor": self.factor} | {how: self.share_that_vanishes(how) for how in VANISHING},
-            "original": _image_sizes(self.originals),
-            "target": _image_sizes(self.targets),
+            "original": image_sizes(self.originals),
+            "target": image_sizes(self.targets),
+            "bytes": dict(self.stored),
         }
         return shown(json.dumps(counts))
 
@@ -269,56 +248,12 @@ def mask_statistics(
     return _of_cache(source, samples)
 
 
-def by_band(numbers: Counter[int], bands: Bands) -> Counter[str]:
-    """The counts of numbers as counts of bands."""
-    result: Counter[str] = Counter()
-    for number, count in numbers.items():
-        result[bands.of(number)] += count
-    return result
-
-
-def in_band_order(counts: Counter[str], bands: Bands) -> dict[str, int]:
-    """The count of every band, in the order of the bands."""
-    return {name: counts[name] for name in bands.names}
-
-
-def spread(numbers: Counter[int]) -> dict[str, float]:
-    """Least, mean and greatest of the numbers."""
-    mean = sum(number * count for number, count in numbers.items()) / max(1, numbers.total())
-    return {"min": min(numbers, default=0), "mean": round(mean, 3), "max": max(numbers, default=0)}
-
-
-def aspects(sizes: Counter[tuple[int, int]]) -> Counter[str]:
-    """Images by the band of width to height."""
-    result: Counter[str] = Counter()
-    for (height, width), count in sizes.items():
-        result[ASPECTS.of(width / height)] += count
-    return result
-
-
-def short_sides(sizes: Counter[tuple[int, int]]) -> Counter[int]:
-    result: Counter[int] = Counter()
-    for size, count in sizes.items():
-        result[min(size)] += count
-    return result
-
-
-def _image_sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
-    short = short_sides(sizes)
-    common = [{"height": height, "width": width, "samples": n} for (height, width), n in sizes.most_common(20)]
-    return {
-        "short_side": spread(short) | {"bands": in_band_order(by_band(short, RESOLUTIONS), RESOLUTIONS)},
-        "aspect": in_band_order(aspects(sizes), ASPECTS),
-        "sizes": len(sizes),
-        "most_common": common,
-    }
-
-
 def _of_cache(root: str, samples: int) -> MaskStatistics:
     cache = LatentCache(root, masked_latents=False, carried=())
     statistics = MaskStatistics(root, 0, f"of {len(cache)} in the cache", variants=cache.variants)
     statistics.bad = [(shard, entry.key, entry.reason) for shard, entry in cache.quarantined]
     statistics.filtered = len(cache.filtered)
+    statistics.stored, statistics.in_cache = cache.member_bytes, len(cache)
     for index in _progress(_evenly(len(cache), samples)):
         for variant in range(cache.variants):
             cache.variant = variant

@@ -5,22 +5,20 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from inpaint_data.commands.drawing import INK, LINE, MARGIN, PAPER, check_suffix, draw_text, save, text_width
-from inpaint_data.commands.mask_statistics import (
+from inpaint_data.commands.bands import (
     ASPECTS,
     HOLES,
     OFFSETS,
     PIECES,
     RESOLUTIONS,
-    SIDES,
-    VANISHING,
     Bands,
-    MaskStatistics,
     aspects,
     by_band,
     short_sides,
     spread,
 )
+from inpaint_data.commands.drawing import INK, LINE, MARGIN, PAPER, check_suffix, draw_text, save, text_width
+from inpaint_data.commands.mask_statistics import SIDES, VANISHING, MaskStatistics
 from inpaint_data.shown import shown
 
 BAD_SHOWN = 10
@@ -71,6 +69,10 @@ def statistics_table(statistics: MaskStatistics) -> str:
             + _shares(by_band(sides, RESOLUTIONS), RESOLUTIONS),
             f"  {'':<12} width to height {_shares(aspects(sizes), ASPECTS)}",
         ]
+    if statistics.stored:
+        total, count = statistics.stored.total(), max(1, statistics.in_cache)
+        members = ", ".join(f"{name} {size / count:,.0f}" for name, size in statistics.stored.most_common())
+        lines.append(f"  {'bytes':<12} {total / count:,.0f} a sample, {total / 1e6:,.1f} MB of all: {members}")
     return "\n".join(shown(line).rstrip() for line in lines)
 
 

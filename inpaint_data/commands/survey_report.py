@@ -17,6 +17,7 @@ from inpaint_data.errors import UsageError
 from inpaint_data.job.caching import inputs_of
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.latent_cache.settings import plain
+from inpaint_data.latent_cache.storage import STORED
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
@@ -108,9 +109,10 @@ def _made_of_it(survey: Survey, job: JobSettings) -> list[tuple[str, str]]:
 
 def _bytes(targets: Counter[Size], channels: int, job: JobSettings) -> float:
     """Of a cache of such views: moments of the image and of each variant at an eighth of its sides, and masks."""
-    number = 2 if job.storage == "float16" else 4
+    number = STORED[job.storage].itemsize
     pixels = sum(height * width * count for (height, width), count in targets.items())
-    latents = (1 + job.variants) * 2 * channels * number / 64
+    parts = [1 if key in job.means else 2 for key in ("latents", *["masked_latents"] * job.variants)]
+    latents = sum(parts) * channels * number / 64
     return pixels * (latents + job.variants / 8) + targets.total() * OF_A_SAMPLE
 
 

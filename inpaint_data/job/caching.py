@@ -169,7 +169,7 @@ def settings_of(work: Work) -> CacheSettings:
     job = work.job
     text = None if work.text is None else work.text.fingerprint()
     return CacheSettings.of(
-        work.examples, work.encoder, job.variants, job.storage, work.device, names_of(work.own_stages), text
+        work.examples, work.encoder, job.variants, job.storage, job.means, work.device, names_of(work.own_stages), text
     )
 
 

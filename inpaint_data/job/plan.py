@@ -43,6 +43,7 @@ class Plan:
     survey: Survey | None = None  # of a dry run, of the shards to do
     bytes_expected: int | None = None
     seconds_expected: float | None = None
+    storage: list[tuple[str, str]] = field(default_factory=list)  # of a dry run, see `storage_costs`
 
     @property
     def todo(self) -> list[str]:
@@ -59,7 +60,7 @@ class Plan:
             rows += self.survey.lines()
         if self.bytes_expected is not None and self.seconds_expected is not None:
             rows.append(("expected", f"{self.bytes_expected / 1e6:.0f} MB in {self.seconds_expected:.0f} s"))
-        lines = [f"  {name:<12} {value}" for name, value in rows]
+        lines = [f"  {name:<12} {value}" for name, value in [*rows, *self.storage]]
         lines += [f"  stale        {shard}" for shard in self.stale]
         lines += [f"  unreadable   {reason}" for reason in self.unreadable.values()]
         lines += [f"  removed      {shard}" for shard in self.removed]

@@ -1,13 +1,33 @@
 """Settings of the offline job."""
 
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
+from inpaint_data.batch import PAIRED
 from inpaint_data.encoding.settings import DTYPES
-from inpaint_data.latent_cache.settings import Storage
-from inpaint_data.settings import Choices, Count, Natural, Settings, Share, spelled
+from inpaint_data.errors import UsageError
+from inpaint_data.latent_cache.storage import Storage
+from inpaint_data.settings import Choices, Count, Natural, Settings, Share, checked, spelled
+from inpaint_data.shown import meant
 
+Kept = Literal["moments", "mean"]
+LATENT_KEYS = ("latents", "masked_latents", *PAIRED.values())
 OnBad = Literal["quarantine", "raise"]
 _STORAGES = {spelling: name for spelling, name in DTYPES.items() if name in get_args(Storage)}
+
+
+def _keep(value: Any) -> Any:
+    names = value if isinstance(value, Mapping) else {"latents": value}
+    if unknown := sorted(map(str, set(names) - set(LATENT_KEYS))):
+        raise UsageError(
+            f"keep: there is no {unknown[0]!r}; it takes {', '.join(LATENT_KEYS)}{meant(unknown[0], LATENT_KEYS)}"
+        )
+    for kept in names.values():
+        if kept not in get_args(Kept):
+            raise UsageError(
+                f"keep: {kept!r} is unknown; choose from moments, mean, or a mapping: {{masked_latents: mean}}"
+            )
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 class JobSettings(Settings):
@@ -30,6 +50,10 @@ class JobSettings(Settings):
     storage: Annotated[Storage, spelled(_STORAGES)] = "float16"
     """Number type of the latents in the cache."""
 
+    keep: Annotated[dict[str, Kept] | Kept, checked(_keep, str | dict[str, Any]), Choices(get_args(Kept))] = "moments"
+    """What is kept of an autoencoder's posterior: its "moments", of which training draws, or the "mean" alone, half the
+    bytes, which is posterior "mode"; or a mapping: {masked_latents: mean}."""
+
     num_workers: Natural = 2
     """Threads that decode."""
 
@@ -45,3 +69,9 @@ class JobSettings(Settings):
 
     dry_run: bool = False
     """Only print what is to do, and how long it would take by a short probe. Writes nothing."""
+
+    @property
+    def means(self) -> frozenset[str]:
+        """The keys of the latents that are kept as means."""
+        kept = self.keep if isinstance(self.keep, Mapping) else dict.fromkeys(LATENT_KEYS, self.keep)
+        return frozenset(key for key, what in kept.items() if what == "mean")

@@ -54,7 +54,7 @@ class Work:
 
     @property
     def storing(self) -> Storing:
-        return Storing(self.job.storage, self.encoder.autoencoder.has_posterior)
+        return Storing(self.job.storage, self.encoder.autoencoder.has_posterior, self.job.means)
 
     def events(self, shards: Sequence[str], tally: Tally | None = None) -> Generator[Any, None, None]:
         """The pictures of some shards in batches, read and decoded ahead, with Faults and ShardEnds among them."""

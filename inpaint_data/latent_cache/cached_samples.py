@@ -1,6 +1,6 @@
 """Batches of cached samples from their members, for `LatentCache` and the `cached` stage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, cast
@@ -14,7 +14,8 @@ from inpaint_data.batch import POSTERIORS, SIZES, Batch, Carried, Posterior
 from inpaint_data.encoding.vae import sample_posterior
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.encodings import Content
-from inpaint_data.latent_cache.members import ARRAYS, MEMBERS, RECORD, SOFT_MASK, masks_member
+from inpaint_data.latent_cache.members import ARRAYS, MEMBERS, RECORD, SOFT_MASK, masks_member, scales_name
+from inpaint_data.latent_cache.storage import from_storage
 from inpaint_data.masks.soft_border import from_levels
 from inpaint_data.seeding import noise_for, sample_id
 
@@ -71,6 +72,19 @@ def check_posterior(posterior: str) -> None:
         raise UsageError(f"posterior: {posterior!r} is unknown; choose from {', '.join(POSTERIORS)}")
 
 
+def check_kept(posterior: Posterior, means: Collection[str]) -> None:
+    """Raises UsageError if a cache keeps only the mean of what more is asked of.
+
+    Only the image's own latents are drawn where others are means: those are their mode, whatever is drawn.
+    """
+    lacking = set(means) if posterior == "moments" else set(means) & {"latents"} if posterior == "sample" else set()
+    if lacking:
+        raise UsageError(
+            f"posterior: {posterior!r} needs the log-variance of {', '.join(sorted(lacking))}, of which the cache "
+            "keeps only the mean; give posterior mode, or make it again with keep: moments"
+        )
+
+
 def batch_of(
     samples: Sequence[CachedSample], posterior: Posterior, seed: int, epoch: int, dtype: torch.dtype = torch.float32
 ) -> Batch:
@@ -88,11 +102,15 @@ def batch_of(
     records = [_read(sample, RECORD) for sample in samples]
     has_posterior = bool(records[0]["has_posterior"])
     keys = [sample.key for sample in samples]
+    means = frozenset[str](records[0].get("means", ()))
+    check_kept(posterior, means)
     arrays = [name for name in ARRAYS if all(name in sample.members for sample in samples)]
-    latents = {
-        ARRAYS[name].key: _latents(name, samples, posterior if has_posterior else "moments", seed, epoch, dtype)
-        for name in arrays
-    }
+    latents = {}
+    for name in arrays:
+        key = ARRAYS[name].key
+        # What has no log-variance is taken whole: an autoencoder without a posterior, or the mean alone.
+        how = posterior if has_posterior and key not in means else "moments"
+        latents[key] = _latents(name, samples, how, seed, epoch, dtype)
     batch: dict[str, Any] = {
         **latents,
         "mask": _masks(samples),
@@ -128,7 +146,8 @@ def _latents(
     """One float32 tensor for the batch, filled without a copy in between."""
     raw = None
     for row, sample in enumerate(samples):
-        array = _read(sample, name)
+        scales = scales_name(name)
+        array = from_storage(_read(sample, name), _read(sample, scales) if scales in sample.members else None)
         if raw is None:
             raw = np.empty((len(samples), *array.shape), np.float32)
         if array.shape != raw.shape[1:]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inpaint_data.errors import CacheError, InpaintDataError
+from inpaint_data.latent_cache.storage import storage_of
 from inpaint_data.shown import shortened
 
 Content = bytes | npt.NDArray[Any]  # of a member: its bytes, or the array of one variant
@@ -79,7 +80,7 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
     file = io.BytesIO(header)
     np.lib.format.read_magic(file)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran or dtype not in (np.float16, np.float32) or min(shape, default=0) < 0:
+    if fortran or storage_of(dtype) is None or min(shape, default=0) < 0:
         raise ValueError(f"it has the shape {shape} of {dtype}")
     return shape, dtype
 

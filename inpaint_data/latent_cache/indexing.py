@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from inpaint_data.batch import PAIRED
 from inpaint_data.durable import write_file
@@ -32,7 +32,8 @@ from inpaint_data.latent_cache.members import (
     masks_member,
 )
 from inpaint_data.latent_cache.sample_check import SampleCheck
-from inpaint_data.latent_cache.settings import CacheSettings, FoundInTars, Storage, VaeRecord
+from inpaint_data.latent_cache.settings import CacheSettings, FoundInTars, VaeRecord
+from inpaint_data.latent_cache.storage import Storage, storage_of
 from inpaint_data.shards.naming import shard_identity
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample
 from inpaint_data.shards.stores import local_root
@@ -102,6 +103,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
         variants=len(record["variants"]),
         storage=_storage(tars[0], first),
         masked_latents=MASKED_LATENTS in first.members,
+        means=record.get("means", []),
         indexed=FoundInTars(
             sizes=[list(size) for size in sorted(sizes)],
             low=min(offsets),
@@ -116,7 +118,9 @@ def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
 
 def _storage(path: Path, sample: Sample) -> Storage:
     try:
-        return cast(Storage, read_npy(sample.members[LATENTS]).dtype.name)
+        storage = storage_of(read_npy(sample.members[LATENTS]).dtype)
+        assert storage is not None  # or else it cannot be read
+        return storage
     except CacheError as error:
         raise CacheError(f"{path}, sample {sample.key!r}: {LATENTS}: {error}; take it out, or fix it") from None
 

@@ -26,6 +26,7 @@ from inpaint_data.latent_cache.encodings import (
     read_pbm,
     read_png,
 )
+from inpaint_data.latent_cache.storage import STORED, Storage, from_storage, scales_of, to_storage
 from inpaint_data.masks.soft_border import to_levels
 
 LATENTS = "latents.npy"
@@ -42,8 +43,9 @@ FIELDS_OF_VARIANT = {"offset", "window", "generator", "edits", "coverage"}
 class Storing:
     """Settings of a job for its latents."""
 
-    storage: str  # of latents, "float16" or "float32"
+    storage: Storage  # of latents
     has_posterior: bool  # latents are moments
+    means: frozenset[str] = frozenset()  # keys of those that are kept as the mean alone, if they are moments
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ class Expected:
     variants: int
     sizes: frozenset[tuple[int, int]]  # of images and masks
     factor: int  # pixels per latent along each side
-    storage: str
+    storage: Storage
     has_posterior: bool
+    means: frozenset[str]
     offsets: tuple[int, int]
     windows: tuple[str, ...]
     members: frozenset[str]  # those of `MEMBERS` that there are
@@ -64,14 +67,14 @@ class Expected:
 class Seen:
     """Values found in the members checked so far, of one sample and of those before it."""
 
-    channels: int = 0  # the first sample sets how many all have, which no setting says
+    channels: int = 0  # of moments; the first sample sets how many all have, which no setting says
     size: tuple[int, int] = (0, 0)  # of the image of the current sample
 
 
 class Codec(Protocol):
     """One kind of member: how it is written, read and checked."""
 
-    def takes(self, batch: Batch) -> bool:
+    def takes(self, batch: Batch, storing: Storing) -> bool:
         """True if the samples of this batch have the member."""
 
     def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:
@@ -91,15 +94,21 @@ class Latents:
     key: str
     per_variant: bool = False
 
-    def takes(self, batch: Batch) -> bool:
+    def takes(self, batch: Batch, storing: Storing) -> bool:  # noqa: ARG002 - of the protocol
         return self.key in batch
 
-    def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:
+    def floats(self, batches: Sequence[Batch], row: int, storing: Storing) -> npt.NDArray[np.float32]:
+        """What is to be stored of a sample."""
         rows = [_tensor(batch, self.key)[row] for batch in batches]
-        array = (torch.stack(rows) if self.per_variant else rows[0]).numpy()
-        with np.errstate(over="ignore"):
-            stored = array.astype(storing.storage)
-        if not np.isfinite(stored).all():
+        if storing.has_posterior and self.key in storing.means:
+            rows = [moments.chunk(2)[0] for moments in rows]
+        array: npt.NDArray[np.float32] = (torch.stack(rows) if self.per_variant else rows[0]).contiguous().numpy()
+        return array
+
+    def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:
+        array = self.floats(batches, row, storing)
+        stored = to_storage(array, storing.storage)
+        if storing.storage != "int8" and not np.isfinite(from_storage(stored)).all():
             raise SampleError(
                 f"{self.key}.npy: {np.abs(array).max():.3g} is too large for {storing.storage}; set storage: float32"
             )
@@ -118,14 +127,15 @@ class Latents:
             raise SampleError(str(error)) from None
         leading = (expected.variants,) if self.per_variant else ()
         height, width = (side // expected.factor for side in seen.size)
-        if array.dtype != np.dtype(expected.storage):
+        if array.dtype != STORED[expected.storage]:
             raise SampleError(f"is {array.dtype}, the cache stores {expected.storage}")
-        channels = array.shape[-3] if array.ndim == len(leading) + 3 else 0
+        parts = 2 if expected.has_posterior and self.key in expected.means else 1  # of the moments it has one
+        channels = array.shape[-3] * parts if array.ndim == len(leading) + 3 else 0
         odd = expected.has_posterior and channels % 2
-        if not channels or odd or array.shape != (*leading, seen.channels or channels, height, width):
-            shape = ", ".join(map(str, (*leading, seen.channels or "channels", height, width)))
+        if not channels or odd or array.shape != (*leading, (seen.channels or channels) // parts, height, width):
+            shape = ", ".join(map(str, (*leading, seen.channels // parts or "channels", height, width)))
             raise SampleError(f"has the shape {array.shape}, not ({shape}) as the settings and the other samples have")
-        if not np.isfinite(array).all():
+        if array.dtype != STORED["int8"] and not np.isfinite(from_storage(array)).all():
             raise SampleError("has NaN or infinity in it")
         if npy_bytes(array) != data:
             raise SampleError("is not laid out as the cache writes arrays")
@@ -133,10 +143,39 @@ class Latents:
         return array
 
 
+@dataclass(frozen=True)
+class Scales:
+    """What int8 latents are multiplied by, in .npy: (C, 1, 1) float32, or for each variant (K, C, 1, 1)."""
+
+    latents: Latents
+
+    def takes(self, batch: Batch, storing: Storing) -> bool:
+        return storing.storage == "int8" and self.latents.takes(batch, storing)
+
+    def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:
+        return npy_bytes(scales_of(self.latents.floats(batches, row, storing)))
+
+    def read(self, data: Any, variant: int, variants: int) -> npt.NDArray[Any]:
+        return self.latents.read(data, variant, variants)
+
+    def check(self, data: bytes, expected: Expected, seen: Seen) -> npt.NDArray[Any]:
+        try:
+            array = read_npy(data)
+        except CacheError as error:
+            raise SampleError(str(error)) from None
+        parts = 2 if expected.has_posterior and self.latents.key in expected.means else 1
+        leading = (expected.variants,) if self.latents.per_variant else ()
+        if array.dtype != np.float32 or array.shape != (*leading, seen.channels // parts, 1, 1):
+            raise SampleError(f"is {array.dtype} of the shape {array.shape}, not a float32 for each channel")
+        if not (np.isfinite(array).all() and (array > 0).all()) or npy_bytes(array) != data:
+            raise SampleError("has scales that are no positive numbers, or is not laid out as the cache writes arrays")
+        return array
+
+
 class HardMasks:
     """K masks as a binary PBM of 1 bit a pixel, stacked downwards, white = repaint."""
 
-    def takes(self, batch: Batch) -> bool:
+    def takes(self, batch: Batch, storing: Storing) -> bool:  # noqa: ARG002 - of the protocol
         return not batch["mask"].is_floating_point()
 
     def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:  # noqa: ARG002 - of the protocol
@@ -162,7 +201,7 @@ class HardMasks:
 class SoftMasks:
     """K masks as a grey PNG of 8 bits, stacked downwards, 255 = repaint."""
 
-    def takes(self, batch: Batch) -> bool:
+    def takes(self, batch: Batch, storing: Storing) -> bool:  # noqa: ARG002 - of the protocol
         return batch["mask"].is_floating_point()
 
     def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:  # noqa: ARG002 - of the protocol
@@ -188,13 +227,15 @@ class SoftMasks:
 class Record:
     """What was drawn and how the image was cut, as JSON."""
 
-    def takes(self, batch: Batch) -> bool:  # noqa: ARG002 - of the protocol
+    def takes(self, batch: Batch, storing: Storing) -> bool:  # noqa: ARG002 - of the protocol
         return True
 
     def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:
         first: Any = batches[0]
+        means = sorted(storing.means & first.keys()) if storing.has_posterior else []
         return json_bytes(
-            {
+            ({"means": means} if means else {})
+            | {
                 "caption": first["caption"][row],
                 **{name: first[name][row].tolist() for name in SIZES},
                 "flip": bool(first["flip"][row]),
@@ -223,7 +264,10 @@ class Record:
             as_written = json_bytes(record)
         except (ValueError, RecursionError) as error:
             raise SampleError(f"not JSON ({error})") from None
-        _check_fields(record, FIELDS, "it")
+        means = expected.means if expected.has_posterior else frozenset[str]()
+        _check_fields(record, FIELDS | ({"means"} if means else set()), "it")
+        if means and record["means"] != sorted(means):
+            raise SampleError(f"its means are {record['means']}, the cache's {sorted(means)}")
         if not isinstance(record["caption"], str):
             raise SampleError("its caption is not a text")
         for name, least in (("original_size", 1), ("resized_size", 1), ("crop_top_left", 0)):
@@ -267,16 +311,27 @@ class Record:
                 raise SampleError(f"variant {number} has coverage {variant['coverage']}, which is not a fraction")
 
 
-# In the order of the checks: the record first, since it holds the size of the others.
-MEMBERS: Mapping[str, Codec] = {
-    RECORD: Record(),
+ARRAYS: Mapping[str, Latents] = {
     LATENTS: Latents("latents"),
-    MASK: HardMasks(),
-    SOFT_MASK: SoftMasks(),
     MASKED_LATENTS: Latents("masked_latents", per_variant=True),
     **{f"{key}.npy": Latents(key) for key in PAIRED.values()},
 }
-ARRAYS: Mapping[str, Latents] = {name: codec for name, codec in MEMBERS.items() if isinstance(codec, Latents)}
+
+
+def scales_name(name: str) -> str:
+    """The member that has the scales of an array of int8."""
+    return f"{name.removesuffix('.npy')}.scale.npy"
+
+
+# In the order of the checks: the record first, since it holds the size of the others.
+MEMBERS: Mapping[str, Codec] = {
+    RECORD: Record(),
+    LATENTS: ARRAYS[LATENTS],
+    MASK: HardMasks(),
+    SOFT_MASK: SoftMasks(),
+    **{name: codec for name, codec in ARRAYS.items() if name != LATENTS},
+    **{scales_name(name): Scales(codec) for name, codec in ARRAYS.items()},
+}
 REQUIRED = frozenset({LATENTS, RECORD})  # and the masks, see `masks_member`
 
 
@@ -298,7 +353,7 @@ def members_of(batches: Sequence[Batch], row: int, storing: Storing) -> dict[str
     """
     first = batches[0]
     carried = dict(first["carried"][row])
-    codecs = {name: codec for name, codec in MEMBERS.items() if codec.takes(first)}
+    codecs = {name: codec for name, codec in MEMBERS.items() if codec.takes(first, storing)}
     if clashes := sorted(MEMBERS.keys() & carried.keys()):
         raise SampleError(f"it carries a member called {clashes[0]}, which the cache uses itself; rename it")
     return carried | {name: codec.write(batches, row, storing) for name, codec in codecs.items()}

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 from inpaint_data.batch import Batch, Posterior
 from inpaint_data.durable import write_file
 from inpaint_data.errors import CacheError, ShardError, UsageError
-from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_posterior
+from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_kept, check_posterior
 from inpaint_data.latent_cache.epoch_batches import EpochBatches
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
@@ -27,7 +28,7 @@ from inpaint_data.latent_cache.format import (
     shards_sha256,
     tar_path,
 )
-from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, RECORD
+from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, RECORD, scales_name
 from inpaint_data.latent_cache.shard_files import FIX, Check, OpenFiles, ShardFile, check_when
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.shards.mirror import DEFAULT_BYTES, Mirror, mirror_in
@@ -111,6 +112,7 @@ class LatentCache(Dataset[Batch]):
                     f"{'; '.join(line.replace('the cache has ', '').replace('this run ', '') for line in lines)}"
                 )
         check_posterior(posterior)
+        check_kept(posterior, self._file.settings_json.get("means", ()))
         self.posterior, self.variant = posterior, variant
         self.seed = seed
         self._orders: set[bool] = set()
@@ -142,6 +144,7 @@ class LatentCache(Dataset[Batch]):
             for name in ARRAYS
             if all(name in index.members for index in indexes) and (masked_latents or name != MASKED_LATENTS)
         ]
+        self._arrays += [scales for name in self._arrays if (scales := scales_name(name)) in indexes[0].members]
         sides = np.concatenate([index.target_sizes for index in indexes])
         self.buckets = np.unique(sides, axis=0, return_inverse=True)[1].reshape(-1)
 
@@ -163,6 +166,15 @@ class LatentCache(Dataset[Batch]):
     def settings(self) -> "CacheSettings":
         """The settings that the cache was made with; `settings.vae.config` is the autoencoder's."""
         return self._file.settings
+
+    @property
+    def member_bytes(self) -> Counter[str]:
+        """Member -> bytes of it in all samples."""
+        sizes = Counter[str]()
+        for shard in self._shards:
+            for name, places in shard.index.places.items():
+                sizes[name] += int(places[:, 1].clip(min=0).sum())
+        return sizes
 
     @property
     def vae_class(self) -> str:

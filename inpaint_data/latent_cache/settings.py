@@ -3,10 +3,10 @@
 import inspect
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -24,14 +24,15 @@ from inpaint_data.latent_cache.members import (
     RECORD,
     SOFT_MASK,
     Expected,
+    scales_name,
 )
+from inpaint_data.latent_cache.storage import Storage
 from inpaint_data.masks.offsets import check_offset, windows_of
 from inpaint_data.masks.presets import Preset
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import Carry, ExampleSettings, PictureSettings
 from inpaint_data.settings import Count, Settings
 
-Storage = Literal["float16", "float32"]
 # Packages whose versions decide the last bits of pixels or latents.
 PACKAGES = ("torch", "diffusers", "numpy", "pillow", "opencv-python-headless", "simplejpeg")
 
@@ -122,6 +123,8 @@ class CacheSettings(Settings):
     variants: Count
     storage: Storage
     masked_latents: bool
+    means: list[str] = Field(default_factory=list)
+    """Keys of the latents that are kept as the posterior's mean alone; the others are moments."""
     seed: int | None = None
     pictures: PictureSettings | None = None
     masks: MaskSettings | None = None
@@ -140,6 +143,7 @@ class CacheSettings(Settings):
         encoder: Encoder,
         variants: int,
         storage: Storage,
+        means: Collection[str],
         device: torch.device,
         stages: list[str],
         text: dict[str, Any] | None = None,
@@ -152,6 +156,7 @@ class CacheSettings(Settings):
             variants=variants,
             storage=storage,
             masked_latents=transform.masked_latents,
+            means=_means_of(means, encoder.autoencoder, transform.masked_latents, examples.pictures),
             seed=examples.seed,
             pictures=examples.pictures,
             masks=examples.masks.but(
@@ -209,22 +214,19 @@ class CacheSettings(Settings):
             raise CacheError("its settings are not those of a cache: they have no pictures or no masks")
         if min(side // self.vae.factor for size in sizes for side in size) < 1:
             raise CacheError(f"its settings are not those of a cache: images of {sizes} are too small for latents")
-        members = {
-            RECORD: True,
-            LATENTS: True,
-            SOFT_MASK if self.soft else MASK: True,
-            MASKED_LATENTS: self.masked_latents,
-            **{f"{key}.npy": name in paired for name, key in PAIRED.items()},
-        }
+        arrays = [LATENTS, *([MASKED_LATENTS] if self.masked_latents else [])]
+        arrays += [f"{key}.npy" for name, key in PAIRED.items() if name in paired]
+        scales = map(scales_name, arrays if self.storage == "int8" else ())
         return Expected(
             variants=self.variants,
             sizes=frozenset(sizes),
             factor=self.vae.factor,
             storage=self.storage,
             has_posterior=self.vae.has_posterior,
+            means=frozenset(self.means),
             offsets=offsets,
             windows=tuple(windows),
-            members=frozenset(name for name, present in members.items() if present),
+            members=frozenset({RECORD, SOFT_MASK if self.soft else MASK, *arrays, *scales}),
         )
 
     @property
@@ -251,6 +253,8 @@ class CacheSettings(Settings):
                 del masks[name]
         if self.text is None:
             del content["text"]
+        if not self.means:
+            del content["means"]
         if masks is not None and isinstance(masks["offset"], list) and len(set(masks["offset"])) == 1:
             masks["offset"] = masks["offset"][0]
         return content
@@ -266,6 +270,14 @@ class CacheSettings(Settings):
             return cls(**{name: value for name, value in content.items() if name != "format"})
         except (UsageError, TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
             raise CacheError(f"its settings are not those of a cache ({type(error).__name__}: {error})") from None
+
+
+def _means_of(
+    keys: Collection[str], autoencoder: Autoencoder, masked_latents: bool, pictures: PictureSettings
+) -> list[str]:
+    """Of the keys that are to be kept as means those that the cache has, if they are moments at all."""
+    there = {"latents", *(PAIRED[name] for name in pictures.paired), *(["masked_latents"] if masked_latents else [])}
+    return sorted(there & set(keys)) if autoencoder.has_posterior else []
 
 
 def incompatible(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
