@@ -25,7 +25,7 @@ PHOTO = PHOTOS / "coffee.jpg"
 
 
 def decode_mask(data: bytes, decoding: Decoding = DEFAULT) -> np.ndarray:
-    return repainted(data, "light", decoding)
+    return repainted(data, "light", decoding) > 127
 
 
 def photo(height: int = 37, width: int = 49) -> Image.Image:

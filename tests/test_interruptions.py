@@ -267,7 +267,8 @@ def test_a_shard_of_which_a_batch_failed_is_not_committed_by_what_was_queued_beh
     shard, cache = str(root / "shards" / "0000.tar"), root / "written"
     cache.mkdir()
     given = grouped(OF_JOBS, SETTINGS | {"vae": Autoencoder(Pooling()), "device": "cpu", "on_bad": "raise"})
-    work = work_of(*(group_of(kind, given[name]) for name, kind in OF_JOBS.items()), stages=[])
+    groups: dict[str, Any] = {name: group_of(kind, given.get(name)) for name, kind in OF_JOBS.items()}
+    work = work_of(**groups, stages=[])
     committer = Committer(cache, "f", work, Summary())
     *batches, end = work.events([shard])
     assert len(batches) > 1

@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 from conftest import PHOTOS
+from diffusers.image_processor import VaeImageProcessor
 from flat import example_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -177,3 +178,25 @@ def test_whatever_a_decoder_raises_is_a_fault_of_that_sample(error: Exception, m
     assert isinstance(fault, Fault)
     assert "memory" in fault.reason if isinstance(error, MemoryError) else type(error).__name__ in fault.reason
     assert "\n" not in fault.reason
+
+
+@pytest.mark.parametrize("repaint", [None, "light", "opaque"])
+@pytest.mark.parametrize("size", [(96, 96), (100, 140), (33, 64)])
+def test_a_soft_mask_is_resized_before_it_is_made_hard_as_pipelines_do(
+    size: tuple[int, int], repaint: str | None
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    noise[0, 0], noise[0, 1] = 0, 255
+    mask = np.dstack([np.full((*size, 3), 255, np.uint8), noise]) if repaint == "opaque" else noise
+    chosen = example_settings(resolution=32, repaint=repaint)
+    members = {"png": png(np.full((*size, 3), 90, np.uint8)), "mask.png": png(mask)}
+    example = example_of(sample(members), chosen, [0])
+    box = example.geometry
+    (top, left), scale = box.crop_top_left, [old / new for old, new in zip(size, box.resized_size, strict=True)]
+    cut = (left * scale[1], top * scale[0], (left + 32) * scale[1], (top + 32) * scale[0])
+    resized = Image.fromarray(noise).resize((32, 32), Image.Resampling.LANCZOS, box=cut)
+    processor = VaeImageProcessor(do_normalize=False, do_binarize=True, do_convert_grayscale=True)
+    assert np.array_equal(example.masks[0], processor.preprocess(resized)[0, 0].numpy() == 1)
+    if size == (96, 96):  # nothing is cut: the processor itself resizes
+        own = processor.preprocess(Image.fromarray(noise), height=32, width=32)
+        assert np.array_equal(example.masks[0], own[0, 0].numpy() == 1)

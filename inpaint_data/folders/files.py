@@ -139,7 +139,10 @@ def walk(root: Path, without: Path | None = None) -> Walk:
 
 
 def files_below(root: Path) -> Iterator[str]:
-    """The names of the files that `walk` gives, one by one: a folder of shards may have very many."""
+    """The names of the files that `walk` gives, one by one: a folder of shards may have very many.
+
+    A folder that is called like a shard is among them, so that whoever opens it names it.
+    """
     seen = set[tuple[int, int]]()
     for folder, folders, names in os.walk(root, followlinks=True):
         if (identity := _identity(Path(folder))) in seen:
@@ -147,7 +150,7 @@ def files_below(root: Path) -> Iterator[str]:
             continue
         seen.add(identity)
         folders[:] = sorted(filter(_is_the_users, folders))
-        for name in sorted(filter(_is_the_users, names)):
+        for name in sorted(filter(_is_the_users, [*names, *(each for each in folders if each.endswith(".tar"))])):
             yield os.path.relpath(os.path.join(folder, name), root)
 
 

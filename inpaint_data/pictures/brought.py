@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from inpaint_data.batch import PAIRED
 from inpaint_data.errors import FilteredError, SampleError
-from inpaint_data.masks.drawn import BoolArray
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.captions import failed_download
 from inpaint_data.pictures.formats import Decoding
@@ -63,8 +62,8 @@ def paired_picture(sample: Sample, name: str, reading: MaskReading) -> tuple[str
     return members[0], pixels
 
 
-def mask_of(sample: Sample, image_data: bytes, reading: MaskReading) -> BoolArray:
-    """The one mask that the sample brings: its mask member, or the alpha of its image.
+def mask_of(sample: Sample, image_data: bytes, reading: MaskReading) -> npt.NDArray[np.uint8]:
+    """The one mask that the sample brings, its mask member or the alpha of its image, in levels; see `read_mask`.
 
     Raises:
         SampleError: it has none or several, or one that cannot be used.
@@ -102,8 +101,8 @@ def decoded(member: str, decode: Callable[[bytes, Decoding], T], data: bytes, de
         raise SampleError(f"{member}: {error}") from None
 
 
-def _mask_from_alpha(image_data: bytes, reading: MaskReading) -> npt.NDArray[np.bool_]:
+def _mask_from_alpha(image_data: bytes, reading: MaskReading) -> npt.NDArray[np.uint8]:
     alpha = decode_alpha(image_data, reading.decoding)
     if alpha is None:
         raise SampleError("no mask: the image has no alpha channel; set source: sample or mixture below masks")
-    return alpha > 127 if reading.masks.repaint == "opaque" else alpha < 128
+    return alpha if reading.masks.repaint == "opaque" else 255 - alpha

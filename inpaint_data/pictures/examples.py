@@ -20,7 +20,7 @@ from inpaint_data.pictures.brought import decoded, image_of, mask_of, paired_pic
 from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Geometry, Size, plan, plan_around
-from inpaint_data.pictures.images import decode_image, encode_png, stated_orientation
+from inpaint_data.pictures.images import Uint8Array, decode_image, encode_png, stated_orientation
 from inpaint_data.pictures.mask_files import MaskReading, in_order, mask_pattern
 from inpaint_data.pictures.object_masks import find_objects
 from inpaint_data.pictures.settings import Carry, ExampleSettings
@@ -188,8 +188,8 @@ class _Parts:
     image_name: str  # the member that is the image
     image: npt.NDArray[np.uint8]
     caption: str
-    mask: BoolArray | None  # where all views and variants have the same
-    objects: Sequence[Callable[[], BoolArray]]
+    mask: Uint8Array | None  # where all views and variants have the same, in levels
+    objects: Sequence[Callable[[], Uint8Array]]
     paired: Mapping[str, tuple[str, npt.NDArray[np.uint8]]]  # name -> its member and pixels
 
     @classmethod
@@ -219,9 +219,9 @@ class _Parts:
         if view.crop == "mask":
             parts = self.around(key, settings.seed, variants[0])
             mask = parts.objects[0]() if parts.mask is None else parts.mask
-            settings.pictures.filters.check_box(mask)
+            settings.pictures.filters.check_box(mask > 127)
             geometry = plan_around(
-                mask, view.target, settings.pictures.mask_padding, view.flip, settings.pictures.upscale
+                mask > 127, view.target, settings.pictures.mask_padding, view.flip, settings.pictures.upscale
             )
         else:
             parts = self
@@ -269,7 +269,7 @@ class _Parts:
         assert mixture is not None
         height, width = geometry.target_size
 
-        def cut_object(make: Callable[[], BoolArray]) -> BoolArray:
+        def cut_object(make: Callable[[], Uint8Array]) -> BoolArray:
             return geometry.apply_to_mask(make())
 
         objects = [partial(cut_object, make) for make in self.objects]
@@ -279,10 +279,10 @@ class _Parts:
         return np.stack([mask for mask, _ in masks_and_origins]), tuple(origin for _, origin in masks_and_origins)
 
 
-def _shows(make: Callable[[], BoolArray]) -> bool:
+def _shows(make: Callable[[], Uint8Array]) -> bool:
     """Whether an object can be used, and is not empty."""
     try:
-        return bool(make().any())
+        return bool((make() > 127).any())
     except SampleError:
         return False
 

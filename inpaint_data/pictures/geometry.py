@@ -52,9 +52,13 @@ class Geometry:
         size = (self.target_size[1], self.target_size[0])
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, box=box))
 
-    def apply_to_mask(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Cut and resize (H, W) bool like the image: a mask painted into the image is found there again."""
-        return self.apply(mask.astype(np.uint8) * 255) > 127
+    def apply_to_mask(self, levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """Cut and resize a mask like the image, then make it hard: one painted into the image is found there again.
+
+        Args:
+            levels: (H, W), 128 and more = repaint.
+        """
+        return self.apply(levels) > 127
 
 
 def plan(

@@ -68,8 +68,11 @@ class MaskReading:
     decoding: Decoding = DEFAULT
 
 
-def read_mask(name: str, data: bytes, reading: MaskReading) -> BoolArray:
-    """The mask in a file, (height, width) bool, True = repaint, on the pixels of the upright image.
+def read_mask(name: str, data: bytes, reading: MaskReading) -> Uint8Array:
+    """The mask in a file on the pixels of the upright image, (height, width) in levels: 128 and more = repaint.
+
+    Its levels stay until it has the size of the image that is encoded, as diffusers' `VaeImageProcessor` first resizes
+    a mask and then makes it hard.
 
     Args:
         name: of the member.
@@ -138,8 +141,8 @@ def question_of(turned: int) -> str:
     )
 
 
-def repainted(data: bytes, repaint: Repaint | None, decoding: Decoding = DEFAULT) -> BoolArray:
-    """What of a mask file is repainted, (H, W) bool.
+def repainted(data: bytes, repaint: Repaint | None, decoding: Decoding = DEFAULT) -> Uint8Array:
+    """What of a mask file is repainted, (H, W) in levels 0...255: 128 and more.
 
     Raises:
         SampleError: it cannot be decoded, or may mean more than one thing.
@@ -148,41 +151,42 @@ def repainted(data: bytes, repaint: Repaint | None, decoding: Decoding = DEFAULT
     if repaint in ("opaque", "transparent"):
         if alpha is None:
             raise SampleError(f"it has no transparency, and repaint is {repaint}; set repaint to light or nonzero")
-        return alpha > 127 if repaint == "opaque" else alpha < 128
+        return alpha if repaint == "opaque" else 255 - alpha
     if repaint == "nonzero":
-        return _bool(values > 0 if values.ndim == 2 else values.any(2))
+        return levels_of(values > 0 if values.ndim == 2 else values.any(2))
     if repaint is None and alpha is not None and alpha.min() < 255:
         return _by_transparency(values, alpha)
     is_lossy = data[:2] == b"\xff\xd8" or data[4:8] == b"ftyp" or (data[:4] == b"RIFF" and b"VP8L" not in data[:64])
     if values.dtype == np.uint16:
-        return _bool(values > 32767) if repaint == "light" else _by_16_bits(values)
-    return _grey(values) > 127 if repaint == "light" else _by_colours(values.astype(np.uint8, copy=False), is_lossy)
+        return _grey(values) if repaint == "light" else _by_16_bits(values)
+    return _grey(values) if repaint == "light" else _by_colours(values.astype(np.uint8, copy=False), is_lossy)
 
 
-def _bool(values: Any) -> BoolArray:
-    """What numpy's own types leave open."""
-    return np.asarray(values, np.bool_)
+def levels_of(mask: Any) -> Uint8Array:
+    """A hard mask, (H, W) bool, in levels: 255 = repaint."""
+    levels: Uint8Array = np.where(mask, np.uint8(255), np.uint8(0))
+    return levels
 
 
 def _grey(pixels: Values) -> Uint8Array:
-    """ITU-R 601. Of 16 bits only what is above half matters: 127.5 of 255 is not an 8-bit value."""
+    """ITU-R 601. Of 16 bits the upper eight: what is above half is 128 and more."""
     if pixels.ndim == 2:
-        return np.where(pixels > 32767, 255, 0).astype(np.uint8)
+        return (pixels >> 8).astype(np.uint8)
     return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
-def _by_transparency(values: Values, alpha: Uint8Array) -> BoolArray:
+def _by_transparency(values: Values, alpha: Uint8Array) -> Uint8Array:
     opaque, light = alpha > 127, _grey(values) > 127
     seen = values[alpha > 0] if alpha.any() else values.reshape(-1, *values.shape[2:])
     if int(np.ptp(seen, axis=0).max()) <= ONE_COLOUR:
         if light[alpha > 0].any() or (not alpha.any() and light.any()):
-            return opaque  # a white brush, as AUTOMATIC1111, GIMP and Photoshop save it
+            return alpha  # a white brush, as AUTOMATIC1111, GIMP and Photoshop save it
         raise SampleError(
             "it has one dark colour, and only its transparency varies: the opaque is repainted in most tools, the "
             "transparent in ComfyUI; say which with repaint: opaque or transparent (below masks)"
         )
     if np.array_equal(opaque, light):
-        return opaque
+        return alpha
     raise SampleError(
         f"{light.mean():.0%} of it is light and {opaque.mean():.0%} opaque, not the same: an image with a hole, or a "
         "mask; say what is repainted with repaint: light, opaque or transparent (below masks), or save it without "
@@ -190,13 +194,13 @@ def _by_transparency(values: Values, alpha: Uint8Array) -> BoolArray:
     )
 
 
-def _by_16_bits(values: Values) -> BoolArray:
+def _by_16_bits(values: Values) -> Uint8Array:
     top: int = values.max()
     if top in (1, 255) and np.isin(values, (0, top)).all():
-        return _bool(values > 0)
+        return levels_of(values > 0)
     if 0 < top <= 32767:
         raise SampleError(f"its values of 16 bits are {_listed(np.unique(values))}, {CLASSES}")
-    return _bool(values > 32767)
+    return _grey(values)
 
 
 CLASSES = (
@@ -205,21 +209,21 @@ CLASSES = (
 )
 
 
-def _by_colours(pixels: Uint8Array, is_lossy: bool) -> BoolArray:
+def _by_colours(pixels: Uint8Array, is_lossy: bool) -> Uint8Array:
     grey = _grey(pixels)
     if _spread(pixels) >= COLOURED:
         colours = np.unique(pixels.reshape(-1, 3), axis=0)
         if len(colours) == 2:
             if len(np.unique(grey > 127)) == 2:
-                return grey > 127
+                return levels_of(grey > 127)
             if not colours[0].any():  # black, and the one class of a palette
-                return _bool(pixels.any(2))
+                return levels_of(pixels.any(2))
         raise SampleError(f"it has {len(colours)} colours, {CLASSES}")
     counts = np.bincount(grey.ravel(), minlength=256)
     values = np.flatnonzero(counts)
     top = int(values[-1])
     if top == 1 and not is_lossy:
-        return _bool(grey == 1)  # classes 0 and 1
+        return levels_of(grey == 1)  # classes 0 and 1
     if top < 128 and top > (NOISE if is_lossy else 0):
         raise SampleError(f"its values are {_listed(values)} of 255, {CLASSES}")
     if len(values) > 2 and not is_lossy:
@@ -227,7 +231,7 @@ def _by_colours(pixels: Uint8Array, is_lossy: bool) -> BoolArray:
         middle = [value for value in values[1:-1].tolist() if low <= value < LIGHT]
         if any(counts[value] >= FILLS * grey.size and _fills(grey == value) for value in middle):
             raise SampleError(f"areas of it have values between black and white, {_listed(values)}, {CLASSES}")
-    return grey > 127
+    return grey
 
 
 def _spread(pixels: Uint8Array) -> int:

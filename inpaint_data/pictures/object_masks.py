@@ -16,16 +16,24 @@ from inpaint_data.errors import SampleError
 from inpaint_data.masks.drawn import BoolArray
 from inpaint_data.pictures.annotations import Annotations, annotations_of, foreign_format
 from inpaint_data.pictures.geometry import Size
-from inpaint_data.pictures.images import UPRIGHT
-from inpaint_data.pictures.mask_files import MaskReading, frame_of, in_order, mask_pattern, question_of, read_mask
+from inpaint_data.pictures.images import UPRIGHT, Uint8Array
+from inpaint_data.pictures.mask_files import (
+    MaskReading,
+    frame_of,
+    in_order,
+    levels_of,
+    mask_pattern,
+    question_of,
+    read_mask,
+)
 from inpaint_data.shown import shortened
 
 MAX_POLYGONS = 1024  # of one object; COCO, LVIS and SA-1B stay far below
 _STEPS_AT_ONCE = 2**18
 
 
-def find_objects(members: Mapping[str, bytes], reading: MaskReading, key: str = "") -> list[Callable[[], BoolArray]]:
-    """A function for each object mask of a sample, which makes it, (height, width) bool. One at least can be used.
+def find_objects(members: Mapping[str, bytes], reading: MaskReading, key: str = "") -> list[Callable[[], Uint8Array]]:
+    """A function for each object mask of a sample, which makes it in levels, see `read_mask`. One can be used at least.
 
     Those that are not raise SampleError when they are made. Whoever draws passes them over, as an empty one.
 
@@ -38,7 +46,7 @@ def find_objects(members: Mapping[str, bytes], reading: MaskReading, key: str = 
         SampleError: the sample brings no object mask, its json cannot be read, or none can be used: all are empty, or
             the first has a problem.
     """
-    objects: list[Callable[[], BoolArray]]
+    objects: list[Callable[[], Uint8Array]]
     if names := in_order(members, mask_pattern(reading.masks.mask)):
         objects = [partial(read_mask, name, members[name], reading) for name in names]
     else:
@@ -57,7 +65,7 @@ def find_objects(members: Mapping[str, bytes], reading: MaskReading, key: str = 
     return _with_a_usable_one(objects)
 
 
-def _with_a_usable_one(objects: list[Callable[[], BoolArray]]) -> list[Callable[[], BoolArray]]:
+def _with_a_usable_one(objects: list[Callable[[], Uint8Array]]) -> list[Callable[[], Uint8Array]]:
     """The objects. Raises SampleError if all are empty or unusable: no draw decides whether a sample is lost."""
     problem: SampleError | None = None
     for number, make in enumerate(objects):
@@ -66,7 +74,7 @@ def _with_a_usable_one(objects: list[Callable[[], BoolArray]]) -> list[Callable[
         except SampleError as error:
             problem = problem or error
             continue
-        if mask.any():
+        if (mask > 127).any():
             objects[number] = mask.copy  # not to be made again
             return objects
     raise problem or SampleError("every object mask is empty; give objects that show, or leave the sample out")
@@ -160,7 +168,7 @@ def _trace(
 
 def _from_annotation(
     annotation: Mapping[str, Any], number: int, drawn_on: Size | None, reading: MaskReading
-) -> BoolArray:
+) -> Uint8Array:
     size, turned, asked = reading.size, reading.turned, reading.masks.orientation
     kind = "segmentation" if annotation.get("segmentation") else "bbox" if "bbox" in annotation else "shape"
     shape = annotation.get("segmentation")
@@ -176,13 +184,13 @@ def _from_annotation(
             raise SampleError(question_of(turned))
         if frame == "stored":
             stored = size[::-1] if turned >= 5 else size
-            return np.ascontiguousarray(UPRIGHT[turned](_drawn(annotation, stored).view(np.uint8))).view(np.bool_)
+            return np.ascontiguousarray(UPRIGHT[turned](levels_of(_drawn(annotation, stored))))
         if drawn_on not in (None, size):
             raise SampleError(
                 f"it was drawn on an image of {shortened(drawn_on)}, but this one is {size[0]} high and {size[1]} "
                 "wide; give annotations of this image"
             )
-        return _drawn(annotation, size)
+        return levels_of(_drawn(annotation, size))
     except SampleError as error:
         raise SampleError(f"json: {kind} of annotation {number}: {error}") from None
 
