@@ -4,7 +4,9 @@ import io
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -648,3 +650,55 @@ def test_one_view_is_what_it_was_before_there_were_several() -> None:
     made = prepare(painted(80, 120, 1), example_settings(resolution=64, crop="random"), [0])
     assert isinstance(made[0], Example)
     assert (made[0].key, made[0].geometry.flip) == ("dog", False)
+
+
+def a1111s_region(mask: Any, padding: int, target: tuple[int, int]) -> tuple[tuple[int, ...], bool]:
+    """The box (left, top, right, bottom) of A1111's "only masked", and whether it kept padding and aspect.
+
+    As get_crop_region and expand_crop_region of its modules/masking.py (0cb7262) find it: padding is cut at the border
+    of the image, the smaller side is stretched to the aspect of `target` in whole pixels, and cut where there is no room.
+    """
+    sides = []
+    for axis, size in ((0, mask.shape[1]), (1, mask.shape[0])):
+        places = np.nonzero(mask.any(axis))[0]
+        sides.append((int(places[0]) - padding, int(places[-1]) + 1 + padding, size))
+    fits = all(low >= 0 and high <= size for low, high, size in sides)
+    box = [[max(low, 0), min(high, size), size] for low, high, size in sides]
+    (width, height), ratio = [high - low for low, high, _ in box], target[1] / target[0]
+    axis = 1 if width / height > ratio else 0
+    more = int(width / ratio - height) if axis else int(height * ratio - width)
+    low, high, size = box[axis]
+    low, high = low - more // 2, high + more - more // 2
+    low, high = (low - (high - size), size) if high >= size else (low, high)
+    low, high = (0, min(high - low, size)) if low < 0 else (low, high)
+    box[axis] = [low, high, size]
+    region = (box[0][0], box[1][0], box[0][1], box[1][1])
+    kept = abs((region[2] - region[0]) / (region[3] - region[1]) / ratio - 1) <= 0.02
+    return region, fits and kept
+
+
+def test_a_cut_around_the_mask_is_a1111s_where_that_keeps_padding_and_aspect(
+    record_figure: Callable[[str], None],
+) -> None:
+    rng, distances, others = np.random.default_rng(0), [], 0
+    while len(distances) < 400:
+        height, width, padding = (int(rng.integers(*span)) for span in ((96, 400), (96, 400), (0, 40)))
+        target = [(64, 64), (64, 96), (96, 64)][rng.integers(3)]
+        mask = np.zeros((height, width), bool)
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        mask[top : top + int(rng.integers(1, height)), left : left + int(rng.integers(1, width))] = True
+        theirs, is_kept = a1111s_region(mask, padding, target)
+        if not is_kept:
+            others += 1
+            continue
+        ours = plan_around(mask, target, padding, flip=False, upscale=True)
+        down, right = height / ours.resized_size[0], width / ours.resized_size[1]
+        corner = np.array([ours.crop_top_left[1] * right, ours.crop_top_left[0] * down])
+        box = [*corner, *(corner + np.array([target[1] * right, target[0] * down]))]
+        distances.append(float(np.abs(np.array(box) - theirs).max()))
+    assert max(distances) < 6
+    assert np.median(distances) < 1
+    record_figure(
+        f"crop mask from A1111's region, where that keeps padding and aspect: median {np.median(distances):.2f}, at most "
+        f"{max(distances):.1f} px of the original ({len(distances)} boxes; {others} others left out)"
+    )
