@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from inpaint_data.pictures.filters import Filters
     from inpaint_data.pictures.settings import PictureSettings
     from inpaint_data.training.datamodule import InpaintDataModule
-    from inpaint_data.training.loss import masked_loss
+    from inpaint_data.training.loss import masked_loss, prior_preservation
     from inpaint_data.training.settings import LoadSettings
 
 __all__ = [
@@ -102,6 +102,7 @@ __all__ = [
     "masked_loss",
     "offset_mask",
     "pack",
+    "prior_preservation",
     "repair_cache",
     "size_conditioning",
     "verify_cache",
@@ -151,7 +152,7 @@ _HOMES = {
     "pictures.filters": ("Filters",),
     "pictures.settings": ("PictureSettings",),
     "training.datamodule": ("InpaintDataModule",),
-    "training.loss": ("masked_loss",),
+    "training.loss": ("masked_loss", "prior_preservation"),
     "training.settings": ("LoadSettings",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -404,14 +404,20 @@ def make_inpaint_condition(image: Image.Image, image_mask: Image.Image) -> np.nd
 
 
 def fed_by_pipeline(
-    row: Row, masks: Tensor, *, dtype: torch.dtype = torch.float32, vae_dtype: torch.dtype | None = None, run: bool
+    row: Row,
+    masks: Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
+    vae_dtype: torch.dtype | None = None,
+    run: bool,
+    given: str = "PIL",
 ) -> Fed:
     """Call the real pipeline for one step; with `run` it goes on with a model that predicts zeros."""
     torch.manual_seed(0)
     vae, model = row.vae().eval(), row.model().to(dtype)
     # Frozen as `Autoencoder` does it: float16 on the CPU rounds otherwise with weights that require gradients.
-    given = copy.deepcopy(vae).to(vae_dtype or dtype).requires_grad_(False)
-    components = dict(row.components) | {"movq" if "Kandinsky" in row.pipeline.__name__ else "vae": given}
+    frozen = copy.deepcopy(vae).to(vae_dtype or dtype).requires_grad_(False)
+    components = dict(row.components) | {"movq" if "Kandinsky" in row.pipeline.__name__ else "vae": frozen}
     is_unet = isinstance(model, diffusers.UNet2DConditionModel)
     scheduler = diffusers.DDIMScheduler(steps_offset=1) if is_unet else diffusers.FlowMatchEulerDiscreteScheduler()
     components |= {"unet" if is_unet else "transformer": model, "scheduler": scheduler}
@@ -434,7 +440,12 @@ def fed_by_pipeline(
 
     target.forward = record
     images, _ = uint8_pictures()
-    pictures = {"image": as_pil(images), "mask_image": as_pil(masks.to(torch.uint8) * 255)}
+    pictures: dict[str, Any] = {"image": as_pil(images), "mask_image": as_pil(masks.to(torch.uint8) * 255)}
+    if given != "PIL":
+        pictures = {"image": images.float() / 255, "mask_image": masks.float()}
+    if given == "NumPy":
+        pictures = {name: each.permute(0, 2, 3, 1).contiguous().numpy() for name, each in pictures.items()}
+        pictures["mask_image"] = pictures["mask_image"][..., 0]
     parameters = inspect.signature(pipeline.__call__).parameters
     if "control_mask" in parameters:
         pictures = {"control_image": pictures["image"], "control_mask": pictures["mask_image"]}
@@ -729,6 +740,16 @@ def test_in_half_precision_the_model_is_fed_what_the_pipeline_feeds_it(name: str
     assert same(recipe.model_input(batch["noise"], batch), fed.model_input)
     if row.controlnet:
         assert same(recipe(batch, like=batch["noise"]), fed.condition)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("given", ["tensor", "NumPy"])
+@pytest.mark.parametrize("name", ["sd15-inpaint", "sd3-inpaint", "flux-fill"])
+def test_pipelines_that_are_given_tensors_or_arrays_feed_what_we_do(name: str, given: str, dtype: torch.dtype) -> None:
+    row, (_, masks) = ROWS[name], uint8_pictures()
+    fed = fed_by_pipeline(row, masks, dtype=dtype, run=False, given=given)
+    recipe, batch = batch_of_ours(name, row, fed.vae, masks, dtype=dtype, channels_last=given == "NumPy")
+    assert same(recipe.model_input(batch["noise"], batch), fed.model_input)
 
 
 def test_time_ids_are_those_of_the_sdxl_pipeline() -> None:

@@ -656,7 +656,7 @@ def a1111s_region(mask: Any, padding: int, target: tuple[int, int]) -> tuple[tup
     """The box (left, top, right, bottom) of A1111's "only masked", and whether it kept padding and aspect.
 
     As get_crop_region and expand_crop_region of its modules/masking.py (0cb7262) find it: padding is cut at the border
-    of the image, the smaller side is stretched to the aspect of `target` in whole pixels, and cut where there is no room.
+    of the image, the smaller side is stretched to the aspect of `target` in whole pixels, and cut where no room is.
     """
     sides = []
     for axis, size in ((0, mask.shape[1]), (1, mask.shape[0])):
@@ -699,6 +699,6 @@ def test_a_cut_around_the_mask_is_a1111s_where_that_keeps_padding_and_aspect(
     assert max(distances) < 6
     assert np.median(distances) < 1
     record_figure(
-        f"crop mask from A1111's region, where that keeps padding and aspect: median {np.median(distances):.2f}, at most "
-        f"{max(distances):.1f} px of the original ({len(distances)} boxes; {others} others left out)"
+        f"crop mask from A1111's region, where that keeps padding and aspect: median {np.median(distances):.2f}, at "
+        f"most {max(distances):.1f} px of the original ({len(distances)} boxes; {others} others left out)"
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inpaint_data import RECIPES, UsageError, conditioning, masked_loss
+from inpaint_data import RECIPES, UsageError, conditioning, masked_loss, prior_preservation
 from inpaint_data.encoding.recipes import pack_latents
 
 HEIGHT, WIDTH, F = 32, 48, 8
@@ -95,3 +95,24 @@ def test_a_sample_without_a_hole_counts_nothing_and_is_not_nan() -> None:
 def test_a_mask_or_weight_that_cannot_be_meant_is_one_line(mask: Tensor, change: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         masked_loss(torch.ones(3, 16, 4, 6), mask, **change)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 2.5])
+def test_pairs_with_images_of_the_class_count_as_dreambooth_counts_them(weight: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = (torch.randn(6, 4, 8, 8, generator=generator) for _ in range(2))
+    losses = prior_preservation((prediction - target).square(), weight)
+    # examples/dreambooth/train_dreambooth.py of diffusers v0.37.0
+    model_pred, model_pred_prior = torch.chunk(prediction, 2, dim=0)
+    own, prior = torch.chunk(target, 2, dim=0)
+    loss = torch.nn.functional.mse_loss(model_pred.float(), own.float(), reduction="mean")
+    loss = loss + weight * torch.nn.functional.mse_loss(model_pred_prior.float(), prior.float(), reduction="mean")
+    assert losses.shape == prediction.shape
+    assert torch.allclose(losses.mean(), loss, rtol=1e-6)
+
+
+def test_what_is_no_pair_is_refused() -> None:
+    with pytest.raises(UsageError, match="losses: 3 samples are not pairs; give as many"):
+        prior_preservation(torch.zeros(3, 4, 8, 8))
+    with pytest.raises(UsageError, match="prior_weight: -1 is not 0 or more"):
+        prior_preservation(torch.zeros(2, 4, 8, 8), -1)

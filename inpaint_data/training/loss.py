@@ -58,6 +58,31 @@ def masked_loss(
     return weighted + prior_weight * _weighted(prior_losses, 1 - weights, area_normalised)
 
 
+def prior_preservation(losses: Tensor, prior_weight: float = 1.0) -> Tensor:
+    """Losses of a batch whose second half are images of the class, so that learning one of it does not forget the rest.
+
+    Their mean is the mean of the first half and `prior_weight` times that of the second, as DreamBooth's training in
+    diffusers has it (examples/dreambooth/train_dreambooth.py, v0.37.0). A batch of both from two caches is
+    `torch.utils.data.default_collate([batch, prior_batch])`.
+
+    Args:
+        losses: (2B, ...) float, such as `masked_loss` gives them.
+        prior_weight: of the second half.
+
+    Returns:
+        In shape and dtype of `losses`.
+
+    Raises:
+        UsageError: an odd number of samples, or a weight out of range.
+    """
+    if len(losses) % 2:
+        raise UsageError(f"losses: {len(losses)} samples are not pairs; give as many of the class as of the others")
+    if not 0 <= prior_weight < float("inf"):
+        raise UsageError(f"prior_weight: {prior_weight!r} is not 0 or more; give such a number, as 1")
+    halves = losses.new_tensor([2.0, 2.0 * prior_weight]).repeat_interleave(len(losses) // 2)
+    return losses * halves.view(-1, *[1] * (losses.ndim - 1))
+
+
 def _weighted(losses: Tensor, weights: Tensor, area_normalised: bool) -> Tensor:
     if not area_normalised:
         return losses * weights
