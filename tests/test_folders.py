@@ -713,13 +713,20 @@ def test_two_images_beside_a_mask_without_a_name_have_none(tmp_path: Path) -> No
         "cat.jpg dog.jpg cat_msq.png dog_msq.png",
         "cat.jpg dog.jpg owl.jpg variant-cat.jpg variant-dog.jpg",
         "x/cat.png x/cat.txt x/dog.png x/dog.txt x/cat_layer.png x/dog_layer.png",
+        "cat/cat.jpg cat/cat_msq.png dog/dog.jpg dog/dog_msq.png",
     ],
 )
 def test_a_word_that_most_names_have_twice_is_no_image(files: str, tmp_path: Path) -> None:
     pairing = pair_folder(put(tmp_path, files))
     made = {name for name in files.split() if any(word in name for word in ("msq", "variant", "layer"))}
     assert set(reasons_of(pairing)) == made
-    assert all("as masks and targets have; name it " in reason for reason in reasons_of(pairing).values())
+    assert all("as masks and targets have; say which: --masks_from '" in why for why in reasons_of(pairing).values())
+    pattern = next(iter(reasons_of(pairing).values())).split("--masks_from '")[1].split("'")[0]
+    masked = pair_folder(tmp_path, masks_from=pattern)
+    assert set(masked.samples) == set(pairing.samples)
+    assert sum("mask.png" in members or "mask.jpg" in members for members in masked.samples.values()) == len(made)
+    with_targets = pair_folder(tmp_path, targets_from=pattern)
+    assert sum(any(name.startswith("target") for name in each) for each in with_targets.samples.values()) == len(made)
 
 
 @pytest.mark.parametrize(
@@ -995,3 +1002,59 @@ def test_a_number_that_is_an_images_too_is_asked_for(
     assert all("it may belong to" in left.reason for left in found.left_out)
     masks = {key: str(members["mask.png"]) for key, members in found.samples.items() if "mask.png" in members}
     assert masks == {key: str(tmp_path / name) for key, name in pairs.items()}
+
+
+def test_numbers_of_lossless_pictures_beside_lossy_ones_are_asked_for(tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, "cat.jpg cat_1.png dog.jpg dog_1.png"))
+    assert set(pairing.samples) == {"cat", "dog"}
+    assert "--masks_from '*_1.png'" in reasons_of(pairing)["cat_1.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("*_x*.png", r"masks_from: '\*_x\*.png' is not a folder, nor a name with one star"),
+        ("m/*.png", r"is not a folder, nor a name with one star"),
+        ("*_hole.png", r"masks_from: no picture is called \*_hole.png; correct the pattern"),
+    ],
+)
+def test_a_pattern_that_names_nothing_is_refused(pattern: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says):
+        pair_folder(put(tmp_path, "a.jpg m/a.png"), masks_from=pattern)
+
+
+def test_what_a_table_leaves_out_of_a_folder_of_masks_is_no_image(tmp_path: Path) -> None:
+    table = b'{"file_name": "cat.jpg", "mask_file_name": "m/cat.png"}\n'
+    put(tmp_path, {"metadata.jsonl": table, **dict.fromkeys(["cat.jpg", "cow.jpg", "m/cat.png", "m/cow.png"], b"")})
+    pairing = pair_folder(tmp_path)
+    assert set(pairing.samples) == {"cat", "cow"}
+    assert reasons_of(pairing) == {
+        "m/cow.png": "no table names it, and the others in its folder are masks there; name it too, or move it out"
+    }
+
+
+def test_what_kohyas_training_writes_is_no_training_picture(tmp_path: Path) -> None:
+    put(tmp_path, "img/10_x/a.png sample/e1.png model/sample/e2.png log/x.png samples/10_y/b.png")
+    pairing = pair_folder(tmp_path)
+    assert set(pairing.samples) == {"img/10_x/a", "samples/10_y/b"}
+    assert all("what kohya's training writes" in reason for reason in reasons_of(pairing).values())
+    assert len(pair_folder(put(tmp_path / "other", "samples/1.png samples/2.png")).samples) == 2
+
+
+def test_cityscapes_labels_and_files_of_one_image_are_no_images(tmp_path: Path) -> None:
+    put(tmp_path, "leftImg8bit/a/x_1_leftImg8bit.png gtFine/a/x_1_gtFine_color.png gtFine/a/x_1_gtFine_labelIds.png")
+    assert set(pair_folder(tmp_path, "beside").samples) <= {"leftImg8bit/a/x_1_leftImg8bit"}
+    put(tmp_path / "sets", "cat/orig.png cat/hole.png dog/orig.png dog/hole.png")
+    assert set(pair_folder(tmp_path / "sets").samples) == {"cat/orig", "dog/orig"}
+
+
+def test_a_saved_data_set_of_hugging_face_says_how_to_give_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"saved to disk; give datasets.load_from_disk"):
+        pair_folder(put(tmp_path, "state.json data-00000-of-00001.arrow"))
+
+
+def test_the_json_of_a_failed_download_is_no_table_of_captions(tmp_path: Path) -> None:
+    failed = json.dumps({"caption": "a cat", "key": "1", "status": "failed_to_download", "url": "x"}).encode()
+    pairing = pair_folder(put(tmp_path, {"0/1.json": failed, "0/2.jpg": b"", "0/2.json": b'{"caption": "b"}'}))
+    assert samples_of(pairing, tmp_path)["0/2"]["txt"] == "b"
+    assert list(reasons_of(pairing)) == ["0/1.json"]

@@ -188,3 +188,16 @@ def test_annotations_are_proposed_as_masks(
     code, text, _ = run(capsys, "look", str(tmp_path / "in"), "--resolution", "64")
     assert code == 0
     assert f"--masks {masks}" in text or (masks == "mixture" and "--masks object" not in text)
+
+
+def test_alpha_odd_sides_and_failed_downloads_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.full((80, 80, 4), 90, np.uint8)).save(file, "PNG")
+    failed = b'{"key": "c", "status": "failed_to_download", "error_message": "404"}'
+    samples = {"a": {"png": file.getvalue()}, "b": {"jpg": image(80, 80)}, "c": {"json": failed}}
+    write_shard(tmp_path / "in" / "0.tar", samples)
+    code, text, _ = run(capsys, "look", str(tmp_path / "in"), "--resolution", "76")
+    assert code == 0
+    assert "transparency  1 have an alpha channel, which is dropped; --masks alpha" in text
+    assert "sides of 76 are no multiples of 8, which autoencoders take; --resolution 80 is one" in text
+    assert "filtered      1: 1 status" in text

@@ -270,3 +270,13 @@ def test_the_job_training_fresh_masks_and_stats_see_the_same_mask_and_count_empt
     code, out, _ = run(capsys, "stats", cache)
     assert code == 0
     assert "3, 1 of them empty (the first: 000/b), 1 full (the first: 000/c)" in out
+
+
+def test_what_is_dark_may_be_repainted_and_what_is_no_mask_is_asked_for() -> None:
+    assert np.array_equal(repainted(saved(GREY), "dark") > 127, GREY < 128)
+    blue = np.where(GREY[..., None] > 127, np.uint8([0, 0, 255]), np.uint8([255, 255, 255])).astype(np.uint8)
+    with pytest.raises(SampleError, match="it has 2 colours"):
+        repainted(saved(blue), None)
+    photograph = np.random.default_rng(0).integers(30, 220, SIZE).astype(np.uint8)
+    with pytest.raises(SampleError, match="is neither black nor white, as in a photograph"):
+        repainted(saved(photograph), None)

@@ -480,7 +480,7 @@ def test_a_caption_that_says_nothing_is_not_counted_as_one(tmp_path: Path) -> No
     )
     packed = pack(str(tmp_path / "x"), str(tmp_path / "out"))
     assert packed.members["caption"] == 1
-    assert "captions that are empty or not UTF-8: 2 (a, b); correct them" in packed.table()
+    assert "captions that are empty, labels of YOLO's or not UTF-8: 2 (a, b); correct them" in packed.table()
 
 
 def test_captions_of_several_lines_are_said(tmp_path: Path) -> None:
@@ -491,3 +491,17 @@ def test_captions_of_several_lines_are_said(tmp_path: Path) -> None:
     packed = pack(str(tmp_path / "photos"), str(tmp_path / "shards"))
     assert "captions of several lines, kept as one" in packed.table()
     assert "1 (a)" in packed.table()
+
+
+def test_labels_of_yolo_are_no_captions(tmp_path: Path) -> None:
+    lines = b"0 0.1 0.1 0.4 0.1 0.4 0.4\n2 0.5 0.5 0.2 0.2\n"
+    put(tmp_path / "x", {"a.jpg": JPEG, "a.txt": lines, "b.jpg": JPEG, "b.txt": b"3 cats, 0.5 m high"})
+    packed = pack(str(tmp_path / "x"), str(tmp_path / "out"))
+    assert packed.members["caption"] == 1
+    assert "labels of YOLO's or not UTF-8: 1 (a)" in packed.table()
+
+
+def test_tars_beside_the_tables_of_img2dataset_are_shards_already(tmp_path: Path) -> None:
+    put(tmp_path / "x", {"00000.tar": b"", "00000.parquet": b"PAR1"})
+    with pytest.raises(UsageError, match="has tars beside its tables, as img2dataset writes them"):
+        pack(str(tmp_path / "x"), str(tmp_path / "out"))

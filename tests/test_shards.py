@@ -14,6 +14,7 @@ from random import Random
 import fsspec
 import pytest
 import webdataset
+from conftest import write_shard
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -716,3 +717,23 @@ def test_identity_is_size_and_sha256() -> None:
     identity = shard_identity("shards/0000.tar")
     assert identity.size == shard_size("shards/0000.tar") == len(tar(SAMPLES))
     assert identity.sha256 == hashlib.sha256(tar(SAMPLES)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_mask"),
+    [
+        (("a", "a_mask"), True),
+        (("images/a", "masks/a"), True),
+        (("a1", "a1-masklabel"), True),
+        (("train/a", "train_masks/a_mask"), True),
+        (("gas_mask", "mask/cat"), False),
+        (("images/a", "images/b"), False),
+    ],
+)
+def test_a_sample_that_is_the_mask_of_another_is_no_image(keys: tuple[str, str], is_mask: bool, tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "0.tar", {key: {"png": b"x"} for key in keys})
+    for items in (read_shard(str(shard)), locate_samples(str(shard))):
+        faults = [item for item in items if isinstance(item, Fault)]
+        assert [fault.key for fault in faults] == [keys[1]] * is_mask
+        said = f"mask of {keys[0]!r} in the same shard is; make it a member of that"
+        assert all(said in fault.reason for fault in faults)

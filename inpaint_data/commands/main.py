@@ -31,13 +31,13 @@ DRAWN = (
     "mat-256", "comodgan", "comodgan-256", "lama-thin", "lama-medium", "lama-thick", "lama-thin-256", "lama-medium-256",
     "lama-thick-256", "lama-mix", "kohya", "kohya-cloud", "kohya-polygon", "kohya-shape", "kohya-wobbly",
 )  # fmt: skip
-JOB_ONLY = ("shards", "out", "encode")
+JOB_ONLY = ("shards", "out", "encode", "text")
 COMMANDS = {
     "cache": Command("Encode image shards into a cache of latents and masks."),
     "look": Command(
         "Look at images before anything is encoded: what would be cached, and the command for it.",
         ("source",),
-        ("shards", "out"),
+        ("shards", "out", "text"),
     ),
     "pack": Command("Make shards from a folder of images.", ("folder",)),
     "text": Command("Add the text embeddings of captions to shards."),
@@ -50,7 +50,7 @@ COMMANDS = {
         JOB_ONLY,
     ),
     "masks": Command(
-        "Draw 64 masks over the demo's images or your own, as a job would make them.", (), ("shards", "encode")
+        "Draw 64 masks over the demo's images or your own, as a job would make them.", (), ("shards", "encode", "text")
     ),
     "sheet": Command("Draw a contact sheet of a cache."),
     "comfyui": Command("Put the ComfyUI nodes into a folder of custom nodes."),

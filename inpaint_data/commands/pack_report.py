@@ -88,11 +88,13 @@ class Packed:
             by_reason.setdefault(left.reason, []).append(left.name)
         reasons = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
         rows += [("left out", f"{_some(names)}: {reason}") for reason, names in reasons[:REASONS]]
-        rows += [("left out", f"{len(reasons) - REASONS} reasons more")] if len(reasons) > REASONS else []
+        if len(reasons) > REASONS:
+            rows.append(("left out", f"{len(reasons) - REASONS} reasons more; {len(self.left_out)} files in all"))
         rows += [("passed over", f"{_some(self.passed_over)}: hidden, or the system's")] if self.passed_over else []
         rows += [("note", note) for note in self.notes]
         if self.uncaptioned:
-            rows.append(("note", f"captions that are empty or not UTF-8: {_some(self.uncaptioned)}; correct them"))
+            problem = "captions that are empty, labels of YOLO's or not UTF-8"
+            rows.append(("note", f"{problem}: {_some(self.uncaptioned)}; correct them"))
         if self.in_lines:
             lines = "captions of several lines, kept as one (OneTrainer and SimpleTuner choose a line, kohya the first)"
             rows.append(("note", f"{lines}: {_some(self.in_lines)}"))

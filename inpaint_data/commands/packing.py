@@ -11,7 +11,7 @@ from inpaint_data.commands.pack_output import Output
 from inpaint_data.commands.pack_report import SHOWN, Packed, PackProgress
 from inpaint_data.commands.pack_samples import Collected, PackSample, rows_of, samples_of
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.folders.files import IMAGES, LeftOut, shard_prefix, walk
+from inpaint_data.folders.files import IMAGES, LeftOut, first_of, shard_prefix, walk
 from inpaint_data.folders.pairing import pair_folder
 from inpaint_data.folders.parquet import ParquetRows, parquet_files
 from inpaint_data.shards.stores import local_path
@@ -73,6 +73,10 @@ def pack(
             "another --prefix or another folder, or delete them"
         )
     tables = parquet_files(root, output.folder)
+    if tables and first_of(root, ["tar"]):
+        raise UsageError(
+            f"{root} has tars beside its tables, as img2dataset writes them; they are shards: cache --shards"
+        )
     packed = Packed(layout="parquet" if tables else layout, dry_run=dry_run, is_appended=append)
     samples: Collected
     if tables:

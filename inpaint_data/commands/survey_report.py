@@ -29,6 +29,7 @@ from inpaint_data.shown import shown
 BUCKETS = 6  # listed
 CHANNELS = (("SD, SDXL", 4), ("SD3, Flux", 16))  # of latents
 VAE = "stabilityai/sd-vae-ft-mse"  # of the command to run next: one that is small and open
+LATENT = 8  # pixels of a latent's side, of most autoencoders
 OF_A_SAMPLE = 4096  # bytes of its record and of the tar's headers, about
 
 
@@ -85,6 +86,9 @@ def _held(survey: Survey) -> list[tuple[str, str]]:
         ("members", members or "none"),
         ("captions", f"{survey.captions} of {survey.samples}"),
     ]
+    if survey.transparent:
+        lines.append(("transparency", f"{survey.transparent} have an alpha channel, which is dropped; --masks alpha "
+                      "repaints what is transparent, with --repaint opaque the rest"))  # fmt: skip
     if survey.sizes:
         sizes = sorted(survey.sizes.elements(), key=lambda size: size[0] * size[1])
         named = [f"{name} {_size(sizes[place])}" for name, place in (("least", 0), ("median", len(sizes) // 2))]
@@ -138,6 +142,10 @@ def _next(source: str, groups: Sequence[Settings], survey: Survey) -> list[str]:
     if survey.unusable[TOO_SMALL]:
         lines.append(f"{survey.unusable[TOO_SMALL]} images are too small; --small bucket, --upscale or a lower "
                      "--resolution keeps them")  # fmt: skip
+    odd = sorted({side for size in survey.targets for side in size if side % LATENT})
+    if odd:
+        lines.append(f"sides of {', '.join(map(str, odd[:3]))} are no multiples of {LATENT}, which autoencoders take; "
+                     f"--resolution {max(1, round(odd[0] / LATENT)) * LATENT} is one")  # fmt: skip
     if not survey.targets:
         reason = next((survey.examples[kind][0] for kind, _ in survey.unusable.most_common()), "there are no samples")
         return [*lines, f"nothing can be cached like this: {reason}"]

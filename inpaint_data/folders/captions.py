@@ -118,6 +118,8 @@ def is_caption_json(content: Any) -> bool:
     """Whether a json maps images to captions: {"cat": "a cat"}, or kohya's {"cat": {"caption": …, "tags": …}}."""
     if not isinstance(content, dict) or not all(isinstance(entry, str | dict) for entry in content.values()):
         return False
+    if {"key", "status"} <= content.keys():  # img2dataset's, of one image
+        return False
     return any(_said(entry) is not None for entry in content.values())
 
 

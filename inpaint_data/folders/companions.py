@@ -25,6 +25,7 @@ class Companion:
     Attributes:
         places: where its image may be: places of folders, or the folder itself where `is_beside`.
         source: the folder or the flag that says what it is; "" where its own name does.
+        stem: its image's, beside which it lies, where a pattern says so.
     """
 
     file: File
@@ -32,9 +33,12 @@ class Companion:
     places: tuple[str, ...]
     source: str = ""
     asked: tuple[Role, ...] = ()
+    stem: str | None = None
 
     def by_exact_name(self, owners: Owners) -> tuple[list[Owner], int | None]:
         """The images that it may belong to, and the number that it has among their masks."""
+        if self.stem is not None:
+            return owners.beside(self.file.folder, self.stem), None
         if not self.source:
             for stem, number in owners_beside(self.file.stem, self.role):
                 if found := owners.beside(self.file.folder, stem):
@@ -54,6 +58,8 @@ class Companion:
 
     def by_near_name(self, owners: Owners) -> tuple[list[Owner], int | None]:
         """The same by a name in another case, a class of other repeats, or the only image of a folder."""
+        if self.stem is not None:
+            return owners.nearly_beside(self.file.folder, self.stem), None
         if not self.source:
             stems = owners_beside(self.file.stem, self.role)
             for stem, number in stems:
@@ -85,6 +91,8 @@ class Companion:
 
 def given_by(flag: str, role: Role, name: str, root: Path, files: Iterable[File]) -> dict[str, Companion]:
     """The pictures of the folder that a flag names, by name."""
+    if "*" in name:
+        return _given_beside(flag, role, name, files)
     folder = root / name if (root / name).is_dir() else Path(name).expanduser()
     if not folder.is_dir():
         raise UsageError(f"{flag}: there is no folder {name}, neither in {root} nor here; correct the name")
@@ -105,6 +113,22 @@ def given_by(flag: str, role: Role, name: str, root: Path, files: Iterable[File]
     if not any(file.extension in IMAGES for file in within):
         raise UsageError(f"{flag}: {folder} has no {', '.join(IMAGES[:4])}; name the folder of the {role}s")
     return {name: picture for name, picture in pictures.items() if picture.file.extension in IMAGES}
+
+
+def _given_beside(flag: str, role: Role, pattern: str, files: Iterable[File]) -> dict[str, Companion]:
+    """The pictures whose names a pattern has, by name: its star is the name of the image beside them."""
+    if pattern.count("*") != 1 or "/" in pattern:
+        raise UsageError(f"{flag}: {pattern!r} is not a folder, nor a name with one star for the image's: '*_hole.png'")
+    before, _, after = pattern.partition("*")
+    name = re.compile(f"{re.escape(before)}(.+){re.escape(after)}", re.IGNORECASE | re.DOTALL)
+    pictures = {}
+    for file in files:
+        match = name.fullmatch(file.name.rpartition("/")[2])
+        if match and file.extension in IMAGES:
+            pictures[file.name] = Companion(file, role, (file.folder,), f"--{flag} {pattern}", stem=match[1])
+    if not pictures:
+        raise UsageError(f"{flag}: no picture is called {pattern}; correct the pattern")
+    return pictures
 
 
 def add_claimed(

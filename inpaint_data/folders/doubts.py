@@ -1,17 +1,18 @@
 """Pictures that may be masks though no layout has them as such: they are left out, asked for or named."""
 
 import posixpath
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from inpaint_data.folders.files import IMAGES, File, LeftOut, Walk, first_of
+from inpaint_data.folders.files import IMAGES, LOSSLESS, File, LeftOut, Walk, first_of
 from inpaint_data.folders.layouts import (
     LAYOUTS,
     MADE_OF_IMAGES,
     REGULARISATION,
     THUMBNAILS,
+    WRITTEN,
     is_in_folder_of,
     place_of,
     read_name,
@@ -97,8 +98,10 @@ def _renamed(file: File, folder: str, other: str) -> File:
     return file if below == file.name else replace(file, name=f"{other}/{below}")
 
 
-def reason_of_folder(folder: str, layout: str) -> str | None:
-    """Why no picture of a folder is packed; None where it may be."""
+def reason_of_folder(folder: str, layout: str, has_classes: bool = False) -> str | None:
+    """Why no picture of a folder is packed; None where it may be. With kohya's classes, only of what lies outside."""
+    if has_classes and is_in_folder_of(WRITTEN, folder) and not any(map(repeats_of, folder.split("/"))):
+        return "in a folder of what kohya's training writes; pack that folder by itself if they are images"
     if is_in_folder_of(THUMBNAILS, folder):
         return "in a folder of thumbnails; pack that folder by itself if they are images"
     if is_in_folder_of(_ALONE.get(layout, frozenset()), folder):
@@ -127,6 +130,7 @@ def sift(
     of_one = {file.folder for file in images if other_stem(file.stem) == ""}
     of_one |= {file.folder for file in masks if owners_beside(file.stem, "mask")[:1] == [("", None)]}
     sifted, doubtful = Sifted(), list[str]()
+    often = _often_in(images, of_one)
     made = _of_most_images(images, captioned)
     for file in images:
         doubt = doubt_of(file.stem)
@@ -136,7 +140,7 @@ def sift(
             sifted.images.append(file)
         elif role in ("target", "control"):
             sifted.parts.append((file, role))
-        elif role == "image":
+        elif role == "image" or (file.folder in of_one and file.stem.lower() in often):
             reason = (
                 "it is beside a mask, a target or an image of its own; name the image image.jpg, its mask mask.png and "
                 "its target target.jpg"
@@ -163,30 +167,55 @@ def sift(
     return sifted
 
 
+def _often_in(images: Collection[File], folders: Collection[str]) -> set[str]:
+    """Names that pictures have in most of several folders of one image each, beside an `image`: `hole` or `final2`."""
+    places = {(file.folder, file.stem.lower()) for file in images if file.folder in folders}
+    stems = Counter(stem for _, stem in places)
+    enough = max(2, len(folders) / 2)
+    return {stem for stem, count in stems.items() if count >= enough and other_stem(stem) != ""}
+
+
 def _of_most_images(images: Iterable[File], captioned: Collection[tuple[str, str]]) -> dict[str, str]:
     """Pictures whose names have the same word more than those of most images beside them: cat_msk.png, dog_msk.png.
 
     Returns:
         Their names, each with the reason to leave it out.
     """
-    folders = defaultdict[str, dict[str, File]](dict)
-    for file in images:
-        folders[file.folder][file.stem] = file
+    files = {(file.folder, file.stem): file for file in images}
+    words = defaultdict[str, dict[File, File]](dict)  # a word -> pictures with it -> their images
+    for (folder, stem), file in files.items():
+        for word, rest in _words_at_the_ends(stem):
+            image = files.get((folder, rest))
+            # Numbers are those of images too, but not of one that is lossless beside one that is not.
+            if image is None or (folder, stem) in captioned or not (_has_letters(word) or _is_sharper(file, image)):
+                continue
+            words[word][file] = image
     reasons = dict[str, str]()
-    for folder, files in folders.items():
-        words = defaultdict[str, dict[str, str]](dict)  # a word -> stems with it -> stems of their images
-        for stem in files:
-            for word, rest in _words_at_the_ends(stem):
-                if rest in files and (folder, stem) not in captioned:
-                    words[word][stem] = rest
-        for word, named in words.items():
-            if len(named) > 1 and len(named) * 2 >= len(files.keys() - named.keys()):
-                for stem, rest in named.items():
-                    reasons[files[stem].name] = (
-                        f"{len(named)} pictures have the name of an image and {word!r}, as masks and targets have; "
-                        f"name it {rest}_mask.png or {rest}_target.png; {_OTHERWISE}, or give it a caption"
-                    )
+    for word, named in words.items():
+        around = {file.folder for file in named}
+        others = sum(folder in around for folder, _ in files) - len(named)
+        if len(named) > 1 and len(named) * 2 >= others:
+            for file, image in named.items():
+                reasons[file.name] = (
+                    f"{len(named)} pictures have the name of an image and {word!r}, as masks and targets have; say "
+                    f"which: --masks_from '{_pattern(file, image)}', --targets_from '{_pattern(file, image)}'; or "
+                    f"{_OTHERWISE}, or give it a caption"
+                )
     return reasons
+
+
+def _has_letters(word: str) -> bool:
+    return any(map(str.isalpha, word))
+
+
+def _is_sharper(file: File, image: File) -> bool:
+    return file.extension in LOSSLESS and image.extension not in LOSSLESS
+
+
+def _pattern(file: File, image: File) -> str:
+    """How --masks_from names pictures beside their images: the star is an image's name."""
+    own = file.name.rpartition("/")[2]
+    return own.replace(image.stem, "*", 1)
 
 
 def _with_more_words(images: Iterable[File], left_out: Collection[str]) -> list[str]:
@@ -197,7 +226,7 @@ def _with_more_words(images: Iterable[File], left_out: Collection[str]) -> list[
         for file in images
         if file.name not in left_out
         for word, rest in _words_at_the_ends(file.stem)
-        if (file.folder, rest) in stems
+        if (file.folder, rest) in stems and _has_letters(word)
     ]
     if not pairs:
         return []
@@ -208,11 +237,11 @@ def _with_more_words(images: Iterable[File], left_out: Collection[str]) -> list[
 
 
 def _words_at_the_ends(stem: str) -> Iterator[tuple[str, str]]:
-    """The words that a name may have more than another: all behind a break or before one; no numbers."""
+    """The words that a name may have more than another: all behind a break or before one."""
     for match in BREAKS.finditer(stem):
         before, after = stem[: match.start()], stem[match.end() :]
         for word, rest in ((after, before), (before, after)):
-            if any(map(str.isalpha, word)) and rest:
+            if word and rest:
                 yield word, rest
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 # What pictures are packed under; JPEG XL, JPEG 2000 and cameras' raw files are named as left out.
 IMAGES = ("jpg", "jpeg", "png", "webp", "avif", "bmp", "gif", "tif", "tiff", "heic", "heif")
+LOSSLESS = frozenset(["png", "bmp", "gif", "tif", "tiff"])
 UNREAD_IMAGES = frozenset(
     [
         "jxl",
@@ -30,6 +31,9 @@ UNREAD_IMAGES = frozenset(
         "rw2",
         "raf",
         "svg",
+        "ppm",
+        "pgm",
+        "pnm",
     ]
 )
 # Names that Synology, QNAP, Windows, macOS and Unix give what is not the user's. Whatever begins with a dot is hidden.

@@ -47,6 +47,8 @@ _FOLDERS: Mapping[Role, frozenset[str]] = MappingProxyType(
                 "segs",
                 "alpha",
                 "alphas",
+                "gtfine",
+                "gtcoarse",
                 "segmentationclass",
                 "segmentationobject",
             ]
@@ -81,6 +83,8 @@ REGULARISATION = frozenset(
     for word in ("reg", "regs", "regularization", "regularisation", "class")
     for ending in ("", "_images", "_image", "_img", "_imgs")
 ) - {"class"}
+# What kohya's training writes into its own folder, beside the classes.
+WRITTEN = frozenset(["sample", "samples", "log", "logs", "output", "outputs", "model", "models"])
 LABEL_FOLDERS = frozenset(["annotation", "annotations", "ann", "label", "labels"])
 _REPEATS = re.compile(r"(?P<times>[1-9][0-9]{0,2})_.+", re.DOTALL)
 

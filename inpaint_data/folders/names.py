@@ -30,7 +30,7 @@ OTHER_NAMES: Mapping[Role, re.Pattern[str]] = MappingProxyType(
     }
 )
 _NUMBERED = re.compile(rf"(?P<stem>.+){_BREAK}(?P<number>[0-9]+)", re.DOTALL)
-_IMAGE = "(?:image|img|photo|rgb|input|original|orig|source|src|before|raw|dirty)"
+_IMAGE = "(?:image|img|photo|rgb|input|original|orig|source|src|before|raw|dirty|leftimg8bit)"
 _IMAGE_NAME = re.compile(rf"(?P<stem>.+){_BREAK}{_IMAGE}|{_IMAGE}(?:{_BREAK}(?P<rest>.+))?", re.IGNORECASE | re.DOTALL)
 
 # What may be a mask, or made of an image, and what is not written as any layout writes it.

@@ -19,7 +19,7 @@ from inpaint_data.folders.files import IMAGES, File, LeftOut, walk
 from inpaint_data.folders.layouts import LAYOUTS, Reading, neutral_folders, place_of, read_name, repeats_of
 from inpaint_data.folders.names import Role, owners_in_folder
 from inpaint_data.folders.owners import Member, Owners
-from inpaint_data.folders.texts import Texts, add_texts, claims, sort_texts, unknown_in
+from inpaint_data.folders.texts import Claim, Texts, add_texts, claims, sort_texts, unknown_in
 from inpaint_data.folders.twins import check_twins
 from inpaint_data.shown import meant
 
@@ -90,7 +90,8 @@ def pair_folder(
     claimed = [claim for claim in claims(texts) if claim[1] not in given]
     unknown = unknown_in(texts)
     texts.left_out += [LeftOut(file.name, unknown[file.name]) for file in pictures if file.name in unknown]
-    spoken_for = {*unknown, *(picture for _, _, picture, _ in claimed)}
+    with_claimed = _left_by_tables(pictures, claimed, texts)
+    spoken_for = {*unknown, *with_claimed, *(picture for _, _, picture, _ in claimed)}
     images, companions = _by_role([file for file in pictures if file.name not in spoken_for], layout, given, texts)
     owners = Owners(images)
     if not owners.all:
@@ -126,9 +127,10 @@ def _by_role(
     with_captions = _folders_with_captions(pictures, captioned)
     neutral = neutral_folders(pictures, LAYOUTS[layout], with_captions)
     readings = [(file, read_name(file, LAYOUTS[layout], neutral)) for file in pictures]
+    has_classes = layout in ("auto", "kohya") and any(repeats_of(file.folder) for file in pictures)
     by_table = certain if layout == "imagefolder" else _said_to_be_images(texts, readings)
     for file, reading in readings:
-        if file.name not in certain and (why := reason_of_folder(file.folder, layout)):
+        if file.name not in certain and (why := reason_of_folder(file.folder, layout, has_classes)):
             texts.left_out.append(LeftOut(file.name, why, is_bad=False))
         elif reading.role == "image" or file.name in by_table:
             images.append(file)
@@ -150,6 +152,23 @@ def _by_role(
     texts.notes += sifted.notes
     companions += [Companion(file, role, (file.folder,)) for file, role in sifted.parts if role not in given]
     return sifted.images, companions
+
+
+def _left_by_tables(pictures: Sequence[File], claimed: Sequence[Claim], texts: Texts) -> set[str]:
+    """Pictures that tables do not name, in folders of which they name others as masks or the like alone."""
+    roles = dict[str, str]()
+    for _, role, picture, _ in claimed:
+        roles[picture.rpartition("/")[0]] = role
+    certain = _named_by(texts)
+    for name in certain:
+        roles.pop(name.rpartition("/")[0], None)
+    named = {picture for _, _, picture, _ in claimed}
+    left = {file.name: roles[file.folder] for file in pictures if file.folder in roles and file.name not in named}
+    texts.left_out += [
+        LeftOut(name, f"no table names it, and the others in its folder are {role}s there; name it too, or move it out")
+        for name, role in left.items()
+    ]
+    return set(left)
 
 
 def _folders_with_captions(pictures: Iterable[File], captioned: Collection[tuple[str, str]]) -> set[str]:
@@ -192,6 +211,11 @@ def _nothing(root: Path, companions: list[Companion], others: list[File], left_o
     if pictures := [left for left in left_out if left.name.rpartition(".")[2].lower() in IMAGES]:
         listed = f"{pictures[0].name}: {pictures[0].reason}"
         return UsageError(f"{root}: none of its {len(pictures)} pictures can be packed as an image; {listed}")
+    if any(file.extension == "arrow" for file in others):
+        return UsageError(
+            f"{root} is a Hugging Face data set that was saved to disk; give datasets.load_from_disk({str(root)!r}) to "
+            "InpaintDataModule"
+        )
     if packed := [file.name for file in others if file.extension in ("zip", "gz", "tgz", "7z", "rar")]:
         return UsageError(f"{root} has no pictures but {packed[0]}; unpack it")
     if any(file.extension == "tar" for file in others):

@@ -32,6 +32,9 @@ SECOND = {
 NOT_THERE = "there is no such image"
 
 
+Claim = tuple[str, Role, str, str]  # image, role, picture, and the line that says it
+
+
 @dataclass
 class Texts:
     """All of a folder's files that are no pictures."""
@@ -284,7 +287,7 @@ def unknown_in(texts: Texts) -> dict[str, str]:
     return {name: reason for name, reason in reasons.items() if name not in certain}
 
 
-def claims(texts: Texts) -> Iterator[tuple[str, Role, str, str]]:
+def claims(texts: Texts) -> Iterator[Claim]:
     """What tables say of pictures: image, role, picture, and the line that says it."""
     for table, row in texts.rows():
         for role, names in row.pictures.items():

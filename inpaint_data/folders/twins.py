@@ -4,10 +4,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 
 from inpaint_data.errors import UsageError
+from inpaint_data.folders.files import LOSSLESS
 from inpaint_data.folders.layouts import LAYOUTS, repeats_of, says_images
 from inpaint_data.folders.owners import Owner, Owners
-
-_LOSSLESS = frozenset(["png", "bmp", "gif", "tif", "tiff"])
 
 
 def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: bool) -> list[str]:
@@ -112,7 +111,7 @@ def _patterns(owner: Owner) -> Iterator[tuple[tuple[str, str, str], str]]:
 
 
 def _losses(owner: Owner) -> str:
-    return "lossless" if owner.file.extension in _LOSSLESS else "lossy"
+    return "lossless" if owner.file.extension in LOSSLESS else "lossy"
 
 
 def _question(owner: Owner, other: Owner, owners: Owners) -> UsageError:

@@ -18,7 +18,7 @@ from inpaint_data.settings import Choices, Flag, Settings, built_of, checked, me
 from inpaint_data.shown import meant
 
 BROUGHT = ("sample", "alpha", OBJECT)  # those that come with the sample, and so can be cut around
-Repaint = Literal["light", "nonzero", "opaque", "transparent"]
+Repaint = Literal["light", "dark", "nonzero", "opaque", "transparent"]
 Orientation = Literal["upright", "stored"]
 SOURCES = ("sample", "alpha", "mixture", *GENERATORS, OBJECT)
 
@@ -98,9 +98,9 @@ class MaskSettings(Settings):
     jpg, jpeg or webp."""
 
     repaint: Repaint | None = None
-    """What of mask files is repainted: "light" (above a half), "nonzero" (all classes of a label map), "opaque" or
-    "transparent" (ComfyUI); the last two also of an image's alpha.
-    Left out, what each surely means; where that is in doubt the sample is quarantined."""
+    """What of mask files is repainted: "light" (above a half), "dark" (below it), "nonzero" (all classes of a label
+    map), "opaque" or "transparent" (ComfyUI); the last two also of an image's alpha. Left out, what each surely means;
+    where that is in doubt the sample is quarantined."""
 
     orientation: Orientation | None = None
     """Whether masks without EXIF, of images that EXIF turns, are for the "upright" image or for its pixels as
@@ -126,7 +126,7 @@ class MaskSettings(Settings):
                 f"mixture: one is given, but masks is {self.source}, which draws nothing of it; set source: mixture",
                 place=("mixture",),
             )
-        if self.source == "alpha" and self.repaint in ("light", "nonzero"):
+        if self.source == "alpha" and self.repaint in ("light", "dark", "nonzero"):
             raise UsageError(
                 f"repaint: {self.repaint} is of mask files, and masks is alpha; give opaque or transparent",
                 place=("repaint",),

@@ -1,6 +1,7 @@
 """The caption of a sample: a member that is a text, or a field of one that is JSON."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,11 +9,12 @@ from inpaint_data.errors import SampleError
 from inpaint_data.shown import shortened
 
 MAX_JSON_BYTES = 2**24
+_YOLO = re.compile(r"\d+(?: -?\d*\.\d+){4,}(?:\s*\n\d+(?: -?\d*\.\d+){4,})*")  # lines: class, then shares
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # that files begin with
 
 
 def caption_of(members: Mapping[str, bytes], caption: str = "txt") -> str:
-    """The caption, "" where there is none.
+    """The caption, "" where there is none, and where its text is labels as YOLO writes them.
 
     Args:
         members: of the sample, by extension.
@@ -33,6 +35,8 @@ def caption_of(members: Mapping[str, bytes], caption: str = "txt") -> str:
     value = value.rstrip("\0 \t\r\n").strip().strip("\ufeff").strip()
     if "\0" in value:
         raise SampleError(f"{caption}: the caption has zero bytes in it, as UTF-16 without its mark; save it as UTF-8")
+    if _YOLO.fullmatch(value):
+        return ""
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise SampleError(f"{caption}: the caption has halves of characters in it; save it as UTF-8")
     return str(value)

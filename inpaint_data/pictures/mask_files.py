@@ -25,6 +25,7 @@ COLOURED = 64  # between the channels of a pixel; a JPEG's grey stays far below
 ONE_COLOUR = 8  # within a channel, for a colour that a lossy format has kept nearly constant
 Values = npt.NDArray[Any]  # (H, W) uint16, or (H, W, 3) uint8
 FILLS = 0.005  # share of a mask that a value fills, away from edges, if it is a class and not a soft border
+MOSTLY = 0.75  # share between black and white above which it is no mask with soft borders
 LIGHT = 240  # this and above count as white; JPEG makes 254 of it
 NOISE = 4  # up to this a file of many values counts as black
 
@@ -152,6 +153,8 @@ def repainted(data: bytes, repaint: Repaint | None, decoding: Decoding = DEFAULT
         if alpha is None:
             raise SampleError(f"it has no transparency, and repaint is {repaint}; set repaint to light or nonzero")
         return alpha if repaint == "opaque" else 255 - alpha
+    if repaint == "dark":
+        return 255 - _grey(values)
     if repaint == "nonzero":
         return levels_of(values > 0 if values.ndim == 2 else values.any(2))
     if repaint is None and alpha is not None and alpha.min() < 255:
@@ -214,7 +217,7 @@ def _by_colours(pixels: Uint8Array, is_lossy: bool) -> Uint8Array:
     if _spread(pixels) >= COLOURED:
         colours = np.unique(pixels.reshape(-1, 3), axis=0)
         if len(colours) == 2:
-            if len(np.unique(grey > 127)) == 2:
+            if len(np.unique(grey > 127)) == 2 and colours[0].max() <= NOISE:
                 return levels_of(grey > 127)
             if not colours[0].any():  # black, and the one class of a palette
                 return levels_of(pixels.any(2))
@@ -226,6 +229,9 @@ def _by_colours(pixels: Uint8Array, is_lossy: bool) -> Uint8Array:
         return levels_of(grey == 1)  # classes 0 and 1
     if top < 128 and top > (NOISE if is_lossy else 0):
         raise SampleError(f"its values are {_listed(values)} of 255, {CLASSES}")
+    between = counts[NOISE + 1 : LIGHT].sum() / grey.size
+    if between > MOSTLY:
+        raise SampleError(f"{between:.0%} of it is neither black nor white, as in a photograph, {CLASSES}")
     if len(values) > 2 and not is_lossy:
         low = 1 if len(values) <= 16 else NOISE + 1
         middle = [value for value in values[1:-1].tolist() if low <= value < LIGHT]

@@ -227,6 +227,16 @@ class ShardFile:
             return image_size(self.bytes(offset, min(offset + HEADER, end)), decoding)
         return image_size(self.bytes(offset, end), decoding)
 
+    def has_alpha(self, sample: Sample, pictures: PictureSettings) -> bool:
+        """Whether a sample's picture is a PNG with an alpha channel, by its header."""
+        name = image_member(sample, pictures.image)
+        if not name.endswith("png"):
+            return False
+        header = sample.members[name][:26]
+        offset = sample.offsets.get(name, 0)
+        header = header or self.bytes(offset, offset + 26)
+        return header[:4] == b"\x89PNG" and header[25:26] in (b"\x04", b"\x06")
+
     def bytes(self, start: int, end: int) -> bytes:
         if self._path is None:
             return read_range(self.shard, start, end)

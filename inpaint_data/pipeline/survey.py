@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from inpaint_data.errors import FilteredError, SampleError, ShardError
 from inpaint_data.pictures.annotations import annotations_of
-from inpaint_data.pictures.brought import mask_member
+from inpaint_data.pictures.brought import image_of, mask_member
 from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.mask_files import check_size, in_order, mask_pattern
@@ -17,7 +17,7 @@ from inpaint_data.pipeline.stages import as_dict, as_sample
 from inpaint_data.pipeline.user_stages import run_on
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.naming import shard_size
-from inpaint_data.shards.reading import Fault, Sample, ShardEnd, read_shard
+from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, ShardEnd, read_shard
 from inpaint_data.shards.stores import is_remote
 
 SAMPLES = 2000  # looked at, of larger sets; a shard that was begun is looked at to its end where it lies here
@@ -40,6 +40,7 @@ class Survey:
         sizes: of images, upright.
         targets: of the views that would be made.
         captions: samples that have one, by their members.
+        transparent: samples whose PNG has an alpha channel.
         annotated: of the first samples that have a json, those with objects in it.
         jsons: how many these first ones are.
         unusable: kind -> samples that would be quarantined.
@@ -55,6 +56,7 @@ class Survey:
     sizes: Counter[Size] = field(default_factory=Counter)
     targets: Counter[Size] = field(default_factory=Counter)
     captions: int = 0
+    transparent: int = 0
     annotated: int = 0
     jsons: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
@@ -182,8 +184,11 @@ def _count(survey: Survey, sample: Sample, file: ShardFile, settings: ExampleSet
         survey.annotated += _has_objects(sample, file)
     kind = NO_IMAGE
     try:
+        if "json" in sample.members and not any(map(_is_picture, sample.members)):
+            image_of(_whole(sample, file), settings.pictures.image)  # which img2dataset may have failed to download
         size = file.size_of(sample, settings.pictures)
         survey.sizes[size] += 1
+        survey.transparent += file.has_alpha(sample, settings.pictures)
         caption = caption_of(sample.members, settings.pictures.caption) if settings.pictures.filters.caption else ""
         settings.pictures.filters.check_image(size, caption)
         kind = TOO_SMALL
@@ -197,11 +202,22 @@ def _count(survey: Survey, sample: Sample, file: ShardFile, settings: ExampleSet
         survey.note(survey.unusable, kind, sample.key, str(error))
 
 
+def _is_picture(member: str) -> bool:
+    return member.rpartition(".")[2] in IMAGE_EXTENSIONS
+
+
+def _whole(sample: Sample, file: ShardFile) -> Sample:
+    """A sample with its bytes. Raises SampleError if they cannot be read."""
+    read = sample if any(sample.members.values()) else file.read(sample.extent)
+    if isinstance(read, Fault):
+        raise SampleError(read.reason)
+    return read
+
+
 def _has_objects(sample: Sample, file: ShardFile) -> bool:
     """Whether a sample's json has annotations."""
-    read: Sample | Fault = sample if sample.members["json"] else file.read(sample.extent)
     try:
-        return isinstance(read, Sample) and bool(annotations_of(read.members["json"], sample.key).objects)
+        return bool(annotations_of(_whole(sample, file).members["json"], sample.key).objects)
     except SampleError:
         return False
 

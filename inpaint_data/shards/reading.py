@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from inpaint_data.errors import SampleError
+from inpaint_data.shards.mask_keys import MaskKeys
 from inpaint_data.shards.naming import ShardIdentity, shard_size
 from inpaint_data.shards.stores import is_remote
 from inpaint_data.shards.streams import open_stream
@@ -133,6 +134,7 @@ def _samples(source: TarStream, located: bool = False) -> Iterator[Sample | Faul
     url = source.url
     group: _Group | None = None
     keys: set[str] = set()
+    masks = MaskKeys()
     try:
         for member in members_of_tar(source):
             if _LEFTOVER.match(member.name):
@@ -147,7 +149,7 @@ def _samples(source: TarStream, located: bool = False) -> Iterator[Sample | Faul
             key, extension = match[1], match[2].lower()
             if group is None or group.key != key:
                 if group is not None:
-                    yield from group.close(url, member.start)
+                    yield from group.close(url, member.start, masks)
                 group = _Group(key, member.start)
                 if key in keys:
                     group.reason = (
@@ -158,7 +160,7 @@ def _samples(source: TarStream, located: bool = False) -> Iterator[Sample | Faul
             group.take(member, extension, source, located)
         source.expect_only_zeros()
         if group is not None:
-            yield from group.close(url, source.start)
+            yield from group.close(url, source.start, masks)
     except Damage as damage:
         start, open_key = (group.start, group.key) if group else (source.start, None)
         lost_keys = [match[1] for name in source.names_to_end() if (match := _KEY_AND_EXTENSION.fullmatch(name))]
@@ -243,8 +245,13 @@ class _Group:
         if any(source.exactly(member.padded - member.size, str(member))):
             self.reason = f"{member} continues behind its end: the size in its header is wrong"
 
-    def close(self, url: str, end: int) -> Iterator[Sample | Fault]:
+    def close(self, url: str, end: int, masks: MaskKeys) -> Iterator[Sample | Fault]:
         keys = self._keys_with_dots()
+        if not self.reason and CACHED not in self.members and (owner := masks.owner_of(self.key)):
+            self.reason = (
+                f"it is called as the mask of {owner!r} in the same shard is; make it a member of that, "
+                f"{owner}.mask.png, or rename it if it is an image"
+            )
         if self.reason:
             yield Fault(url, self.key, self.reason, self.start, end)
         elif keys:
