@@ -70,13 +70,15 @@ class ImageBatch(_Identity, total=False):
     """Decoded pictures of one size with their masks, before the offset: what `Encoder` takes.
 
     image, target, control: (B, 3, H, W) uint8. masks: (B, K, H, W) bool, True = repaint. variants: K ints, the numbers
-    that the masks were drawn with. generator, edits: B lists of K, see `Batch`. seed: of masks, offsets and noise.
+    that the masks were drawn with. captions: B lists of K, where those of a sample's masks differ. generator, edits: B
+    lists of K, see `Batch`. seed: of masks, offsets and noise.
     """
 
     image: Tensor
     target: Tensor
     control: Tensor
     masks: Tensor
+    captions: list[list[str]]
     variants: list[int]
     seed: int
     generator: list[list[str]]

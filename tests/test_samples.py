@@ -180,11 +180,9 @@ def test_whatever_a_decoder_raises_is_a_fault_of_that_sample(error: Exception, m
     assert "\n" not in fault.reason
 
 
-@pytest.mark.parametrize("repaint", [None, "light", "opaque"])
+@pytest.mark.parametrize("repaint", ["light", "dark", "opaque"])
 @pytest.mark.parametrize("size", [(96, 96), (100, 140), (33, 64)])
-def test_a_soft_mask_is_resized_before_it_is_made_hard_as_pipelines_do(
-    size: tuple[int, int], repaint: str | None
-) -> None:
+def test_a_soft_mask_is_resized_before_it_is_made_hard_as_pipelines_do(size: tuple[int, int], repaint: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     noise[0, 0], noise[0, 1] = 0, 255
     mask = np.dstack([np.full((*size, 3), 255, np.uint8), noise]) if repaint == "opaque" else noise
@@ -196,6 +194,9 @@ def test_a_soft_mask_is_resized_before_it_is_made_hard_as_pipelines_do(
     cut = (left * scale[1], top * scale[0], (left + 32) * scale[1], (top + 32) * scale[0])
     resized = Image.fromarray(noise).resize((32, 32), Image.Resampling.LANCZOS, box=cut)
     processor = VaeImageProcessor(do_normalize=False, do_binarize=True, do_convert_grayscale=True)
+    if repaint == "dark":
+        noise = 255 - noise
+        resized = Image.fromarray(noise).resize((32, 32), Image.Resampling.LANCZOS, box=cut)
     assert np.array_equal(example.masks[0], processor.preprocess(resized)[0, 0].numpy() == 1)
     if size == (96, 96):  # nothing is cut: the processor itself resizes
         own = processor.preprocess(Image.fromarray(noise), height=32, width=32)

@@ -104,7 +104,8 @@ def settings_of_group(name: str, kind: type[Settings]) -> list[Setting]:
         flag = next((item.name for item in info.metadata if isinstance(item, Flag)), field)
         text = " ".join((info.description or "").split())
         named = next((item.names for item in info.metadata if isinstance(item, Choices)), _choices(info.annotation))
-        settings.append(Setting((name, field), flag, info.annotation, text, info.default, choices=named))
+        default = info.get_default(call_default_factory=True)
+        settings.append(Setting((name, field), flag, info.annotation, text, default, choices=named))
     return settings
 
 

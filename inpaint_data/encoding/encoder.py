@@ -200,7 +200,9 @@ def check_resolution(pictures: PictureSettings, autoencoder: Autoencoder) -> Non
 
 def _variant(batch: ImageBatch, number: int) -> dict[str, Any]:
     """The batch with one of its K masks, as `InpaintTransform` takes it."""
-    shared = {name: value for name, value in batch.items() if name not in ("masks", "variants")}
+    shared = {name: value for name, value in batch.items() if name not in ("masks", "variants", "captions")}
+    if "captions" in batch:
+        shared["caption"] = [captions[number] for captions in batch["captions"]]
     masks = batch["masks"][:, number : number + 1]
     return shared | {
         "mask": masks,

@@ -30,6 +30,7 @@ from inpaint_data.folders.names import (
     without_extension,
 )
 
+OF_ONE = 4  # pictures that a folder of one image's files has at most, beside masks
 _OTHERWISE = "if it is an image, rename it or name it in a metadata.jsonl"
 _ALONE = {  # layouts that know folders of images which do not belong to the others
     "auto": REGULARISATION,
@@ -99,9 +100,15 @@ def _renamed(file: File, folder: str, other: str) -> File:
 
 
 def reason_of_folder(folder: str, layout: str, has_classes: bool = False) -> str | None:
-    """Why no picture of a folder is packed; None where it may be. With kohya's classes, only of what lies outside."""
+    """Why no picture of a folder is packed; None where it may be.
+
+    Args:
+        folder: its name.
+        layout: how the whole is laid out.
+        has_classes: whether there are folders of kohya's or OneTrainer's, beside which their training writes.
+    """
     if has_classes and is_in_folder_of(WRITTEN, folder) and not any(map(repeats_of, folder.split("/"))):
-        return "in a folder of what kohya's training writes; pack that folder by itself if they are images"
+        return "in a folder of what training writes; pack that folder by itself if they are images"
     if is_in_folder_of(THUMBNAILS, folder):
         return "in a folder of thumbnails; pack that folder by itself if they are images"
     if is_in_folder_of(_ALONE.get(layout, frozenset()), folder):
@@ -127,7 +134,8 @@ def sift(
             other = other_stem(file.stem)
             stems.update({stem.lower(): file.name for stem in (file.stem, other) if stem})
     names = {file.name.lower(): file.name for file in images}
-    of_one = {file.folder for file in images if other_stem(file.stem) == ""}
+    count = Counter(file.folder for file in images)
+    of_one = {file.folder for file in images if other_stem(file.stem) == "" and count[file.folder] <= OF_ONE}
     of_one |= {file.folder for file in masks if owners_beside(file.stem, "mask")[:1] == [("", None)]}
     sifted, doubtful = Sifted(), list[str]()
     often = _often_in(images, of_one)

@@ -83,8 +83,8 @@ REGULARISATION = frozenset(
     for word in ("reg", "regs", "regularization", "regularisation", "class")
     for ending in ("", "_images", "_image", "_img", "_imgs")
 ) - {"class"}
-# What kohya's training writes into its own folder, beside the classes.
-WRITTEN = frozenset(["sample", "samples", "log", "logs", "output", "outputs", "model", "models"])
+# What training writes beside the classes of kohya and the concepts of OneTrainer.
+WRITTEN = frozenset(["sample", "samples", "log", "logs", "output", "outputs", "model", "models", "workspace"])
 LABEL_FOLDERS = frozenset(["annotation", "annotations", "ann", "label", "labels"])
 _REPEATS = re.compile(r"(?P<times>[1-9][0-9]{0,2})_.+", re.DOTALL)
 
@@ -166,11 +166,15 @@ def read_name(file: File, layout: Layout, neutral: Collection[str] = ()) -> Read
 
 @lru_cache(2**14)
 def says_images(folder: str, layout: Layout) -> int:
-    """How surely a folder is of images by its name or those around it: 2 is `images`, 1 a class of kohya's, else 0."""
-    parts = folder.split("/")
-    if any(_is_of_images(part, layout) for part in parts):
+    """How surely a folder is of images by its name: 2 is `images`, 1 a class of kohya's, else 0.
+
+    The innermost name that is neither a class nor a part of the data counts: in `images/Masken` that is not of images.
+    """
+    parts = [part for part in folder.split("/") if not set(map(str.lower, words_of(part))) <= _PARTS_OF_DATA]
+    plain = [part for part in parts if repeats_of(part) is None]
+    if parts and plain and (repeats_of(parts[-1]) or parts[-1] == plain[-1]) and _is_of_images(plain[-1], layout):
         return 2
-    return int(any(repeats_of(part) is not None for part in parts))
+    return int(bool(parts) and repeats_of(parts[-1]) is not None)
 
 
 def _is_of_images(name: str, layout: Layout) -> bool:
@@ -268,7 +272,7 @@ def place_of(folder: str, whole_classes: bool = False) -> str:
     for part in folder.split("/"):
         words = words_of(part)
         if repeats_of(part):
-            words = words if whole_classes else [word for word in words if word.lower() not in MASK_WORDS]
+            words = words if whole_classes else [word for word in words if word.lower() not in _SAYING - _IMAGE_WORDS]
         elif "_".join(words).lower() in _NAMELESS:
             continue
         else:

@@ -50,6 +50,7 @@ class Owners:
         self._beside: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._places: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._classes: dict[tuple[str, str], list[Owner]] = defaultdict(list)
+        self._starts: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._ends: dict[tuple[str, str], list[Owner]] = defaultdict(list)  # by every end of their places
         self._loose_beside: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         self._loose_ends: dict[tuple[str, str], list[Owner]] = defaultdict(list)
@@ -101,6 +102,8 @@ class Owners:
             self._classes[place_of(file.folder, whole_classes=True), name].append(owner)
             for end in _ends(place):
                 self._ends[end, name].append(owner)
+            for start in _starts(place):
+                self._starts[start, name].append(owner)
             # Found where the exact ones are not: names by another case, kohya's classes by other repeats.
             loose = without_repeats(place).lower()
             self._loose_beside[file.folder, name.lower()].append(owner)
@@ -123,6 +126,8 @@ class Owners:
             near = self._ends.get((place, name)) or []
             if near := near + [owner for end in _ends(place) for owner in self._places.get((end, name), ())]:
                 return near
+            if below := self._starts.get((place, name)):  # data/mask/1.png of data/img/10_x/1.png
+                return below
         return []
 
     def only_one_in(self, folder: str) -> Owner | None:
@@ -157,6 +162,12 @@ def _ends(place: str) -> list[str]:
     """All that a place ends in but itself, to nothing at all: `a/b/c` in `b/c`, `c` and ``."""
     parts = place.split("/") if place else []
     return ["/".join(parts[start:]) for start in range(1, len(parts) + 1)]
+
+
+def _starts(place: str) -> list[str]:
+    """All that a place begins with but itself and nothing: `a/b/c` with `a/b` and `a`."""
+    parts = place.split("/") if place else []
+    return ["/".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def why_not(owners: list[Owner], file: File, role: Role | None = None) -> str:

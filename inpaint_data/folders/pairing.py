@@ -17,7 +17,7 @@ from inpaint_data.folders.companions import (
 from inpaint_data.folders.doubts import masks_next_to, named_by_links, reason_of_folder, sift
 from inpaint_data.folders.files import IMAGES, File, LeftOut, walk
 from inpaint_data.folders.layouts import LAYOUTS, Reading, neutral_folders, place_of, read_name, repeats_of
-from inpaint_data.folders.names import Role, owners_in_folder
+from inpaint_data.folders.names import ONETRAINER_NAME, Role, owners_in_folder
 from inpaint_data.folders.owners import Member, Owners
 from inpaint_data.folders.texts import Claim, Texts, add_texts, claims, sort_texts, unknown_in
 from inpaint_data.folders.twins import check_twins
@@ -127,7 +127,7 @@ def _by_role(
     with_captions = _folders_with_captions(pictures, captioned)
     neutral = neutral_folders(pictures, LAYOUTS[layout], with_captions)
     readings = [(file, read_name(file, LAYOUTS[layout], neutral)) for file in pictures]
-    has_classes = layout in ("auto", "kohya") and any(repeats_of(file.folder) for file in pictures)
+    has_classes = any(repeats_of(file.folder) or ONETRAINER_NAME.fullmatch(file.stem) for file in pictures)
     by_table = certain if layout == "imagefolder" else _said_to_be_images(texts, readings)
     for file, reading in readings:
         if file.name not in certain and (why := reason_of_folder(file.folder, layout, has_classes)):

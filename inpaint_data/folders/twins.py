@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Iterator
 
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.files import LOSSLESS
-from inpaint_data.folders.layouts import LAYOUTS, repeats_of, says_images
+from inpaint_data.folders.layouts import LAYOUTS, repeats_of, says_images, without_repeats
+from inpaint_data.folders.names import words_of
 from inpaint_data.folders.owners import Owner, Owners
 
 
@@ -34,8 +35,6 @@ def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: 
     twins = _Twins([owner for owner in owners.all if not _has_mask_beside(owner)], layout)
     alike = list[str]()
     for folder, inside in by_folder.items():
-        if says_images(folder, LAYOUTS[layout]) == 2:
-            continue
         unsaid = [
             owner
             for owner in inside
@@ -58,12 +57,34 @@ def _has_mask_beside(owner: Owner) -> bool:
     return any(not source for _, _, source in owner.pictures.get("mask", []))
 
 
+# The last words of names of classes that may hold what belongs to the class without them: `10_woman_labels`.
+_DERIVED = frozenset(
+    [
+        *(
+            "label",
+            "labels",
+            "annotation",
+            "annotations",
+            "seg",
+            "segs",
+            "alpha",
+            "alphas",
+            "masked",
+            "maske",
+            "masken",
+        ),
+        *("inpaint", "bw", "hole", "holes", "msk", "msks", "target", "targets", "control", "cutout", "cutouts"),
+    ]
+)
+
+
 class _Twins:
     """Images, by what another picture of the same stem may be called after."""
 
     def __init__(self, images: Iterable[Owner], layout: str) -> None:
         self._layout = LAYOUTS[layout]
         self._surest: dict[str, tuple[int, Owner]] = {}
+        self._classes: dict[tuple[str, tuple[str, ...], str], Owner] = {}  # by what is around, words and stem
         self._at: dict[tuple[str, str], Owner] = {}
         self._siblings: dict[tuple[str, ...], list[Owner]] = defaultdict(list)
         for owner in images:
@@ -71,6 +92,9 @@ class _Twins:
             self._at[owner.file.folder, stem] = owner
             if stem not in self._surest or self._surest[stem][0] < sure:
                 self._surest[stem] = (sure, owner)
+            if repeats_of(owner.file.folder):
+                place, words = _class_of(owner)
+                self._classes[place, words, stem] = owner
             for key, part in _patterns(owner):
                 slot = (*key, "class" if repeats_of(part) else "", _losses(owner))
                 found = self._siblings[slot]
@@ -80,8 +104,15 @@ class _Twins:
     def image_of(self, owner: Owner) -> Owner | None:
         """The image that a picture may be the mask of; None where it is likelier another image."""
         stem, parts = owner.file.stem.lower(), owner.file.folder.split("/")
+        if repeats_of(owner.file.folder) and self._layout is not LAYOUTS["kohya"]:
+            place, words = _class_of(owner)
+            if words[-1] in _DERIVED and (found_class := self._classes.get((place, words[:-1], stem))):
+                return found_class
+        own = says_images(owner.file.folder, self._layout)
+        if own == 2:
+            return None
         sure, surest = self._surest.get(stem, (0, owner))
-        if sure > says_images(owner.file.folder, self._layout):
+        if sure > own:
             return surest
         around = ["/".join(parts[:depth]) for depth in range(len(parts))] if owner.file.folder else []
         if found := [self._at[folder, stem] for folder in around if (folder, stem) in self._at]:
@@ -90,7 +121,10 @@ class _Twins:
 
     def has_one(self, owner: Owner) -> bool:
         """Whether another image may be called as a picture is."""
-        return self.image_of(owner) is not None or self._sibling(owner, ("lossy", "lossless")) is not None
+        if self.image_of(owner) is not None:
+            return True
+        is_sure = says_images(owner.file.folder, self._layout) == 2
+        return not is_sure and self._sibling(owner, ("lossy", "lossless")) is not None
 
     def _sibling(self, owner: Owner, losses: Collection[str]) -> Owner | None:
         """An image in a folder that differs in one name, and not in kohya's class."""
@@ -101,6 +135,12 @@ class _Twins:
                         if other.file.folder != owner.file.folder:
                             return other
         return None
+
+
+def _class_of(owner: Owner) -> tuple[str, tuple[str, ...]]:
+    """What is around a class of kohya's, and the words of its name without repeats."""
+    place, _, name = owner.file.folder.rpartition("/")
+    return place, tuple(word.lower() for word in words_of(without_repeats(name)))
 
 
 def _patterns(owner: Owner) -> Iterator[tuple[tuple[str, str, str], str]]:

@@ -25,6 +25,7 @@ from inpaint_data.latent_cache.format import Quarantined, Sidecar
 from inpaint_data.latent_cache.members import Storing, members_of
 from inpaint_data.latent_cache.settings import made_with
 from inpaint_data.latent_cache.text_members import text_members
+from inpaint_data.latent_cache.variants import of_variant
 from inpaint_data.latent_cache.writer import ShardWriter
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
@@ -292,8 +293,14 @@ def _with_text(rows: ImageBatch, encoder: Any) -> Carried:
         UsageError: a sample brings such members already.
     """
     carried = []
-    for row, (caption, members) in enumerate(zip(rows["caption"], rows["carried"], strict=True)):
-        new = text_members(encoder.encode(caption, rows["image"][row] if encoder.needs_picture else None))
+    for row, members in enumerate(rows["carried"]):
+        captions = rows["captions"][row] if "captions" in rows else [rows["caption"][row]]
+        picture = rows["image"][row] if encoder.needs_picture else None
+        new = text_members(encoder.encode(captions[0], picture))
+        for number, caption in enumerate(captions):
+            if caption != captions[0]:
+                own = text_members(encoder.encode(caption, picture))
+                new |= {of_variant(number, name): data for name, data in own.items()}
         if existing := sorted(new.keys() & members.keys()):
             raise UsageError(
                 f"{rows['__shard__'][row]}, sample {rows['__key__'][row]!r}: has a {existing[0]}; leave text_model "

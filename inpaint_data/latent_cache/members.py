@@ -248,6 +248,7 @@ class Record:
                         "edits": list(batch["edits"][row]),
                         "coverage": coverage_of(_levels(batch["mask"][row, 0])),
                     }
+                    | ({} if batch["caption"][row] == first["caption"][row] else {"caption": batch["caption"][row]})
                     for batch in batches
                 ],
             }
@@ -294,7 +295,10 @@ class Record:
             raise SampleError(f"does not have the cache's {expected.variants} variants")
         low, high = expected.offsets
         for number, variant in enumerate(variants):
-            _check_fields(variant, FIELDS_OF_VARIANT, f"variant {number}")
+            own = {"caption"} if number and isinstance(variant, dict) and "caption" in variant else set[str]()
+            _check_fields(variant, FIELDS_OF_VARIANT | own, f"variant {number}")
+            if not isinstance(variant.get("caption", ""), str):
+                raise SampleError(f"variant {number} has a caption that is not a text")
             offset, edits = variant["offset"], variant["edits"]
             if type(offset) is not int or not low <= offset <= high:
                 raise SampleError(f"variant {number} has offset {offset}, outside the cache's {low}...{high}")

@@ -30,6 +30,7 @@ from inpaint_data.latent_cache.format import (
 )
 from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, RECORD, scales_name
 from inpaint_data.latent_cache.shard_files import FIX, Check, OpenFiles, ShardFile, check_when
+from inpaint_data.latent_cache.variants import carried_of, is_of_variant, of_variant
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.shards.mirror import DEFAULT_BYTES, Mirror, mirror_in
 from inpaint_data.shards.stores import is_url, local_path, read_folder
@@ -298,14 +299,17 @@ class LatentCache(Dataset[Batch]):
 
     def _sample(self, shard: ShardFile, row: int, epoch: int) -> CachedSample:
         key, index = shard.index.keys[row], shard.index
-        carried = index.carried if self._decoders is None else self._decoders.keys()
+        wanted = index.carried if self._decoders is None else self._decoders.keys()
         variant = self.variant
         if variant == "draw":
             variant = int(
                 generator_for(self.seed, sample_id(shard.name, key), epoch, "variant").integers(self.variants)
             )
-        members = shard.members([*self._arrays, index.masks, RECORD, *sorted(carried)], row, variant)
-        values: dict[str, Any] = {name: data for name, data in members.items() if name in index.carried}
+        own = {of_variant(variant, name) for name in wanted} & index.carried
+        shared = {name for name in wanted if not is_of_variant(name)}
+        members = shard.members([*self._arrays, index.masks, RECORD, *sorted(shared | own)], row, variant)
+        held = carried_of(index.carried & members.keys(), variant)
+        values: dict[str, Any] = {name: members[member] for name, member in held.items()}
         if self._decoders is not None:
             values = {name: self._decoders[name](data) for name, data in values.items()}
         return CachedSample(key, shard.name, members, variant, self.variants, values)

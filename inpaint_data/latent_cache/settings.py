@@ -248,6 +248,8 @@ class CacheSettings(Settings):
                 del pictures["mask_padding"]
         if self.masks is not None and self.masks.drawn_from is None:
             del masks["mixture"]
+        if masks is not None and not masks["captions"]:
+            del masks["captions"]
         if self.masks is not None and not self.masks.reads_files:
             for name in ("mask", "orientation", *(() if self.masks.source == "alpha" else ("repaint",))):
                 del masks[name]

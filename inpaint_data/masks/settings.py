@@ -20,6 +20,7 @@ from inpaint_data.shown import meant
 BROUGHT = ("sample", "alpha", OBJECT)  # those that come with the sample, and so can be cut around
 Repaint = Literal["light", "dark", "nonzero", "opaque", "transparent"]
 Orientation = Literal["upright", "stored"]
+BACKGROUND = "background"  # an object mask that was inverted
 SOURCES = ("sample", "alpha", "mixture", *GENERATORS, OBJECT)
 
 
@@ -62,6 +63,21 @@ def _soft(value: Any) -> SoftBorder | None:
     return built_of(SoftBorder, value)
 
 
+def _captions(value: Any) -> dict[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise UsageError(f"captions: {value!r} is not a mapping; write {{object: category_name, full: empty}}")
+    known = (*GENERATORS, OBJECT, BACKGROUND)
+    for kind, source in value.items():
+        if kind not in known:
+            raise UsageError(f"captions: there is no mask {kind!r}; choose from {', '.join(known)}{meant(kind, known)}")
+        if not isinstance(source, str) or not source or (kind != OBJECT and source not in ("scene", "empty")):
+            what = "scene, empty, a field of annotations or json:PATH" if kind == OBJECT else "scene or empty"
+            raise UsageError(f"captions: {kind}: {source!r} is not a caption that it can have; give {what}")
+    return dict(value)
+
+
 class MaskSettings(Settings):
     """Settings of masks: where they come from, how far they grow, and what the hole holds."""
 
@@ -92,6 +108,11 @@ class MaskSettings(Settings):
     soft: Annotated[SoftBorder | None, checked(_soft, dict[str, Any] | None)] = None
     """Soften the border of masks, see SoftBorder: {kind: gaussian, radius: 4}. Batches then have float masks, a cache
     soft_mask.png of 8 bits in place of mask.pbm. Left out, the preset's."""
+
+    captions: Annotated[dict[str, str] | None, checked(_captions, dict[str, str] | None)] = None
+    """Captions that follow the mask: {object: category_name, background: scene, full: empty}. "scene" is the sample's
+    own, which all have that are left out; of "object" also a field of its annotation, or json:PATH to a list with a
+    text for each mask.N.png; "background" is an object turned over. An object without a text has the scene's."""
 
     mask: Annotated[str | None, checked(member_name, str | None)] = None
     """The member that is the mask of a sample, such as seg.png (objects: seg.0.png ... too); left out, mask.png, or

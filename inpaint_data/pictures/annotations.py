@@ -51,7 +51,7 @@ def annotations_of(data: bytes, key: str) -> Annotations:
             objects = _labelme(_limited(content["shapes"]))
             size = (content.get("imageHeight"), content.get("imageWidth"))
         elif (regions := _via_regions(content, key)) is not None:
-            objects = [_via(region) for region in _limited(regions)]
+            objects = [_attributes(region) | _via(region) for region in _limited(regions)]
         else:
             image = content.get("image")
             size = (image.get("height"), image.get("width")) if isinstance(image, dict) else None
@@ -102,7 +102,8 @@ def _labelme(shapes: Sequence[Any]) -> list[Annotation]:
         polygons = [_labelme_polygons(shape) for shape in group]
         wrong = next((problem for problem in polygons if isinstance(problem, str)), "it has no area")
         usable = [polygon for each in polygons if not isinstance(each, str) for polygon in each]
-        objects.append({"segmentation": usable} if usable else {"problem": wrong})
+        label = {"label": group[0].get("label")}
+        objects.append(label | ({"segmentation": usable} if usable else {"problem": wrong}))
     return objects
 
 
@@ -149,7 +150,13 @@ def _via_regions(content: Mapping[str, Any], key: str) -> Sequence[Any] | None:
     return list(regions.values()) if isinstance(regions, dict) else regions
 
 
-def _via(region: Any) -> Annotation:
+def _attributes(region: Any) -> dict[str, Any]:
+    """What VIA's user says of a region."""
+    attributes = region.get("region_attributes") if isinstance(region, dict) else None
+    return dict(attributes) if isinstance(attributes, dict) else {}
+
+
+def _via(region: Any) -> dict[str, Any]:
     shape = region.get("shape_attributes") if isinstance(region, dict) else None
     if not isinstance(shape, dict):
         return {"problem": "it has no shape_attributes; correct it"}

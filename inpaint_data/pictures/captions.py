@@ -26,7 +26,7 @@ def caption_of(members: Mapping[str, bytes], caption: str = "txt") -> str:
     member, _, path = caption.partition(":")
     if member not in members:
         return ""
-    value: Any = _field(json_of(member, members[member]), path) if path else text_of(member, members[member])
+    value: Any = field_of(json_of(member, members[member]), path) if path else text_of(member, members[member])
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -85,7 +85,7 @@ def failed_download(members: Mapping[str, bytes]) -> str | None:
     return f"{status}: {message}"[:200] if isinstance(message, str) else status[:200]
 
 
-def _field(value: Any, path: str) -> Any:
+def field_of(value: Any, path: str) -> Any:
     """What lies at a dotted path; None where nothing does."""
     for step in path.split("."):
         if isinstance(value, dict):

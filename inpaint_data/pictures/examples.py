@@ -15,14 +15,15 @@ from inpaint_data.batch import Carried, ImageBatch
 from inpaint_data.errors import FilteredError, InpaintDataError, SampleError
 from inpaint_data.masks.drawn import BoolArray
 from inpaint_data.masks.edits import Origin
-from inpaint_data.masks.settings import MaskSettings
+from inpaint_data.masks.mixture import OBJECT
+from inpaint_data.masks.settings import BACKGROUND, MaskSettings
 from inpaint_data.pictures.brought import decoded, image_of, mask_of, paired_picture
 from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Geometry, Size, plan, plan_around
 from inpaint_data.pictures.images import Uint8Array, decode_image, encode_png, stated_orientation
 from inpaint_data.pictures.mask_files import MaskReading, in_order, mask_pattern
-from inpaint_data.pictures.object_masks import find_objects
+from inpaint_data.pictures.object_masks import ObjectMask, find_objects
 from inpaint_data.pictures.settings import Carry, ExampleSettings
 from inpaint_data.pictures.views import View, Views
 from inpaint_data.seeding import generator_for, sample_id
@@ -46,6 +47,7 @@ class Example:
     seed: int
     geometry: Geometry
     caption: str
+    captions: tuple[str, ...]  # of each mask
     carried: dict[str, bytes]
     paired: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)  # name -> (H, W, 3)
 
@@ -189,7 +191,7 @@ class _Parts:
     image: npt.NDArray[np.uint8]
     caption: str
     mask: Uint8Array | None  # where all views and variants have the same, in levels
-    objects: Sequence[Callable[[], Uint8Array]]
+    objects: Sequence[ObjectMask]
     paired: Mapping[str, tuple[str, npt.NDArray[np.uint8]]]  # name -> its member and pixels
 
     @classmethod
@@ -244,7 +246,7 @@ class _Parts:
 
     def example(self, key: str, settings: ExampleSettings, geometry: Geometry, variants: Sequence[int]) -> Example:
         cut = geometry.apply(self.image)
-        masks, origins = self._masks(key, settings, geometry, variants)
+        masks, origins, captions = self._masks(key, settings, geometry, variants)
         return Example(
             key=key,
             shard=self.sample.shard,
@@ -255,28 +257,46 @@ class _Parts:
             seed=settings.seed,
             geometry=geometry,
             caption=self.caption,
+            captions=captions,
             carried=_carried(self.sample, self._files(settings.masks), cut, settings.pictures.carry_image),
             paired={name: geometry.apply(pixels) for name, (_, pixels) in self.paired.items()},
         )
 
     def _masks(
         self, key: str, settings: ExampleSettings, geometry: Geometry, variants: Sequence[int]
-    ) -> tuple[npt.NDArray[np.bool_], tuple[Origin, ...]]:
+    ) -> tuple[npt.NDArray[np.bool_], tuple[Origin, ...], tuple[str, ...]]:
+        """The masks, and where each is from, and its caption."""
+        count = len(variants)
         if self.mask is not None:
             mask = geometry.apply_to_mask(self.mask)
-            return np.repeat(mask[None], len(variants), 0), (Origin(settings.masks.source),) * len(variants)
+            return np.repeat(mask[None], count, 0), (Origin(settings.masks.source),) * count, (self.caption,) * count
         mixture = settings.masks.drawn_from
         assert mixture is not None
         height, width = geometry.target_size
 
-        def cut_object(make: Callable[[], Uint8Array]) -> BoolArray:
-            return geometry.apply_to_mask(make())
+        cut: list[ObjectMask] = []  # in the order that they were asked for: the last one is that of the mask
 
-        objects = [partial(cut_object, make) for make in self.objects]
-        masks_and_origins = [
-            mixture.draw(height, width, self._rng(key, settings.seed, variant, "mask"), objects) for variant in variants
-        ]
-        return np.stack([mask for mask, _ in masks_and_origins]), tuple(origin for _, origin in masks_and_origins)
+        def cut_object(made: ObjectMask) -> BoolArray:
+            cut.append(made)
+            return geometry.apply_to_mask(made())
+
+        objects = [partial(cut_object, made) for made in self.objects]
+        masks, origins, captions = [], [], []
+        for variant in variants:
+            mask, origin = mixture.draw(height, width, self._rng(key, settings.seed, variant, "mask"), objects)
+            masks.append(mask)
+            origins.append(origin)
+            captions.append(self._caption(origin, cut[-1] if origin.generator == OBJECT else None, settings.masks))
+        return np.stack(masks), tuple(origins), tuple(captions)
+
+    def _caption(self, origin: Origin, drawn: ObjectMask | None, masks: MaskSettings) -> str:
+        """The caption of a mask: the sample's, none, or what is said of the object."""
+        is_background = drawn is not None and "inverted" in origin.edits
+        source = (masks.captions or {}).get(BACKGROUND if is_background else origin.generator, "scene")
+        if source == "empty":
+            return ""
+        own = drawn.text(source, self.sample.members) if drawn is not None and source != "scene" else ""
+        return own or self.caption
 
 
 def _shows(make: Callable[[], Uint8Array]) -> bool:
@@ -310,7 +330,7 @@ def collate(examples: Sequence[Example]) -> ImageBatch:
         "masks": torch.from_numpy(np.stack([example.masks for example in examples])),
         "variants": list(examples[0].variants),
         "seed": examples[0].seed,
-        "caption": [example.caption for example in examples],
+        "caption": [example.captions[0] for example in examples],
         "generator": [[origin.generator for origin in example.origins] for example in examples],
         "edits": [[list(origin.edits) for origin in example.origins] for example in examples],
         "original_size": pairs([example.geometry.original_size for example in examples]),
@@ -322,6 +342,8 @@ def collate(examples: Sequence[Example]) -> ImageBatch:
         "__key__": [example.key for example in examples],
         "__shard__": [f"{shard_stem(example.shard)}.tar" for example in examples],
     }
+    if any(len(set(example.captions)) > 1 for example in examples):
+        batch["captions"] = [list(example.captions) for example in examples]
     for name in examples[0].paired:
         stacked = torch.from_numpy(np.stack([example.paired[name] for example in examples]))
         batch[name] = stacked.permute(0, 3, 1, 2)  # type: ignore[literal-required]

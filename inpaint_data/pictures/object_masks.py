@@ -5,7 +5,9 @@ each annotation the "segmentation" counts (RLE, compressed or not, or polygons),
 pycocotools gives, to the last one.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy.typing as npt
 from inpaint_data.errors import SampleError
 from inpaint_data.masks.drawn import BoolArray
 from inpaint_data.pictures.annotations import Annotations, annotations_of, foreign_format
+from inpaint_data.pictures.captions import field_of, json_of
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import UPRIGHT, Uint8Array
 from inpaint_data.pictures.mask_files import (
@@ -32,8 +35,34 @@ MAX_POLYGONS = 1024  # of one object; COCO, LVIS and SA-1B stay far below
 _STEPS_AT_ONCE = 2**18
 
 
-def find_objects(members: Mapping[str, bytes], reading: MaskReading, key: str = "") -> list[Callable[[], Uint8Array]]:
-    """A function for each object mask of a sample, which makes it in levels, see `read_mask`. One can be used at least.
+@dataclass(frozen=True)
+class ObjectMask:
+    """An object of a sample: called, it makes the object's mask in levels, see `read_mask`.
+
+    Attributes:
+        make: the function that makes it.
+        annotation: what the sample says of it.
+        number: of its member, mask.N.png; None of an annotation.
+    """
+
+    make: Callable[[], Uint8Array]
+    annotation: Mapping[str, Any] = field(default_factory=dict)
+    number: int | None = None
+
+    def __call__(self) -> Uint8Array:
+        return self.make()
+
+    def text(self, source: str, members: Mapping[str, bytes]) -> str:
+        """Its own text: a field of its annotation, or with json:PATH its number's item of a list; "" where none is."""
+        value: Any = self.annotation.get(source)
+        if source.startswith("json:") and self.number is not None and "json" in members:
+            texts = field_of(json_of("json", members["json"]), source.removeprefix("json:"))
+            value = texts[self.number] if isinstance(texts, list) and self.number < len(texts) else None
+        return " ".join(value.split()) if isinstance(value, str) else ""
+
+
+def find_objects(members: Mapping[str, bytes], reading: MaskReading, key: str = "") -> list[ObjectMask]:
+    """The objects of a sample. One can be used at least.
 
     Those that are not raise SampleError when they are made. Whoever draws passes them over, as an empty one.
 
@@ -46,9 +75,13 @@ def find_objects(members: Mapping[str, bytes], reading: MaskReading, key: str = 
         SampleError: the sample brings no object mask, its json cannot be read, or none can be used: all are empty, or
             the first has a problem.
     """
-    objects: list[Callable[[], Uint8Array]]
-    if names := in_order(members, mask_pattern(reading.masks.mask)):
-        objects = [partial(read_mask, name, members[name], reading) for name in names]
+    objects: list[ObjectMask]
+    pattern = mask_pattern(reading.masks.mask)
+    if names := in_order(members, pattern):
+        objects = [
+            ObjectMask(partial(read_mask, name, members[name], reading), number=_number_of(name, pattern))
+            for name in names
+        ]
     else:
         found = annotations_of(members["json"], key) if "json" in members else Annotations((), None)
         if not found.objects:
@@ -59,13 +92,19 @@ def find_objects(members: Mapping[str, bytes], reading: MaskReading, key: str = 
                 "annotations of COCO, LabelMe or VIA as its json"
             )
         objects = [
-            partial(_from_annotation, annotation, number, found.size, reading)
+            ObjectMask(partial(_from_annotation, annotation, number, found.size, reading), annotation)
             for number, annotation in enumerate(found.objects)
         ]
     return _with_a_usable_one(objects)
 
 
-def _with_a_usable_one(objects: list[Callable[[], Uint8Array]]) -> list[Callable[[], Uint8Array]]:
+def _number_of(name: str, pattern: re.Pattern[str]) -> int | None:
+    match = pattern.fullmatch(name)
+    number = re.search("[0-9]+", match[1] or "") if match else None
+    return int(number[0]) if number and len(number[0]) < 10 else None
+
+
+def _with_a_usable_one(objects: list[ObjectMask]) -> list[ObjectMask]:
     """The objects. Raises SampleError if all are empty or unusable: no draw decides whether a sample is lost."""
     problem: SampleError | None = None
     for number, make in enumerate(objects):
@@ -75,7 +114,7 @@ def _with_a_usable_one(objects: list[Callable[[], Uint8Array]]) -> list[Callable
             problem = problem or error
             continue
         if (mask > 127).any():
-            objects[number] = mask.copy  # not to be made again
+            objects[number] = replace(make, make=mask.copy)  # not to be made again
             return objects
     raise problem or SampleError("every object mask is empty; give objects that show, or leave the sample out")
 

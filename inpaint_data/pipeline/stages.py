@@ -18,6 +18,7 @@ from inpaint_data.errors import ReplacedError, ShardError, UsageError
 from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_posterior
 from inpaint_data.latent_cache.members import MEMBERS, RECORD, masks_member
 from inpaint_data.latent_cache.reader import Variant
+from inpaint_data.latent_cache.variants import carried_of
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.order import check_batch_size
 from inpaint_data.pictures.examples import Example, collate, prepare
@@ -349,7 +350,8 @@ def cached(
             number = int(generator_for(seed, sample_id(shard, sample.key), epoch, "variant").integers(variants))
         if not 0 <= number < variants:
             raise UsageError(f"variant: {variant!r} is not in the cache, which has 0...{variants - 1}")
-        carried = {name: data for name, data in sample.members.items() if name not in MEMBERS}
+        held = carried_of(sample.members.keys() - MEMBERS.keys(), number)
+        carried = {name: sample.members[member] for name, member in held.items()}
         stored = CachedSample(sample.key, f"{shard}.tar", sample.members, number, variants, carried)
         height, width = record["target_size"]
         yield CachedExample(stored, (height, width), posterior, seed, epoch)

@@ -64,6 +64,11 @@ class FreshMasks:
                 f"{cache.root}: {reason}, but the cache was made with carry_image: {carry}; "
                 f"make it with carry_image: {'original' if needs_files else 'crop'}"
             )
+        if masks.captions:
+            raise UsageError(
+                f"{cache.root}: fresh masks have the captions that were cached, and masks.captions are to follow the "
+                "masks; leave captions out, or train from images"
+            )
         self.cache, self.carry, self.threads, self.buckets = cache, carry, threads, cache.buckets
         self._cut_by = settings.examples or ExampleSettings()
         cut_by = self._cut_by.pictures
@@ -97,7 +102,9 @@ class FreshMasks:
             entries["carried"] = Carried(
                 {name: data for name, data in members.items() if name != "crop.png"} for members in cached["carried"]
             )
-        return cast(ImageBatch, collate(examples) | entries)
+        made = collate(examples)
+        made.pop("captions", None)
+        return cast(ImageBatch, made | entries)
 
     def _prepare(self, cached: Batch, row: int, epoch: int) -> Example | None:
         """The sample with new masks; None where the cache's filters leave these out, as live training does."""
