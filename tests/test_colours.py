@@ -159,7 +159,7 @@ def test_the_colours_of_a_mask_are_numbers() -> None:
     levels = Image.fromarray(np.array([[127, 128]], np.uint8))
     data = saved(levels, "PNG", icc_profile=profile(b"GRAY", {b"kTRC": gamma(1.0)}))
     assert decode_image(data)[0, :, 0].tolist() == [187, 188]
-    assert repainted(data, "light")[0].tolist() == [False, True]
+    assert (repainted(data, "light") > 127)[0].tolist() == [False, True]
 
 
 def test_a_gamma_without_a_profile_is_left_alone() -> None:

@@ -148,7 +148,7 @@ def test_a_mask_may_be_any_image_and_two_are_a_question(extension: str) -> None:
         (PictureSettings, "caption", ""),
         (PictureSettings, "caption", 3),
         (MaskSettings, "mask", 3),
-        (MaskSettings, "repaint", "dark"),
+        (MaskSettings, "repaint", "darker"),
         (MaskSettings, "orientation", "sideways"),
     ],
 )

@@ -24,8 +24,9 @@ def run(
         folder: the folder with the images, or a parquet table, or a folder of those
         out: the folder or the URL for the shards
         layout: auto, beside, folders, kohya, onetrainer, simpletuner, imagefolder, lama or coco: see docs/layouts.md
-        masks_from: the folder with the masks, where it is not found by its name
-        targets_from: the folder with the targets, where it is not found by its name
+        masks_from: the folder with the masks, where it is not found by its name, or how masks beside their images are
+            called, with a star for the image's name: '*_hole.png'
+        targets_from: the same for targets
         captions_from: the table with the captions, or the column of one: metadata.csv, text_en
         shard_size: samples in each shard
         on_bad: quarantine leaves bad files out and lists them, raise writes nothing if there are any

@@ -46,8 +46,8 @@ def pack(
         out: the folder or the URL for the shards.
         shard_size: samples in each.
         layout: how the folder is laid out.
-        masks_from: the folder of the masks.
-        targets_from: the folder of the targets.
+        masks_from: the folder of the masks, or a pattern of their names beside their images, such as '*_hole.png'.
+        targets_from: the same for targets.
         captions_from: the table with the captions, or the column of a table.
         on_bad: "raise" refuses a folder with a file that should be packed and cannot be; nothing is written then.
         prefix: what shards are called; None for the folder's name.

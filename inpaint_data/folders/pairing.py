@@ -59,7 +59,8 @@ def pair_folder(
     Args:
         folder: the folder.
         layout: a name of `LAYOUTS`.
-        masks_from: the folder of the masks, in `folder` or elsewhere; then no other picture is a mask.
+        masks_from: the folder of the masks, in `folder` or elsewhere, or a pattern of their names beside their images,
+            such as '*_hole.png'; then no other picture is a mask.
         targets_from: the same for targets.
         captions_from: the table with the captions, or the column of a table.
         without: a folder that may lie in `folder` and does not belong to it.
