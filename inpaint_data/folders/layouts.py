@@ -203,12 +203,9 @@ def neutral_folders(pictures: Collection[File], layout: Layout, captioned: Colle
     neutral = beside | (_classes(folders, captioned) if layout is LAYOUTS["kohya"] else set())
     saying = {folder for folder, roles in own.items() if roles and roles != ("image",) and folder not in neutral}
     outside = any(not saying.intersection(_around(folder)) for folder in inner)
-    for folder in saying:
-        below = [each for each in folders if each.startswith(f"{folder}/")]
-        has_images = any(own[each] == ("image",) for each in below)
-        if has_images and (not outside or any(each in saying or each in beside for each in below)):
-            neutral |= {folder}
-    return frozenset(neutral)
+    with_images = {outer for each in folders if own[each] == ("image",) for outer in _around(each)[:-1]}
+    with_masks = {outer for each in saying | beside for outer in _around(each)[:-1]}
+    return frozenset(neutral | (saying & with_images & with_masks if outside else saying & with_images))
 
 
 def _around(folder: str) -> list[str]:

@@ -191,12 +191,12 @@ def _said_to_be_images(texts: Texts, readings: Collection[tuple[File, Reading]])
 
     A table that names masks of images too, as tools write it of all that lies there, says nothing.
     """
-    stems = {file.stem.lower() for file, reading in readings if reading.role == "image"}
+    stems = {"", *(file.stem.lower() for file, reading in readings if reading.role == "image")}
     belonging = {
         file.name
         for file, reading in readings
         if reading.role != "image"
-        and any(stem.lower() in {"", *stems} for stem, _ in owners_in_folder(file.stem, reading.role))
+        and any(stem.lower() in stems for stem, _ in owners_in_folder(file.stem, reading.role))
     }
     names = [{texts.name_in(table, row.file) for row in table.rows} for table in texts.tables if not table.is_by_stem]
     return set[str]().union(*(each for each in names if not each & belonging))
