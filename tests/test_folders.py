@@ -1069,3 +1069,24 @@ def test_the_json_of_a_failed_download_is_no_table_of_captions(tmp_path: Path) -
     pairing = pair_folder(put(tmp_path, {"0/1.json": failed, "0/2.jpg": b"", "0/2.json": b'{"caption": "b"}'}))
     assert samples_of(pairing, tmp_path)["0/2"]["txt"] == "b"
     assert list(reasons_of(pairing)) == ["0/1.json"]
+
+
+@pytest.mark.parametrize(
+    ("files", "asked"),
+    [
+        ("apple/1.jpg, edited/1.jpg", "edited"),
+        ("apple/1.jpg, label/1.jpg", "label"),
+        ("day/1.jpg, day/1.txt, target/1.jpg, target/1.txt", "target"),
+    ],
+)
+def test_a_class_that_is_called_like_what_belongs_to_images_is_asked_for(
+    files: str, asked: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=rf"^{asked}/ may hold \w+s or images .*; images: rename the folder"):
+        pair_folder(put(tmp_path, dict.fromkeys(files.split(", "), b"")))
+
+
+@pytest.mark.parametrize("files", ["images/1.jpg edited/1.jpg", "1.jpg edited/1.jpg", "apple/1.jpg apple/edited/1.jpg"])
+def test_edited_pictures_of_images_are_their_targets(files: str, tmp_path: Path) -> None:
+    (members,) = pair_folder(put(tmp_path, files)).samples.values()
+    assert "target.jpg" in members

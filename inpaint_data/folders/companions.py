@@ -10,7 +10,7 @@ from pathlib import Path
 
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.files import IMAGES, File, LeftOut, composed, walk
-from inpaint_data.folders.layouts import MASK_WORDS, place_of, repeats_of
+from inpaint_data.folders.layouts import MASK_WORDS, Layout, place_of, repeats_of, says_images
 from inpaint_data.folders.names import IMAGE_NAMES, JOINTS, Role, owners_beside, owners_in_folder, words_of
 from inpaint_data.folders.owners import Owner, Owners, why_not
 from inpaint_data.folders.texts import NO_IMAGE, NOT_THERE
@@ -26,6 +26,7 @@ class Companion:
         places: where its image may be: places of folders, or the folder itself where `is_beside`.
         source: the folder or the flag that says what it is; "" where its own name does.
         stem: its image's, beside which it lies, where a pattern says so.
+        is_sure: whether its folder's name can hardly be that of other images.
     """
 
     file: File
@@ -34,6 +35,7 @@ class Companion:
     source: str = ""
     asked: tuple[Role, ...] = ()
     stem: str | None = None
+    is_sure: bool = True
 
     def by_exact_name(self, owners: Owners) -> tuple[list[Owner], int | None]:
         """The images that it may belong to, and the number that it has among their masks."""
@@ -152,7 +154,7 @@ def add_claimed(
                 found.append((pictures[name], len(found), BY_TABLE))  # a line for each of several masks
 
 
-def add_companions(companions: list[Companion], owners: Owners, left_out: list[LeftOut]) -> None:
+def add_companions(companions: list[Companion], owners: Owners, layout: Layout, left_out: list[LeftOut]) -> None:
     """Give each picture to its image.
 
     Raises:
@@ -170,7 +172,7 @@ def add_companions(companions: list[Companion], owners: Owners, left_out: list[L
                 reason = f"{near[0].file.name} is nearest to its name, and has a {picture.role} of its own name"
                 left_out.append(LeftOut(picture.file.name, reason))
                 continue
-        if found and picture.asked:
+        if found and (picture.asked or (not picture.is_sure and _is_elsewhere(picture, found[0], layout))):
             raise _question(picture)
         if len(found) == 1:
             found[0].pictures.setdefault(picture.role, []).append((picture.file, number, picture.source))
@@ -199,17 +201,24 @@ def or_class(file: File) -> str:
     return ", or give --layout kohya if it is a class of kohya's" if is_called_so else ""
 
 
+def _is_elsewhere(picture: Companion, owner: Owner, layout: Layout) -> bool:
+    """Whether an image lies in a folder of another name, which does not say that it is of images."""
+    folder = owner.file.folder
+    return folder != "" and not picture.source.startswith(f"{folder}/") and says_images(folder, layout) == 0
+
+
 def _question(picture: Companion) -> UsageError:
     folder = picture.source.rstrip("/")
     ways = {
         "mask": f"masks: --masks_from {folder}",
         "target": f"targets: --targets_from {folder}",
         "control": "conditioning pictures: --layout folders",
-        "image": "a class of kohya's: --layout kohya",
+        "image": "a class of kohya's: --layout kohya" if repeats_of(folder) else "images: rename the folder",
     }
+    asked = picture.asked or (picture.role, "image")
     return UsageError(
-        f"{folder}/ may hold {' or '.join(f'{role}s' for role in picture.asked)} ({picture.file.name}); say which. "
-        f"{'; '.join(ways[role] for role in picture.asked)}"
+        f"{folder}/ may hold {' or '.join(f'{role}s' for role in asked)} ({picture.file.name}); say which. "
+        f"{'; '.join(ways[role] for role in asked)}"
     )
 
 

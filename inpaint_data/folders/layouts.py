@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from inpaint_data.folders.files import File
+from inpaint_data.folders.files import LOSSLESS, File
 from inpaint_data.folders.names import LAMA_NAME, MASK_NAME, ONETRAINER_NAME, OTHER_NAMES, Role, owners_beside, words_of
 
 # Folders. A word of these anywhere between breaks: `train_masks`, `10_cat_mask`.
@@ -182,6 +182,17 @@ def _is_of_images(name: str, layout: Layout) -> bool:
     words = {word.lower() for word in words_of(name)}
     known = words <= _IMAGE_WORDS | _PARTS_OF_DATA | _FOLDERS["image"]
     return known and _roles_of_folder(name, layout) == ("image",)
+
+
+def is_plain_name(folder: str, role: Role, extension: str) -> bool:
+    """Whether a folder's name can hardly be that of other images: `masks`, but not `edited`, or `label` of JPEGs."""
+    name = folder.rpartition("/")[2]
+    words = [word.lower() for word in words_of(name)]
+    if role == "mask" and not MASK_WORDS.intersection(words):
+        return extension in LOSSLESS
+    if role == "mask" and repeats_of(name):  # 10_mask woman
+        return words[-1] in MASK_WORDS
+    return role != "target" or bool({"target", "targets"}.intersection(words))
 
 
 def neutral_folders(pictures: Collection[File], layout: Layout, captioned: Collection[str]) -> frozenset[str]:

@@ -16,7 +16,15 @@ from inpaint_data.folders.companions import (
 )
 from inpaint_data.folders.doubts import masks_next_to, named_by_links, reason_of_folder, sift
 from inpaint_data.folders.files import IMAGES, File, LeftOut, walk
-from inpaint_data.folders.layouts import LAYOUTS, Reading, neutral_folders, place_of, read_name, repeats_of
+from inpaint_data.folders.layouts import (
+    LAYOUTS,
+    Reading,
+    is_plain_name,
+    neutral_folders,
+    place_of,
+    read_name,
+    repeats_of,
+)
 from inpaint_data.folders.names import ONETRAINER_NAME, Role, owners_in_folder
 from inpaint_data.folders.owners import Member, Owners
 from inpaint_data.folders.texts import Claim, Texts, add_texts, claims, sort_texts, unknown_in
@@ -100,7 +108,7 @@ def pair_folder(
     add_claimed(claimed, owners, {file.name: file for file in pictures}, texts.left_out)
     for by_name in given.values():
         companions += by_name.values()
-    add_companions(companions, owners, texts.left_out)
+    add_companions(companions, owners, LAYOUTS[layout], texts.left_out)
     check_sources(owners)
     add_texts(texts, owners)
     texts.left_out += owners.without_second_names()
@@ -146,7 +154,8 @@ def _by_role(
             if layout == "auto" and reading.source in with_captions and repeats_of(reading.source):
                 roles.append("image")  # masks that a tool captioned, or a class that is called like masks
             asked = tuple(roles) if len(roles) > 1 else ()
-            companions.append(Companion(file, roles[0], (place_of(file.folder),), source, asked))
+            is_sure = reading.source not in with_captions and is_plain_name(reading.source, roles[0], file.extension)
+            companions.append(Companion(file, roles[0], (place_of(file.folder),), source, asked, is_sure=is_sure))
     beside = [picture.file for picture in companions if picture.role == "mask" and not picture.source]
     sifted = sift(images, certain, beside, captioned)
     texts.left_out += sifted.left_out
