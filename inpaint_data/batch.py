@@ -90,6 +90,7 @@ class Batch(_Identity, total=False):
 
     latents: (B, C, h, w) float32, raw; 2C channels with posterior "moments".
     masked_latents: the same, of the picture with its hole filled.
+    hole_latents: the same, of what is in the hole, with grey around it; for the recipe that reads them.
     target_latents, control_latents: the same, of the paired target and conditioning pictures, where there are such.
     mask: (B, 1, H, W) at full resolution, after the offset: bool, True = repaint; or, where borders are soft, float32
         in [0, 1], 1 = repaint, every value k / 255.
@@ -101,6 +102,7 @@ class Batch(_Identity, total=False):
 
     latents: Tensor
     masked_latents: Tensor
+    hole_latents: Tensor
     target_latents: Tensor
     control_latents: Tensor
     mask: Tensor

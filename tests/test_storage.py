@@ -186,3 +186,28 @@ def test_an_autoencoder_without_a_posterior_has_no_means(shards: str, tmp_path: 
     cache = LatentCache(str(tmp_path / "x"))
     assert cache.settings.means == []
     assert latents_of(cache, "latents").shape[1] == 3
+
+
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_what_the_hole_hides_is_cached_where_the_recipe_reads_it(storage: Any, shards: str, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"resolution": 64, "masks": "mixture", "recipe": "wan-vace"}
+    cache_latents(shards, str(tmp_path / "c"), variants=2, device="cpu", storage=storage, **common)
+    assert verify_cache(str(tmp_path / "c"), deep=True, against=shards).problems == []
+    cache = LatentCache(str(tmp_path / "c"), variant=0)
+    assert cache.settings.hole_latents
+    live = data_module(shards, batch_size=12, vae="demo", **common)
+    live.setup("fit")
+    (batch,) = live.train_dataloader()
+    encoded: Any = live.on_after_batch_transfer(batch, 0)
+    rows = {key: row for row, key in enumerate(encoded["__key__"])}
+    for row in range(len(cache)):
+        own: Any = cache[row]
+        theirs = encoded["hole_latents"][rows[own["__key__"][0]]]
+        bound = 2e-3 if storage == "float32" else 0.1
+        assert (own["hole_latents"][0] - theirs).abs().max() < bound
+    module = data_module(str(tmp_path / "c"), batch_size=4, recipe="wan-vace")
+    module.setup("fit")
+    assert module.recipe(next(iter(module.train_dataloader()))).shape[1] == 96
+    cache_latents(shards, str(tmp_path / "without"), vae="demo", resolution=64, masks="mixture", device="cpu")
+    with pytest.raises(UsageError, match="recipe wan-vace reads hole_latents, which this cache was made without"):
+        data_module(str(tmp_path / "without"), recipe="wan-vace").train_dataloader()

@@ -66,6 +66,7 @@ class Encoder:
             masks.preset,
             masked,
             masks.chosen_soft,
+            wants_hole_latents(encode),
         )
 
     @property
@@ -162,6 +163,14 @@ def wants_masked_latents(encode: EncodeSettings) -> bool:
         return encode.masked_latents
     row = recipe_row(encode)
     return row is None or "masked" in row.parts
+
+
+def wants_hole_latents(encode: EncodeSettings) -> bool:
+    """True if batches are to have the latents of what is in the hole, by the settings or else by the recipe."""
+    if encode.hole_latents is not None:
+        return encode.hole_latents
+    row = recipe_row(encode)
+    return row is not None and "hole" in row.parts
 
 
 def check_control(pictures: PictureSettings, encode: EncodeSettings) -> None:

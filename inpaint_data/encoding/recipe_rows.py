@@ -25,7 +25,7 @@ Part = Literal[
 ]
 LATENTS = {"masked": "masked_latents", "hole": "hole_latents", "known": "latents", "control": "control_latents"}
 # Parts that are read from what a batch does not have by itself -> its key there.
-ADDED = {"image": "image", "blackened_image": "image", "control_image": "control", "hole": "hole_latents"}
+ADDED = {"image": "image", "blackened_image": "image", "control_image": "control"}
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,9 @@ class EncodeSettings(Settings):
     """Encode the images with their holes too; not needed to train models that only blend, or with fresh masks. Left
     out, as the recipe needs it, else true."""
 
+    hole_latents: bool | None = None
+    """Encode what the hole hides too, with grey around it, as wan-vace is fed it. Left out, as the recipe needs it."""
+
     compile: bool = False
     """Compile the autoencoder's encoder; its results may then differ in the last bits."""
 

@@ -42,6 +42,7 @@ class InpaintTransform(nn.Module):
         soft: soften the border of the masks in the batch. The hole is where the soft mask is 0.5 or more, which is what
             recipes feed to models; the soft one is what a model blends with. None is the preset's: a border for
             "a1111" (and for fill "blur" see `fill_hole`), else none, which leaves masks bool.
+        hole_latents: whether to encode what the hole hides too, with grey around it.
 
     Raises:
         UsageError: an unknown fill, posterior or preset, an offset outside the range or that the preset cannot grow, a
@@ -59,6 +60,7 @@ class InpaintTransform(nn.Module):
         preset: str | Preset = "was",
         masked_latents: bool = True,
         soft: SoftBorder | None = None,
+        hole_latents: bool = False,
     ) -> None:
         super().__init__()
         self.preset = preset_of(preset)
@@ -89,7 +91,7 @@ class InpaintTransform(nn.Module):
         self.fill: Fill = fill
         self.posterior: Posterior = posterior
         self.seed = seed
-        self.masked_latents = masked_latents
+        self.masked_latents, self.hole_latents = masked_latents, hole_latents
         self.soft = soft
         self.epoch = 0
 
@@ -134,13 +136,16 @@ class InpaintTransform(nn.Module):
         """
         unmasked = {"image": "latents"} | {name: key for name, key in PAIRED.items() if name in batch}
         needed = [name for name, key in unmasked.items() if key not in batch]
-        if self.masked_latents and "image" not in needed:
+        if (self.masked_latents or self.hole_latents) and "image" not in needed:
             needed.append("image")
         masks = self._masks(batch, needed)
         pixels = {name: _in_range(name, batch[name], batch["mask"]) for name in needed}
         encoded = {key: self._encoded(pixels[name], masks, key) for name, key in unmasked.items() if key not in batch}
         if self.masked_latents:
             encoded["masked_latents"] = self._encoded(self._filled(pixels["image"], masks), masks, "masked_latents")
+        if self.hole_latents:
+            hole = pixels["image"].masked_fill(~masks.hidden, 0.0)
+            encoded["hole_latents"] = self._encoded(hole, masks, "hole_latents")
         return cast(Batch, self._with_masks(batch, masks) | encoded)
 
     def masks(self, batch: Mapping[str, Any]) -> Batch:

@@ -11,7 +11,7 @@ from inpaint_data.settings import Choices, Count, Natural, Settings, Share, chec
 from inpaint_data.shown import meant
 
 Kept = Literal["moments", "mean"]
-LATENT_KEYS = ("latents", "masked_latents", *PAIRED.values())
+LATENT_KEYS = ("latents", "masked_latents", "hole_latents", *PAIRED.values())
 OnBad = Literal["quarantine", "raise"]
 _STORAGES = {spelling: name for spelling, name in DTYPES.items() if name in get_args(Storage)}
 

@@ -22,6 +22,7 @@ from inpaint_data.latent_cache.format import (
 )
 from inpaint_data.latent_cache.index import Place, ShardIndex, is_count
 from inpaint_data.latent_cache.members import (
+    HOLE_LATENTS,
     LATENTS,
     MASK,
     MASKED_LATENTS,
@@ -103,6 +104,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
         variants=len(record["variants"]),
         storage=_storage(tars[0], first),
         masked_latents=MASKED_LATENTS in first.members,
+        hole_latents=HOLE_LATENTS in first.members,
         means=record.get("means", []),
         indexed=FoundInTars(
             sizes=[list(size) for size in sorted(sizes)],

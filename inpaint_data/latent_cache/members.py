@@ -31,6 +31,7 @@ from inpaint_data.masks.soft_border import to_levels
 
 LATENTS = "latents.npy"
 MASKED_LATENTS = "masked_latents.npy"
+HOLE_LATENTS = "hole_latents.npy"
 MASK = "mask.pbm"
 SOFT_MASK = "soft_mask.png"
 RECORD = "inpaint.json"
@@ -318,6 +319,7 @@ class Record:
 ARRAYS: Mapping[str, Latents] = {
     LATENTS: Latents("latents"),
     MASKED_LATENTS: Latents("masked_latents", per_variant=True),
+    HOLE_LATENTS: Latents("hole_latents", per_variant=True),
     **{f"{key}.npy": Latents(key) for key in PAIRED.values()},
 }
 

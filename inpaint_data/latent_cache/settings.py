@@ -18,6 +18,7 @@ from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.format import FORMAT, differences, fingerprint
 from inpaint_data.latent_cache.members import (
+    HOLE_LATENTS,
     LATENTS,
     MASK,
     MASKED_LATENTS,
@@ -123,6 +124,7 @@ class CacheSettings(Settings):
     variants: Count
     storage: Storage
     masked_latents: bool
+    hole_latents: bool = False
     means: list[str] = Field(default_factory=list)
     """Keys of the latents that are kept as the posterior's mean alone; the others are moments."""
     seed: int | None = None
@@ -156,7 +158,8 @@ class CacheSettings(Settings):
             variants=variants,
             storage=storage,
             masked_latents=transform.masked_latents,
-            means=_means_of(means, encoder.autoencoder, transform.masked_latents, examples.pictures),
+            hole_latents=transform.hole_latents,
+            means=_means_of(means, encoder, examples.pictures),
             seed=examples.seed,
             pictures=examples.pictures,
             masks=examples.masks.but(
@@ -182,6 +185,7 @@ class CacheSettings(Settings):
         return EncodeSettings(
             dtype=self.vae.dtype,
             masked_latents=self.masked_latents,
+            hole_latents=self.hole_latents,
             compile=self.vae.compiled,
         )
 
@@ -215,6 +219,7 @@ class CacheSettings(Settings):
         if min(side // self.vae.factor for size in sizes for side in size) < 1:
             raise CacheError(f"its settings are not those of a cache: images of {sizes} are too small for latents")
         arrays = [LATENTS, *([MASKED_LATENTS] if self.masked_latents else [])]
+        arrays += [HOLE_LATENTS] if self.hole_latents else []
         arrays += [f"{key}.npy" for name, key in PAIRED.items() if name in paired]
         scales = map(scales_name, arrays if self.storage == "int8" else ())
         return Expected(
@@ -255,8 +260,9 @@ class CacheSettings(Settings):
                 del masks[name]
         if self.text is None:
             del content["text"]
-        if not self.means:
-            del content["means"]
+        for name in ("means", "hole_latents"):
+            if not content[name]:
+                del content[name]
         if masks is not None and isinstance(masks["offset"], list) and len(set(masks["offset"])) == 1:
             masks["offset"] = masks["offset"][0]
         return content
@@ -274,12 +280,11 @@ class CacheSettings(Settings):
             raise CacheError(f"its settings are not those of a cache ({type(error).__name__}: {error})") from None
 
 
-def _means_of(
-    keys: Collection[str], autoencoder: Autoencoder, masked_latents: bool, pictures: PictureSettings
-) -> list[str]:
+def _means_of(keys: Collection[str], encoder: Encoder, pictures: PictureSettings) -> list[str]:
     """Of the keys that are to be kept as means those that the cache has, if they are moments at all."""
-    there = {"latents", *(PAIRED[name] for name in pictures.paired), *(["masked_latents"] if masked_latents else [])}
-    return sorted(there & set(keys)) if autoencoder.has_posterior else []
+    there = {"latents", *(PAIRED[name] for name in pictures.paired)}
+    there |= {key for key in ("masked_latents", "hole_latents") if getattr(encoder.transform, key)}
+    return sorted(there & set(keys)) if encoder.autoencoder.has_posterior else []
 
 
 def incompatible(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from inpaint_data.batch import PAIRED
-from inpaint_data.encoding.encoder import recipe_row, wants_masked_latents
+from inpaint_data.encoding.encoder import recipe_row, wants_hole_latents, wants_masked_latents
 from inpaint_data.encoding.recipe_rows import ADDED, RECIPES
 from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.encoding.settings import EncodeSettings
@@ -117,6 +117,11 @@ def _check_recipe(cache: LatentCache, encode: EncodeSettings, fresh: bool) -> No
                 f"{cache.root}: recipe {recipe} reads control_latents, which this cache was made without; give each "
                 "sample its control.jpg and cache with control: true"
             )
+    if wants_hole_latents(encode) and not fresh and not settings.hole_latents:
+        raise UsageError(
+            f"{cache.root}: recipe {recipe} reads hole_latents, which this cache was made without; cache with "
+            "hole_latents: true or the recipe, or set fresh_masks: true"
+        )
     if masked and not cache.has_masked_latents:
         wanted = f"recipe {recipe} wants" if recipe is not None else "the batches are to have"
         blend = ", ".join(name for name in RECIPES if name.endswith("-blend"))
