@@ -1090,3 +1090,35 @@ def test_a_class_that_is_called_like_what_belongs_to_images_is_asked_for(
 def test_edited_pictures_of_images_are_their_targets(files: str, tmp_path: Path) -> None:
     (members,) = pair_folder(put(tmp_path, files)).samples.values()
     assert "target.jpg" in members
+
+
+@pytest.mark.parametrize(
+    ("files", "keys"),
+    [
+        ("cat/1.jpg, cat/1_mask.jpg, cat/2.jpg, cat/2_mask.jpg", ["cat/1", "cat/2"]),
+        ("train/1.png, train/1.txt, output/sample/x_1.png", ["train/1"]),
+        ("concepts/a/1.jpg, workspace/run/samples/0 - x/1.png", ["concepts/a/1"]),
+        ("train_data/10_x/1.png, reg_data/1_y/2.png, reg_man/3.png", ["train_data/10_x/1"]),
+        ("photos/1.jpg, photos/depth of field/2.jpg", ["photos/1", "photos/depth of field/2"]),
+        ("img/10_lineart style/1.png", ["img/10_lineart style/1"]),
+        ("antelope-data/1.png, antelope-masks/1.png", ["antelope-data/1"]),
+        ("a/image.jpg, a/image (1).jpg, b/image.jpg, b/image (1).jpg",
+         ["a/image", "a/image (1)", "b/image", "b/image (1)"]),
+        ("images/a.jpg, images/a_flip.jpg, images/b.jpg, images/b_flip.jpg, "
+         "masks/a.png, masks/a_flip.png, masks/b.png, masks/b_flip.png",
+         ["images/a", "images/a_flip", "images/b", "images/b_flip"]),
+        ("concepts/model/1.jpg, concepts/model/1-masklabel.png, concepts/w/2.jpg",
+         ["concepts/model/1", "concepts/w/2"]),
+    ],
+)  # fmt: skip
+def test_ordinary_folders_of_trainers_are_packed_as_they_are_meant(files: str, keys: list[str], tmp_path: Path) -> None:
+    assert list(pair_folder(put(tmp_path, dict.fromkeys(files.split(", "), b""))).samples) == keys
+
+
+def test_the_caption_of_an_images_own_name_goes_before_others(tmp_path: Path) -> None:
+    put(tmp_path, {"IMG_1.jpg": b"", "IMG_1.txt": b"own", "1.txt": b"another"})
+    assert pair_folder(tmp_path).samples["IMG_1"]["txt"] == tmp_path / "IMG_1.txt"
+    put(tmp_path / "x", "img/10_painting/1.jpg")
+    put(tmp_path / "x", {"img/10_matte painting/1.jpg": b""})
+    with pytest.raises(UsageError, match=r"10_matte painting/ may hold masks or images .*--layout kohya"):
+        pair_folder(tmp_path / "x")

@@ -204,6 +204,8 @@ def or_class(file: File) -> str:
 def _is_elsewhere(picture: Companion, owner: Owner, layout: Layout) -> bool:
     """Whether an image lies in a folder of another name, which does not say that it is of images."""
     folder = owner.file.folder
+    if repeats_of(picture.source.rstrip("/")) and repeats_of(folder):  # 10_matte painting beside 10_painting
+        return True
     return folder != "" and not picture.source.startswith(f"{folder}/") and says_images(folder, layout) == 0
 
 

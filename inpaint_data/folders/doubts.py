@@ -10,10 +10,11 @@ from inpaint_data.folders.files import IMAGES, LOSSLESS, File, LeftOut, Walk, fi
 from inpaint_data.folders.layouts import (
     LAYOUTS,
     MADE_OF_IMAGES,
-    REGULARISATION,
+    SAMPLES,
     THUMBNAILS,
     WRITTEN,
     is_in_folder_of,
+    is_regularisation,
     place_of,
     read_name,
     repeats_of,
@@ -32,10 +33,7 @@ from inpaint_data.folders.names import (
 
 OF_ONE = 4  # pictures that a folder of one image's files has at most, beside masks
 _OTHERWISE = "if it is an image, rename it or name it in a metadata.jsonl"
-_ALONE = {  # layouts that know folders of images which do not belong to the others
-    "auto": REGULARISATION,
-    "kohya": REGULARISATION,
-}
+_WITH_REGULARISATION = ("auto", "kohya")  # layouts that know such folders
 
 
 @dataclass
@@ -107,17 +105,22 @@ def reason_of_folder(folder: str, layout: str, has_classes: bool = False) -> str
         layout: how the whole is laid out.
         has_classes: whether there are folders of kohya's or OneTrainer's, beside which their training writes.
     """
-    if has_classes and is_in_folder_of(WRITTEN, folder) and not any(map(repeats_of, folder.split("/"))):
+    is_written = is_in_folder_of(WRITTEN, folder) and not any(map(repeats_of, folder.split("/")))
+    if is_written and (has_classes or is_in_folder_of(SAMPLES, "/".join(folder.split("/")[1:]))):
         return "in a folder of what training writes; pack that folder by itself if they are images"
     if is_in_folder_of(THUMBNAILS, folder):
         return "in a folder of thumbnails; pack that folder by itself if they are images"
-    if is_in_folder_of(_ALONE.get(layout, frozenset()), folder):
+    if layout in _WITH_REGULARISATION and is_regularisation(folder):
         return "a regularisation image, which is not trained as the others are; pack its folder by itself"
     return None
 
 
 def sift(
-    images: Iterable[File], certain: Collection[str], masks: Iterable[File], captioned: Collection[tuple[str, str]]
+    images: Iterable[File],
+    certain: Collection[str],
+    masks: Iterable[File],
+    captioned: Collection[tuple[str, str]],
+    masked: Collection[str],
 ) -> Sifted:
     """Set apart what may be no image.
 
@@ -126,6 +129,7 @@ def sift(
         certain: names of images that a table has.
         masks: the pictures that are masks by their own names.
         captioned: (folder, stem) of the captions.
+        masked: stems that masks are called after.
     """
     images = list(images)
     stems: dict[str, str] = {}  # lower case -> an image's name
@@ -138,8 +142,9 @@ def sift(
     of_one = {file.folder for file in images if other_stem(file.stem) == "" and count[file.folder] <= OF_ONE}
     of_one |= {file.folder for file in masks if owners_beside(file.stem, "mask")[:1] == [("", None)]}
     sifted, doubtful = Sifted(), list[str]()
+    own = {file for file in images if (file.folder, file.stem) in captioned or file.stem.lower() in masked}
     often = _often_in(images, of_one)
-    made = _of_most_images(images, captioned)
+    made = _of_most_images(images, own)
     for file in images:
         doubt = doubt_of(file.stem)
         role = role_in_folder_of_one(file.stem) if file.folder in of_one else None
@@ -148,7 +153,7 @@ def sift(
             sifted.images.append(file)
         elif role in ("target", "control"):
             sifted.parts.append((file, role))
-        elif role == "image" or (file.folder in of_one and file.stem.lower() in often):
+        elif role == "image" or (file.folder in of_one and file not in own and file.stem.lower() in often):
             reason = (
                 "it is beside a mask, a target or an image of its own; name the image image.jpg, its mask mask.png and "
                 "its target target.jpg"
@@ -180,11 +185,15 @@ def _often_in(images: Collection[File], folders: Collection[str]) -> set[str]:
     places = {(file.folder, file.stem.lower()) for file in images if file.folder in folders}
     stems = Counter(stem for _, stem in places)
     enough = max(2, len(folders) / 2)
-    return {stem for stem, count in stems.items() if count >= enough and other_stem(stem) != ""}
+    return {
+        stem for stem, count in stems.items() if count >= enough and other_stem(stem.rstrip(" _-()0123456789")) != ""
+    }
 
 
-def _of_most_images(images: Iterable[File], captioned: Collection[tuple[str, str]]) -> dict[str, str]:
+def _of_most_images(images: Iterable[File], own: Collection[File]) -> dict[str, str]:
     """Pictures whose names have the same word more than those of most images beside them: cat_msk.png, dog_msk.png.
+
+    Those that have a caption or a mask of their own are images.
 
     Returns:
         Their names, each with the reason to leave it out.
@@ -195,7 +204,7 @@ def _of_most_images(images: Iterable[File], captioned: Collection[tuple[str, str
         for word, rest in _words_at_the_ends(stem):
             image = files.get((folder, rest))
             # Numbers are those of images too, but not of one that is lossless beside one that is not.
-            if image is None or (folder, stem) in captioned or not (_has_letters(word) or _is_sharper(file, image)):
+            if image is None or file in own or not (_has_letters(word) or _is_sharper(file, image)):
                 continue
             words[word][file] = image
     reasons = dict[str, str]()

@@ -29,6 +29,7 @@ MASK_WORDS = frozenset(
 )
 _IMAGE_WORDS = frozenset(["image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpegimages"])
 _CONTROL_WORDS = frozenset(["depth", "canny", "lineart", "openpose", "hed", "softedge", "scribble", "normals"])
+_MAPS = frozenset(["map", "maps"])
 _MADE_WORDS = frozenset(["seg", "segs", "alpha", "alphas"])  # masks beside a word for images: `image_alpha`
 _PARTS_OF_DATA = frozenset(
     ["train", "training", "val", "valid", "validation", "test", "all", "raw", "full", "original"]
@@ -78,12 +79,10 @@ MADE_OF_IMAGES = frozenset(
         "samples",
     ]
 )
-REGULARISATION = frozenset(
-    f"{word}{ending}"
-    for word in ("reg", "regs", "regularization", "regularisation", "class")
-    for ending in ("", "_images", "_image", "_img", "_imgs")
-) - {"class"}
+_REGULARISATION = frozenset(["reg", "regs", "regularization", "regularisation"])
+_CLASS_IMAGES = frozenset(["class_images", "class_image", "class_img", "class_imgs"])
 # What training writes beside the classes of kohya and the concepts of OneTrainer.
+SAMPLES = frozenset(["sample", "samples", "validation_images"])
 WRITTEN = frozenset(["sample", "samples", "log", "logs", "output", "outputs", "model", "models", "workspace"])
 LABEL_FOLDERS = frozenset(["annotation", "annotations", "ann", "label", "labels"])
 _REPEATS = re.compile(r"(?P<times>[1-9][0-9]{0,2})_.+", re.DOTALL)
@@ -265,7 +264,12 @@ def _roles_of_folder(name: str, layout: Layout) -> tuple[Role, ...]:
             return (role,)
     if words & MASK_WORDS or (words & _MADE_WORDS and words & _IMAGE_WORDS):
         return ("mask",)
-    if words & _CONTROL_WORDS:
+    is_control = words_of(name)[-1:] and words_of(name)[-1].lower() in _CONTROL_WORDS
+    if (
+        words & _CONTROL_WORDS
+        and not repeats_of(name)
+        and (is_control or words <= _CONTROL_WORDS | _MAPS | _IMAGE_WORDS)
+    ):
         return ("control",)
     return ("image",) if words & _IMAGE_WORDS else ()
 
@@ -291,7 +295,14 @@ def place_of(folder: str, whole_classes: bool = False) -> str:
 
 
 _NAMELESS = frozenset().union(*_FOLDERS.values(), _GROUND_TRUTH, CAPTION_FOLDERS, ["conditioning_data"])
-_SAYING = MASK_WORDS | _IMAGE_WORDS | _CONTROL_WORDS | _CONDITIONING_WORDS
+_SAYING = MASK_WORDS | _IMAGE_WORDS | _CONTROL_WORDS | _CONDITIONING_WORDS | frozenset(["data", "dataset"])
+
+
+def is_regularisation(folder: str) -> bool:
+    """Whether a folder or one around it is of kohya's regularisation images: `reg`, `reg_data`, `class_images`."""
+    parts = [part for part in folder.split("/") if not repeats_of(part)]
+    firsts = {words[0].lower() for part in parts if (words := words_of(part))}
+    return bool(firsts & _REGULARISATION) or is_in_folder_of(_CLASS_IMAGES, folder)
 
 
 def is_in_folder_of(names: frozenset[str], folder: str) -> bool:

@@ -114,6 +114,10 @@ class Owners:
         """The image of that very name."""
         return self._by_name.get(name)
 
+    def has_stem(self, folder: str, stem: str) -> bool:
+        """Whether an image in a folder is called just so."""
+        return (folder, stem) in self._beside
+
     def beside(self, folder: str, stem: str) -> list[Owner]:
         """The images in a folder that are called so."""
         return self._beside.get((folder, stem)) or self._beside.get((folder, f"\0{stem}")) or []

@@ -25,7 +25,7 @@ from inpaint_data.folders.layouts import (
     read_name,
     repeats_of,
 )
-from inpaint_data.folders.names import ONETRAINER_NAME, Role, owners_in_folder
+from inpaint_data.folders.names import ONETRAINER_NAME, Role, owners_beside, owners_in_folder
 from inpaint_data.folders.owners import Member, Owners
 from inpaint_data.folders.texts import Claim, Texts, add_texts, claims, sort_texts, unknown_in
 from inpaint_data.folders.twins import check_twins
@@ -139,7 +139,8 @@ def _by_role(
     has_classes = any(repeats_of(file.folder) or ONETRAINER_NAME.fullmatch(file.stem) for file in pictures)
     by_table = certain if layout == "imagefolder" else _said_to_be_images(texts, readings)
     for file, reading in readings:
-        if file.name not in certain and (why := reason_of_folder(file.folder, layout, has_classes)):
+        has_outside = has_classes and file.folder not in neutral
+        if file.name not in certain and (why := reason_of_folder(file.folder, layout, has_outside)):
             texts.left_out.append(LeftOut(file.name, why, is_bad=False))
         elif reading.role == "image" or file.name in by_table:
             images.append(file)
@@ -154,10 +155,19 @@ def _by_role(
             if layout == "auto" and reading.source in with_captions and repeats_of(reading.source):
                 roles.append("image")  # masks that a tool captioned, or a class that is called like masks
             asked = tuple(roles) if len(roles) > 1 else ()
-            is_sure = reading.source not in with_captions and is_plain_name(reading.source, roles[0], file.extension)
+            is_sure = not source or (
+                reading.source not in with_captions and is_plain_name(reading.source, roles[0], file.extension)
+            )
             companions.append(Companion(file, roles[0], (place_of(file.folder),), source, asked, is_sure=is_sure))
     beside = [picture.file for picture in companions if picture.role == "mask" and not picture.source]
-    sifted = sift(images, certain, beside, captioned)
+    masked = {
+        stem.lower()
+        for picture in companions
+        if picture.role == "mask"
+        for stem, _ in (owners_in_folder if picture.source else owners_beside)(picture.file.stem, "mask")
+        if stem
+    }
+    sifted = sift(images, certain, beside, captioned, masked)
     texts.left_out += sifted.left_out
     texts.notes += sifted.notes
     companions += [Companion(file, role, (file.folder,)) for file, role in sifted.parts if role not in given]

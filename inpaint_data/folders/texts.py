@@ -118,9 +118,15 @@ def _sort_json(file: File, is_beside: bool, texts: Texts, is_table_wanted: bool)
 
 def add_texts(texts: Texts, owners: Owners) -> None:
     """Give each image its caption and json."""
-    # An image's own stem goes before its whole name: a.txt before a.jpg.txt.
+    # An image's own stem goes before its whole name, a.txt before a.jpg.txt, and before what else it may be called.
     for file in sorted(
-        texts.captions, key=lambda file: (CAPTIONS.index(file.extension), _is_whole_name(file), file.name)
+        texts.captions,
+        key=lambda file: (
+            not owners.has_stem(file.folder, file.stem),
+            CAPTIONS.index(file.extension),
+            _is_whole_name(file),
+            file.name,
+        ),
     ):
         _add_file(file, "txt", texts, owners)
     for file in texts.jsons:
