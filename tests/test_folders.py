@@ -549,6 +549,8 @@ def test_a_folder_of_one_image_gives_one_sample(tmp_path: Path) -> None:
         ("a.jpg b.jpg Masken/a.png", "Masken"),
         ("raw/a.jpg Masken/a.png", "Masken"),
         ("raw/x/a.jpg Masken/x/a.png", "Masken"),
+        ("images/a.png images/b.png Masken/a_hole.png Masken/b_hole.png", "Masken"),
+        ("raw/a.jpg raw/b.jpg Masken/a_loch.png Masken/b_loch.png", "Masken"),
     ],
 )
 def test_a_folder_of_pictures_that_are_named_as_the_images_is_asked_for(files: str, asked: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.files import IMAGES, File, LeftOut, composed, walk
 from inpaint_data.folders.layouts import MASK_WORDS, Layout, place_of, repeats_of, says_images
-from inpaint_data.folders.names import IMAGE_NAMES, JOINTS, Role, owners_beside, owners_in_folder, words_of
+from inpaint_data.folders.names import IMAGE_NAMES, JOINTS, Role, owners_beside, owners_in_folder, shared_end, words_of
 from inpaint_data.folders.owners import Owner, Owners, why_not
 from inpaint_data.folders.texts import NO_IMAGE, NOT_THERE
 
@@ -26,6 +26,7 @@ class Companion:
         places: where its image may be: places of folders, or the folder itself where `is_beside`.
         source: the folder or the flag that says what it is; "" where its own name does.
         stem: its image's, beside which it lies, where a pattern says so.
+        end: what its image's name does not have, where those of all its folder end in it.
         is_sure: whether its folder's name can hardly be that of other images.
     """
 
@@ -35,7 +36,13 @@ class Companion:
     source: str = ""
     asked: tuple[Role, ...] = ()
     stem: str | None = None
+    end: str = ""
     is_sure: bool = True
+
+    def _stems(self) -> list[tuple[str, int | None]]:
+        """The names that its image may have, where a folder says what it is."""
+        without: list[tuple[str, int | None]] = [(self.file.stem.removesuffix(self.end), None)] if self.end else []
+        return [*owners_in_folder(self.file.stem, self.role), *without]
 
     def by_exact_name(self, owners: Owners) -> tuple[list[Owner], int | None]:
         """The images that it may belong to, and the number that it has among their masks."""
@@ -46,11 +53,11 @@ class Companion:
                 if found := owners.beside(self.file.folder, stem):
                     return self._or_numbered(found, number, partial(owners.beside, self.file.folder), stem), number
             return [], None
-        for stem, number in owners_in_folder(self.file.stem, self.role):
+        for stem, number in self._stems():
             if found := owners.in_class(self.file.folder, stem):
                 return self._or_numbered(found, number, partial(owners.in_class, self.file.folder), stem), number
         for place in self.places:
-            for stem, number in owners_in_folder(self.file.stem, self.role):
+            for stem, number in self._stems():
                 if found := owners.at(place, stem):
                     return self._or_numbered(found, number, partial(owners.at, place), stem), number
             parent, _, last = place.rpartition("/")
@@ -71,7 +78,7 @@ class Companion:
             alone = owners.only_one_in(self.file.folder) if nameless else None
             return ([alone], nameless[0]) if alone else ([], None)
         for place in self.places:
-            for stem, number in owners_in_folder(self.file.stem, self.role):
+            for stem, number in self._stems():
                 if found := owners.nearly_at(place, stem):
                     return found, number
         return [], None
@@ -109,9 +116,10 @@ def given_by(flag: str, role: Role, name: str, root: Path, files: Iterable[File]
         outside = ""
         within = {File(f"{name}/{file.name}", file.path): file.folder for file in walk(folder).files}
     pictures = {}
+    end = shared_end(file.stem for file in within if file.extension in IMAGES)
     for file, below in within.items():
         places = (place_of(posixpath.join(outside, below).strip("/")), place_of(below))
-        pictures[file.name] = Companion(file, role, places, f"--{flag} {name}")
+        pictures[file.name] = Companion(file, role, places, f"--{flag} {name}", end=end)
     if not any(file.extension in IMAGES for file in within):
         raise UsageError(f"{flag}: {folder} has no {', '.join(IMAGES[:4])}; name the folder of the {role}s")
     return {name: picture for name, picture in pictures.items() if picture.file.extension in IMAGES}

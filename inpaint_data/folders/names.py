@@ -1,7 +1,7 @@
 """Names of pictures: what the stem of a file says that it is, and whose it is."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -86,6 +86,14 @@ def role_in_folder_of_one(stem: str) -> Role | None:
 
 def words_of(name: str) -> list[str]:
     return [word for word in BREAKS.split(name) if word]
+
+
+def shared_end(stems: Iterable[str]) -> str:
+    """The word that all names of a folder end in, and the break before it: `_hole` of `a_hole` and `b_hole`."""
+    stems = list(stems)
+    last = [max((found.start() for found in BREAKS.finditer(stem, 1)), default=len(stem)) for stem in stems]
+    ends = {stem[start:] for stem, start in zip(stems, last, strict=True)}
+    return ends.pop() if len(stems) > 1 and len(ends) == 1 else ""
 
 
 def owners_beside(stem: str, role: Role) -> list[tuple[str, int | None]]:

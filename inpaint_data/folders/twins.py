@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.files import LOSSLESS
 from inpaint_data.folders.layouts import LAYOUTS, repeats_of, says_images, without_repeats
-from inpaint_data.folders.names import words_of
+from inpaint_data.folders.names import shared_end, words_of
 from inpaint_data.folders.owners import Owner, Owners
 
 
@@ -42,10 +42,11 @@ def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: 
             # Tools caption masks too, which are lossless.
             and (not owner.texts or _losses(owner) == "lossless")
         ]
-        asked = [(owner, other) for owner in unsaid if (other := twins.image_of(owner))]
+        end = shared_end(owner.file.stem.lower() for owner in inside)
+        asked = [(owner, other) for owner in unsaid if (other := twins.image_of(owner, end))]
         if len(asked) * 2 > len(inside) and not is_told:
             raise _question(*asked[0], owners)
-        if sum(all_twins.has_one(owner) for owner in unsaid) * 2 > len(inside):
+        if sum(all_twins.has_one(owner, end) for owner in unsaid) * 2 > len(inside):
             alike.append(folder)
     if not alike:
         return []
@@ -95,15 +96,19 @@ class _Twins:
             if repeats_of(owner.file.folder):
                 place, words = _class_of(owner)
                 self._classes[place, words, stem] = owner
-            for key, part in _patterns(owner):
+            for key, part in _patterns(owner, stem):
                 slot = (*key, "class" if repeats_of(part) else "", _losses(owner))
                 found = self._siblings[slot]
                 if len(found) < 2:  # of which one is not the picture itself
                     found.append(owner)
 
-    def image_of(self, owner: Owner) -> Owner | None:
-        """The image that a picture may be the mask of; None where it is likelier another image."""
-        stem, parts = owner.file.stem.lower(), owner.file.folder.split("/")
+    def image_of(self, owner: Owner, end: str = "") -> Owner | None:
+        """The image that a picture may be the mask of, with or without an end of its name; None for another image."""
+        found = (self._image_called(stem, owner) for stem in _stems(owner, end))
+        return next((image for image in found if image is not None), None)
+
+    def _image_called(self, stem: str, owner: Owner) -> Owner | None:
+        parts = owner.file.folder.split("/")
         if repeats_of(owner.file.folder) and self._layout is not LAYOUTS["kohya"]:
             place, words = _class_of(owner)
             if words[-1] in _DERIVED and (found_class := self._classes.get((place, words[:-1], stem))):
@@ -117,18 +122,19 @@ class _Twins:
         around = ["/".join(parts[:depth]) for depth in range(len(parts))] if owner.file.folder else []
         if found := [self._at[folder, stem] for folder in around if (folder, stem) in self._at]:
             return found[-1]
-        return self._sibling(owner, ("lossy",)) if _losses(owner) == "lossless" else None
+        return self._sibling(owner, stem, ("lossy",)) if _losses(owner) == "lossless" else None
 
-    def has_one(self, owner: Owner) -> bool:
-        """Whether another image may be called as a picture is."""
-        if self.image_of(owner) is not None:
+    def has_one(self, owner: Owner, end: str) -> bool:
+        """Whether another image may be called as a picture is, with or without an end of its name."""
+        if self.image_of(owner, end) is not None:
             return True
-        is_sure = says_images(owner.file.folder, self._layout) == 2
-        return not is_sure and self._sibling(owner, ("lossy", "lossless")) is not None
+        if says_images(owner.file.folder, self._layout) == 2:
+            return False
+        return any(self._sibling(owner, stem, ("lossy", "lossless")) for stem in _stems(owner, end))
 
-    def _sibling(self, owner: Owner, losses: Collection[str]) -> Owner | None:
-        """An image in a folder that differs in one name, and not in kohya's class."""
-        for key, part in _patterns(owner):
+    def _sibling(self, owner: Owner, stem: str, losses: Collection[str]) -> Owner | None:
+        """An image of that name in a folder that differs in one name, and not in kohya's class."""
+        for key, part in _patterns(owner, stem):
             for kind in [""] if repeats_of(part) else ["", "class"]:
                 for loss in losses:
                     for other in self._siblings.get((*key, kind, loss), ()):
@@ -143,11 +149,16 @@ def _class_of(owner: Owner) -> tuple[str, tuple[str, ...]]:
     return place, tuple(word.lower() for word in words_of(without_repeats(name)))
 
 
-def _patterns(owner: Owner) -> Iterator[tuple[tuple[str, str, str], str]]:
-    """Each way to leave one name out of a picture's folder: what is around, within and its stem; and that name."""
+def _stems(owner: Owner, end: str) -> list[str]:
+    stem = owner.file.stem.lower()
+    return [stem, stem.removesuffix(end)] if end else [stem]
+
+
+def _patterns(owner: Owner, stem: str) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """Each way to leave one name out of a picture's folder: what is around, within and a stem; and that name."""
     parts = owner.file.folder.split("/")
     for depth, part in enumerate(parts):
-        yield ("/".join(parts[:depth]), "/".join(parts[depth + 1 :]), owner.file.stem.lower()), part
+        yield ("/".join(parts[:depth]), "/".join(parts[depth + 1 :]), stem), part
 
 
 def _losses(owner: Owner) -> str:
