@@ -474,7 +474,7 @@ def test_json_of_any_kind_stops_nothing(data: bytes, tmp_path: Path) -> None:
 def test_repeats_of_kohya_are_said_and_not_packed(tmp_path: Path) -> None:
     pairing = pair_folder(put(tmp_path, "10_cat/a.png 1_dog/b.png 2024_trip/c.png"))
     assert list(pairing.samples) == ["10_cat/a", "1_dog/b", "2024_trip/c"]
-    assert pairing.notes == ["repeats are not packed, each image is in the shards once: 10_cat"]
+    assert pairing.notes[0] == "repeats are not packed, each image is in the shards once: 10_cat"
 
 
 UNSURE = (
@@ -1115,6 +1115,30 @@ def test_edited_pictures_of_images_are_their_targets(files: str, tmp_path: Path)
 )  # fmt: skip
 def test_ordinary_folders_of_trainers_are_packed_as_they_are_meant(files: str, keys: list[str], tmp_path: Path) -> None:
     assert list(pair_folder(put(tmp_path, dict.fromkeys(files.split(", "), b""))).samples) == keys
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "img/10_girl/sample/1.png",
+        "training_samples/lora_e000001_00_20240105123451_42.png",
+        "results/000101_01_20240105123451.png",
+        "img/10_girl/2024-01-05_12-34-51-training-sample-500-5-0.png",
+        "woman_reg/r1.png",
+    ],
+)
+def test_what_training_makes_is_left_out_wherever_it_lies(made: str, tmp_path: Path) -> None:
+    pairing = pair_folder(put(tmp_path, {"img/10_girl/1.png": b"", "img/10_girl/1.txt": b"girl", made: b""}))
+    assert set(pairing.samples) == {"img/10_girl/1"}
+    assert set(reasons_of(pairing)) == {made}
+
+
+def test_pictures_that_kohya_would_not_read_are_named(tmp_path: Path) -> None:
+    files = ["img/10_girl/1.png", "img/10_girl/best/2.png", "img/unused/3.png", "cover.png"]
+    pairing = pair_folder(put(tmp_path, dict.fromkeys(files, b"")))
+    assert len(pairing.samples) == 4
+    outside = "the folder itself, img/10_girl/best/, img/unused/"
+    assert any(note.startswith("3 lie in no folder with repeats") and outside in note for note in pairing.notes)
 
 
 def test_the_caption_of_an_images_own_name_goes_before_others(tmp_path: Path) -> None:

@@ -105,8 +105,9 @@ def reason_of_folder(folder: str, layout: str, has_classes: bool = False) -> str
         layout: how the whole is laid out.
         has_classes: whether there are folders of kohya's or OneTrainer's, beside which their training writes.
     """
-    is_written = is_in_folder_of(WRITTEN, folder) and not any(map(repeats_of, folder.split("/")))
-    if is_written and (has_classes or is_in_folder_of(SAMPLES, "/".join(folder.split("/")[1:]))):
+    parts = folder.split("/")
+    outside = "/".join(parts[max((depth for depth, part in enumerate(parts, 1) if repeats_of(part)), default=0) :])
+    if is_in_folder_of(WRITTEN, outside) and (has_classes or is_in_folder_of(SAMPLES, "/".join(parts[1:]))):
         return "in a folder of what training writes; pack that folder by itself if they are images"
     if is_in_folder_of(THUMBNAILS, folder):
         return "in a folder of thumbnails; pack that folder by itself if they are images"

@@ -299,10 +299,10 @@ _SAYING = MASK_WORDS | _IMAGE_WORDS | _CONTROL_WORDS | _CONDITIONING_WORDS | fro
 
 
 def is_regularisation(folder: str) -> bool:
-    """Whether a folder or one around it is of kohya's regularisation images: `reg`, `reg_data`, `class_images`."""
+    """Whether a folder or one around it is of kohya's regularisation images: `reg`, `woman_reg`, `class_images`."""
     parts = [part for part in folder.split("/") if not repeats_of(part)]
-    firsts = {words[0].lower() for part in parts if (words := words_of(part))}
-    return bool(firsts & _REGULARISATION) or is_in_folder_of(_CLASS_IMAGES, folder)
+    outer = {word.lower() for part in parts if (words := words_of(part)) for word in (words[0], words[-1])}
+    return bool(outer & _REGULARISATION) or is_in_folder_of(_CLASS_IMAGES, folder)
 
 
 def is_in_folder_of(names: frozenset[str], folder: str) -> bool:

@@ -51,6 +51,9 @@ _OF_ONE_IMAGE = frozenset([*_MADE, "gt", "ground_truth", "groundtruth", "masked"
 _LIKE_TARGETS = re.compile(
     rf"(?:(?P<before>.*?){_BREAK})?(?:{'|'.join(_MADE)})(?:{_BREAK}(?P<after>.*))?", re.IGNORECASE | re.DOTALL
 )
+# What training writes, wherever it lies: sd-scripts' sample_images (library/train_util.py), and OneTrainer's
+# `2024-01-05_12-34-51-training-sample-500-5-0` (modules/trainer/GenericTrainer.py).
+SAMPLE_NAME = re.compile(r"(?:.*_)?e?[0-9]{6}_[0-9]{2}_[0-9]{14}(?:_[0-9]+)?|.*[0-9]-training-sample-.*", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from inpaint_data.folders.layouts import (
     read_name,
     repeats_of,
 )
-from inpaint_data.folders.names import ONETRAINER_NAME, Role, owners_beside, owners_in_folder
+from inpaint_data.folders.names import ONETRAINER_NAME, SAMPLE_NAME, Role, owners_beside, owners_in_folder
 from inpaint_data.folders.owners import Member, Owners
 from inpaint_data.folders.texts import Claim, Texts, add_texts, claims, sort_texts, unknown_in
 from inpaint_data.folders.twins import check_twins
@@ -142,6 +142,9 @@ def _by_role(
         has_outside = has_classes and file.folder not in neutral
         if file.name not in certain and (why := reason_of_folder(file.folder, layout, has_outside)):
             texts.left_out.append(LeftOut(file.name, why, is_bad=False))
+        elif file.name not in certain and SAMPLE_NAME.fullmatch(file.stem):
+            reason = "named as a sample that training writes; name it in a metadata.jsonl if it is an image"
+            texts.left_out.append(LeftOut(file.name, reason, is_bad=False))
         elif reading.role == "image" or file.name in by_table:
             images.append(file)
         elif not reading.is_read:
@@ -280,8 +283,18 @@ def _numbers(owners: Owners) -> list[str]:
 
 
 def _repeats(owners: Owners) -> list[str]:
-    folders = sorted({owner.file.folder for owner in owners.all})
-    repeated = [folder for folder in folders if (repeats_of(folder) or 1) > 1]
-    if not repeated:
+    """Notes on what kohya's training does with classes, and packing does not."""
+    count = Counter(owner.file.folder for owner in owners.all)
+    repeated = [folder for folder in sorted(count) if (repeats_of(folder) or 1) > 1]
+    if not any(map(repeats_of, count)):
         return []
-    return [f"repeats are not packed, each image is in the shards once: {', '.join(repeated[:3])}"]
+    notes = []
+    if repeated:
+        notes.append(f"repeats are not packed, each image is in the shards once: {', '.join(repeated[:3])}")
+    if outside := [folder for folder in sorted(count) if not repeats_of(folder)]:
+        listed = ", ".join(f"{folder}/" if folder else "the folder itself" for folder in outside[:3])
+        notes.append(
+            f"{sum(count[folder] for folder in outside)} lie in no folder with repeats, which kohya would not read "
+            f"({listed}): packed as images"
+        )
+    return notes
