@@ -1101,6 +1101,8 @@ def test_edited_pictures_of_images_are_their_targets(files: str, tmp_path: Path)
         ("train/1.png, train/1.txt, output/sample/x_1.png", ["train/1"]),
         ("concepts/a/1.jpg, workspace/run/samples/0 - x/1.png", ["concepts/a/1"]),
         ("train_data/10_x/1.png, reg_data/1_y/2.png, reg_man/3.png", ["train_data/10_x/1"]),
+        ("bea.jpg, bea-masklabel.png, carla.jpg, carla_mask.jpg, carla_mask.txt, carla_mask-masklabel.png",
+         ["bea", "carla", "carla_mask"]),
         ("photos/1.jpg, photos/depth of field/2.jpg", ["photos/1", "photos/depth of field/2"]),
         ("img/10_lineart style/1.png", ["img/10_lineart style/1"]),
         ("antelope-data/1.png, antelope-masks/1.png", ["antelope-data/1"]),
@@ -1124,6 +1126,9 @@ def test_ordinary_folders_of_trainers_are_packed_as_they_are_meant(files: str, k
         "training_samples/lora_e000001_00_20240105123451_42.png",
         "results/000101_01_20240105123451.png",
         "img/10_girl/2024-01-05_12-34-51-training-sample-500-5-0.png",
+        "debug/dataloader/epoch-0/0-1-decoded_image.jpg",
+        "debug/dataloader/epoch-0/0-1-decoded_mask.jpg",
+        "debug/dataloader/epoch-0/0-1-decoded_conditioning_image.jpg",
         "woman_reg/r1.png",
     ],
 )
@@ -1131,6 +1136,30 @@ def test_what_training_makes_is_left_out_wherever_it_lies(made: str, tmp_path: P
     pairing = pair_folder(put(tmp_path, {"img/10_girl/1.png": b"", "img/10_girl/1.txt": b"girl", made: b""}))
     assert set(pairing.samples) == {"img/10_girl/1"}
     assert set(reasons_of(pairing)) == {made}
+
+
+@pytest.mark.parametrize(
+    ("files", "asked"),
+    [
+        ("c/a.jpg, c/a-masklabel.png, c/masks/a.png, c/masks/a-masklabel.png", "c/masks"),
+        ("c/a.jpg, c/b.jpg, c/masks/a.png, c/masks/b.png, c/masks/a-masklabel.png", "c/masks"),
+        ("img/a.jpg, img/a-masklabel.png, mask/a.png, mask/a-masklabel.png", "mask"),
+        ("x/a.jpg, x/a-masklabel.png, masks/a.png, masks/a-masklabel.png", "masks"),
+        ("x/a.jpg, x/a-masklabel.png, x mask/a.png, x mask/a-masklabel.png", "x mask"),
+        ("c/a.jpg, c/a-masklabel.png, c/cond/a.png, c/cond/a-masklabel.png", "c/cond"),
+        ("c/a.jpg, c/a-masklabel.png, c/control/a.png, c/control/a-masklabel.png", "c/control"),
+    ],
+)
+def test_masks_of_which_a_tool_made_masks_are_asked_for(files: str, asked: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"^{asked}/ may hold .*images: rename the folder"):
+        pair_folder(put(tmp_path, dict.fromkeys(files.split(", "), b"")))
+
+
+def test_copies_of_onetrainers_conditioning_pictures_are_no_images(tmp_path: Path) -> None:
+    put(tmp_path, "d.jpg e.jpg e-condlabel_old.png")
+    pairing = pair_folder(put(tmp_path, {"d-condlabel (1).png": b"", "d-condlabel - Copy.png": b""}))
+    assert set(pairing.samples) == {"d", "e"}
+    assert len(reasons_of(pairing)) == 3
 
 
 def test_pictures_that_kohya_would_not_read_are_named(tmp_path: Path) -> None:

@@ -209,13 +209,33 @@ def neutral_folders(pictures: Collection[File], layout: Layout, captioned: Colle
     inner = {file.folder for file in pictures}
     folders = {folder for each in inner for folder in _around(each)}
     own = {folder: _roles_of_folder(folder.rpartition("/")[2], layout) for folder in folders}
-    beside = _with_masks_beside(pictures)
+    beside = _with_masks_beside(pictures) - masked_masks(pictures, layout)
     neutral = beside | (_classes(folders, captioned) if layout is LAYOUTS["kohya"] else set())
     saying = {folder for folder, roles in own.items() if roles and roles != ("image",) and folder not in neutral}
     outside = any(not saying.intersection(_around(folder)) for folder in inner)
     with_images = {outer for each in folders if own[each] == ("image",) for outer in _around(each)[:-1]}
     with_masks = {outer for each in saying | beside for outer in _around(each)[:-1]}
     return frozenset(neutral | (saying & with_images & with_masks if outside else saying & with_images))
+
+
+def masked_masks(pictures: Iterable[File], layout: Layout) -> set[str]:
+    """Folders called as those of masks or the like, of which a tool may have made masks too.
+
+    Their pictures have masks beside them and the names of images: `x/1.jpg`, `x/masks/1.png` and
+    `x/masks/1-masklabel.png`.
+    """
+    pictures = list(pictures)
+    saying = {folder for folder in {file.folder for file in pictures} if not _may_be_of_images(folder, layout)}
+    plain = [file for file in pictures if file.folder not in saying]
+    images = {(place, file.stem) for file in plain for place in (place_of(file.folder), "")}
+    doubtful = saying & _with_masks_beside(pictures)
+    # `masks`, which says nothing else, may be of images anywhere.
+    places = {folder: place_of(folder) if place_of(folder.rpartition("/")[2]) else "" for folder in doubtful}
+    return {file.folder for file in pictures if (places.get(file.folder), file.stem) in images}
+
+
+def _may_be_of_images(folder: str, layout: Layout) -> bool:
+    return _roles_of_folder(folder.rpartition("/")[2], layout) in ((), ("image",))
 
 
 def _around(folder: str) -> list[str]:

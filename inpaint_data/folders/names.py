@@ -38,7 +38,7 @@ _MASK_ALONE = re.compile(r"(?P<before>.*?)(?<![^\W_])masks?(?![^\W_])(?P<after>.
 _MASK_WITHIN = re.compile(r"(?P<before>.*?)mask(?:s|ed|ing)?(?P<after>.*)", re.IGNORECASE | re.DOTALL)
 _LIKE_MASKS = re.compile(
     rf"(?:(?P<before>.*?){_BREAK})?(?:segs?|segm|segmented|mattes?|msks?|trimaps?|alphas?|labels?|annotations?|gt|bw|"
-    rf"binary|silhouette|overlay|preview|thumb|thumbnail|depth|canny|viz|cutouts?|no_?bg|fg|bg|foreground|background|rembg)"
+    rf"binary|condlabels?|silhouette|overlay|preview|thumb|thumbnail|depth|canny|viz|cutouts?|no_?bg|fg|bg|foreground|background|rembg)"
     rf"(?:{_BREAK}(?P<after>.*))?",
     re.IGNORECASE | re.DOTALL,
 )
@@ -52,8 +52,11 @@ _LIKE_TARGETS = re.compile(
     rf"(?:(?P<before>.*?){_BREAK})?(?:{'|'.join(_MADE)})(?:{_BREAK}(?P<after>.*))?", re.IGNORECASE | re.DOTALL
 )
 # What training writes, wherever it lies: sd-scripts' sample_images (library/train_util.py), and OneTrainer's
-# `2024-01-05_12-34-51-training-sample-500-5-0` (modules/trainer/GenericTrainer.py).
-SAMPLE_NAME = re.compile(r"(?:.*_)?e?[0-9]{6}_[0-9]{2}_[0-9]{14}(?:_[0-9]+)?|.*[0-9]-training-sample-.*", re.DOTALL)
+# `2024-01-05_12-34-51-training-sample-500-5-0` (modules/trainer/GenericTrainer.py) and what its debug mode decodes.
+SAMPLE_NAME = re.compile(
+    r"(?:.*_)?e?[0-9]{6}_[0-9]{2}_[0-9]{14}(?:_[0-9]+)?|.*[0-9]-training-sample-.*|.*-decoded_(?:conditioning_)?(?:image|mask)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)

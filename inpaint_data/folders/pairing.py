@@ -15,11 +15,12 @@ from inpaint_data.folders.companions import (
     or_class,
 )
 from inpaint_data.folders.doubts import masks_next_to, named_by_links, reason_of_folder, sift
-from inpaint_data.folders.files import IMAGES, File, LeftOut, walk
+from inpaint_data.folders.files import IMAGES, LOSSLESS, File, LeftOut, walk
 from inpaint_data.folders.layouts import (
     LAYOUTS,
     Reading,
     is_plain_name,
+    masked_masks,
     neutral_folders,
     place_of,
     read_name,
@@ -135,8 +136,16 @@ def _by_role(
     captioned = {(file.folder, file.stem) for file in texts.captions}
     with_captions = _folders_with_captions(pictures, captioned)
     neutral = neutral_folders(pictures, LAYOUTS[layout], with_captions)
+    masked_too = masked_masks(pictures, LAYOUTS[layout]) if layout == "auto" else set[str]()
     readings = [(file, read_name(file, LAYOUTS[layout], neutral)) for file in pictures]
     has_classes = any(repeats_of(file.folder) or ONETRAINER_NAME.fullmatch(file.stem) for file in pictures)
+    labels = {(file.folder, match["stem"]) for file in pictures if (match := ONETRAINER_NAME.fullmatch(file.stem))}
+    # carla_mask.jpg, a photograph, with a caption and carla_mask-masklabel.png.
+    whole = {
+        file.name
+        for file in pictures
+        if (file.folder, file.stem) in labels & captioned and file.extension not in LOSSLESS
+    }
     by_table = certain if layout == "imagefolder" else _said_to_be_images(texts, readings)
     for file, reading in readings:
         has_outside = has_classes and file.folder not in neutral
@@ -145,7 +154,7 @@ def _by_role(
         elif file.name not in certain and SAMPLE_NAME.fullmatch(file.stem):
             reason = "named as a sample that training writes; name it in a metadata.jsonl if it is an image"
             texts.left_out.append(LeftOut(file.name, reason, is_bad=False))
-        elif reading.role == "image" or file.name in by_table:
+        elif reading.role == "image" or file.name in by_table or (file.name in whole and not reading.source):
             images.append(file)
         elif not reading.is_read:
             reason = f"it looks like a {reading.role}, which layout {layout} has not there; --layout auto takes it"
@@ -155,7 +164,8 @@ def _by_role(
             texts.left_out.append(LeftOut(file.name, reason))
         else:
             source = f"{reading.source}/" if reading.source else ""
-            if layout == "auto" and reading.source in with_captions and repeats_of(reading.source):
+            is_class = layout == "auto" and reading.source in with_captions and repeats_of(reading.source)
+            if is_class or file.folder in masked_too:
                 roles.append("image")  # masks that a tool captioned, or a class that is called like masks
             asked = tuple(roles) if len(roles) > 1 else ()
             is_sure = not source or (
@@ -170,7 +180,7 @@ def _by_role(
         for stem, _ in (owners_in_folder if picture.source else owners_beside)(picture.file.stem, "mask")
         if stem
     }
-    sifted = sift(images, certain, beside, captioned, masked)
+    sifted = sift(images, certain | whole, beside, captioned, masked)
     texts.left_out += sifted.left_out
     texts.notes += sifted.notes
     companions += [Companion(file, role, (file.folder,)) for file, role in sifted.parts if role not in given]
