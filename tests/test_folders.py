@@ -1138,6 +1138,13 @@ def test_what_training_makes_is_left_out_wherever_it_lies(made: str, tmp_path: P
     assert set(reasons_of(pairing)) == {made}
 
 
+def test_copies_of_a_class_are_named(tmp_path: Path) -> None:
+    files = ["img/10_girl/1.png", "img/10_girl/1.txt", "backup/img/10_girl/1.png", "backup/img/10_girl/1.txt"]
+    pairing = pair_folder(put(tmp_path, dict.fromkeys(files, b"")))
+    named = "1 are in two folders of the same class (backup/img/10_girl/1.png, img/10_girl/1.png): both are packed"
+    assert named in pairing.notes
+
+
 @pytest.mark.parametrize(
     ("files", "asked"),
     [

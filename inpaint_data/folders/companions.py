@@ -195,9 +195,14 @@ def add_companions(companions: list[Companion], owners: Owners, layout: Layout, 
                 alone[picture.role].append(picture)
     for role, pictures in alone.items():
         if not paired[role]:
+            source = pictures[0].source
+            known = role == "control" or source.startswith("--")
+            elsewhere = (
+                "" if is_flag else f", or give --{role}s_from {source.rstrip('/')} if they are of images elsewhere"
+            )
             raise UsageError(
-                f"{pictures[0].source} looks like {role}s, but none of its pictures has the name of an image "
-                f"({pictures[0].file.name}); name them after their images, or move them out; if they are "
+                f"{source} looks like {role}s, but none of its pictures has the name and the place of an image "
+                f"({pictures[0].file.name}); name them after their images{elsewhere}, or move them out; if they are "
                 f"photographs, rename their folder{or_class(pictures[0].file)}"
             )
 

@@ -1,6 +1,6 @@
 """Which files of a folder are one sample."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,7 +123,7 @@ def pair_folder(
         {owner.key: owner.members() for owner in sorted(owners.all, key=lambda owner: owner.key) if not owner.problem},
         sorted(left_out, key=lambda left: (left.name, left.reason)),
         walked.passed_over,
-        [*_repeats(owners), *_numbers(owners), *texts.notes],
+        [*_notes_of_classes(owners), *_numbers(owners), *texts.notes],
     )
 
 
@@ -292,13 +292,21 @@ def _numbers(owners: Owners) -> list[str]:
     ]
 
 
-def _repeats(owners: Owners) -> list[str]:
+def _notes_of_classes(owners: Owners) -> list[str]:
     """Notes on what kohya's training does with classes, and packing does not."""
     count = Counter(owner.file.folder for owner in owners.all)
     repeated = [folder for folder in sorted(count) if (repeats_of(folder) or 1) > 1]
     if not any(map(repeats_of, count)):
         return []
     notes = []
+    classes = defaultdict[tuple[str, str], list[str]](list)
+    for owner in owners.all:
+        if repeats_of(owner.file.folder):
+            classes[owner.file.folder.rpartition("/")[2], owner.file.stem].append(owner.file.name)
+    if again := [names for names in classes.values() if len(names) > 1]:
+        notes.append(
+            f"{len(again)} are in two folders of the same class ({', '.join(sorted(again[0])[:2])}): both are packed"
+        )
     if repeated:
         notes.append(f"repeats are not packed, each image is in the shards once: {', '.join(repeated[:3])}")
     if outside := [folder for folder in sorted(count) if not repeats_of(folder)]:
