@@ -197,9 +197,8 @@ def add_companions(companions: list[Companion], owners: Owners, layout: Layout, 
         if not paired[role]:
             source = pictures[0].source
             known = role == "control" or source.startswith("--")
-            elsewhere = (
-                "" if is_flag else f", or give --{role}s_from {source.rstrip('/')} if they are of images elsewhere"
-            )
+            way = f", or give --{role}s_from {source.rstrip('/')} if they are of images elsewhere"
+            elsewhere = "" if known else way
             raise UsageError(
                 f"{source} looks like {role}s, but none of its pictures has the name and the place of an image "
                 f"({pictures[0].file.name}); name them after their images{elsewhere}, or move them out; if they are "
