@@ -23,7 +23,7 @@ class Companion:
     """A picture that is no image but belongs to one.
 
     Attributes:
-        places: where its image may be: places of folders, or the folder itself where `is_beside`.
+        places: where its image may be: places of folders, or the folder itself of one beside its image.
         source: the folder or the flag that says what it is; "" where its own name does.
         stem: its image's, beside which it lies, where a pattern says so.
         end: what its image's name does not have, where those of all its folder end in it.

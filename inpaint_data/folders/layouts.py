@@ -194,7 +194,9 @@ def is_plain_name(folder: str, role: Role, extension: str) -> bool:
     return role != "target" or bool({"target", "targets"}.intersection(words))
 
 
-def neutral_folders(pictures: Collection[File], layout: Layout, captioned: Collection[str]) -> frozenset[str]:
+def neutral_folders(
+    pictures: Collection[File], layout: Layout, captioned: Collection[str], masked_too: Collection[str]
+) -> frozenset[str]:
     """The folders whose names say nothing of their pictures, though words in them do elsewhere.
 
     A class of kohya's, in its layout: `5_oni mask`. A folder of images that have their masks beside them:
@@ -205,11 +207,12 @@ def neutral_folders(pictures: Collection[File], layout: Layout, captioned: Colle
         pictures: all there are.
         layout: how the folder is laid out.
         captioned: folders most of whose pictures have captions.
+        masked_too: see `masked_masks`.
     """
     inner = {file.folder for file in pictures}
     folders = {folder for each in inner for folder in _around(each)}
     own = {folder: _roles_of_folder(folder.rpartition("/")[2], layout) for folder in folders}
-    beside = _with_masks_beside(pictures) - masked_masks(pictures, layout)
+    beside = _with_masks_beside(pictures).difference(masked_too)
     neutral = beside | (_classes(folders, captioned) if layout is LAYOUTS["kohya"] else set())
     saying = {folder for folder, roles in own.items() if roles and roles != ("image",) and folder not in neutral}
     outside = any(not saying.intersection(_around(folder)) for folder in inner)
@@ -218,13 +221,12 @@ def neutral_folders(pictures: Collection[File], layout: Layout, captioned: Colle
     return frozenset(neutral | (saying & with_images & with_masks if outside else saying & with_images))
 
 
-def masked_masks(pictures: Iterable[File], layout: Layout) -> set[str]:
+def masked_masks(pictures: Collection[File], layout: Layout) -> set[str]:
     """Folders called as those of masks or the like, of which a tool may have made masks too.
 
     Their pictures have masks beside them and the names of images: `x/1.jpg`, `x/masks/1.png` and
     `x/masks/1-masklabel.png`.
     """
-    pictures = list(pictures)
     saying = {folder for folder in {file.folder for file in pictures} if not _may_be_of_images(folder, layout)}
     plain = [file for file in pictures if file.folder not in saying]
     images = {(place, file.stem) for file in plain for place in (place_of(file.folder), "")}

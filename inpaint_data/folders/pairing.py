@@ -135,8 +135,8 @@ def _by_role(
     certain = _named_by(texts)
     captioned = {(file.folder, file.stem) for file in texts.captions}
     with_captions = _folders_with_captions(pictures, captioned)
-    neutral = neutral_folders(pictures, LAYOUTS[layout], with_captions)
-    masked_too = masked_masks(pictures, LAYOUTS[layout]) if layout == "auto" else set[str]()
+    masked_too = masked_masks(pictures, LAYOUTS[layout])
+    neutral = neutral_folders(pictures, LAYOUTS[layout], with_captions, masked_too)
     readings = [(file, read_name(file, LAYOUTS[layout], neutral)) for file in pictures]
     has_classes = any(repeats_of(file.folder) or ONETRAINER_NAME.fullmatch(file.stem) for file in pictures)
     labels = {(file.folder, match["stem"]) for file in pictures if (match := ONETRAINER_NAME.fullmatch(file.stem))}
@@ -164,8 +164,8 @@ def _by_role(
             texts.left_out.append(LeftOut(file.name, reason))
         else:
             source = f"{reading.source}/" if reading.source else ""
-            is_class = layout == "auto" and reading.source in with_captions and repeats_of(reading.source)
-            if is_class or file.folder in masked_too:
+            is_class = reading.source in with_captions and repeats_of(reading.source)
+            if layout == "auto" and (is_class or file.folder in masked_too):
                 roles.append("image")  # masks that a tool captioned, or a class that is called like masks
             asked = tuple(roles) if len(roles) > 1 else ()
             is_sure = not source or (

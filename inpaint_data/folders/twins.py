@@ -59,24 +59,10 @@ def _has_mask_beside(owner: Owner) -> bool:
 
 
 # The last words of names of classes that may hold what belongs to the class without them: `10_woman_labels`.
-_DERIVED = frozenset(
-    [
-        *(
-            "label",
-            "labels",
-            "annotation",
-            "annotations",
-            "seg",
-            "segs",
-            "alpha",
-            "alphas",
-            "masked",
-            "maske",
-            "masken",
-        ),
-        *("inpaint", "bw", "hole", "holes", "msk", "msks", "target", "targets", "control", "cutout", "cutouts"),
-    ]
-)
+_DERIVED = frozenset([
+    "label", "labels", "annotation", "annotations", "seg", "segs", "alpha", "alphas", "masked", "maske", "masken",
+    "inpaint", "bw", "hole", "holes", "msk", "msks", "target", "targets", "control", "cutout", "cutouts",
+])  # fmt: skip
 
 
 class _Twins:
