@@ -1,7 +1,7 @@
 """Which files of a folder are one sample."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,12 +97,14 @@ def pair_folder(
     pictures = [file for file in files if file.extension in IMAGES]
     others = [file for file in files if file.extension not in IMAGES]
     texts = sort_texts(root, others, pictures, captions_from)
+    certain = _named_by(texts)
     claimed = [claim for claim in claims(texts) if claim[1] not in given]
     unknown = unknown_in(texts)
     texts.left_out += [LeftOut(file.name, unknown[file.name]) for file in pictures if file.name in unknown]
-    with_claimed = _left_by_tables(pictures, claimed, texts)
+    with_claimed = _left_by_tables(pictures, claimed, certain, texts)
     spoken_for = {*unknown, *with_claimed, *(picture for _, _, picture, _ in claimed)}
-    images, companions = _by_role([file for file in pictures if file.name not in spoken_for], layout, given, texts)
+    unsaid = [file for file in pictures if file.name not in spoken_for]
+    images, companions = _by_role(unsaid, layout, given, certain, texts)
     owners = Owners(images)
     if not owners.all:
         raise _nothing(root, companions, others, texts.left_out)
@@ -113,7 +115,7 @@ def pair_folder(
     check_sources(owners)
     add_texts(texts, owners)
     texts.left_out += owners.without_second_names()
-    texts.notes += check_twins(owners, _named_by(texts), layout, "mask" in given or bool(claimed))
+    texts.notes += check_twins(owners, certain, layout, "mask" in given or bool(claimed))
     if not any("mask" in owner.pictures for owner in owners.all):
         texts.notes += masks_next_to(root)
     left_out = [*walked.left_out, *texts.left_out]
@@ -128,11 +130,10 @@ def pair_folder(
 
 
 def _by_role(
-    pictures: Sequence[File], layout: str, given: Collection[Role], texts: Texts
+    pictures: Sequence[File], layout: str, given: Collection[Role], certain: Set[str], texts: Texts
 ) -> tuple[list[File], list[Companion]]:
     """The images, and the pictures that belong to one by their names; what is neither is left out."""
     images, companions = [], list[Companion]()
-    certain = _named_by(texts)
     captioned = {(file.folder, file.stem) for file in texts.captions}
     with_captions = _folders_with_captions(pictures, captioned)
     masked_too = masked_masks(pictures, LAYOUTS[layout])
@@ -187,12 +188,13 @@ def _by_role(
     return sifted.images, companions
 
 
-def _left_by_tables(pictures: Sequence[File], claimed: Sequence[Claim], texts: Texts) -> set[str]:
+def _left_by_tables(
+    pictures: Sequence[File], claimed: Sequence[Claim], certain: Collection[str], texts: Texts
+) -> set[str]:
     """Pictures that tables do not name, in folders of which they name others as masks or the like alone."""
     roles = dict[str, str]()
     for _, role, picture, _ in claimed:
         roles[picture.rpartition("/")[0]] = role
-    certain = _named_by(texts)
     for name in certain:
         roles.pop(name.rpartition("/")[0], None)
     named = {picture for _, _, picture, _ in claimed}
