@@ -1,8 +1,8 @@
 """What a batch is: of decoded pictures on their way to the device, and of latents for a training step.
 
 Shapes: B batch, K mask variants of a picture, C latent channels (2C for moments: mean, then log-variance), H W the
-picture, h w latents. One rule for variants: an `ImageBatch` has K masks of each picture, always; a `Batch` has one mask
-of each sample, always. K variants of encoded pictures are K batches.
+picture, h w latents, N references. One rule for variants: an `ImageBatch` has K masks of each picture, always; a
+`Batch` has one mask of each sample, always. K variants of encoded pictures are K batches.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,11 @@ from torch import Tensor
 Posterior = Literal["mode", "sample", "moments"]  # how latents come from an autoencoder
 POSTERIORS: tuple[Posterior, ...] = get_args(Posterior)
 # The pictures that a sample may have beside its image, each encoded for itself -> the key of its latents.
-PAIRED: Mapping[str, str] = MappingProxyType({"target": "target_latents", "control": "control_latents"})
+PAIRED: Mapping[str, str] = MappingProxyType(
+    {"target": "target_latents", "control": "control_latents", "references": "reference_latents"}
+)
+PixelsOf = Literal["image", "control"]  # pictures that a batch of latents may keep as they are
+PIXELS: tuple[PixelsOf, ...] = get_args(PixelsOf)
 SIZES = ("original_size", "resized_size", "crop_top_left", "target_size")
 
 
@@ -69,14 +73,15 @@ class _Identity(TypedDict, total=False):
 class ImageBatch(_Identity, total=False):
     """Decoded pictures of one size with their masks, before the offset: what `Encoder` takes.
 
-    image, target, control: (B, 3, H, W) uint8. masks: (B, K, H, W) bool, True = repaint. variants: K ints, the numbers
-    that the masks were drawn with. captions: B lists of K, where those of a sample's masks differ. generator, edits: B
-    lists of K, see `Batch`. seed: of masks, offsets and noise.
+    image, target, control: (B, 3, H, W) uint8. references: (B, N, 3, H, W) uint8. masks: (B, K, H, W) bool, True =
+    repaint. variants: K ints, the numbers that the masks were drawn with. captions: B lists of K, where those of a
+    sample's masks differ. generator, edits: B lists of K, see `Batch`. seed: of masks, offsets and noise.
     """
 
     image: Tensor
     target: Tensor
     control: Tensor
+    references: Tensor
     masks: Tensor
     captions: list[list[str]]
     variants: list[int]
@@ -92,6 +97,8 @@ class Batch(_Identity, total=False):
     masked_latents: the same, of the picture with its hole filled.
     hole_latents: the same, of what is in the hole, with grey around it; for the recipe that reads them.
     target_latents, control_latents: the same, of the paired target and conditioning pictures, where there are such.
+    reference_latents: (B, N, C, h, w), the same, of the references.
+    image, control: (B, 3, H, W) uint8, the pictures themselves, for models that read those.
     mask: (B, 1, H, W) at full resolution, after the offset: bool, True = repaint; or, where borders are soft, float32
         in [0, 1], 1 = repaint, every value k / 255.
     offset: (B,) int64, pixels. window: B names, what each mask grew or shrank by.
@@ -105,6 +112,9 @@ class Batch(_Identity, total=False):
     hole_latents: Tensor
     target_latents: Tensor
     control_latents: Tensor
+    reference_latents: Tensor
+    image: Tensor
+    control: Tensor
     mask: Tensor
     offset: Tensor
     window: list[str]

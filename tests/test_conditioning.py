@@ -21,6 +21,7 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_inpaint as qwe
 from PIL import Image
 from torch import Tensor, nn
 
+from inpaint_data.encoding.recipe_rows import ADDED
 from inpaint_data.encoding.recipes import (
     RECIPES,
     Recipe,
@@ -165,9 +166,13 @@ def sdxl_controlnet_union() -> nn.Module:
     return sdxl_controlnet(diffusers.ControlNetUnionModel)
 
 
-def flux_controlnet() -> nn.Module:
+def flux_controlnet(**config: Any) -> nn.Module:
     embeddings = {"joint_attention_dim": 8, "pooled_projection_dim": 8, "num_single_layers": 1}
-    return diffusers.FluxControlNetModel(in_channels=64, **embeddings, **ROPE)
+    return diffusers.FluxControlNetModel(in_channels=64, **embeddings, **ROPE, **config)
+
+
+def flux_rgb_controlnet() -> nn.Module:
+    return flux_controlnet(conditioning_embedding_channels=16)
 
 
 def flux2_vae() -> nn.Module:
@@ -207,6 +212,7 @@ class Row:
     controlnet: Callable[[], nn.Module] | None = None
     unseeded: tuple[str, ...] = ()  # what it takes from torch's global generator instead
     channels_last: bool = True  # how the pixels lie in memory when it encodes them
+    has_reference: bool = False
 
 
 CONCAT, BLEND = ("noise", "masked_latents"), ("latents", "noise", "masked_latents")
@@ -238,6 +244,24 @@ SD15_CONTROLNET = Row(
 SD15 = Row(diffusers.StableDiffusionInpaintPipeline, sd_vae, lambda: unet(9), STABLE, EMBEDS, CONCAT)
 SD15_BLEND = Row(diffusers.StableDiffusionInpaintPipeline, sd_vae, lambda: unet(4), STABLE, EMBEDS, BLEND)
 SDXL = diffusers.StableDiffusionXLInpaintPipeline
+KONTEXT = Row(
+    diffusers.FluxKontextInpaintPipeline,
+    flux_vae,
+    lambda: flux(64),
+    NO_TEXTS | {"image_encoder": None, "feature_extractor": None},
+    POOLED | {"_auto_resize": False},
+    ("noise",),
+)
+KLEIN = Row(diffusers.Flux2KleinInpaintPipeline, flux2_vae, flux2, NO_TEXT, EMBEDS, ("noise",))
+FLUX_CONTROLNET = Row(
+    diffusers.FluxControlNetInpaintPipeline,
+    flux_vae,
+    lambda: flux(64),
+    NO_TEXTS,
+    POOLED,
+    ("control_latents", "latents", "noise", "masked_latents"),
+    flux_controlnet,
+)
 ROWS = {
     "sd15-inpaint": SD15,
     "sd2-inpaint": SD15,
@@ -306,24 +330,14 @@ ROWS = {
         POOLED,
         ("masked_latents", "control_latents", "latents", "noise"),
     ),
-    "flux-controlnet-inpaint": Row(
-        diffusers.FluxControlNetInpaintPipeline,
-        flux_vae,
-        lambda: flux(64),
-        NO_TEXTS,
-        POOLED,
-        ("control_latents", "latents", "noise", "masked_latents"),
-        flux_controlnet,
+    "flux-controlnet-inpaint": FLUX_CONTROLNET,
+    "flux-controlnet-rgb-inpaint": replace(
+        FLUX_CONTROLNET, controlnet=flux_rgb_controlnet, draws=("latents", "noise", "masked_latents")
     ),
-    "flux-kontext-inpaint": Row(
-        diffusers.FluxKontextInpaintPipeline,
-        flux_vae,
-        lambda: flux(64),
-        NO_TEXTS | {"image_encoder": None, "feature_extractor": None},
-        POOLED | {"_auto_resize": False},
-        ("noise",),
-    ),
-    "flux2-klein-inpaint": Row(diffusers.Flux2KleinInpaintPipeline, flux2_vae, flux2, NO_TEXT, EMBEDS, ("noise",)),
+    "flux-kontext-inpaint": KONTEXT,
+    "flux2-klein-inpaint": KLEIN,
+    "flux-kontext-reference-inpaint": replace(KONTEXT, has_reference=True),
+    "flux2-klein-reference-inpaint": replace(KLEIN, has_reference=True),
     "qwen-edit-inpaint": Row(
         diffusers.QwenImageEditInpaintPipeline, qwen_vae, qwen, NO_TEXT | {"processor": None}, QWEN, BLEND
     ),
@@ -344,7 +358,13 @@ ROWS = {
     "qwen-blend": Row(diffusers.QwenImageInpaintPipeline, qwen_vae, qwen, NO_TEXT, QWEN, BLEND),
     "z-image-blend": Row(diffusers.ZImageInpaintPipeline, flux_vae, z_image, NO_TEXT, Z_EMBEDS, BLEND),
 }
-ALONE = {"wan-vace", "easyanimate-inpaint", "brushnet-inpaint", "powerpaint2-inpaint"}  # tests of their own
+ALONE = {
+    "wan-vace",
+    "wan-vace-reference",
+    "easyanimate-inpaint",
+    "brushnet-inpaint",
+    "powerpaint2-inpaint",
+}  # tests of their own
 SEQUENCES = [name for name, row in RECIPES.items() if row.layout == "sequence"]
 BLENDING = [name for name, row in RECIPES.items() if not row.parts] + ["kandinsky-inpaint", *SEQUENCES]
 
@@ -389,6 +409,10 @@ def uint8_pictures() -> tuple[Tensor, Tensor]:
 
 def control_pictures(images: Tensor) -> Tensor:
     return images.flip(-1)
+
+
+def reference_pictures(images: Tensor) -> Tensor:
+    return images.flip(-2)
 
 
 def as_pil(images: Tensor) -> list[Image.Image]:
@@ -455,6 +479,8 @@ def fed_by_pipeline(
     elif row.controlnet is sdxl_controlnet_union:
         # As the example of the pipeline tells, whose images are 8-bit.
         pictures["control_image"] = [as_pil(images.masked_fill(masks, 0))]
+    elif row.has_reference:
+        pictures["image_reference"] = as_pil(reference_pictures(images))
     elif "control_image" in parameters:
         pictures["control_image"] = as_pil(control_pictures(images))
     call: dict[str, Any] = {"guidance_scale": 0.0, "num_inference_steps": 1, "output_type": "latent", "strength": 1.0}
@@ -511,7 +537,7 @@ def batch_of_ours(
         generator = torch.Generator().manual_seed(seed)
         for key in draws:
             noise[key] = torch.randn(shape, generator=generator, dtype=dtype if key == "noise" else vae.dtype)
-    if name == "flux2-klein-inpaint":  # which draws it in patches
+    if recipe.row.positions == "flux2":  # which draws it in patches
         patches = noise["noise"].reshape(BATCH, 4 * shape[1], HEIGHT // 16, WIDTH // 16)
         noise["noise"] = diffusers.Flux2KleinInpaintPipeline._unpatchify_latents(patches)
     for key in ("latents", "masked_latents"):
@@ -522,6 +548,8 @@ def batch_of_ours(
     drawn = noise.get("control_latents")
     control = contiguous.mode(control) if drawn is None else contiguous.sample(control, drawn.float())
     batch |= {"control": control_pictures(images), "control_latents": control}
+    if row.has_reference:
+        batch["reference_latents"] = vae.mode(vae.encode(reference_pictures(images).float() / 127.5 - 1))[:, None]
     return recipe, batch | {"noise": noise["noise"], "image": images}
 
 
@@ -557,11 +585,13 @@ def test_the_model_is_fed_what_the_pipeline_feeds_it(name: str) -> None:
     elif positions:
         assert positions == fed.positions
     told = recipe(batch) if row.controlnet else fed.model_input
-    assert told.shape[-1 if recipe.row.layout in ("packed", "sequence") else 1] == recipe.channels
+    tokens = recipe.row.layout in ("packed", "sequence") and not ADDED.keys() & set(recipe.row.parts)
+    assert told.shape[-1 if tokens else 1] == recipe.channels
 
 
-def test_wan_vace_is_fed_what_the_pipeline_feeds_it() -> None:
-    """One frame, one sample, as the pipeline takes them."""
+@pytest.mark.parametrize("name", ["wan-vace", "wan-vace-reference"])
+def test_wan_vace_is_fed_what_the_pipeline_feeds_it(name: str) -> None:
+    """One frame, one sample, as the pipeline takes them; the reference of the picture's size."""
     torch.manual_seed(0)
     vae = diffusers.AutoencoderKLWan(base_dim=8, dim_mult=[1, 2, 2, 2], num_res_blocks=1).eval()
     heads = {"num_attention_heads": 1, "attention_head_dim": 16, "num_layers": 1, "ffn_dim": 8, "vace_layers": [0]}
@@ -570,6 +600,8 @@ def test_wan_vace_is_fed_what_the_pipeline_feeds_it() -> None:
     given = copy.deepcopy(vae)
     pipeline = diffusers.WanVACEPipeline(vae=given, transformer=model, scheduler=scheduler, **NO_TEXT)
     images, masks = (pictures[:1] for pictures in uint8_pictures())
+    references = reference_pictures(images)
+    given_references = {"reference_images": as_pil(references)} if name == "wan-vace-reference" else {}
     calls = recorded(model)
     with contextlib.suppress(_Reached):
         pipeline(
@@ -582,20 +614,26 @@ def test_wan_vace_is_fed_what_the_pipeline_feeds_it() -> None:
             num_inference_steps=1,
             guidance_scale=0.0,
             generator=torch.Generator().manual_seed(2),
+            **given_references,
         )
     autoencoder = Autoencoder(vae)
-    recipe = conditioning("wan-vace", vae.config)
+    recipe = conditioning(name, vae.config)
     recipe.check_model(model.config)
     batch: dict[str, Any] = dict(
         InpaintTransform(autoencoder, 0, recipe.fill, recipe.posterior, hole_latents=True)(
-            {"image": images, "mask": masks, "__key__": ["a"]}
+            {"image": images, "mask": masks, "__key__": ["a"], "references": references[:, None]}
         )
     )
     hole = fill_hole(images.float() / 127.5 - 1, ~masks, "grey", -1.0)
     assert torch.equal(batch["hole_latents"], autoencoder.mode(autoencoder.encode(hole)))
     assert same(recipe(batch), calls[0]["control_hidden_states"])
-    noise = torch.randn((1, 16, 1, HEIGHT // 8, WIDTH // 8), generator=torch.Generator().manual_seed(2))
-    assert same(recipe.model_input(noise[:, :, 0], batch), calls[0]["hidden_states"])
+    frames = 1 + len(given_references)
+    noise = torch.randn((1, 16, frames, HEIGHT // 8, WIDTH // 8), generator=torch.Generator().manual_seed(2))
+    given_noise = noise if given_references else noise[:, :, 0]
+    assert same(recipe.model_input(given_noise, batch), calls[0]["hidden_states"])
+    assert recipe.latents(batch).shape == given_noise.shape
+    assert recipe.loss_mask(batch).shape == (1, 1, *noise.shape[2:])
+    assert recipe.loss_mask(batch)[:, :, :-1].sum() == 0 < recipe.loss_mask(batch)[:, :, -1:].sum()
 
 
 def test_easyanimate_is_fed_what_the_pipeline_feeds_it() -> None:
@@ -927,8 +965,9 @@ def test_a_soft_mask_is_fed_hard_as_the_mask_processor_makes_it_and_blends_softl
         "control": torch.rand(1, 3, 32, 48),
         "control_latents": torch.randn(1, channels, 4, 6),
         "hole_latents": torch.randn(1, channels, 4, 6),
+        "reference_latents": torch.randn(1, 1, channels, 4, 6),
     }
-    noisy = torch.randn(1, channels, 4, 6)
+    noisy = torch.randn_like(recipe.latents(batch))
     fed = recipe.model_input(noisy, batch | {"mask": hard.bool()})
     assert torch.equal(recipe.model_input(noisy, batch | {"mask": soft}), fed)
     assert torch.equal(recipe(batch | {"mask": soft}), recipe(batch | {"mask": hard.bool()}))
@@ -937,7 +976,7 @@ def test_a_soft_mask_is_fed_hard_as_the_mask_processor_makes_it_and_blends_softl
     if name == "kandinsky-inpaint":
         assert torch.equal(blend, recipe.blend_mask(batch | {"mask": hard.bool()}))
         return
-    if name == "flux2-klein-inpaint":
+    if recipe.row.positions == "flux2":
         tokens = nn.functional.interpolate(soft, (2, 3), mode="bilinear")
         assert torch.equal(blend, tokens.flatten(2).transpose(1, 2))
         return

@@ -181,11 +181,6 @@ def test_it_can_be_pickled_after_a_loader_was_made(kind: str, sources: Any) -> N
     pickle.loads(pickle.dumps(data))
 
 
-def test_a_recipe_that_reads_more_than_batches_have_is_refused(sources: Any) -> None:
-    with pytest.raises(UsageError, match="recipe: sd15-controlnet-inpaint reads 'image', which batches"):
-        data_module(recipe="sd15-controlnet-inpaint", **sources["cache"])
-
-
 RANKS = """
     import os, sys, warnings
     sys.path.insert(0, {tests!r})

@@ -36,6 +36,7 @@ from inpaint_data.batch import PAIRED
 from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.latent_cache.encodings import npy_bytes
 from inpaint_data.masks.presets import PRESETS, Preset
+from inpaint_data.pictures.geometry import fitted
 from inpaint_data.shards.naming import expand_shards, shard_identity, shard_size, shard_stamp
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 4}
@@ -148,7 +149,7 @@ def test_all_four_stages_run_from_a_cache_and_from_pictures(shards: str, tmp_pat
 # Paired targets
 
 
-@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("name", ["target", "control"])
 @pytest.mark.parametrize("source", ["cache", "shards"])
 def test_a_paired_picture_is_cut_and_encoded_like_the_image(
     source: str, name: str, tmp_path: Path, photo_bytes: dict[str, bytes], vae: Autoencoder
@@ -203,6 +204,128 @@ def test_a_recipe_that_reads_a_conditioning_picture_is_fed_from_the_datamodule(
     batch = batches(module)[0]
     assert torch.equal(batch["control_latents"], batch["latents"])
     assert module.recipe(batch).shape == (len(batch["__key__"]), 33, 1, 8, 8)
+
+
+@pytest.fixture
+def with_references(tmp_path: Path, photo_bytes: dict[str, bytes]) -> str:
+    """Each with the cat, and with itself squeezed to a strip; the second has no number that begins at 0."""
+    strip = io.BytesIO()
+    Image.open(io.BytesIO(photo_bytes["cat"])).resize((90, 30)).save(strip, "PNG")
+    samples = {
+        key: {"jpg": photo_bytes[key], "reference.3.png": strip.getvalue(), "reference.0.jpg": photo_bytes["cat"]}
+        for key in photo_bytes
+    }
+    write_shard(tmp_path / "in" / "a.tar", samples)
+    return str(tmp_path / "in")
+
+
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_references_are_fitted_whole_encoded_and_cached(
+    storage: Any, with_references: str, tmp_path: Path, photo_bytes: dict[str, bytes]
+) -> None:
+    common = {"recipe": "wan-vace-reference", "resolution": 64, "masks": "boxes", "references": 2}
+    wide = np.asarray(Image.open(io.BytesIO(photo_bytes["cat"])).resize((90, 30)))
+    square = fitted(wide, (64, 64), flip=False)
+    assert square.shape == (64, 64, 3)
+    assert (square[:21] == 255).all()
+    assert (square[43:] == 255).all()
+    assert (square[21:43] != 255).any()
+    assert np.array_equal(fitted(wide, (64, 64), flip=True), square[:, ::-1])
+
+    live = data_module(with_references, vae="demo", **common)
+    live.setup("fit")
+    raw = next(iter(live.train_dataloader()))
+    row = raw["__key__"].index("coffee")
+    assert raw["references"].shape == (len(raw["__key__"]), 2, 3, 64, 64)
+    assert np.array_equal(raw["references"][row, 1].permute(1, 2, 0).numpy(), square)
+    encoded: Any = live.on_after_batch_transfer(raw, 0)
+    assert "references" not in encoded
+    vae = live.autoencoder
+    alone = vae.mode(vae.encode(raw["references"][:, 1].float() / 127.5 - 1))
+    assert torch.equal(encoded["reference_latents"][:, 1], alone)
+
+    out = str(tmp_path / "cache")
+    cache_latents(with_references, out, storage=storage, variants=2, device="cpu", **common)
+    assert verify_cache(out, vae="demo", deep=True, against=with_references).problems == []
+    cache = data_module(out, batch_size=len(raw["__key__"]), recipe=common["recipe"])
+    bound = 2e-3 if storage == "float32" else 0.1
+    rows = {key: row for row, key in enumerate(encoded["__key__"])}
+    for batch in batches(cache):
+        for row, key in enumerate(batch["__key__"]):
+            if key in rows:
+                apart = batch["reference_latents"][row] - encoded["reference_latents"][rows[key]]
+                assert apart.abs().max() < bound
+    assert cache.recipe(batch).shape[1:3] == (96, 3)
+    assert batch["carried"][0] == {}
+    (Path(out) / "cache.json").unlink()
+    for sidecar in Path(out).glob("*.json"):
+        sidecar.unlink()
+    assert index_cache(out, "demo")
+    assert batches(data_module(out, batch_size=4, recipe=common["recipe"]))
+
+
+def test_other_numbers_of_references_and_recipes_without_them_are_told(with_references: str, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"recipe": "wan-vace-reference", "resolution": 64, "masks": "boxes"}
+    with pytest.raises(UsageError, match=r"reads reference pictures.*reference\.jpg and set references: 1"):
+        data_module(with_references, vae="demo", **common)
+    cache_latents(with_references, str(tmp_path / "none"), **common | {"recipe": "wan-vace"})
+    with pytest.raises(UsageError, match=r"reads reference_latents, which this cache .* references: 1"):
+        batches(data_module(str(tmp_path / "none"), **common))
+    with pytest.raises(CacheError, match=r"2 references \(reference\.0\.jpg, reference\.3\.png\).*set references: 2"):
+        cache_latents(with_references, str(tmp_path / "one"), on_bad="raise", references=1, **common)
+    recipe = conditioning("flux-kontext-reference-inpaint", Autoencoder(flux_vae()).config)
+    latents = {"latents": torch.zeros(1, 16, 4, 4), "reference_latents": torch.zeros(1, 2, 16, 4, 4)}
+    with pytest.raises(UsageError, match="takes one reference, not 2"):
+        recipe.positions(latents)
+
+
+READ_AS_PIXELS = {"sd15-controlnet-inpaint": "image", "sdxl-controlnet-inpaint": "control"}
+
+
+@pytest.mark.parametrize("recipe", READ_AS_PIXELS)
+@pytest.mark.parametrize("source", ["cache", "shards", "fresh masks", "indexed"])
+def test_a_model_that_reads_pixels_is_fed_the_cut_picture(
+    source: str, recipe: str, with_control: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    settings: dict[str, Any] = SETTINGS | {"vae": vae, "recipe": recipe, "control": True}
+    live = data_module(with_control, **settings)
+    live.setup("fit")
+    cut = {
+        key: picture
+        for raw in live.train_dataloader()
+        for key, picture in zip(raw["__key__"], raw[READ_AS_PIXELS[recipe]], strict=True)
+    }
+    module, cache = live, tmp_path / "cache"
+    if source != "shards":
+        cache_latents(with_control, str(cache), carry_image="crop", **settings)
+        assert verify_cache(cache, vae=vae, deep=True, against=with_control).problems == []
+        if source == "indexed":
+            for sidecar in cache.glob("*.json"):
+                sidecar.unlink()
+            index_cache(cache, vae)
+        more = {"vae": vae, "fresh_masks": True} if source == "fresh masks" else {}
+        module = data_module(str(cache), recipe=recipe, batch_size=4, **more)
+    for batch in batches(module):
+        for key, picture in zip(batch["__key__"], batch[READ_AS_PIXELS[recipe]], strict=True):
+            assert torch.equal(picture, cut[key])
+        assert module.recipe(batch).shape == (len(batch["__key__"]), 3, 64, 64)
+
+
+def test_pixels_that_a_cache_does_not_have_are_refused_and_a_damaged_picture_is_found(
+    with_control: str, tmp_path: Path, vae: Autoencoder
+) -> None:
+    settings: dict[str, Any] = SETTINGS | {"vae": vae}
+    cache_latents(with_control, str(tmp_path / "plain"), **settings)
+    with pytest.raises(UsageError, match=r"the pixels of image, .* cache with pixels: \[image\] or the recipe"):
+        batches(data_module(str(tmp_path / "plain"), recipe="sd15-controlnet-inpaint"))
+    with pytest.raises(UsageError, match=r"pixels: control reads a conditioning picture.*set control: true"):
+        cache_latents(with_control, str(tmp_path / "x"), **settings, pixels="control")
+    cache_latents(with_control, str(tmp_path / "pixels"), **settings, pixels="image")
+    (tar,) = (tmp_path / "pixels").glob("*.tar")
+    data = bytearray(tar.read_bytes())
+    data[data.index(b"IDAT") + 40] ^= 1
+    tar.write_bytes(data)
+    assert any("image_pixels.png" in str(problem) for problem in verify_cache(tmp_path / "pixels").problems)
 
 
 def test_a_recipe_that_reads_conditioning_pictures_is_refused_where_they_are_not_encoded(

@@ -20,9 +20,9 @@ from conftest import PHOTOS, run, write_shard
 from flat import cache_latents
 
 from inpaint_data import Autoencoder, CacheError, Problem, UsageError, repair_cache, verify_cache
+from inpaint_data.latent_cache.encodings import json_bytes, npy_bytes
 from inpaint_data.latent_cache.format import Sidecar, committed, read_cache_file, write_cache_file
 from inpaint_data.latent_cache.lock import LOCK, this_place
-from inpaint_data.latent_cache.members import json_bytes, npy_bytes
 from inpaint_data.latent_cache.writer import ShardWriter
 
 SETTINGS = {"resolution": 64, "masks": "mixture", "mask_offset": (-4, 9), "batch_size": 2, "variants": 2, "seed": 5}

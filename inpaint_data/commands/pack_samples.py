@@ -18,7 +18,7 @@ from inpaint_data.pictures.images import image_size, stated_orientation
 from inpaint_data.shards.reading import name_problem
 
 ANY = Decoding(tuple(DECODERS), max_pixels=sys.maxsize)  # what is decoded is for the job to say
-PICTURE = re.compile(rf"(?:(?P<role>mask|target|control)(?:\.[0-9]+)?\.)?(?:{'|'.join(IMAGES)})")
+PICTURE = re.compile(rf"(?:(?P<role>mask|target|control|reference)(?:\.[0-9]+)?\.)?(?:{'|'.join(IMAGES)})")
 
 
 @dataclass(frozen=True)

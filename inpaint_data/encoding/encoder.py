@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from inpaint_data.batch import PAIRED, Batch, ImageBatch, Posterior
+from inpaint_data.batch import PAIRED, Batch, ImageBatch, PixelsOf, Posterior
 from inpaint_data.encoding.models import MODELS
-from inpaint_data.encoding.recipe_rows import RECIPES, RecipeRow
+from inpaint_data.encoding.recipe_rows import ADDED, RECIPES, RecipeRow
 from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.transform import InpaintTransform
@@ -67,6 +67,7 @@ class Encoder:
             masked,
             masks.chosen_soft,
             wants_hole_latents(encode),
+            wanted_pixels(encode),
         )
 
     @property
@@ -173,14 +174,28 @@ def wants_hole_latents(encode: EncodeSettings) -> bool:
     return row is not None and "hole" in row.parts
 
 
-def check_control(pictures: PictureSettings, encode: EncodeSettings) -> None:
-    """Raises UsageError if the recipe reads latents of conditioning pictures, and samples are not said to have them."""
+def wanted_pixels(encode: EncodeSettings) -> tuple[PixelsOf, ...]:
+    """Pictures that batches are to have as they are, by the settings or else by the recipe."""
+    if encode.pixels is not None:
+        return encode.pixels
     row = recipe_row(encode)
-    if row and "control" in row.parts and not pictures.control:
+    return tuple(sorted({ADDED[part] for part in row.parts if part in ADDED})) if row else ()
+
+
+def check_paired(pictures: PictureSettings, encode: EncodeSettings) -> None:
+    """Raises UsageError if batches are to have what is made of pictures that samples are not said to have."""
+    row = recipe_row(encode)
+    parts = row.parts if row else ()
+    by = f"recipe {encode.recipe}" if row else f"pixels: {', '.join(wanted_pixels(encode))}"
+    if not pictures.control and ("control" in parts or "control" in wanted_pixels(encode)):
         raise UsageError(
-            f"control: recipe {encode.recipe} reads the latents of a conditioning picture; give each sample its "
-            "control.jpg and set control: true",
+            f"control: {by} reads a conditioning picture; give each sample its control.jpg and set control: true",
             ("pictures", "control"),
+        )
+    if not pictures.references and "reference" in parts:
+        raise UsageError(
+            f"references: {by} reads reference pictures; give each sample its reference.jpg and set references: 1",
+            ("pictures", "references"),
         )
 
 

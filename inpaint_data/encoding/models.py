@@ -19,8 +19,8 @@ class Model:
         max_aspect: of buckets; 1 for squares alone.
         dtype: that the autoencoder computes in: bfloat16 where the example loads the pipeline so. The half precision of
             the older ones is not used: the autoencoder of SDXL overflows in it.
-        carry_image: what the recipe needs of the image itself.
         control: whether the recipe reads a conditioning picture.
+        references: how many reference pictures the recipe reads.
         text: the pipeline whose text encoders are taken; None for `name`.
     """
 
@@ -28,8 +28,8 @@ class Model:
     resolution: int = 1024
     max_aspect: float = 2.0
     dtype: Literal["float32", "bfloat16"] = "float32"
-    carry_image: Literal["none", "crop"] = "none"
     control: bool = False
+    references: int = 0
     text: str | None = None
 
     def settings(self, recipe: str) -> dict[tuple[str, ...], Any]:
@@ -37,10 +37,10 @@ class Model:
         settings: dict[tuple[str, ...], Any] = {("pictures", "resolution"): self.resolution}
         if self.max_aspect > 1:
             settings |= {("pictures", "max_aspect"): self.max_aspect, ("pictures", "bucket_step"): 64}
-        if self.carry_image != "none":
-            settings["pictures", "carry_image"] = self.carry_image
         if self.control:
             settings["pictures", "control"] = True
+        if self.references:
+            settings["pictures", "references"] = self.references
         settings |= {("encode", "vae"): self.name, ("encode", "dtype"): self.dtype, ("encode", "recipe"): recipe}
         settings |= {("text", "model"): self.name if self.text is None else self.text, ("text", "dtype"): self.dtype}
         return settings | {("vae",): self.name}  # of commands without groups
@@ -52,6 +52,9 @@ _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 _SDXL_INPAINT = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
 _FLUX = "black-forest-labs/FLUX.1-dev"
 _SD3 = "stabilityai/stable-diffusion-3-medium-diffusers"
+_KONTEXT = "black-forest-labs/FLUX.1-Kontext-dev"
+_KLEIN = "black-forest-labs/FLUX.2-klein-base-9B"
+_VACE = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
 
 # A row for each of RECIPES.
 MODELS: dict[str, Model] = {
@@ -66,22 +69,26 @@ MODELS: dict[str, Model] = {
     "sd3-controlnet-inpaint": Model(_SD3),
     "qwen-controlnet-inpaint": Model("Qwen/Qwen-Image", dtype="bfloat16"),
     "z-image-controlnet-inpaint": Model("Tongyi-MAI/Z-Image-Turbo", dtype="bfloat16", control=True),
-    "sd15-controlnet-inpaint": Model(_SD15, 512, 1.0, carry_image="crop"),
-    "sdxl-controlnet-inpaint": Model(_SDXL, carry_image="crop"),
-    "sdxl-controlnet-union-inpaint": Model(_SDXL, carry_image="crop"),
+    "sd15-controlnet-inpaint": Model(_SD15, 512, 1.0),
+    "sdxl-controlnet-inpaint": Model(_SDXL, control=True),
+    "sdxl-controlnet-union-inpaint": Model(_SDXL),
     "flux-control-inpaint": Model(_FLUX, dtype="bfloat16", control=True),
     "flux-controlnet-inpaint": Model(_FLUX, dtype="bfloat16", control=True),
-    "flux-kontext-inpaint": Model("black-forest-labs/FLUX.1-Kontext-dev", dtype="bfloat16"),
-    "flux2-klein-inpaint": Model("black-forest-labs/FLUX.2-klein-base-9B", dtype="bfloat16"),
+    "flux-controlnet-rgb-inpaint": Model(_FLUX, dtype="bfloat16", control=True),
+    "flux-kontext-inpaint": Model(_KONTEXT, dtype="bfloat16"),
+    "flux2-klein-inpaint": Model(_KLEIN, dtype="bfloat16"),
+    "flux-kontext-reference-inpaint": Model(_KONTEXT, dtype="bfloat16", references=1),
+    "flux2-klein-reference-inpaint": Model(_KLEIN, dtype="bfloat16", references=1),
     "qwen-edit-inpaint": Model("Qwen/Qwen-Image-Edit", dtype="bfloat16"),
-    "wan-vace": Model("Wan-AI/Wan2.1-VACE-1.3B-diffusers", 512),
+    "wan-vace": Model(_VACE, 512),
+    "wan-vace-reference": Model(_VACE, 512, references=1),
     "easyanimate-inpaint": Model("alibaba-pai/EasyAnimateV5.1-12b-zh-InP", 512, dtype="bfloat16", text=""),
     "brushnet-inpaint": Model(_SD15, 512, 1.0),
     "powerpaint-inpaint": Model(_SD15_INPAINT, 512, 1.0),
     "powerpaint2-inpaint": Model(_SD15, 512, 1.0),
     "sd15-pag-inpaint": Model(_SD15_INPAINT, 512, 1.0),
     "sdxl-pag-inpaint": Model(_SDXL_INPAINT),
-    "sd15-controlnet-pag-inpaint": Model(_SD15, 512, 1.0, carry_image="crop"),
+    "sd15-controlnet-pag-inpaint": Model(_SD15, 512, 1.0),
     "sd15-blend": Model(_SD15, 512, 1.0),
     "sd2-blend": Model("stabilityai/stable-diffusion-2-base", 512, 1.0),
     "sdxl-blend": Model(_SDXL),

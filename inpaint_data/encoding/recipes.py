@@ -4,7 +4,7 @@ Latents in a batch are raw, as the autoencoder gives them; what leaves here is n
 Masks come in as bool at full size, True = repaint, or soft as float in [0, 1]; a model that wants 1 = keep has the part
 "keep" in its row. What a model is fed is hard, from 0.5 on, as each pipeline's mask processor makes it; `blend_mask`
 keeps soft values, as ComfyUI and DifferentialDiffusion blend with them.
-Shapes: B batch, H W the image, h w latents, C latent channels, F pixels per latent along each side.
+Shapes: B batch, H W the image, h w latents, C latent channels, N references, F pixels per latent along each side.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Recipe:
     A batch is a `Batch` with one mask variant: `latents` and `masked_latents` (B, C, h, w) float, raw; `mask`
     (B, 1, H, W) bool, or float in [0, 1]. Some recipes read one more entry: `image` or `control` (B, 3, H, W), uint8 or
     float in [0, 1], the picture itself or its conditioning picture; `control_latents` (B, C, h, w), raw, of the latter;
-    `hole_latents`, raw, of the picture with grey where its mask is not.
+    `reference_latents` (B, N, C, h, w), raw; `hole_latents`, raw, of the picture with grey where its mask is not.
 
     Every method but `check_model` raises UsageError for a missing entry, moments instead of latents, a mask that is not
     (B, 1, H, W) bool or float, other latent channels than the recipe's, and odd sides where latents are packed.
@@ -67,48 +67,65 @@ class Recipe:
 
         Nothing (zero channels) for the "-blend" recipes. Dtype and device are those of `like`, else of the batch.
         """
-        pieces = [self._part(part, batch, like) for part in self.row.parts]
-        if not pieces:
+        parts = [(part, self._part(part, batch, like)) for part in self.row.parts if part != "reference"]
+        pieces = [piece if part in ADDED else self._laid_out(piece) for part, piece in parts]
+        if not self.row.parts:
             nothing = self.latents(batch)[:, :0]
-            pieces = [nothing if like is None else nothing.to(like)]
-        return self._joined([self._laid_out(piece) for piece in pieces])
+            pieces = [self._laid_out(nothing if like is None else nothing.to(like))]
+        references = self._references(batch, like)
+        if self.row.layout != "frame":
+            return self._joined([*pieces, *map(self._laid_out, references)])
+        whole = self._joined(pieces)
+        # Zeros where the image's frame has what is in its hole, and its mask.
+        rest = [torch.zeros_like(whole[:, self.row.latent_channels :])] if references else []
+        return torch.cat([*(torch.cat([frame[:, :, None], *rest], dim=1) for frame in references), whole], dim=2)
 
     def model_input(self, noisy: Tensor, batch: Mapping[str, object]) -> Tensor:
         """The input of the model's forward, in dtype and device of `noisy`.
 
         Args:
-            noisy: (B, C, h, w) float, normalised latents with noise.
+            noisy: (B, C, h, w) float, normalised latents with noise; of frames with references (B, C, N + 1, h, w).
             batch: not read for ControlNet and "-blend" recipes, where the model takes the noisy latents alone.
 
         Returns:
-            (B, channels, h, w); packed (B, h/2 * w/2, channels); as a sequence twice as many tokens, and of the answer
-            the first half counts; or (B, channels, 1, h, w), of which Z-Image takes `list(x.unbind(0))`.
+            (B, channels, h, w); packed (B, h/2 * w/2, channels); as a sequence as many tokens again for each picture
+            behind them, and of the answer those of `noisy` count; or (B, channels, 1, h, w), of which Z-Image takes
+            `list(x.unbind(0))`, with references (B, channels, N + 1, h, w).
         """
-        if noisy.ndim != 4 or noisy.shape[1] != self.row.latent_channels:
-            raise self._error(f"noisy must be (B, {self.row.latent_channels}, h, w), not {tuple(noisy.shape)}")
-        laid_out = self._laid_out(noisy)
+        frames = self._has_reference_frames
+        if noisy.ndim != 4 + frames or noisy.shape[1] != self.row.latent_channels:
+            shape = f"(B, {self.row.latent_channels}, {'N + 1, ' if frames else ''}h, w)"
+            raise self._error(f"noisy must be {shape}, not {tuple(noisy.shape)}")
+        laid_out = noisy if frames else self._laid_out(noisy)
         if not self.row.parts or self.row.model == "ControlNet":
             return laid_out
         return self._joined([laid_out, self(batch, noisy)])
 
     def latents(self, batch: Mapping[str, object]) -> Tensor:
-        """(B, C, h, w): the normalised latents of the image, which noise is added to; not packed."""
-        return self._normalised(self._raw(batch, "latents"))
+        """(B, C, h, w): the normalised latents of the image, which noise is added to; not packed.
+
+        With references as frames before it (B, C, N + 1, h, w), since WanVACE makes those too, and throws them away.
+        """
+        latents = self._normalised(self._raw(batch, "latents"))
+        return torch.stack([*self._references(batch, None), latents], 2) if self._has_reference_frames else latents
 
     def positions(self, batch: Mapping[str, object], like: Tensor | None = None) -> dict[str, Any]:
         """Where the tokens of `model_input` stand, by the name of the transformer's argument; empty but for sequences.
 
-        `img_ids` (2 * h/2 * w/2, 3) in dtype and device of `like`, for FLUX.2 (B, 2 * h/2 * w/2, 4) int64; or for Qwen
-        `img_shapes`.
+        `img_ids` (P * h/2 * w/2, 3) in dtype and device of `like`, for FLUX.2 (B, P * h/2 * w/2, 4) int64, where P is
+        the number of pictures, the noisy one with them; or for Qwen `img_shapes`.
         """
+        pictures = 1 + ("known" in self.row.parts) + len(self._references(batch, None))
         latents = self._raw(batch, "latents")
         rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
         if self.row.positions == "qwen":
-            return {"img_shapes": [[(1, rows, columns)] * 2 for _ in latents]}
+            return {"img_shapes": [[(1, rows, columns)] * pictures for _ in latents]}
         if self.row.positions is None:
             return {}
-        behind = 1 if self.row.positions == "flux" else 10
-        times, lines = torch.tensor([0, behind]), torch.arange(rows)
+        if self.row.positions == "flux" and pictures != 2:
+            raise self._error(f"it takes one reference, not {pictures - 1}; set references: 1")
+        apart = 1 if self.row.positions == "flux" else 10
+        times, lines = torch.arange(pictures) * apart, torch.arange(rows)
         if self.row.positions == "flux":
             ids = torch.cartesian_prod(times, lines, torch.arange(columns))
             return {"img_ids": ids.float() if like is None else ids.to(like)}
@@ -141,12 +158,16 @@ class Recipe:
         The mean of its pixels, as kohya's sd-scripts and SimpleTuner weigh losses; see `masked_loss`.
 
         Returns:
-            (B, 1, h, w), packed (B, h/2 * w/2, 4C), or for Z-Image (B, 1, 1, h, w), in dtype and device of `latents`.
+            (B, 1, h, w), packed (B, h/2 * w/2, 4C), or of frames (B, 1, 1, h, w), in dtype and device of `latents`;
+            with references before it (B, 1, N + 1, h, w), where those are 0.
         """
         latents = self._raw(batch, "latents")
         pixels = self._mask(batch, latents, None, soft=True).to(latents)
         height, width = latents.shape[-2:]
         share = functional.adaptive_avg_pool2d(pixels, (height, width))
+        if self._has_reference_frames:
+            given = [torch.zeros_like(share)] * len(self._references(batch, None))
+            return torch.stack([*given, share], dim=2)
         in_tokens = self.row.layout in ("packed", "sequence")
         return self._laid_out(share.expand_as(latents) if in_tokens else share)
 
@@ -159,7 +180,7 @@ class Recipe:
         model, expected = self.row.model, self.row.channels
         fields = " + ".join(self.row.channel_fields)
         channels = sum(model_config.get(field) or 0 for field in self.row.channel_fields)
-        if channels == expected:
+        if channels == expected or not self.row.channel_fields:
             return
         fitting = [
             name
@@ -199,7 +220,23 @@ class Recipe:
         image = image.float() / 255 if image.dtype == torch.uint8 else image
         if part == "control_image":
             return image
+        if part == "centred_control_image":
+            return 2 * image - 1
         return torch.where(self._mask(batch, image, "nearest"), -1.0 if part == "image" else 0.0, image)
+
+    @property
+    def _has_reference_frames(self) -> bool:
+        return self.row.layout == "frame" and "reference" in self.row.parts
+
+    def _references(self, batch: Mapping[str, object], like: Tensor | None) -> list[Tensor]:
+        """(B, C, h, w), normalised, of each reference; as frames the last one first, as WanVACE has them."""
+        if "reference" not in self.row.parts:
+            return []
+        latents, channels = self._tensor(batch, "reference_latents"), self.row.latent_channels
+        if latents.ndim != 5 or latents.shape[2] != channels or not latents.shape[1]:
+            raise self._error(f"reference_latents must be (B, N, {channels}, h, w), not {tuple(latents.shape)}")
+        references = [self._normalised(each if like is None else each.to(like)) for each in latents.unbind(1)]
+        return references[::-1] if self._has_reference_frames else references
 
     def _raw(self, batch: Mapping[str, object], key: str) -> Tensor:
         """(B, C, h, w) raw latents."""

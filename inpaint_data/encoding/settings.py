@@ -1,9 +1,10 @@
 """Settings of encoding: which autoencoder encodes, and what is taken from it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from inpaint_data.batch import Posterior
+from inpaint_data.batch import PIXELS, PixelsOf, Posterior
 from inpaint_data.encoding.models import MODELS
 from inpaint_data.errors import UsageError
 from inpaint_data.settings import Choices, Count, Flag, Settings, checked, spelled
@@ -23,6 +24,12 @@ def _vae(value: Any) -> Any:
     if value is None or isinstance(value, str) or hasattr(value, "encode"):
         return value
     raise UsageError(f"vae: {value!r} is not an autoencoder; give a folder, a .safetensors file, a Hub name, or demo")
+
+
+def _pixels(value: Any) -> Any:
+    """One name or several, each once and in one order."""
+    names = [value] if isinstance(value, str) else value
+    return tuple(sorted(set(names))) if isinstance(names, Sequence) else names
 
 
 class EncodeSettings(Settings):
@@ -51,6 +58,10 @@ class EncodeSettings(Settings):
 
     hole_latents: bool | None = None
     """Encode what the hole hides too, with grey around it, as wan-vace is fed it. Left out, as the recipe needs it."""
+
+    pixels: Annotated[tuple[PixelsOf, ...] | None, checked(_pixels, str | list[str] | None), Choices(PIXELS)] = None
+    """Pictures that batches and caches have beside latents as they are, uint8, for models that read pixels: "image",
+    "control". Left out, as the recipe needs it."""
 
     compile: bool = False
     """Compile the autoencoder's encoder; its results may then differ in the last bits."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from inpaint_data.batch import PAIRED, POSTERIORS, Batch, Posterior
+from inpaint_data.batch import PAIRED, POSTERIORS, Batch, PixelsOf, Posterior
 from inpaint_data.encoding.fills import fill_hole, hole_noise
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
@@ -43,6 +43,7 @@ class InpaintTransform(nn.Module):
             recipes feed to models; the soft one is what a model blends with. None is the preset's: a border for
             "a1111" (and for fill "blur" see `fill_hole`), else none, which leaves masks bool.
         hole_latents: whether to encode what the hole hides too, with grey around it.
+        pixels: pictures that stay in the batch as they came, "image" or "control".
 
     Raises:
         UsageError: an unknown fill, posterior or preset, an offset outside the range or that the preset cannot grow, a
@@ -61,6 +62,7 @@ class InpaintTransform(nn.Module):
         masked_latents: bool = True,
         soft: SoftBorder | None = None,
         hole_latents: bool = False,
+        pixels: Sequence[PixelsOf] = (),
     ) -> None:
         super().__init__()
         self.preset = preset_of(preset)
@@ -92,6 +94,7 @@ class InpaintTransform(nn.Module):
         self.posterior: Posterior = posterior
         self.seed = seed
         self.masked_latents, self.hole_latents = masked_latents, hole_latents
+        self.pixels = tuple(pixels)
         self.soft = soft
         self.epoch = 0
 
@@ -122,12 +125,12 @@ class InpaintTransform(nn.Module):
                 integers 0 and 1 or 0 to 255, the highest = repaint. What offsets and noise are drawn from: `__key__`
                 B strings, `__shard__` B names where keys start again in each, `variant` B ints (by default the epoch of
                 `set_epoch`), `epoch` an int for the posterior's noise alone (by default the `variant`), and `seed` in
-                place of the transform's. Paired pictures, such as `target`, are like
-                `image`, which is not needed where `latents` are there and nothing else is to be encoded. Latents that
-                are there already, from a cache, stay. Other entries pass through.
+                place of the transform's. Paired pictures, such as `target`, are like `image`, `references` with a
+                second dimension N; `image` is not needed where `latents` are there and nothing else is to be encoded.
+                Latents that are there already, from a cache, stay. Other entries pass through.
 
         Returns:
-            A `Batch`: the entries that came in, without the images.
+            A `Batch`: the entries that came in, without the images, unless `pixels` names them.
 
         Raises:
             UsageError: wrong shapes or ranges.
@@ -154,7 +157,8 @@ class InpaintTransform(nn.Module):
 
     def _with_masks(self, batch: Mapping[str, Any], masks: "_Masks") -> dict[str, Any]:
         """The entries that stay, and those that say how each mask was made."""
-        result = {name: value for name, value in batch.items() if name not in ("image", *PAIRED, "seed", "epoch")}
+        left_out = {"image", *PAIRED, "seed", "epoch"} - set(self.pixels)
+        result = {name: value for name, value in batch.items() if name not in left_out}
         return result | {
             "mask": masks.fed,
             "offset": masks.offsets.to(masks.fed.device),
@@ -218,13 +222,19 @@ class InpaintTransform(nn.Module):
         return fill_hole(pixels, masks.fed if as_known else masks.hidden, self.fill, -1.0, noise)
 
     def _encoded(self, pixels: Tensor, masks: "_Masks", purpose: str) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> latents as `posterior` says; `purpose` tells their noise from that of others."""
-        raw = self.vae.encode(pixels, masks.keys)
+        """(B, 3, H, W) in [-1, 1] -> latents as `posterior` says; `purpose` tells their noise from that of others.
+
+        References (B, N, 3, H, W) are encoded one after another, so that B alone is what a batch is.
+        """
+        if pixels.ndim == 5:
+            raw = torch.stack([self.vae.encode(each, masks.keys) for each in pixels.unbind(1)], dim=1)
+        else:
+            raw = self.vae.encode(pixels, masks.keys)
         if self.posterior == "moments":
             return raw
         if self.posterior == "mode" or not self.vae.has_posterior or not masks.keys:
             return self.vae.mode(raw)
-        shape = (self.vae.latent_channels, *raw.shape[-2:])
+        shape = (*raw.shape[1:-3], self.vae.latent_channels, *raw.shape[-2:])
         noise = torch.stack(
             [
                 noise_for(masks.seed, sample, epoch, purpose, shape)
@@ -249,9 +259,10 @@ class _Masks(NamedTuple):
 
 
 def _in_range(name: str, image: Tensor, mask: Tensor) -> Tensor:
-    """Images (B, 3, H, W), uint8 or float in [0, 1] -> float in [-1, 1]."""
-    if image.ndim != 4 or image.shape[1] != 3:
-        raise UsageError(f"{name} must be (B, 3, H, W), not {tuple(image.shape)}")
+    """Images (B, 3, H, W) or references (B, N, 3, H, W), uint8 or float in [0, 1] -> float in [-1, 1]."""
+    several = name == "references"
+    if image.ndim != 4 + several or image.shape[-3] != 3:
+        raise UsageError(f"{name} must be ({'B, N' if several else 'B'}, 3, H, W), not {tuple(image.shape)}")
     if mask.shape[0] != image.shape[0] or mask.shape[-2:] != image.shape[-2:]:
         raise UsageError(f"mask must be (B, 1, H, W) for {name} {tuple(image.shape)}, not {tuple(mask.shape)}")
     if image.dtype == torch.uint8:

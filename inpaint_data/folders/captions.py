@@ -36,6 +36,9 @@ _PICTURES: Mapping[str, Role] = {
     "control_image": "control",
     "conditioning": "control",
     "conditioning_image": "control",
+    "reference": "reference",
+    "reference_image": "reference",
+    "references": "reference",
 }
 MAX_FIELD = 2**24  # characters of a field of a csv
 
@@ -48,7 +51,7 @@ class Row:
         line: where it stands, for a person.
         file: the image as the table names it.
         caption: None where the table has none for it.
-        pictures: the files of its masks, target and conditioning picture.
+        pictures: the files of its masks, target, conditioning picture and references.
         unknown: the pictures that columns name of which nobody knows what they are for, by column.
     """
 

@@ -15,6 +15,7 @@ from inpaint_data.folders.names import IMAGE_NAMES, JOINTS, Role, owners_beside,
 from inpaint_data.folders.owners import Owner, Owners, why_not
 from inpaint_data.folders.texts import NO_IMAGE, NOT_THERE
 
+NUMBERED: tuple[Role, ...] = ("mask", "reference")  # of which an image may have several
 BY_TABLE = "a table"  # the source of what a table names
 
 
@@ -250,7 +251,7 @@ def check_sources(owners: Owners) -> None:
                 files = " and ".join(file.name for _, file in named)
                 ways = " or ".join(_way(role, source) for source, _ in named)
                 raise UsageError(f"{owner.file.name} has two {role}s, {files}; say which counts: {ways}")
-            numbers = Counter(number if role == "mask" else None for _, number, _ in found)
+            numbers = Counter(number if role in NUMBERED else None for _, number, _ in found)
             if max(numbers.values()) > 1:
                 names = " and ".join(sorted(file.name.rpartition("/")[2] for file, _, _ in found)[:3])
                 owner.problem = owner.problem or f"{names} would both be its {role}; rename or remove one"

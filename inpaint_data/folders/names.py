@@ -8,7 +8,7 @@ from typing import Literal
 
 from inpaint_data.folders.files import IMAGES
 
-Role = Literal["image", "mask", "target", "control"]
+Role = Literal["image", "mask", "target", "control", "reference"]
 _BREAK = r"[ _.\-]"
 BREAKS = re.compile(_BREAK)
 JOINTS = ("", " ", "_", "-")  # between a name and a number

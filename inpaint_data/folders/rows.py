@@ -13,6 +13,7 @@ KNOWN = {  # what a column is for -> what it is called
     "mask": ("mask", "mask_image", "masks"),
     "target": ("target", "target_image"),
     "control": ("control", "conditioning_image"),
+    "reference": ("reference", "reference_image", "references"),
     "caption": ("caption", "text", "prompt", "description"),
 }
 

@@ -285,7 +285,7 @@ def unknown_in(texts: Texts) -> dict[str, str]:
     certain = {texts.name_in(table, row.file) for table, row in texts.rows()}
     reasons = {
         texts.name_in(table, written): f"{row.line} names it as {column}, of which nobody knows what it is; call the "
-        "column mask_file_name, target_file_name or conditioning_file_name"
+        "column mask_file_name, target_file_name, conditioning_file_name or reference_file_name"
         for table, row in texts.rows()
         for column, names in row.unknown.items()
         for written in names

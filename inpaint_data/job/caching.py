@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from inpaint_data.encoding.device import choose_device, is_out_of_memory
-from inpaint_data.encoding.encoder import Encoder, autoencoder_of, check_control, check_resolution
+from inpaint_data.encoding.encoder import Encoder, autoencoder_of, check_paired, check_resolution
 from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
@@ -146,7 +146,7 @@ def work_of(
             place=("encode", "posterior"),
         )
     examples = ExampleSettings(pictures, masks, job.seed)
-    check_control(pictures, encode)
+    check_paired(pictures, encode)
     own_stages = check_stages(stages)
     device = choose_device(job.device)
     autoencoder = autoencoder_of(encode)

@@ -21,8 +21,9 @@ from inpaint_data.errors import CacheError, EncodeError, SampleError, UsageError
 from inpaint_data.job.plan import Stamps
 from inpaint_data.job.progress import EMPTY, FULL, NO_CAPTION, TOO_LONG, Progress, Seen, Summary
 from inpaint_data.job.settings import JobSettings
+from inpaint_data.latent_cache.codec import Storing
 from inpaint_data.latent_cache.format import Quarantined, Sidecar
-from inpaint_data.latent_cache.members import Storing, members_of
+from inpaint_data.latent_cache.members import members_of
 from inpaint_data.latent_cache.settings import made_with
 from inpaint_data.latent_cache.text_members import text_members
 from inpaint_data.latent_cache.variants import of_variant

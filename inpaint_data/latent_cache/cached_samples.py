@@ -14,7 +14,8 @@ from inpaint_data.batch import POSTERIORS, SIZES, Batch, Carried, Posterior
 from inpaint_data.encoding.vae import sample_posterior
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.encodings import Content
-from inpaint_data.latent_cache.members import ARRAYS, MEMBERS, RECORD, SOFT_MASK, masks_member, scales_name
+from inpaint_data.latent_cache.members import ARRAYS, MEMBERS, PICTURES, SOFT_MASK, masks_member, scales_name
+from inpaint_data.latent_cache.record import RECORD
 from inpaint_data.latent_cache.storage import from_storage
 from inpaint_data.masks.soft_border import from_levels
 from inpaint_data.seeding import noise_for, sample_id
@@ -111,8 +112,14 @@ def batch_of(
         # What has no log-variance is taken whole: an autoencoder without a posterior, or the mean alone.
         how = posterior if has_posterior and key not in means else "moments"
         latents[key] = _latents(name, samples, how, seed, epoch, dtype)
+    pictures = {
+        codec.key: torch.from_numpy(np.stack([_read(sample, name) for sample in samples])).permute(0, 3, 1, 2)
+        for name, codec in PICTURES.items()
+        if all(name in sample.members for sample in samples)
+    }
     batch: dict[str, Any] = {
         **latents,
+        **pictures,
         "mask": _masks(samples),
         "offset": torch.tensor([record["offset"] for record in records]),
         "window": [record["window"] for record in records],
@@ -157,7 +164,7 @@ def _latents(
     moments = torch.from_numpy(raw)  # or latents, of an autoencoder without a posterior
     if posterior == "moments":
         return moments
-    mean = moments.chunk(2, dim=1)[0]
+    mean = moments.chunk(2, dim=-3)[0]
     if posterior == "mode":
         return mean.contiguous()
     shape, purpose = tuple(mean.shape[1:]), ARRAYS[name].key

@@ -137,6 +137,28 @@ def read_png(data: bytes, count: int) -> npt.NDArray[np.uint8]:
     return levels.reshape(count, -1, levels.shape[-1])
 
 
+def picture_bytes(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) uint8 -> a PNG."""
+    from inpaint_data.pictures.images import encode_png  # as above
+
+    return encode_png(pixels)
+
+
+def read_picture(data: bytes) -> npt.NDArray[np.uint8]:
+    """The (H, W, 3) uint8 that `picture_bytes` encoded.
+
+    Raises:
+        SampleError: damaged, or too large.
+        CacheError: not a PNG of colours.
+    """
+    from inpaint_data.pictures.formats import Decoding
+    from inpaint_data.pictures.images import decode_image  # as above
+
+    if data[:4] != b"\x89PNG" or data[24:26] != b"\x08\x02":
+        raise CacheError("not a PNG of three colours of 8 bits")
+    return decode_image(data, Decoding(formats=("png",), icc="keep"))
+
+
 def json_bytes(value: Any) -> bytes:
     """The one way JSON is written here: sorted and compact, so that equal values are equal bytes."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

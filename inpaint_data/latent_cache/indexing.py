@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from inpaint_data.batch import PAIRED
+import numpy.typing as npt
+
+from inpaint_data.batch import PAIRED, PIXELS
 from inpaint_data.durable import write_file
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
@@ -27,11 +29,12 @@ from inpaint_data.latent_cache.members import (
     MASK,
     MASKED_LATENTS,
     MEMBERS,
-    RECORD,
     REQUIRED,
     SOFT_MASK,
     masks_member,
+    pixels_name,
 )
+from inpaint_data.latent_cache.record import RECORD
 from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.latent_cache.settings import CacheSettings, FoundInTars, VaeRecord
 from inpaint_data.latent_cache.storage import Storage, storage_of
@@ -105,6 +108,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
         storage=_storage(tars[0], first),
         masked_latents=MASKED_LATENTS in first.members,
         hole_latents=HOLE_LATENTS in first.members,
+        pixels=[picture for picture in PIXELS if pixels_name(picture) in first.members],
         means=record.get("means", []),
         indexed=FoundInTars(
             sizes=[list(size) for size in sorted(sizes)],
@@ -113,18 +117,28 @@ def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
             windows=sorted(windows),
             soft=masks_member(first.members) == SOFT_MASK,
             paired=[name for name, key in PAIRED.items() if f"{key}.npy" in first.members],
+            references=_references(tars[0], first),
             carry_image="original" if carries else "crop" if "crop.png" in first.members else "none",
         ),
     )
 
 
 def _storage(path: Path, sample: Sample) -> Storage:
+    storage = storage_of(_array(path, sample, LATENTS).dtype)
+    assert storage is not None  # or else it cannot be read
+    return storage
+
+
+def _references(path: Path, sample: Sample) -> int:
+    name = f"{PAIRED['references']}.npy"
+    return len(_array(path, sample, name)) if name in sample.members else 0
+
+
+def _array(path: Path, sample: Sample, name: str) -> npt.NDArray[Any]:
     try:
-        storage = storage_of(read_npy(sample.members[LATENTS]).dtype)
-        assert storage is not None  # or else it cannot be read
-        return storage
+        return read_npy(sample.members[name])
     except CacheError as error:
-        raise CacheError(f"{path}, sample {sample.key!r}: {LATENTS}: {error}; take it out, or fix it") from None
+        raise CacheError(f"{path}, sample {sample.key!r}: {name}: {error}; take it out, or fix it") from None
 
 
 def _record(path: Path, sample: Sample) -> dict[str, Any]:

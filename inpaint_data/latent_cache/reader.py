@@ -28,7 +28,8 @@ from inpaint_data.latent_cache.format import (
     shards_sha256,
     tar_path,
 )
-from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, RECORD, scales_name
+from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, PICTURES, scales_name
+from inpaint_data.latent_cache.record import RECORD
 from inpaint_data.latent_cache.shard_files import FIX, Check, OpenFiles, ShardFile, check_when
 from inpaint_data.latent_cache.variants import carried_of, is_of_variant, of_variant
 from inpaint_data.seeding import generator_for, sample_id
@@ -145,6 +146,7 @@ class LatentCache(Dataset[Batch]):
             for name in ARRAYS
             if all(name in index.members for index in indexes) and (masked_latents or name != MASKED_LATENTS)
         ]
+        self._arrays += [name for name in PICTURES if all(name in index.members for index in indexes)]
         self._arrays += [scales for name in self._arrays if (scales := scales_name(name)) in indexes[0].members]
         sides = np.concatenate([index.target_sizes for index in indexes])
         self.buckets = np.unique(sides, axis=0, return_inverse=True)[1].reshape(-1)

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from inpaint_data.errors import SampleError
-from inpaint_data.latent_cache.members import MEMBERS, RECORD, Expected, Seen, coverage_of, masks_member
+from inpaint_data.latent_cache.codec import Expected, Seen
+from inpaint_data.latent_cache.members import MEMBERS, masks_member
+from inpaint_data.latent_cache.record import RECORD, coverage_of
 
 
 class SampleCheck:

@@ -11,22 +11,23 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from inpaint_data.batch import PAIRED
+from inpaint_data.batch import PAIRED, PixelsOf
 from inpaint_data.encoding.encoder import Encoder
 from inpaint_data.encoding.settings import Dtype, EncodeSettings
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.latent_cache.codec import Expected
 from inpaint_data.latent_cache.format import FORMAT, differences, fingerprint
 from inpaint_data.latent_cache.members import (
     HOLE_LATENTS,
     LATENTS,
     MASK,
     MASKED_LATENTS,
-    RECORD,
     SOFT_MASK,
-    Expected,
+    pixels_name,
     scales_name,
 )
+from inpaint_data.latent_cache.record import RECORD
 from inpaint_data.latent_cache.storage import Storage
 from inpaint_data.masks.offsets import check_offset, windows_of
 from inpaint_data.masks.presets import Preset
@@ -114,6 +115,8 @@ class FoundInTars(Settings):
     soft: bool
     paired: list[str]
     """Paired pictures whose latents there are."""
+    references: int = 0
+    """How many references each sample has."""
     carry_image: Carry
 
 
@@ -125,6 +128,8 @@ class CacheSettings(Settings):
     storage: Storage
     masked_latents: bool
     hole_latents: bool = False
+    pixels: list[PixelsOf] = Field(default_factory=list)
+    """Pictures that samples have as they were cut."""
     means: list[str] = Field(default_factory=list)
     """Keys of the latents that are kept as the posterior's mean alone; the others are moments."""
     seed: int | None = None
@@ -159,6 +164,7 @@ class CacheSettings(Settings):
             storage=storage,
             masked_latents=transform.masked_latents,
             hole_latents=transform.hole_latents,
+            pixels=list(transform.pixels),
             means=_means_of(means, encoder, examples.pictures),
             seed=examples.seed,
             pictures=examples.pictures,
@@ -186,6 +192,7 @@ class CacheSettings(Settings):
             dtype=self.vae.dtype,
             masked_latents=self.masked_latents,
             hole_latents=self.hole_latents,
+            pixels=tuple(self.pixels),
             compile=self.vae.compiled,
         )
 
@@ -209,10 +216,10 @@ class CacheSettings(Settings):
         if self.indexed is not None:
             sizes = [(height, width) for height, width in self.indexed.sizes]
             paired, windows = self.indexed.paired, self.indexed.windows
-            offsets = (self.indexed.low, self.indexed.high)
+            offsets, references = (self.indexed.low, self.indexed.high), self.indexed.references
         elif self.pictures is not None and self.masks is not None:
             sizes, paired = self.pictures.views.sizes(), self.pictures.paired
-            offsets = check_offset(self.masks.chosen_offset)
+            offsets, references = check_offset(self.masks.chosen_offset), self.pictures.references
             windows = list(windows_of(self.masks.chosen_offset))
         else:
             raise CacheError("its settings are not those of a cache: they have no pictures or no masks")
@@ -224,6 +231,7 @@ class CacheSettings(Settings):
         scales = map(scales_name, arrays if self.storage == "int8" else ())
         return Expected(
             variants=self.variants,
+            references=references,
             sizes=frozenset(sizes),
             factor=self.vae.factor,
             storage=self.storage,
@@ -231,7 +239,9 @@ class CacheSettings(Settings):
             means=frozenset(self.means),
             offsets=offsets,
             windows=tuple(windows),
-            members=frozenset({RECORD, SOFT_MASK if self.soft else MASK, *arrays, *scales}),
+            members=frozenset(
+                {RECORD, SOFT_MASK if self.soft else MASK, *arrays, *scales, *map(pixels_name, self.pixels)}
+            ),
         )
 
     @property
@@ -260,7 +270,7 @@ class CacheSettings(Settings):
                 del masks[name]
         if self.text is None:
             del content["text"]
-        for name in ("means", "hole_latents"):
+        for name in ("means", "hole_latents", "pixels"):
             if not content[name]:
                 del content[name]
         if masks is not None and isinstance(masks["offset"], list) and len(set(masks["offset"])) == 1:

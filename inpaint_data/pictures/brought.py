@@ -1,5 +1,6 @@
 """Which members of a sample are its image, its mask and its paired pictures, and what they hold."""
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Sample, image_member, 
 
 T = TypeVar("T")
 PAIRED_MEMBERS = tuple(f"{name}.{extension}" for name in PAIRED for extension in IMAGE_EXTENSIONS)
+_REFERENCE = re.compile(rf"reference(?:\.(?P<number>[0-9]+))?\.(?:{'|'.join(IMAGE_EXTENSIONS)})")
 
 
 def image_of(sample: Sample, named: str | None) -> str:
@@ -60,6 +62,27 @@ def paired_picture(sample: Sample, name: str, reading: MaskReading) -> tuple[str
         pixels = in_place(pixels, size, turned, None)
     check_size(members[0], pixels.shape[:2], size, f"{name}s")
     return members[0], pixels
+
+
+def reference_members(sample: Sample) -> list[str]:
+    """The members that are references, by their number."""
+    found = {name: match for name in sample.members if (match := _REFERENCE.fullmatch(name))}
+    return sorted(found, key=lambda name: (int(found[name]["number"] or 0), name))
+
+
+def references_of(sample: Sample, count: int, decoding: Decoding) -> list[npt.NDArray[np.uint8]]:
+    """The pixels of its references, each of its own size.
+
+    Raises:
+        SampleError: it has more or fewer than `count`, or one that is damaged.
+    """
+    members = reference_members(sample)
+    if len(members) != count:
+        raise SampleError(
+            f"{len(members)} references ({', '.join(members) or 'none'}) where references is {count}; give each sample "
+            f"{count}, reference.0.jpg and so on, or set references: {len(members)}"
+        )
+    return [decoded(name, decode_image, sample.members[name], decoding) for name in members]
 
 
 def mask_of(sample: Sample, image_data: bytes, reading: MaskReading) -> npt.NDArray[np.uint8]:

@@ -17,10 +17,17 @@ from inpaint_data.masks.drawn import BoolArray
 from inpaint_data.masks.edits import Origin
 from inpaint_data.masks.mixture import OBJECT
 from inpaint_data.masks.settings import BACKGROUND, MaskSettings
-from inpaint_data.pictures.brought import decoded, image_of, mask_of, paired_picture
+from inpaint_data.pictures.brought import (
+    decoded,
+    image_of,
+    mask_of,
+    paired_picture,
+    reference_members,
+    references_of,
+)
 from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.formats import Decoding
-from inpaint_data.pictures.geometry import Geometry, Size, plan, plan_around
+from inpaint_data.pictures.geometry import Geometry, Size, fitted, plan, plan_around
 from inpaint_data.pictures.images import Uint8Array, decode_image, encode_png, stated_orientation
 from inpaint_data.pictures.mask_files import MaskReading, in_order, mask_pattern
 from inpaint_data.pictures.object_masks import ObjectMask, find_objects
@@ -31,6 +38,7 @@ from inpaint_data.shards.naming import shard_stem
 from inpaint_data.shards.reading import Fault, Sample
 from inpaint_data.shown import shortened
 
+REFERENCES = "references"  # the one of `PAIRED` that may be several, of any size
 FIRST = 0  # the variant that cuts what a cache holds
 
 
@@ -49,7 +57,7 @@ class Example:
     caption: str
     captions: tuple[str, ...]  # of each mask
     carried: dict[str, bytes]
-    paired: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)  # name -> (H, W, 3)
+    paired: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)  # name -> (H, W, 3), references (N, H, W, 3)
 
     @property
     def size(self) -> Size:
@@ -193,6 +201,7 @@ class _Parts:
     mask: Uint8Array | None  # where all views and variants have the same, in levels
     objects: Sequence[ObjectMask]
     paired: Mapping[str, tuple[str, npt.NDArray[np.uint8]]]  # name -> its member and pixels
+    references: Sequence[npt.NDArray[np.uint8]]  # each of its own size
 
     @classmethod
     def of(cls, sample: Sample, settings: ExampleSettings, decoding: Decoding) -> "_Parts":
@@ -205,8 +214,10 @@ class _Parts:
         reading = MaskReading(size, turned, masks, decoding)
         mask = mask_of(sample, data, reading) if masks.drawn_from is None else None
         objects = find_objects(sample.members, reading, sample.key) if masks.draws_objects else []
-        paired = {name: paired_picture(sample, name, reading) for name in pictures.paired}
-        return cls(sample, image_name, image, caption_of(sample.members, pictures.caption), mask, objects, paired)
+        paired = {name: paired_picture(sample, name, reading) for name in pictures.paired if name != REFERENCES}
+        references = references_of(sample, pictures.references, decoding) if pictures.references else []
+        caption = caption_of(sample.members, pictures.caption)
+        return cls(sample, image_name, image, caption, mask, objects, paired, references)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -215,6 +226,7 @@ class _Parts:
     def _files(self, masks: MaskSettings) -> set[str]:
         """The members that are images and masks, which a cache does not carry."""
         files = {self.image_name, *(member for member, _ in self.paired.values())}
+        files.update(reference_members(self.sample) if self.references else ())
         return files.union(*(in_order(self.sample.members, mask_pattern(named)) for named in (None, masks.mask)))
 
     def view(self, key: str, settings: ExampleSettings, view: View, variants: Sequence[int]) -> Example:
@@ -259,8 +271,15 @@ class _Parts:
             caption=self.caption,
             captions=captions,
             carried=_carried(self.sample, self._files(settings.masks), cut, settings.pictures.carry_image),
-            paired={name: geometry.apply(pixels) for name, (_, pixels) in self.paired.items()},
+            paired=self._paired(geometry),
         )
+
+    def _paired(self, geometry: Geometry) -> dict[str, npt.NDArray[np.uint8]]:
+        paired = {name: geometry.apply(pixels) for name, (_, pixels) in self.paired.items()}
+        if self.references:
+            whole = [fitted(pixels, geometry.target_size, geometry.flip) for pixels in self.references]
+            paired[REFERENCES] = np.stack(whole)
+        return paired
 
     def _masks(
         self, key: str, settings: ExampleSettings, geometry: Geometry, variants: Sequence[int]
@@ -346,5 +365,5 @@ def collate(examples: Sequence[Example]) -> ImageBatch:
         batch["captions"] = [list(example.captions) for example in examples]
     for name in examples[0].paired:
         stacked = torch.from_numpy(np.stack([example.paired[name] for example in examples]))
-        batch[name] = stacked.permute(0, 3, 1, 2)  # type: ignore[literal-required]
+        batch[name] = stacked.movedim(-1, -3)  # type: ignore[literal-required]
     return batch

@@ -61,6 +61,17 @@ class Geometry:
         return self.apply(levels) > 127
 
 
+def fitted(pixels: npt.NDArray[np.uint8], size: Size, flip: bool) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) of any size brought whole into `size`, in the middle of white, as diffusers' WanVACEPipeline does."""
+    scale = min(new / old for new, old in zip(size, pixels.shape, strict=False))
+    height, width = (max(1, int(old * scale)) for old in pixels.shape[:2])
+    canvas = np.full((*size, 3), 255, np.uint8)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    canvas[top : top + height, left : left + width] = np.asarray(resized)
+    return canvas[:, ::-1] if flip else canvas
+
+
 def plan(
     size: Size,
     target: Size,

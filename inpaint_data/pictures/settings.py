@@ -99,6 +99,10 @@ class PictureSettings(Settings):
     """Each sample has a conditioning picture, control.jpg (or another format), of the image's size: edges, depth or a
     pose. It is cut and encoded beside the image."""
 
+    references: Natural = 0
+    """How many reference pictures each sample has, reference.0.jpg, reference.1.jpg … (or reference.jpg), of any size:
+    what shall appear in the hole. Each is brought whole to the image's size, on white, and encoded beside it."""
+
     image: Annotated[str | None, checked(member_name, str | None)] = None
     """The member that is the image, such as input.jpg; left out, the one that is named jpg, jpeg, png or webp."""
 

@@ -22,7 +22,8 @@ from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import SampleDict, Stage
 from inpaint_data.pipeline.faults import log, warn
-from inpaint_data.pipeline.stages import VIEWS, BatchEnd, as_dict, as_sample, way_of_a_sample
+from inpaint_data.pipeline.samples import as_dict, as_sample
+from inpaint_data.pipeline.stages import VIEWS, BatchEnd, way_of_a_sample
 from inpaint_data.pipeline.user_stages import run_on
 from inpaint_data.shards.mirror import DEFAULT_BYTES, mirror_in, name_of_contents
 from inpaint_data.shards.naming import shard_size, shard_stamp

@@ -13,22 +13,20 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-from inpaint_data.batch import Batch, ImageBatch, Posterior, is_batch
+from inpaint_data.batch import Batch, ImageBatch, is_batch
 from inpaint_data.errors import ReplacedError, ShardError, UsageError
-from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_posterior
-from inpaint_data.latent_cache.members import MEMBERS, RECORD, masks_member
-from inpaint_data.latent_cache.reader import Variant
-from inpaint_data.latent_cache.variants import carried_of
+from inpaint_data.latent_cache.cached_samples import batch_of
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.order import check_batch_size
 from inpaint_data.pictures.examples import Example, collate, prepare
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
+from inpaint_data.pipeline.cache_stage import CachedExample
 from inpaint_data.pipeline.decorator import SampleDict, Stage, stage
 from inpaint_data.pipeline.faults import OnFault, handled, warn
+from inpaint_data.pipeline.samples import as_dict, as_sample, is_sample, shard_of
 from inpaint_data.pipeline.user_stages import run_on
-from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.settings import group_of
-from inpaint_data.shards.naming import ShardIdentity, shard_stem
+from inpaint_data.shards.naming import ShardIdentity
 from inpaint_data.shards.reading import Fault, Sample, ShardAnew, ShardEnd, read_shard
 from inpaint_data.shards.tar import stored_size
 
@@ -164,10 +162,10 @@ def own_stages(items: Iterable[Any], stages: Sequence[Stage], in_shards: bool = 
                 f"stages: {type(item).__name__} comes to them, and they take samples; put them into your pipeline, "
                 "before examples() or cached()"
             )
-        if not stages or not _is_sample(item):
+        if not stages or not is_sample(item):
             yield item
             continue
-        for result in run_on(item, stages, _shard_of(item), keys):
+        for result in run_on(item, stages, shard_of(item), keys):
             if isinstance(result, dict):
                 fields = {name: value for name, value in item.items() if name.startswith("__")}
                 yield fields | result
@@ -227,15 +225,15 @@ def _in_order(
 ) -> Iterator[Any]:
     if threads < 1:
         for item in items:
-            yield _decode(item, settings, variants) if _is_sample(item) else item
+            yield _decode(item, settings, variants) if is_sample(item) else item
         return
     # Here, not where the stage was made: a pool does not survive a fork.
     with ThreadPoolExecutor(threads, "inpaint_data-decode") as pool:
         pending: deque[tuple[int, Future[_Decoded] | Any]] = deque()  # each with its bytes
         waiting = 0
         for item in items:
-            size = sum(len(data) for data in item.values() if isinstance(data, bytes)) if _is_sample(item) else 0
-            pending.append((size, pool.submit(_decode, item, settings, variants) if _is_sample(item) else item))
+            size = sum(len(data) for data in item.values() if isinstance(data, bytes)) if is_sample(item) else 0
+            pending.append((size, pool.submit(_decode, item, settings, variants) if is_sample(item) else item))
             waiting += size
             while len(pending) > 2 * threads or (waiting > MAX_WAITING_BYTES and pending):
                 size, first = pending.popleft()
@@ -247,10 +245,6 @@ def _in_order(
 
 def _result(item: Any) -> Any:
     return item.result() if isinstance(item, Future) else item
-
-
-def _is_sample(item: Any) -> bool:
-    return isinstance(item, dict) and not is_batch(item)
 
 
 def _decode(sample: SampleDict, settings: ExampleSettings, variants: tuple[int, ...]) -> _Decoded:
@@ -271,7 +265,7 @@ def bucketed(items: Iterable[Any], batch_size: int) -> Iterator[Any]:
     check_batch_size(batch_size)
     waiting: dict[tuple[int, int], list[Any]] = {}
     for item in items:
-        if _is_sample(item):
+        if is_sample(item):
             raise UsageError(
                 f"{item.get('__url__', '')}, sample {item.get('__key__')!r} came to bucketed() as it was read; put "
                 "examples() before it, or cached() for a cache"
@@ -295,95 +289,5 @@ def bucketed(items: Iterable[Any], batch_size: int) -> Iterator[Any]:
 def _batch(group: Sequence[Any]) -> ImageBatch | Batch:
     if isinstance(group[0], CachedExample):
         first = group[0]
-        return batch_of([example.sample for example in group], first.posterior, first.seed, first.epoch)
+        return batch_of([example.sample for example in group], first.posterior, first.seed, first.epoch, first.dtype)
     return collate(group)
-
-
-@dataclass(frozen=True)
-class CachedExample:
-    """A sample of a cache on its way to a batch."""
-
-    sample: CachedSample
-    size: tuple[int, int]  # of the picture
-    posterior: Posterior
-    seed: int
-    epoch: int
-
-
-@stage
-def cached(
-    samples: Iterable[SampleDict],
-    variant: Variant = "draw",
-    posterior: Posterior = "mode",
-    seed: int = 0,
-    epoch: int = 0,
-) -> Iterator[Any]:
-    """Samples of a cache's tars, as webdataset or `read_shards` reads them, for `bucketed`.
-
-    Args:
-        samples: sample dicts with the members of cache format 1. All else passes through.
-        variant: which of the K masks, or "draw".
-        posterior: "mode", "sample" or "moments".
-        seed, epoch: of the variant and the noise: give another epoch for each pass.
-
-    Raises:
-        UsageError: not a sample of a cache, or a variant that it does not have.
-    """
-    check_posterior(posterior)
-    if variant != "draw" and type(variant) is not int:
-        raise UsageError(f'variant: {variant!r} is neither a number nor "draw"; give one of them')
-    for item in samples:
-        if not _is_sample(item):
-            yield item
-            continue
-        sample = as_sample(item)
-        masks = masks_member(sample.members)
-        if absent := [name for name in (RECORD, masks) if name not in sample.members]:
-            raise UsageError(
-                f"{sample.shard}, sample {sample.key!r}: has no {absent[0]}, so it is not of a latent cache; "
-                "read image shards with examples()"
-            )
-        record = MEMBERS[RECORD].read(sample.members[RECORD], 0, 1)
-        variants = record["count"]
-        shard, number = shard_stem(sample.shard), variant
-        if number == "draw":
-            number = int(generator_for(seed, sample_id(shard, sample.key), epoch, "variant").integers(variants))
-        if not 0 <= number < variants:
-            raise UsageError(f"variant: {variant!r} is not in the cache, which has 0...{variants - 1}")
-        held = carried_of(sample.members.keys() - MEMBERS.keys(), number)
-        carried = {name: sample.members[member] for name, member in held.items()}
-        stored = CachedSample(sample.key, f"{shard}.tar", sample.members, number, variants, carried)
-        height, width = record["target_size"]
-        yield CachedExample(stored, (height, width), posterior, seed, epoch)
-
-
-def as_dict(sample: Sample) -> SampleDict:
-    """A sample as webdataset has it."""
-    return {"__key__": sample.key, "__url__": sample.shard, **sample.members}
-
-
-def _shard_of(sample: SampleDict) -> str:
-    """The shard of a sample dict as it is: `str` would take the name of a `NamedShard`."""
-    shard = sample.get("__url__", "")
-    return shard if isinstance(shard, str) else str(shard)
-
-
-def as_sample(sample: SampleDict) -> Sample:
-    """A sample dict as the strict reader has it.
-
-    Raises:
-        UsageError: it has no key, or a member is not bytes.
-    """
-    key, shard = sample.get("__key__"), _shard_of(sample)
-    if not isinstance(key, str):
-        raise UsageError(f"a sample has no __key__, only {', '.join(map(str, sample))}; keep webdataset's keys")
-    members = {}
-    for name, data in sample.items():
-        if name.startswith("__"):
-            continue
-        if not isinstance(data, bytes):
-            raise UsageError(
-                f"{shard}, sample {key!r}: {name} is {type(data).__name__}, not bytes; put this stage before decode()"
-            )
-        members[name.lower()] = data
-    return Sample(shard, key, members)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from inpaint_data.batch import PAIRED
-from inpaint_data.encoding.encoder import recipe_row, wants_hole_latents, wants_masked_latents
-from inpaint_data.encoding.recipe_rows import ADDED, RECIPES
+from inpaint_data.encoding.encoder import wanted_pixels, wants_hole_latents, wants_masked_latents
+from inpaint_data.encoding.recipe_rows import RECIPES
 from inpaint_data.encoding.recipes import conditioning
 from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.vae import Autoencoder
@@ -55,17 +55,6 @@ def check_cache(
     _check_recipe(cache, encode, fresh)
 
 
-def check_entries(encode: EncodeSettings) -> None:
-    """Raises UsageError for an unknown recipe, and for one that reads what batches never have."""
-    row = recipe_row(encode)
-    if row and (entries := [ADDED[part] for part in row.parts if part in ADDED]):
-        raise UsageError(
-            f"recipe: {encode.recipe} reads {entries[0]!r}, which batches of InpaintDataModule do not have; add it to "
-            "the batch yourself and use conditioning()",
-            ("encode", "recipe"),
-        )
-
-
 def _of_pictures(settings: CacheSettings, pictures: PictureSettings) -> list[str]:
     has = settings.pictures
     if has is None:
@@ -112,11 +101,22 @@ def _check_recipe(cache: LatentCache, encode: EncodeSettings, fresh: bool) -> No
                 f"{cache.root}: its holes are filled with {fill}, but {recipe} wants {row.fill}; "
                 f"cache with fill: {row.fill}"
             )
-        if "control" in row.row.parts and f"{PAIRED['control']}.npy" not in settings.expected.members:
-            raise UsageError(
-                f"{cache.root}: recipe {recipe} reads control_latents, which this cache was made without; give each "
-                "sample its control.jpg and cache with control: true"
-            )
+        for part, name, fix in (
+            ("control", "control", "control.jpg and cache with control: true"),
+            ("reference", "references", "reference.jpg and cache with references: 1"),
+        ):
+            if part in row.row.parts and f"{PAIRED[name]}.npy" not in settings.expected.members:
+                raise UsageError(
+                    f"{cache.root}: recipe {recipe} reads {PAIRED[name]}, which this cache was made without; give each "
+                    f"sample its {fix}"
+                )
+    # The image itself is what fresh masks are drawn over.
+    if lacking := set(wanted_pixels(encode)) - set(settings.pixels) - ({"image"} if fresh else set()):
+        by = f"recipe {recipe} reads" if recipe else "batches are to have"
+        raise UsageError(
+            f"{cache.root}: {by} the pixels of {', '.join(sorted(lacking))}, which this cache was made without; cache "
+            f"with pixels: [{', '.join(sorted(lacking))}] or the recipe"
+        )
     if wants_hole_latents(encode) and not fresh and not settings.hole_latents:
         raise UsageError(
             f"{cache.root}: recipe {recipe} reads hole_latents, which this cache was made without; cache with "

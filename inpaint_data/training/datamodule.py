@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from inpaint_data.encoding.encoder import (
     Encoder,
     autoencoder_of,
-    check_control,
+    check_paired,
     check_resolution,
     chosen_posterior,
     wants_masked_latents,
@@ -31,7 +31,7 @@ from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.user_stages import check_stages
 from inpaint_data.ranks import part_of_run
 from inpaint_data.settings import MOST, group_of
-from inpaint_data.training.cache_check import check_cache, check_entries
+from inpaint_data.training.cache_check import check_cache
 from inpaint_data.training.fresh_masks import FreshMasks, masks_over
 from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass, TrainingSource
 from inpaint_data.training.resume import Resume, ResumeElsewhere
@@ -111,12 +111,12 @@ class InpaintDataModule(LightningDataModule):
         }
         if not self.sources:
             raise UsageError("source: give InpaintDataModule image shards or a cache to train on", ("source",))
-        for stage, source in self.sources.items():
+        for name, source in ((PARAMETERS[stage], source) for stage, source in self.sources.items()):
             if not is_named(source) and not hasattr(source, "__iter__"):
                 raise UsageError(
-                    f"{PARAMETERS[stage]}: {source!r} is neither a path nor samples; name image shards or a cache, or "
-                    "give a wds pipeline",
-                    (PARAMETERS[stage],),
+                    f"{name}: {source!r} is neither a path nor samples; name image shards or a cache, or give a wds "
+                    "pipeline",
+                    (name,),
                 )
         if type(batch_size) is not int or not 1 <= batch_size <= MOST:
             raise UsageError(
@@ -157,7 +157,7 @@ class InpaintDataModule(LightningDataModule):
 
     def _check(self) -> None:
         """Refuse what cannot be together."""
-        check_entries(self.encode)
+        chosen_posterior(self.encode)  # which refuses an unknown recipe
         if self._has_fresh_masks and "fit" not in self.caches:
             raise UsageError(
                 f"fresh_masks: source {self.sources.get('fit')!r} is not a cache; pictures have new masks every epoch "
@@ -166,7 +166,7 @@ class InpaintDataModule(LightningDataModule):
             )
         if self.live:
             ExampleSettings(self.pictures, self.masks)
-            check_control(self.pictures, self.encode)
+            check_paired(self.pictures, self.encode)
         if self.stages and self.caches:
             stage = next(iter(sorted(self.caches)))
             raise UsageError(

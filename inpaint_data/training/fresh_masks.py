@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, cast
 
-from inpaint_data.batch import PAIRED, SIZES, Batch, Carried, ImageBatch, select
+from inpaint_data.batch import PAIRED, PIXELS, SIZES, Batch, Carried, ImageBatch, select
 from inpaint_data.errors import CacheError, FilteredError, SampleError, UsageError
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.latent_cache.settings import CacheSettings
@@ -18,7 +18,7 @@ from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.shards.reading import Sample
 from inpaint_data.training.loader import Rows
 
-FROM_CACHE = ("latents", *PAIRED.values(), "caption", *SIZES, "flip", "carried", "__key__", "__shard__")
+FROM_CACHE = ("latents", *PAIRED.values(), *PIXELS, "caption", *SIZES, "flip", "carried", "__key__", "__shard__")
 
 
 def masks_over(cached: MaskSettings | None, changed: MaskSettings) -> MaskSettings:
