@@ -790,7 +790,7 @@ def test_a_picture_in_a_column_that_nobody_knows_is_no_image(tmp_path: Path) -> 
     assert set(pairing.samples) == {"a", "b"}
     assert reasons_of(pairing) == {
         "d/1.png": "metadata.jsonl, line 1 names it as depth, of which nobody knows what it is; call the column "
-        "mask_file_name, target_file_name or conditioning_file_name"
+        "mask_file_name, target_file_name, conditioning_file_name or reference_file_name"
     }
 
 

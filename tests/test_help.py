@@ -97,7 +97,10 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["cache", "--masks", "lama-thi"], {"lama-thin", "lama-thin-256", "lama-thick", "lama-thick-256"}),
         (["cache", "--upscale", "t"], {"true"}),
         (["cache", "--for", "sdxl-i"], {"sdxl-inpaint"}),
-        (["cache", "--recipe", "flux-c"], {"flux-control-inpaint", "flux-controlnet-inpaint"}),
+        (
+            ["cache", "--recipe", "flux-con"],
+            {"flux-control-inpaint", "flux-controlnet-inpaint", "flux-controlnet-rgb-inpaint"},
+        ),
         (["completion", ""], {"bash", "zsh", "fish"}),
         (["init", "--example", "train_sd"], {"train_sd15", "train_sdxl"}),
         (["verify", "here"], {"here.tar"}),

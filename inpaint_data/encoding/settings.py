@@ -60,7 +60,7 @@ class EncodeSettings(Settings):
     """Encode what the hole hides too, with grey around it, as wan-vace is fed it. Left out, as the recipe needs it."""
 
     pixels: Annotated[tuple[PixelsOf, ...] | None, checked(_pixels, str | list[str] | None), Choices(PIXELS)] = None
-    """Pictures that batches and caches have beside latents as they are, uint8, for models that read pixels: "image",
+    """Pictures that batches and caches have as they are, uint8, beside latents, for models that read those: "image" or
     "control". Left out, as the recipe needs it."""
 
     compile: bool = False

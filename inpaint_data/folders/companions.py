@@ -6,12 +6,23 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 from inpaint_data.errors import UsageError
 from inpaint_data.folders.files import IMAGES, File, LeftOut, composed, walk
 from inpaint_data.folders.layouts import MASK_WORDS, Layout, place_of, repeats_of, says_images
-from inpaint_data.folders.names import IMAGE_NAMES, JOINTS, Role, owners_beside, owners_in_folder, shared_end, words_of
+from inpaint_data.folders.names import (
+    IMAGE_NAMES,
+    JOINTS,
+    MASK_NAME,
+    NUMBERED_NAME,
+    Role,
+    owners_beside,
+    owners_in_folder,
+    shared_end,
+    words_of,
+)
 from inpaint_data.folders.owners import Owner, Owners, why_not
 from inpaint_data.folders.texts import NO_IMAGE, NOT_THERE
 
@@ -171,6 +182,9 @@ def add_companions(companions: list[Companion], owners: Owners, layout: Layout, 
     """
     paired, alone = Counter[str](), defaultdict[str, list[Companion]](list)
     exact = [(picture, *picture.by_exact_name(owners)) for picture in companions]
+    exact = [(picture, [*found, *_rivals(picture, found, number, owners)], number) for picture, found, number in exact]
+    exact, stale = _without_stale(exact)
+    left_out += stale
     taken = {(owner.key, role) for owner in owners.all for role in owner.pictures}
     taken |= {(owner.key, picture.role) for picture, found, _ in exact for owner in found}
     for picture, found, number in exact:
@@ -205,6 +219,79 @@ def add_companions(companions: list[Companion], owners: Owners, layout: Layout, 
                 f"({pictures[0].file.name}); name them after their images{elsewhere}, or move them out; if they are "
                 f"photographs, rename their folder{or_class(pictures[0].file)}"
             )
+
+
+def _is_numbered(picture: Companion, number: int | None) -> bool:
+    """Whether a mask is that of an image by a number behind its name, and by no word for masks."""
+    own = picture.file.stem
+    return number is not None and bool(picture.source) and not (MASK_NAME.fullmatch(own) or own.isdecimal())
+
+
+def _rivals(picture: Companion, found: list[Owner], number: int | None, owners: Owners) -> list[Owner]:
+    """Images that a picture may belong to just as well as to the one that was found.
+
+    Of `photo_1.png`, the first mask of `photo`, an image that is called `photo_1` itself; of a folder of masks beside
+    both, the captioned image of kohya's class and not the original it was copied from.
+    """
+    if len(found) != 1 or not picture.source:
+        return []
+    if _is_numbered(picture, number):
+        return owners.stemmed("", picture.file.stem)
+    (first,) = found
+    near = _shared_depth(picture.source, first.file.folder)
+    return [
+        other
+        for other in owners.stemmed("", first.file.stem)
+        if other is not first
+        and _is_trained(other) > _is_trained(first)
+        and _shared_depth(picture.source, other.file.folder) >= near
+    ]
+
+
+def _is_trained(owner: Owner) -> tuple[bool, bool]:
+    """What speaks for its being what is trained on: kohya's class, and a caption."""
+    return repeats_of(owner.file.folder) is not None, owner.has_caption
+
+
+def _shared_depth(folder: str, other: str) -> int:
+    """How many folders two have in common from the top."""
+    pairs = zip(folder.split("/"), other.split("/"), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+_Found = tuple[Companion, list[Owner], int | None]  # a picture, the images that it may belong to, its number
+
+
+def _without_stale(exact: list[_Found]) -> tuple[list[_Found], list[LeftOut]]:
+    """Leave out masks with a number whose image is gone: `photo_1.png` where `photo_2.png` is the mask of `photo_2`.
+
+    Masks of one image are numbered from 0 or 1 on.
+    """
+    families = {  # of masks that have an image of their whole name
+        (picture.file.folder, match["stem"])
+        for picture, found, number in exact
+        if found and number is None and (match := NUMBERED_NAME.fullmatch(picture.file.stem))
+    }
+    numbers = defaultdict[str, set[int]](set)
+    for picture, found, number in exact:
+        if len(found) == 1 and number is not None and _is_numbered(picture, number):
+            numbers[found[0].key].add(number)
+    kept, left_out = list[_Found](), list[LeftOut]()
+    for picture, found, number in exact:
+        match = NUMBERED_NAME.fullmatch(picture.file.stem)
+        if len(found) == 1 and match and _is_numbered(picture, number):
+            if (picture.file.folder, match["stem"]) in families:
+                why = "others beside it are masks of images of their whole names"
+            elif min(numbers[found[0].key]) > 1:
+                why = "masks of one image are numbered from 0 or 1 on"
+            else:
+                kept.append((picture, found, number))
+                continue
+            reason = f"no image of its name, and it is no numbered mask of {found[0].file.name}: {why}"
+            left_out.append(LeftOut(picture.file.name, reason))
+        else:
+            kept.append((picture, found, number))
+    return kept, left_out
 
 
 def or_class(file: File) -> str:

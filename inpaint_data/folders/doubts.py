@@ -33,7 +33,7 @@ from inpaint_data.folders.names import (
 
 OF_ONE = 4  # pictures that a folder of one image's files has at most, beside masks
 _OTHERWISE = "if it is an image, rename it or name it in a metadata.jsonl"
-_WITH_REGULARISATION = ("auto", "kohya")  # layouts that know such folders
+_WITH_REGULARISATION = ("auto", "kohya", "onetrainer")  # layouts that know such folders
 
 
 @dataclass
@@ -59,6 +59,7 @@ def named_by_links(walked: Walk, layout: str) -> None:
         is_inside = not real or f"{link}/".startswith(f"{real}/")
         link_role, real_role = (_role(f"{folder}/x.png", layout) for folder in (link, real))
         is_said = link_role != "image" and real_role == "image"
+        is_said |= is_regularisation(link) and not is_regularisation(real)
         is_said |= reason_of_folder(real, layout) is not None and reason_of_folder(link, layout) is None
         is_said |= link_role == real_role == "image" and bool(repeats_of(link)) and not repeats_of(real)
         if not is_inside and is_said:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 # What pictures are packed under; JPEG XL, JPEG 2000 and cameras' raw files are named as left out.
 IMAGES = ("jpg", "jpeg", "png", "webp", "avif", "bmp", "gif", "tif", "tiff", "heic", "heif")
+MODELS = frozenset(["safetensors", "ckpt", "pt", "pth", "gguf"])  # beside which tools lay a preview of the same name
 LOSSLESS = frozenset(["png", "bmp", "gif", "tif", "tiff"])
 UNREAD_IMAGES = frozenset(
     [

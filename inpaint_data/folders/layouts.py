@@ -79,12 +79,17 @@ MADE_OF_IMAGES = frozenset(
         "samples",
     ]
 )
-_REGULARISATION = frozenset(["reg", "regs", "regularization", "regularisation"])
+# A word at either end of a name; what sd-scripts' Japanese documents call them; and OneTrainer's prior preservation.
+_REGULARISATION = re.compile(r"regs?[0-9]*|regdata|regulari[sz].*|正則化.*", re.IGNORECASE)
+_CLASS = re.compile(r"(?:^|/)class/1_")  # DreamBooth's, of images that are seen once
+_PRIOR = frozenset(["prior", "priors", "prior_preservation", "prior_prediction", "prior_images"])
 _CLASS_IMAGES = frozenset(["class_images", "class_image", "class_img", "class_imgs"])
 # What training writes beside the classes of kohya and the concepts of OneTrainer.
 SAMPLES = frozenset(["sample", "samples", "validation_images"])
 WRITTEN = frozenset(["sample", "samples", "log", "logs", "output", "outputs", "model", "models", "workspace"])
 LABEL_FOLDERS = frozenset(["annotation", "annotations", "ann", "label", "labels"])
+_PARTS_OF_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+")
+_WORDS = re.compile(r"[^\W_]+")
 _REPEATS = re.compile(r"(?P<times>[1-9][0-9]{0,2})_.+", re.DOTALL)
 
 
@@ -275,7 +280,7 @@ def _classes(folders: Iterable[str], captioned: Collection[str]) -> set[str]:
 @lru_cache(2**14)
 def _roles_of_folder(name: str, layout: Layout) -> tuple[Role, ...]:
     """What the pictures of a folder are by its name; none where it says nothing."""
-    words = {word.lower() for word in words_of(name)}
+    words = {*map(str.lower, words_of(name)), *words_of_folder(name)}
     whole = "_".join(words_of(name)).lower()
     if words & _CONDITIONING_WORDS:
         return (layout.conditioning,) if layout.conditioning else ("mask", "control")
@@ -310,7 +315,7 @@ def place_of(folder: str, whole_classes: bool = False) -> str:
         elif "_".join(words).lower() in _NAMELESS:
             continue
         else:
-            words = [word for word in words if word.lower() not in _SAYING]
+            words = [word for word in words if not _SAYING.issuperset(words_of_folder(word) or [word])]
         if words:
             kept.append("_".join(words))
     return "/".join(kept)
@@ -321,10 +326,13 @@ _SAYING = MASK_WORDS | _IMAGE_WORDS | _CONTROL_WORDS | _CONDITIONING_WORDS | fro
 
 
 def is_regularisation(folder: str) -> bool:
-    """Whether a folder or one around it is of kohya's regularisation images: `reg`, `woman_reg`, `class_images`."""
+    """Whether a folder or one around it is of regularisation images: `reg`, `woman_reg`, `class_images`, `prior`."""
     parts = [part for part in folder.split("/") if not repeats_of(part)]
-    outer = {word.lower() for part in parts if (words := words_of(part)) for word in (words[0], words[-1])}
-    return bool(outer & _REGULARISATION) or is_in_folder_of(_CLASS_IMAGES, folder)
+    outer = {word for part in parts if (words := _WORDS.findall(part)) for word in (words[0], words[-1])}
+    # Of the well-known repository it is the third: Stable-Diffusion-Regularization-Images-woman_ddim.
+    inner = {word for part in parts for word in _WORDS.findall(part) if len(word) > len("regulari")}
+    is_said = any(_REGULARISATION.fullmatch(word) for word in outer | inner)
+    return is_said or is_in_folder_of(_CLASS_IMAGES | _PRIOR, folder) or _CLASS.search(folder) is not None
 
 
 def is_in_folder_of(names: frozenset[str], folder: str) -> bool:
@@ -336,6 +344,11 @@ def without_repeats(place: str) -> str:
     """A place without the repeats of kohya's classes: the same class may have others elsewhere."""
     parts = [part.partition("_")[2] if repeats_of(part) else part for part in place.split("/")]
     return "/".join(parts)
+
+
+def words_of_folder(name: str) -> list[str]:
+    """The words of a folder's name in lower case, without numbers behind them: of `masks2` and `MasksOld` too."""
+    return [part.lower() for word in words_of(name) for part in _PARTS_OF_WORD.findall(word)]
 
 
 def repeats_of(folder: str) -> int | None:

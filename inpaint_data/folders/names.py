@@ -29,7 +29,7 @@ OTHER_NAMES: Mapping[Role, re.Pattern[str]] = MappingProxyType(
         ),
     }
 )
-_NUMBERED = re.compile(rf"(?P<stem>.+){_BREAK}(?P<number>[0-9]+)", re.DOTALL)
+NUMBERED_NAME = re.compile(rf"(?P<stem>.+){_BREAK}(?P<number>[0-9]+)", re.DOTALL)
 _IMAGE = "(?:image|img|photo|rgb|input|original|orig|source|src|before|raw|dirty|leftimg8bit)"
 _IMAGE_NAME = re.compile(rf"(?P<stem>.+){_BREAK}{_IMAGE}|{_IMAGE}(?:{_BREAK}(?P<rest>.+))?", re.IGNORECASE | re.DOTALL)
 
@@ -38,7 +38,7 @@ _MASK_ALONE = re.compile(r"(?P<before>.*?)(?<![^\W_])masks?(?![^\W_])(?P<after>.
 _MASK_WITHIN = re.compile(r"(?P<before>.*?)mask(?:s|ed|ing)?(?P<after>.*)", re.IGNORECASE | re.DOTALL)
 _LIKE_MASKS = re.compile(
     rf"(?:(?P<before>.*?){_BREAK})?(?:segs?|segm|segmented|mattes?|msks?|trimaps?|alphas?|labels?|annotations?|gt|bw|"
-    rf"binary|condlabels?|silhouette|overlay|preview|thumb|thumbnail|depth|canny|viz|cutouts?|no_?bg|fg|bg|foreground|background|rembg)"
+    rf"binary|condlabels?|silhouette|overlay|preview|thumb|thumbnail|depth|canny|viz|cutouts?|no_?bg|fg|bg|foreground|background|rembg|clipseg|blend|blended)"
     rf"(?:{_BREAK}(?P<after>.*))?",
     re.IGNORECASE | re.DOTALL,
 )
@@ -52,9 +52,12 @@ _LIKE_TARGETS = re.compile(
     rf"(?:(?P<before>.*?){_BREAK})?(?:{'|'.join(_MADE)})(?:{_BREAK}(?P<after>.*))?", re.IGNORECASE | re.DOTALL
 )
 # What training writes, wherever it lies: sd-scripts' sample_images (library/train_util.py), and OneTrainer's
-# `2024-01-05_12-34-51-training-sample-500-5-0` (modules/trainer/GenericTrainer.py) and what its debug mode decodes.
+# `2024-01-05_12-34-51-training-sample-500-5-0` (modules/trainer/GenericTrainer.py) and what its debug mode decodes and
+# draws (modules/modelSetup/mixin/ModelSetupDebugMixin.py); sd-scripts of 2023 had the time first. And A1111's grids.
 SAMPLE_NAME = re.compile(
-    r"(?:.*_)?e?[0-9]{6}_[0-9]{2}_[0-9]{14}(?:_[0-9]+)?|.*[0-9]-training-sample-.*|.*-decoded_(?:conditioning_)?(?:image|mask)",
+    r"(?:.*_)?e?[0-9]{6}_[0-9]{2}_[0-9]{14}(?:_[0-9]+)?|(?:.*_)?[0-9]{14}_e?[0-9]{6}_[0-9]{2}(?:_[0-9]+)?"
+    r"|.*[0-9]-training-sample-.*|.*-decoded_(?:conditioning_)?(?:image|mask)|step-[0-9]+-[0-9]+-[a-z_]+"
+    r"|(?:xyz_)?grid-[0-9]{4}(?:-.*)?",
     re.DOTALL,
 )
 
@@ -95,11 +98,13 @@ def words_of(name: str) -> list[str]:
 
 
 def shared_end(stems: Iterable[str]) -> str:
-    """The word that all names of a folder end in, and the break before it: `_hole` of `a_hole` and `b_hole`."""
+    """The words that all names of a folder end in, and the break before them: `_obj_0` of `a_obj_0` and `b_obj_0`."""
     stems = list(stems)
-    last = [max((found.start() for found in BREAKS.finditer(stem, 1)), default=len(stem)) for stem in stems]
-    ends = {stem[start:] for stem, start in zip(stems, last, strict=True)}
-    return ends.pop() if len(stems) > 1 and len(ends) == 1 else ""
+    if len(stems) < 2:
+        return ""
+    shortest = min(stems, key=len)
+    ends = (shortest[found.start() :] for found in BREAKS.finditer(shortest, 1))
+    return next((end for end in ends if all(stem.endswith(end) for stem in stems)), "")
 
 
 def owners_beside(stem: str, role: Role) -> list[tuple[str, int | None]]:
@@ -125,7 +130,7 @@ def owners_in_folder(stem: str, role: Role) -> list[tuple[str, int | None]]:
     found = [(stem, None), *owners_beside(stem, role)]
     if without_extension(stem) != stem:
         found.append((without_extension(stem), None))
-    if role == "mask" and (match := _NUMBERED.fullmatch(stem)):
+    if role == "mask" and (match := NUMBERED_NAME.fullmatch(stem)):
         found.append((match["stem"], int(match["number"])))
     return found
 

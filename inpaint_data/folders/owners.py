@@ -2,7 +2,7 @@
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class Owner:
     pictures: dict[Role, list[tuple[File, int | None, str]]] = field(default_factory=dict)  # file, number, source
     texts: dict[str, tuple[str, Member]] = field(default_factory=dict)  # member -> where it is from, what it is
     problem: str | None = None
+    has_caption: bool = False  # a file of its own, beside it
 
     def members(self) -> dict[str, Member]:
         """What is packed: member's name -> file or bytes."""
@@ -44,7 +45,7 @@ class Owner:
 class Owners:
     """The images of a folder."""
 
-    def __init__(self, images: Iterable[File]) -> None:
+    def __init__(self, images: Iterable[File], captioned: Collection[tuple[str, str]] = ()) -> None:
         self.all: list[Owner] = []
         self._by_name: dict[str, Owner] = {}
         self._beside: dict[tuple[str, str], list[Owner]] = defaultdict(list)
@@ -59,7 +60,8 @@ class Owners:
         by_key: dict[str, list[Owner]] = defaultdict(list)
         for file in images:
             stem = file.stem.replace(".", "_")  # readers split names at the first dot
-            owner = Owner(file, f"{file.folder}/{stem}" if file.folder else stem)
+            key = f"{file.folder}/{stem}" if file.folder else stem
+            owner = Owner(file, key, has_caption=(file.folder, file.stem) in captioned)
             by_key[owner.key].append(owner)
             self.all.append(owner)
             self._by_name[file.name] = owner

@@ -15,7 +15,7 @@ from inpaint_data.folders.companions import (
     or_class,
 )
 from inpaint_data.folders.doubts import masks_next_to, named_by_links, reason_of_folder, sift
-from inpaint_data.folders.files import IMAGES, LOSSLESS, File, LeftOut, walk
+from inpaint_data.folders.files import IMAGES, LOSSLESS, MODELS, File, LeftOut, walk
 from inpaint_data.folders.layouts import (
     LAYOUTS,
     Reading,
@@ -94,9 +94,14 @@ def pair_folder(
         given["target"] = given_by("targets_from", "target", targets_from, root, walked.files)
     belongs = {name for pictures in given.values() for name in pictures}
     files = [file for file in walked.files if file.name not in belongs]
-    pictures = [file for file in files if file.extension in IMAGES]
+    models = {(file.folder, file.stem): file.name for file in files if file.extension in MODELS}
+    previews = {file for file in files if file.extension in IMAGES and (file.folder, file.stem) in models}
+    pictures = [file for file in files if file.extension in IMAGES and file not in previews]
     others = [file for file in files if file.extension not in IMAGES]
     texts = sort_texts(root, others, pictures, captions_from)
+    texts.left_out += [
+        LeftOut(file.name, f"the preview of {models[file.folder, file.stem]}", is_bad=False) for file in previews
+    ]
     certain = _named_by(texts)
     claimed = [claim for claim in claims(texts) if claim[1] not in given]
     unknown = unknown_in(texts)
@@ -105,7 +110,7 @@ def pair_folder(
     spoken_for = {*unknown, *with_claimed, *(picture for _, _, picture, _ in claimed)}
     unsaid = [file for file in pictures if file.name not in spoken_for]
     images, companions = _by_role(unsaid, layout, given, certain, texts)
-    owners = Owners(images)
+    owners = Owners(images, {(file.folder, file.stem) for file in texts.captions})
     if not owners.all:
         raise _nothing(root, companions, others, texts.left_out)
     add_claimed(claimed, owners, {file.name: file for file in pictures}, texts.left_out)
@@ -284,7 +289,9 @@ def _numbers(owners: Owners) -> list[str]:
     mixed = [
         owner.file.name
         for owner in owners.all
-        if None in (numbers := [number for _, number, _ in owner.pictures.get("mask", [])]) and len(numbers) > 1
+        if not owner.problem
+        and None in (numbers := [number for _, number, _ in owner.pictures.get("mask", [])])
+        and len(numbers) > 1
     ]
     if not mixed:
         return []
@@ -301,11 +308,13 @@ def _notes_of_classes(owners: Owners) -> list[str]:
     if not any(map(repeats_of, count)):
         return []
     notes = []
-    classes = defaultdict[tuple[str, str], list[str]](list)
+    classes = defaultdict[tuple[str, str], list[File]](list)
     for owner in owners.all:
-        if repeats_of(owner.file.folder):
-            classes[owner.file.folder.rpartition("/")[2], owner.file.stem].append(owner.file.name)
-    if again := [names for names in classes.values() if len(names) > 1]:
+        if repeats_of(owner.file.folder) and not owner.problem:
+            classes[owner.file.folder.rpartition("/")[2], owner.file.stem].append(owner.file)
+    if again := [
+        [file.name for file in found] for found in classes.values() if len({file.folder for file in found}) > 1
+    ]:
         notes.append(
             f"{len(again)} are in two folders of the same class ({', '.join(sorted(again[0])[:2])}): both are packed"
         )

@@ -25,8 +25,6 @@ def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: 
     Raises:
         UsageError: nobody can know what such a folder holds.
     """
-    if not LAYOUTS[layout].has_folders:
-        return []
     by_folder = defaultdict[str, list[Owner]](list)
     for owner in owners.all:
         by_folder[owner.file.folder].append(owner)
@@ -44,7 +42,7 @@ def check_twins(owners: Owners, certain: Collection[str], layout: str, is_told: 
         ]
         end = shared_end(owner.file.stem.lower() for owner in inside)
         asked = [(owner, other) for owner in unsaid if (other := twins.image_of(owner, end))]
-        if len(asked) * 2 > len(inside) and not is_told:
+        if len(asked) * 2 > len(inside) and not is_told and LAYOUTS[layout].has_folders:
             raise _question(*asked[0], owners)
         if sum(all_twins.has_one(owner, end) for owner in unsaid) * 2 > len(inside):
             alike.append(folder)
@@ -61,7 +59,8 @@ def _has_mask_beside(owner: Owner) -> bool:
 # The last words of names of classes that may hold what belongs to the class without them: `10_woman_labels`.
 _DERIVED = frozenset([
     "label", "labels", "annotation", "annotations", "seg", "segs", "alpha", "alphas", "masked", "maske", "masken",
-    "inpaint", "bw", "hole", "holes", "msk", "msks", "target", "targets", "control", "cutout", "cutouts",
+    "inpaint", "bw", "hole", "holes", "msk", "msks", "target", "targets", "control", "cutout", "cutouts", "canny",
+    "depth", "lineart", "openpose", "pose", "normal", "nobg", "rembg", "before", "sam",
 ])  # fmt: skip
 
 
@@ -108,7 +107,16 @@ class _Twins:
         around = ["/".join(parts[:depth]) for depth in range(len(parts))] if owner.file.folder else []
         if found := [self._at[folder, stem] for folder in around if (folder, stem) in self._at]:
             return found[-1]
-        return self._sibling(owner, stem, ("lossy",)) if _losses(owner) == "lossless" else None
+        if _losses(owner) == "lossy":
+            return None
+        mirrored = self._mirrored(owner, stem)
+        return mirrored if mirrored and _losses(mirrored) == "lossy" else self._sibling(owner, stem, ("lossy",))
+
+    def _mirrored(self, owner: Owner, stem: str) -> Owner | None:
+        """The image of the same place without one of the folders around: `man/1.jpg` of `SAM/man/1.png`."""
+        parts = owner.file.folder.split("/") if owner.file.folder else []
+        without = ("/".join(parts[:depth] + parts[depth + 1 :]) for depth in range(len(parts)))
+        return next((self._at[folder, stem] for folder in without if (folder, stem) in self._at), None)
 
     def has_one(self, owner: Owner, end: str) -> bool:
         """Whether another image may be called as a picture is, with or without an end of its name."""
@@ -116,7 +124,10 @@ class _Twins:
             return True
         if says_images(owner.file.folder, self._layout) == 2:
             return False
-        return any(self._sibling(owner, stem, ("lossy", "lossless")) for stem in _stems(owner, end))
+        return any(
+            self._mirrored(owner, stem) or self._sibling(owner, stem, ("lossy", "lossless"))
+            for stem in _stems(owner, end)
+        )
 
     def _sibling(self, owner: Owner, stem: str, losses: Collection[str]) -> Owner | None:
         """An image of that name in a folder that differs in one name, and not in kohya's class."""
