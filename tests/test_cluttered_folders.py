@@ -102,11 +102,11 @@ def test_a_folder_of_masks_may_have_a_number_or_a_word_in_its_name(folder: str, 
     assert samples_of(pairing, tmp_path)["man/1"]["mask.png"] == f"{folder}/man/1.png"
 
 
-@pytest.mark.parametrize("end", ["_obj_0", "_blend"])
-def test_pictures_that_all_end_alike_in_a_folder_of_their_own_are_said(end: str, tmp_path: Path) -> None:
-    files = ", ".join(f"train/{n}.png, train/{n}.txt, sam2/{n}{end}.png" for n in (1, 2, 3))
+def test_pictures_that_all_end_alike_in_a_folder_of_their_own_are_said(tmp_path: Path) -> None:
+    files = ", ".join(f"train/{n}.png, train/{n}.txt, sam2/{n}_obj_0.png, blended/{n}_0_blend.png" for n in (1, 2, 3))
     pairing = pair_folder(tree(tmp_path, files))
-    assert any("packed as images" in note and "sam2/" in note for note in pairing.notes)
+    assert any("are packed as images: " in note and "sam2/" in note for note in pairing.notes)
+    assert any("names as masks may have (blended/1_0_blend.png" in note for note in pairing.notes)
 
 
 @pytest.mark.parametrize("word", ["canny", "depth", "nobg", "before"])
