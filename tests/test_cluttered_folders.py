@@ -141,3 +141,15 @@ def test_notes_speak_only_of_what_is_packed(tmp_path: Path) -> None:
     pairing = pair_folder(tree(tmp_path / "b", "1.jpg, 1_mask.png, 1_mask_1.png, 1-mask.png, 2.jpg"))
     assert "1.jpg" in reasons_of(pairing)
     assert not any("without a number" in note for note in pairing.notes)
+
+
+def test_what_lies_beside_a_mask_of_its_name_is_made_by_the_same_tool(tmp_path: Path) -> None:
+    files = ", ".join(f"sam_out/{n}_0_{kind}.png" for n in (1, 2) for kind in ("mask", "blend", "output"))
+    pairing = pair_folder(tree(tmp_path, f"10_cat/1.png, 10_cat/1.txt, 10_cat/2.png, 10_cat/2.txt, {files}"))
+    assert set(pairing.samples) == {"10_cat/1", "10_cat/2"}
+    assert "a mask of its name" in reasons_of(pairing)["sam_out/1_0_blend.png"]
+
+
+def test_a_json_of_settings_is_one_line(tmp_path: Path) -> None:
+    put(tmp_path, {"a.jpg": b"", "config.json": b'{"training_method": "LORA", "optimizer": {"lr": 1}}'})
+    assert list(reasons_of(pair_folder(tmp_path))) == ["config.json"]

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import asdict
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ import PIL
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PHOTOS
+from conftest import PHOTOS, Figure
 from flat import data_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +29,8 @@ from inpaint_data.errors import UsageError
 from inpaint_data.masks.morphology import offset_mask
 from inpaint_data.masks.presets import PRESETS, Preset, binarise, grow_comfy
 from inpaint_data.masks.soft_border import SoftBorder
+
+DOCS = Path(__file__).parents[1] / "docs" / "job.md"
 
 
 def random_masks(seed: int, batch: int, height: int, width: int, share: float = 0.05) -> Tensor:
@@ -256,7 +259,7 @@ def as_fooocus(mask: np.ndarray, picture: np.ndarray, k: int) -> tuple[np.ndarra
     ],
 )
 def test_a_preset_gives_what_its_tool_gives_from_the_soft_mask_to_latent_size(
-    preset: str, slow: Any, offset: int | None
+    preset: str, slow: Any, offset: int | None, record_figure: Figure
 ) -> None:
     masks, recording = given_masks(), Recording()
     pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8))
@@ -269,6 +272,12 @@ def test_a_preset_gives_what_its_tool_gives_from_the_soft_mask_to_latent_size(
         assert torch.equal(ours["mask"][i, 0], torch.from_numpy(hole))
         assert torch.equal(recording.given[i], torch.from_numpy(pixels).permute(2, 0, 1))
         assert torch.equal(at_latent_size[i, 0], torch.from_numpy(small))
+    record_figure(f"preset {preset}, offset {offset}: 2 of 2 masks, holes and masks at latent size equal")
+
+
+def test_every_preset_has_a_line_with_its_source() -> None:
+    lines = re.findall(r"^\| `([a-z0-9-]+)` \| (\S+/\S+) ([0-9a-f.]{6,}), `", DOCS.read_text(), re.MULTILINE)
+    assert [name for name, *_ in lines] == list(PRESETS)
 
 
 def test_a_recipe_keeps_its_own_fill_beside_a_presets(vae: Autoencoder) -> None:

@@ -57,6 +57,7 @@ class RecipeRow:
             parts stand behind the noisy tokens, not beside their channels.
         latent_mask: how the mask comes to latent size.
         raw: whether the model takes latents as the autoencoder gives them.
+        rounded_statistics: whether the autoencoder's mean and deviation are rounded to the model's precision.
         channel_fields: the model's config fields whose sum is `channels`; none where its config does not say it.
         positions: of a sequence: whose model is told where each token stands.
     """
@@ -70,6 +71,7 @@ class RecipeRow:
     layout: Literal["plain", "packed", "frame", "sequence"] = "plain"
     latent_mask: LatentMask = "nearest"
     raw: bool = False
+    rounded_statistics: bool = False
     channel_fields: tuple[str, ...] = ("in_channels",)
     positions: Literal["flux", "flux2", "qwen"] | None = None
 
@@ -128,7 +130,9 @@ RECIPES: dict[str, RecipeRow] = {
     "flux2-klein-reference-inpaint": RecipeRow(
         ("known", "reference"), 128, 32, "transformer", posterior="mode", layout="sequence", positions="flux2"
     ),
-    "qwen-edit-inpaint": RecipeRow(("known",), 64, 16, "transformer", layout="sequence", positions="qwen"),
+    "qwen-edit-inpaint": RecipeRow(
+        ("known",), 64, 16, "transformer", layout="sequence", positions="qwen", rounded_statistics=True
+    ),
     "wan-vace": _VACE,
     "wan-vace-reference": replace(_VACE, parts=("masked", "hole", "mask", "reference")),
     "easyanimate-inpaint": RecipeRow(("soft_keep", "masked"), 33, 16, "transformer", "black", "mode", "frame"),
@@ -144,6 +148,6 @@ RECIPES: dict[str, RecipeRow] = {
     "sd3-blend": RecipeRow((), 16, 16, "transformer"),
     "flux-blend": _BLENDED_PACKED,
     "chroma-blend": _BLENDED_PACKED,
-    "qwen-blend": _BLENDED_PACKED,
+    "qwen-blend": replace(_BLENDED_PACKED, rounded_statistics=True),
     "z-image-blend": RecipeRow((), 16, 16, "transformer", layout="frame"),
 }

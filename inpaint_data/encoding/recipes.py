@@ -271,7 +271,7 @@ class Recipe:
         raise self._error(f"the batch has no {key!r}{made_with}, only {', '.join(sorted(batch))}; add it")
 
     def _normalised(self, latents: Tensor) -> Tensor:
-        return latents if self.row.raw else normalise(latents, self.vae_config)
+        return latents if self.row.raw else normalise(latents, self.vae_config, self.row.rounded_statistics)
 
     @property
     def _scale(self) -> float:

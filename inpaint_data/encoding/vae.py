@@ -308,10 +308,11 @@ def sample_posterior(raw: Tensor, noise: Tensor, dtype: torch.dtype = torch.floa
     return torch.where(fits, drawn(raw.to(dtype), noise.to(dtype)), drawn(raw, noise))
 
 
-def normalise(latents: Tensor, vae_config: Mapping[str, Any]) -> Tensor:
+def normalise(latents: Tensor, vae_config: Mapping[str, Any], rounded: bool = False) -> Tensor:
     """Raw (B, C, h, w) → what the diffusion model takes, as pipelines compute it, also in half precision.
 
-    The shape stays; FLUX.2's patches are normalised as such, and laid out as they were.
+    The shape stays; FLUX.2's patches are normalised as such, and laid out as they were. With `rounded` mean and
+    deviation are in the precision of the latents, as some pipelines of Qwen's have them.
     """
     if "bn_mean" in vae_config:
         patches = _patchify(latents)
@@ -322,7 +323,8 @@ def normalise(latents: Tensor, vae_config: Mapping[str, Any]) -> Tensor:
     if mean is None or std is None:
         # Python numbers, which half precision rounds only with the result; tensors would be rounded first.
         return (latents - (vae_config.get("shift_factor") or 0.0)) * (1.0 if scale is None else scale)
-    mean, std = (torch.tensor(values, device=latents.device).view(1, -1, 1, 1) for values in (mean, std))
+    dtype = latents.dtype if rounded else torch.float32
+    mean, std = (torch.tensor(values, dtype=dtype, device=latents.device).view(1, -1, 1, 1) for values in (mean, std))
     centred = latents - mean
     # Wan and Qwen, which have no scale, multiply by 1/std; the others divide.
     return (centred * (1.0 / std) if scale is None else centred * scale / std).to(latents.dtype)

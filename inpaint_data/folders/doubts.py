@@ -166,6 +166,9 @@ def sift(
         elif is_in_folder_of(MADE_OF_IMAGES, file.folder) and file.stem.lower() in stems:
             reason = f"in a folder of what is made of images, such as {stems[file.stem.lower()]}; {_OTHERWISE}"
             sifted.left_out.append(LeftOut(file.name, reason))
+        elif doubt is not None and file not in own and any(rest.lower() in masked for rest in doubt.rests):
+            reason = f"there is a mask of its name, so it may be made by the same tool; {_OTHERWISE}"
+            sifted.left_out.append(LeftOut(file.name, reason))
         elif doubt is not None and (why := _against(doubt, stems)):
             sifted.left_out.append(LeftOut(file.name, why))
         elif file.name in made:

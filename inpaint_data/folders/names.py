@@ -38,7 +38,7 @@ _MASK_ALONE = re.compile(r"(?P<before>.*?)(?<![^\W_])masks?(?![^\W_])(?P<after>.
 _MASK_WITHIN = re.compile(r"(?P<before>.*?)mask(?:s|ed|ing)?(?P<after>.*)", re.IGNORECASE | re.DOTALL)
 _LIKE_MASKS = re.compile(
     rf"(?:(?P<before>.*?){_BREAK})?(?:segs?|segm|segmented|mattes?|msks?|trimaps?|alphas?|labels?|annotations?|gt|bw|"
-    rf"binary|condlabels?|silhouette|overlay|preview|thumb|thumbnail|depth|canny|viz|cutouts?|no_?bg|fg|bg|foreground|background|rembg|clipseg|blend|blended)"
+    rf"binary|condlabels?|silhouette|overlay|preview|thumb|thumbnail|depth|canny|viz|cutouts?|no_?bg|fg|bg|foreground|background|rembg|clipseg|blend|blended|openpose|lineart|softedge)"
     rf"(?:{_BREAK}(?P<after>.*))?",
     re.IGNORECASE | re.DOTALL,
 )

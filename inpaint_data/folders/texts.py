@@ -132,9 +132,11 @@ def add_texts(texts: Texts, owners: Owners) -> None:
     for file in texts.jsons:
         _add_file(file, "json", texts, owners)
     used = _add_coco(texts, owners) | _add_via(texts, owners)
-    for table, row in texts.rows():
-        found = _owners_of_row(table, row, texts, owners)
-        used |= {table.file.name} if found else set()
+    rows = [(table, row, _owners_of_row(table, row, texts, owners)) for table, row in texts.rows()]
+    used |= {table.file.name for table, _, found in rows if found}
+    for table, row, found in rows:
+        if table.is_by_stem and table.file.name not in used:
+            continue  # a json of something else, such as the settings of a training
         if len(found) != 1:
             reason = NOT_THERE if not found else "the name of several images; give it with its folder"
             texts.left_out.append(LeftOut(f"{row.line}: {row.file}", reason))

@@ -171,5 +171,5 @@ def _question(owner: Owner, other: Owner, owners: Owners) -> UsageError:
     return UsageError(
         f"{folder}/ may hold images, masks or targets: its pictures are called as images are ({owner.file.name}, "
         f"{other.file.name}); say which. masks: --masks_from {folder}; targets: --targets_from {folder}; "
-        f"conditioning pictures: rename it to control; images: {images}"
+        f"conditioning pictures: rename it to control; images: {images}; none of these: move it out"
     )
