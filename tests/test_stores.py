@@ -47,6 +47,7 @@ class Web:
         self.always: int | None = None
         self.has_length = self.has_ranges = self.has_etag = self.pins = True
         self.requests: Counter[str] = Counter()
+        self.paths: list[str] = []  # that bytes were asked of
         web = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -77,6 +78,7 @@ class Web:
 
     def answer(self, to: Any, wants_body: bool) -> None:
         self.requests[to.command] += 1
+        self.paths += [to.path] if wants_body else []
         fault = self.faults.pop(0) if wants_body and self.faults else self.always
         if callable(fault):
             fault()

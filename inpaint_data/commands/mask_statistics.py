@@ -303,7 +303,7 @@ def _of_shards(
             filtered.append((fault.shard, fault.key, f"filters: {fault.reason}"))
         else:
             statistics.bad.append((fault.shard, fault.key, fault.reason))
-    statistics.filtered = len(filtered) + images.too_small
+    statistics.filtered = len(filtered) + images.finder.too_small
     if not statistics.samples:
         shard, key, reason = (statistics.bad or filtered)[0]
         advice = "" if statistics.bad else "; loosen that filter"

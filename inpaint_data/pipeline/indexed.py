@@ -15,7 +15,6 @@ import numpy.typing as npt
 import webdataset as wds
 
 from inpaint_data.errors import FilteredError, ReplacedError, SampleError, ShardError
-from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
@@ -25,6 +24,7 @@ from inpaint_data.pipeline.faults import log, warn
 from inpaint_data.pipeline.samples import as_dict, as_sample
 from inpaint_data.pipeline.stages import VIEWS, BatchEnd, way_of_a_sample
 from inpaint_data.pipeline.user_stages import run_on
+from inpaint_data.pipeline.view_finder import ViewFinder
 from inpaint_data.shards.mirror import DEFAULT_BYTES, mirror_in, name_of_contents
 from inpaint_data.shards.naming import shard_size, shard_stamp
 from inpaint_data.shards.reading import Fault, Sample, image_member, locate_samples, read_sample
@@ -47,7 +47,7 @@ class IndexedShards:
 
     Attributes:
         faults: what the shards have that is not a sample, or that a stage leaves out.
-        too_small: how many views there are not, since their picture is too small, though not for all.
+        finder: of views, which knows how many there are not since their picture is too small.
         buckets: (N,) int64, the bucket of every row.
 
     Raises:
@@ -64,9 +64,8 @@ class IndexedShards:
     ) -> None:
         self.settings, self.own = settings, list(own)
         self.faults: list[Fault] = []
-        self.too_small = 0
+        self.finder = ViewFinder(settings.pictures)
         self._files = [ShardFile(shard, _copy_of(shard, mirror, mirror_bytes)) for shard in shards]
-        self._sizes = settings.pictures.views.sizes()
         places: list[tuple[int, ...]] = []  # shard, extent, which of the stages' results, view, size of the view
         for number, file in enumerate(self._files):
             keys: set[str] = set()
@@ -115,47 +114,10 @@ class IndexedShards:
                 continue
             made = as_sample(result) if isinstance(result, dict) else result
             try:
-                for view, size in self._views(made, file):
+                for view, size in self.finder.views(made, partial(file.size_of, pictures=self.settings.pictures)):
                     yield (*sample.extent, number, view, *size)
             except FilteredError as error:
                 yield Fault(file.shard, made.key, str(error), None, None, on_purpose=True)
-
-    def _views(self, sample: Sample, file: "ShardFile") -> list[tuple[int, Size]]:
-        """Number and size of each view of a sample, by the header of its picture.
-
-        Raises:
-            FilteredError: a filter that tells by size and caption leaves the sample out.
-        """
-        filters = self.settings.pictures.filters
-        if self._has_one_view and not filters.of_images:
-            return self._unknown_view
-        try:
-            size = file.size_of(sample, self.settings.pictures)
-            filters.check_image(size, caption_of(sample.members, self.settings.pictures.caption))
-        except FilteredError:
-            raise
-        except SampleError:
-            return self._unknown_view  # why it cannot be used is said when it is decoded
-        return self._views_of(size)
-
-    def _views_of(self, size: Size) -> list[tuple[int, Size]]:
-        """Number and size of each view of an image of that size."""
-        views = self.settings.pictures.views
-        try:
-            fitting = views.of(size)
-        except SampleError:  # too small for any
-            return self._unknown_view
-        self.too_small += views.count - len(fitting)
-        return [(view.number, view.target) for view in fitting]
-
-    @property
-    def _has_one_view(self) -> bool:
-        """Whether the settings alone say which view of which size every sample has."""
-        return self.settings.pictures.views.count == len(self._sizes) == 1
-
-    @property
-    def _unknown_view(self) -> list[tuple[int, Size]]:
-        return [(0, self._sizes[0])]
 
     def __len__(self) -> int:
         return len(self._places)

@@ -24,7 +24,7 @@ from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.latent_cache.text_members import settings_for_cache
 from inpaint_data.masks.settings import MaskSettings
-from inpaint_data.order import Consumed, check_batch_size
+from inpaint_data.order import check_batch_size
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.indexed import IndexedShards
@@ -37,6 +37,9 @@ from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass, Traini
 from inpaint_data.training.resume import Resume, ResumeElsewhere
 from inpaint_data.training.settings import LoadSettings
 from inpaint_data.training.sources import (
+    EVALUATION_SEED,
+    LOADERS,
+    PARAMETERS,
     CacheSource,
     ImageSource,
     OwnLoader,
@@ -47,15 +50,8 @@ from inpaint_data.training.sources import (
     names_a_cache,
     shards_of,
 )
+from inpaint_data.training.stream_loader import StreamLoader, check_streamed, stream_loader
 
-PARAMETERS = {"fit": "source", "validate": "val_source", "test": "test_source", "predict": "predict_source"}
-LOADERS = {
-    "fit": "train_dataloader",
-    "validate": "val_dataloader",
-    "test": "test_dataloader",
-    "predict": "predict_dataloader",
-}
-EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 _log = logging.getLogger(__name__)
 
 
@@ -106,18 +102,12 @@ class InpaintDataModule(LightningDataModule):
         super().__init__()
         sources = dict(zip(PARAMETERS, (source, val_source, test_source, predict_source), strict=True))
         self.loading = group_of(LoadSettings, loading)
+        given = {stage: source for stage, source in sources.items() if source is not None}
         self.sources: dict[str, Source] = {
-            stage: as_source(source, self.loading.seed) for stage, source in sources.items() if source is not None
+            stage: as_source(PARAMETERS[stage], source, self.loading.seed) for stage, source in given.items()
         }
         if not self.sources:
             raise UsageError("source: give InpaintDataModule image shards or a cache to train on", ("source",))
-        for name, source in ((PARAMETERS[stage], source) for stage, source in self.sources.items()):
-            if not is_named(source) and not hasattr(source, "__iter__"):
-                raise UsageError(
-                    f"{name}: {source!r} is neither a path nor samples; name image shards or a cache, or give a wds "
-                    "pipeline",
-                    (name,),
-                )
         if type(batch_size) is not int or not 1 <= batch_size <= MOST:
             raise UsageError(
                 f"batch_size: {batch_size!r} is not a positive whole number up to {MOST}; give 1 or more",
@@ -138,7 +128,7 @@ class InpaintDataModule(LightningDataModule):
         self.epoch: int | None = None  # set it where there is no Trainer; else passes are counted
         self._resumed_epoch = 0  # of the first pass, where there is no Trainer
         self._told = False  # that the environment alone makes it one process of several
-        self._loaders: dict[str, EpochLoader | OwnLoader] = {}
+        self._loaders: dict[str, EpochLoader | OwnLoader | StreamLoader] = {}
         self._caches: dict[str, LatentCache] = {}
         self._hide_loaders()
 
@@ -164,6 +154,7 @@ class InpaintDataModule(LightningDataModule):
                 "anyway",
                 ("loading", "fresh_masks"),
             )
+        check_streamed(self.loading, self._is_streamed("fit"))
         if self.live:
             ExampleSettings(self.pictures, self.masks)
             check_paired(self.pictures, self.encode)
@@ -266,10 +257,19 @@ class InpaintDataModule(LightningDataModule):
             self._loaders[stage] = OwnLoader(
                 PARAMETERS[stage], partial(self._own_source, stage), next_pass, finish, processes
             )
+        elif stage not in self._loaders and self._is_streamed(stage):
+            shards = shards_of(PARAMETERS[stage], self.sources[stage])
+            settings = ExampleSettings(self.pictures, self.masks, self._seed(stage))
+            self._loaders[stage] = stream_loader(shards, settings, self.stages, self.loading, next_pass, finish, self)
         elif stage not in self._loaders:
             self._loaders[stage] = EpochLoader(self._source(stage), next_pass, finish, processes)
         loader = self._loaders[stage]
         return AsDataLoader(loader) if self.trainer is None else loader
+
+    def _is_streamed(self, stage: str) -> bool:
+        """Whether a stage's shards come one after another; evaluation is always of all samples."""
+        asked = stage == "fit" and self.loading.epoch_batches is not None
+        return asked and stage in self.sources.keys() - self.caches and is_named(self.sources[stage])
 
     def next_pass(self, stage: str) -> Pass:
         """How the next pass of a stage is to be, as things are now."""
@@ -372,14 +372,14 @@ class InpaintDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, for a checkpoint."""
         loader = self._loaders.get("fit")
-        if not isinstance(loader, EpochLoader) or loader.current is None:
+        if not isinstance(loader, EpochLoader | StreamLoader) or loader.current is None:
             return {}
-        this, steps = loader.current, loader.handed_out
+        steps = loader.handed_out
         if self.trainer is not None:
             # Lightning repeats a batch that was in hand; what it counts as processed has been learnt from.
             progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
             steps = progress.processed - loader.skipped
-        return self.resume.state(this.epoch, Consumed(this.batch_size, steps * this.world))
+        return loader.place(self.resume, steps)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.resume = Resume.load(state_dict)

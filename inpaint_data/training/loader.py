@@ -13,6 +13,7 @@ from inpaint_data.ahead import ahead
 from inpaint_data.batch import is_batch, pinned
 from inpaint_data.errors import InpaintDataError, SampleError, UsageError
 from inpaint_data.order import Batches, Consumed, left_over, permutation, share_of, steps_of
+from inpaint_data.training.resume import Resume
 
 HOPELESS = 8  # bad batches without a good one before them end the run
 AHEAD = 2  # batches; what a batch takes in memory is little beside what its reading may take in time
@@ -115,7 +116,7 @@ class EpochLoader:
         this = self.current = self.next_pass()
         self.passes += 1
         self.handed_out = 0
-        batches, hope = self._batches(this), _Hope(this.world)
+        batches, hope = self._batches(this), Hope(this.world)
         left = self._left_in(batches, this)
         self.skipped = self.steps(this) - left
         plan = [batches[number] for number in share_of(len(batches), left, this.rank, this.world)]
@@ -128,6 +129,11 @@ class EpochLoader:
             self.handed_out += 1
             yield batch
 
+    def place(self, resume: Resume, steps: int) -> dict[str, Any]:
+        """For a checkpoint: what was taken of the epoch, `steps` of this run's batches on each rank with it."""
+        assert self.current is not None
+        return resume.state(self.current.epoch, Consumed(self.current.batch_size, steps * self.current.world))
+
     # With these two Lightning does not warn that the loader cannot resume; the position is kept by the DataModule,
     # since `estimated_stepping_batches` makes Lightning drop what it keeps of loaders.
     def state_dict(self) -> dict[str, Any]:
@@ -137,7 +143,7 @@ class EpochLoader:
         pass
 
 
-class _Hope:
+class Hope:
     """Ends a run that would go on without data, for ever or on one rank of several."""
 
     def __init__(self, world: int) -> None:

@@ -1,7 +1,7 @@
 """Where in an epoch a run stopped, and how Lightning resumes from there, on as many ranks as there are now."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,11 +14,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where a stream began in an epoch: behind so many steps of other readers, and the shards that they had begun."""
+
+    steps: int = 0
+    begun: int = 0
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What earlier runs took from an epoch of shards that come one after another.
+
+    Attributes:
+        steps: batches on each rank.
+        readers: how many there were, worker processes of all ranks.
+        batch_size: samples in a batch.
+        begun: how many of the epoch's shards were begun, at most.
+        start: where these readers began.
+    """
+
+    steps: int
+    readers: int
+    batch_size: int
+    begun: int
+    start: Start
+
+
+@dataclass(frozen=True)
 class Resume:
     """What earlier runs took from one epoch; nothing from any other."""
 
     epoch: int = 0
     consumed: list[Consumed] = field(default_factory=list)
+    streamed: Streamed | None = None
 
     def of_epoch(self, epoch: int) -> Sequence[Consumed]:
         return self.consumed if epoch == self.epoch else ()
@@ -28,11 +56,24 @@ class Resume:
         parts = [*self.of_epoch(epoch), *([more] if more.batches > 0 else [])]
         return {"epoch": epoch, "consumed": [[part.batch_size, part.batches] for part in parts]}
 
+    def of_stream(self, epoch: int) -> Streamed | None:
+        return self.streamed if epoch == self.epoch else None
+
+    def state_of_stream(self, epoch: int, taken: Streamed, world: int) -> dict[str, Any]:
+        """`state` of shards that come one after another."""
+        consumed = [[taken.batch_size, taken.steps * world]] if taken.steps else []
+        return {"epoch": epoch, "consumed": consumed, "streamed": asdict(taken)}
+
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Resume":
         """Raises UsageError for a checkpoint that another version wrote."""
         try:
-            return cls(int(state["epoch"]), [Consumed(int(size), int(count)) for size, count in state["consumed"]])
+            consumed = [Consumed(int(size), int(count)) for size, count in state["consumed"]]
+            streamed = state.get("streamed")
+            if streamed is not None:
+                start = Start(**streamed["start"])
+                streamed = Streamed(**{**streamed, "start": start})
+            return cls(int(state["epoch"]), consumed, streamed)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(
                 f"the checkpoint's place in the epoch cannot be read ({error}); start from weights"

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from inpaint_data.encoding.text import TextSettings
 from inpaint_data.latent_cache.shard_files import Check
-from inpaint_data.settings import Natural, Settings, built
+from inpaint_data.settings import Count, Natural, Settings, built
 from inpaint_data.shards.mirror import DEFAULT_BYTES
 
 
@@ -38,6 +38,14 @@ class LoadSettings(Settings):
 
     fingerprint: str | None = None
     """Refuse a cache whose fingerprint does not begin with this."""
+
+    epoch_batches: Count | None = None
+    """Train on image shards as they come, one after another and without copies of remote ones, and end an epoch after
+    so many batches on each rank. Left out, all shards are looked through before the first batch, remote ones copied,
+    and an epoch is all samples."""
+
+    shuffle_buffer: Natural = 1000
+    """Samples, on each rank or worker process, of which the next one is drawn where shards come one after another."""
 
     mirror: str | None = None
     """Folder for the copies of remote shards; left out, one of the user's."""

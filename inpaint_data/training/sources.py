@@ -25,6 +25,14 @@ from inpaint_data.shards.reading import Fault
 from inpaint_data.training.loader import Pass, Rows, read_ahead
 
 Source = str | Sequence[str] | Iterable[Any]
+PARAMETERS = {"fit": "source", "validate": "val_source", "test": "test_source", "predict": "predict_source"}
+LOADERS = {
+    "fit": "train_dataloader",
+    "validate": "val_dataloader",
+    "test": "test_dataloader",
+    "predict": "predict_dataloader",
+}
+EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 
 
 class CacheSource:
@@ -48,7 +56,7 @@ class ImageSource:
     def __init__(self, shards: IndexedShards, variant: int | None, threads: int) -> None:
         self.shards, self.variant, self.threads = shards, variant, threads
         self.buckets: npt.NDArray[Any] = shards.buckets
-        self._log = _Log()
+        self._log = FaultLog()
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -83,7 +91,7 @@ class OwnSource(torch.utils.data.IterableDataset[Any]):
         threads: int,
         ranks: tuple[int, int],
     ) -> None:
-        self.source, self.ranks, self._log = source, ranks, _Log()
+        self.source, self.ranks, self._log = source, ranks, FaultLog()
         self.stages = way_of_a_sample(settings, own, batch_size, [variant], threads)
         _check_split(source, ranks)
 
@@ -138,7 +146,7 @@ class OwnLoader:
             )
 
 
-class _Log:
+class FaultLog:
     """Names bad samples; one that is left out on purpose only the first time."""
 
     def __init__(self) -> None:
@@ -194,8 +202,13 @@ def _splits(pipeline: Any, by: str = "split_by_node") -> bool:
     return bool(names & {by, "ResampledShards"})
 
 
-def as_source(source: Any, seed: int) -> Source:
-    """What was given; of a Hugging Face `Dataset` its samples."""
+def as_source(name: str, source: Any, seed: int) -> Source:
+    """What was given; of a Hugging Face `Dataset` its samples. Raises UsageError for what can be no source."""
+    if not is_named(source) and not hasattr(source, "__iter__"):
+        raise UsageError(
+            f"{name}: {source!r} is neither a path nor samples; name image shards or a cache, or give a wds pipeline",
+            (name,),
+        )
     return from_dataset(source, seed=seed) if is_dataset(source) else source
 
 
