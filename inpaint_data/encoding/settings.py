@@ -29,7 +29,9 @@ def _vae(value: Any) -> Any:
 def _pixels(value: Any) -> Any:
     """One name or several, each once and in one order."""
     names = [value] if isinstance(value, str) else value
-    return tuple(sorted(set(names))) if isinstance(names, Sequence) else names
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        return names
+    return tuple(sorted(set(names)))
 
 
 class EncodeSettings(Settings):
