@@ -14,8 +14,9 @@ from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.job.dry_run import dry_run
-from inpaint_data.job.plan import Stamps, check_exact, plan_shards
-from inpaint_data.job.progress import Summary
+from inpaint_data.job.plan import Plan, Stamps, check_exact, plan_shards
+from inpaint_data.job.progress import Progress, Summary
+from inpaint_data.job.reports import JsonLog, Pace, ProgressFile, Reports, Watcher
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.job.shard_job import Committer, Work, cache_shards
 from inpaint_data.latent_cache.format import (
@@ -214,7 +215,7 @@ def _run(
         if part.rank == 0 and work.text is not None:
             write_empty_prompt(root, work.text.empty())
         committer = Committer(root, fingerprint(settings), work, summary)
-        cache_shards(work, committer, summary, stamps)
+        cache_shards(work, committer, summary, stamps, _reports(work.job, root, plan))
         stamps.save()
         _check_all_present(root, mine - set(map(shard_stem, summary.unreadable)), settings)
         sidecars = [Sidecar.read(path) for path in committed(root)]
@@ -229,6 +230,13 @@ def _run(
             "finished shards are kept"
         ) from None
     return summary, sidecars
+
+
+def _reports(job: JobSettings, root: Path, plan: Plan) -> Reports:
+    """Whoever is told of the job."""
+    pace = Pace(len(plan.todo))
+    watchers: list[Watcher] = [Progress(pace), ProgressFile(root, plan)]
+    return Reports(pace, [*watchers, JsonLog(job.log_json, root, plan)] if job.log_json else watchers)
 
 
 def _has_cache_file(root: Path) -> bool:

@@ -1,7 +1,6 @@
 """Progress of a job for a person: a bar or plain lines while it runs, a table at its end."""
 
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -9,7 +8,8 @@ from datetime import timedelta
 from tqdm import tqdm
 
 from inpaint_data.job.plan import Plan
-from inpaint_data.latent_cache.format import Quarantined
+from inpaint_data.job.reports import Pace
+from inpaint_data.latent_cache.format import Quarantined, Sidecar
 from inpaint_data.listener import tell
 from inpaint_data.shards.naming import shard_stem
 from inpaint_data.shown import shown
@@ -20,57 +20,45 @@ EMPTY, FULL, NO_CAPTION, TOO_LONG = "empty masks", "full masks", "no caption", "
 
 
 class Progress:
-    """Counts images, on stderr. `expected` is the estimate of how many there will be in all."""
+    """Tells a person on stderr: a bar on a terminal, else a line for each shard."""
 
-    def __init__(self, shards: int) -> None:
-        self._shards = shards
-        self._images = self._done = 0
-        self._started = time.perf_counter()
+    def __init__(self, pace: Pace) -> None:
         self._bar = None
-        if shards and sys.stderr is not None and sys.stderr.isatty():
+        if pace.shards and sys.stderr is not None and sys.stderr.isatty():
             layout = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
             # It stops by itself when its terminal is closed.
-            self._bar = tqdm(total=1, bar_format=layout, desc=self._counts(), file=sys.stderr)
+            self._bar = tqdm(total=1, bar_format=layout, desc=_counts(pace), file=sys.stderr)
 
-    def _rate(self) -> float:
-        return self._images / max(time.perf_counter() - self._started, 1e-9)
-
-    def _counts(self) -> str:
-        shard = min(self._done + 1, self._shards)
-        return f"shard {shard}/{self._shards}, {self._images} images, {self._rate():.1f} images/s"
-
-    def images(self, count: int, expected: float) -> None:
-        self._images += count
+    def images(self, pace: Pace) -> None:
         if self._bar is not None:
-            self._bar.total, self._bar.n = max(expected, self._images), self._images
-            self._bar.set_description_str(self._counts(), refresh=True)
+            self._bar.total, self._bar.n = max(pace.expected, pace.images), pace.images
+            self._bar.set_description_str(_counts(pace), refresh=True)
 
-    def shard(self, name: str, samples: int, quarantined: int, expected: float) -> None:
-        """One shard is committed."""
-        self._done += 1
+    def shard(self, sidecar: Sidecar, pace: Pace) -> None:
         if self._bar is not None:
             return
-        left = max(0.0, expected - self._images) if self._done < self._shards else 0.0
-        rate = self._rate()
-        to_go = f", {timedelta(seconds=round(left / rate))} to go" if rate else ""  # unknown while there is no image
+        left = pace.seconds_left
+        to_go = "" if left is None else f", {timedelta(seconds=round(left))} to go"
         self._say(
-            f"shard {self._done}/{self._shards} {shown(name)}: {samples} cached, {quarantined} quarantined, "
-            f"{rate:.1f} images/s{to_go}\n"
+            f"shard {pace.done}/{pace.shards} {shown(sidecar.shard)}: {len(sidecar.keys)} cached, "
+            f"{len(sidecar.quarantined)} quarantined, {pace.rate:.1f} images/s{to_go}\n"
         )
 
-    def skip(self, problem: str) -> None:
-        """One shard is left out."""
-        self._done += 1
+    def skip(self, problem: str, pace: Pace) -> None:  # noqa: ARG002 - of the protocol
         self._say(f"left out: {problem}\n")
+
+    def end(self, problem: str | None, pace: Pace) -> None:  # noqa: ARG002 - of the protocol
+        if self._bar is not None:
+            self._bar.close()
 
     def _say(self, text: str) -> None:
         if self._bar is not None:
             self._bar.clear()
         tell("stderr", text)
 
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+
+def _counts(pace: Pace) -> str:
+    return f"shard {min(pace.done + 1, pace.shards)}/{pace.shards}, {pace.images} images, {pace.rate:.1f} images/s"
 
 
 @dataclass

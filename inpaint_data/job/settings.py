@@ -67,6 +67,10 @@ class JobSettings(Settings):
     """Refuse to go on with a cache whose shards differ in what moves the last bits of latents alone: batch size,
     device, threads, versions. Without it such a difference is named."""
 
+    log_json: str | None = None
+    """Append a JSON line for each event to this file: start, shard, fault, left_out, retry, end, with rates and time to
+    go; the processes of a job may share it."""
+
     dry_run: bool = False
     """Only print what is to do, and how long it would take by a short probe. Writes nothing."""
 

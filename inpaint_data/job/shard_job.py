@@ -19,7 +19,8 @@ from inpaint_data.encoding.encoder import Encoder
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, EncodeError, SampleError, UsageError
 from inpaint_data.job.plan import Stamps
-from inpaint_data.job.progress import EMPTY, FULL, NO_CAPTION, TOO_LONG, Progress, Seen, Summary
+from inpaint_data.job.progress import EMPTY, FULL, NO_CAPTION, TOO_LONG, Seen, Summary
+from inpaint_data.job.reports import Reports
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.latent_cache.codec import Storing
 from inpaint_data.latent_cache.format import Quarantined, Sidecar
@@ -186,27 +187,27 @@ class Committer:
             self._shard.drop()
 
 
-def cache_shards(work: Work, committer: Committer, summary: Summary, stamps: Stamps) -> None:
+def cache_shards(work: Work, committer: Committer, summary: Summary, stamps: Stamps, reports: Reports) -> None:
     """Encode and commit the shards that the plan has to do, in their order.
 
     At any error the current shard is dropped and the others stay. One that cannot be read is left out.
     """
     shards, total_bytes = summary.plan.todo, summary.plan.bytes_to_do
-    progress, tally = Progress(len(shards)), Tally()
+    tally, problem = Tally(), None
     pending: deque[Future[Sidecar | None]] = deque()
 
     def finish_one() -> None:
         sidecar = pending.popleft().result()
         if sidecar is not None:
             stamps.was_read(sidecar.shard.removesuffix(".tar"), sidecar.input["sha256"])
-            progress.shard(sidecar.shard, len(sidecar.keys), len(sidecar.quarantined), tally.expected(total_bytes))
+            reports.shard(sidecar, tally.expected(total_bytes))
 
     with ThreadPoolExecutor(1, "inpaint_data-write") as pool, closing(work.events(shards, tally)) as events:
         try:
             for event in events:
                 if isinstance(event, ShardEnd) and event.problem:
                     pending.append(pool.submit(committer.give_up, event.shard, event.problem))
-                    progress.skip(event.problem)
+                    reports.skip(event.problem)
                 elif isinstance(event, ShardEnd):
                     pending.append(pool.submit(committer.commit, event))
                 elif isinstance(event, ShardAnew):
@@ -220,19 +221,20 @@ def cache_shards(work: Work, committer: Committer, summary: Summary, stamps: Sta
                     summary.encode_seconds += time.perf_counter() - started
                     for batches, faults in parts:
                         pending.append(pool.submit(committer.add, event["__shard__"][0], batches, faults))
-                    progress.images(len(event["__key__"]), tally.expected(total_bytes))
+                    reports.images(len(event["__key__"]), tally.expected(total_bytes))
                 while len(pending) > WRITES_AHEAD:
                     finish_one()
             while pending:
                 finish_one()
             summary.retried = work.encoder.autoencoder.retries
-        except BaseException:
+        except BaseException as error:
+            problem = str(error) or type(error).__name__
             for task in pending:
                 task.cancel()
             pool.submit(committer.drop).result()
             raise
         finally:
-            progress.close()
+            reports.end(problem)
 
 
 def encode(work: Work, batch: ImageBatch) -> Iterator[tuple[list[Batch], list[Fault]]]:

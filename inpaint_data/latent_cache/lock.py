@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,34 @@ def locked(root: Path, rank: int = 0, job: str = "") -> Iterator[None]:
         with suppress(OSError):  # the folder may be gone or read-only by now
             if _holder(path) == holder:
                 path.unlink()
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who writes to a cache: the process and its host, its rank, whether it lives, and when it last gave a sign."""
+
+    rank: int
+    process: int | None
+    host: str | None
+    is_alive: bool
+    seconds_since_sign: float
+
+
+def holders_of(root: Path) -> list[Holder]:
+    """Those who hold a cache, or died holding it, as far as can be told without waiting."""
+    found = []
+    for path in sorted(root.glob(f"{LOCK}[0-9]*")):
+        holder, rank = _holder(path), path.name.removeprefix(LOCK)
+        if holder is None or not rank.isdecimal():
+            continue
+        with suppress(OSError):
+            age = max(0.0, time.time() - path.stat().st_mtime)
+            pid = holder.get("pid")
+            is_alive = age < STALE
+            if holder.get("place") == this_place() and isinstance(pid, int):
+                is_alive = _is_alive(path, holder)
+            found.append(Holder(int(rank), pid, holder.get("host"), is_alive, age))
+    return found
 
 
 def this_place() -> str:

@@ -5,6 +5,7 @@ by the answer's status, by Python's own classes, and by the names that HTTP clie
 """
 
 import asyncio
+import logging
 import random
 import re
 import socket
@@ -42,6 +43,7 @@ _LIBRARIES = (
     "http",
 )
 _jitter = random.Random()
+_log = logging.getLogger(__name__)
 
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (with AWS_SESSION_TOKEN for temporary ones) or AWS_PROFILE, "
@@ -80,6 +82,7 @@ def retried(read: Callable[[], T], is_first: bool = False) -> T:
             took_long |= is_first and taken > AT_FIRST and _status(error) is None
             if number == TRIES - 1 or took_long or pause > LONGEST or not is_transient(error):
                 raise
+            _log.info("%s; asked again in %.1f s, try %d of %d", type(error).__name__, pause, number + 2, TRIES)
             time.sleep(pause)
     raise AssertionError("the last try neither gave nor raised anything")
 
