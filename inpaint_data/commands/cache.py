@@ -1,5 +1,6 @@
 """inpaint-data cache: image shards to a cache of latents and masks."""
 
+from inpaint_data.commands.launch import check_devices, is_to_launch, launch
 from inpaint_data.commands.outcome import Outcome
 from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
 from inpaint_data.job.caching import cache_latents
@@ -16,11 +17,16 @@ def run(
     encode: EncodeSettings,
     job: JobSettings,
     text: TextModelSettings,
+    devices: int = 1,
 ) -> Outcome:
     """Encode image shards into a cache.
 
     Args:
         shards: a brace pattern, a glob, a folder or a list of tar shards; local paths or fsspec URLs
         out: the cache's folder; empty, new, or a cache made with the same settings
+        devices: processes on this machine, each on a device of its own, or its share of the CPU
     """
+    check_devices(devices, job.device)
+    if is_to_launch(devices) and not job.dry_run:
+        return launch(devices, out)
     return Outcome(cache_latents(shards, out, pictures, masks, encode, job, text=text).table())

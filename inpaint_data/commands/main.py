@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import inpaint_data
+from inpaint_data.commands.outcome import RUNNING
 from inpaint_data.encoding.models import MODELS
 from inpaint_data.errors import InpaintDataError, UsageError
 from inpaint_data.job.interrupts import Interrupted, interruptible
@@ -87,6 +88,7 @@ def _main(words: Sequence[str]) -> int:
         tell("stderr", f"inpaint-data: {problem}; choose from {', '.join(COMMANDS)}{hint}\n")
         return UsageError.exit_code
     name = words[0]
+    RUNNING.set(words)
     reader = reader_of(name)
     try:
         if {"-h", "--help"} & set(words[1:]):

@@ -1,6 +1,10 @@
-"""The outcome of a command."""
+"""What runs, and the outcome of a command."""
 
+from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+
+RUNNING: ContextVar[Sequence[str]] = ContextVar("words of the command line, the command's name first")
 
 
 @dataclass(frozen=True)

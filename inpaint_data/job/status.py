@@ -126,7 +126,7 @@ def _part(path: Path, after: float = 0.0) -> Part | None:
     time.sleep(after)
     with suppress(OSError, ValueError, KeyError, TypeError):
         part = json.loads(path.read_bytes())
-        whole = ("inputs", "shards", "shards_done", "left_out", "images", "images_expected")
+        whole = ("inputs", "already", "shards", "shards_done", "left_out", "images", "images_expected")
         real = ("images_per_second", "updated")
         return dict(part) | {name: int(part[name]) for name in whole} | {name: float(part[name]) for name in real}
     return None
