@@ -6,7 +6,7 @@ with None passes on as an item, so that whoever counts at the end can account fo
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -284,6 +284,19 @@ def bucketed(items: Iterable[Any], batch_size: int) -> Iterator[Any]:
         yield item
     for size in sorted(waiting):
         yield _batch(waiting.pop(size))
+
+
+def planned_batches(items: Iterable[Any], log: Callable[[Fault], None]) -> Iterator[ImageBatch | None]:
+    """The batch before each `BatchEnd`; None where no sample of it can be used. `log` takes the Faults."""
+    batch = None
+    for item in items:
+        if isinstance(item, BatchEnd):
+            yield batch
+            batch = None
+        elif isinstance(item, Fault):
+            log(item)
+        else:
+            batch = item
 
 
 def _batch(group: Sequence[Any]) -> ImageBatch | Batch:

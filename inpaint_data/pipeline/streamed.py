@@ -20,7 +20,7 @@ from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import SampleDict, Stage
 from inpaint_data.pipeline.samples import as_dict, as_sample
-from inpaint_data.pipeline.stages import VIEWS, BatchEnd, way_of_a_sample
+from inpaint_data.pipeline.stages import VIEWS, BatchEnd, planned_batches, way_of_a_sample
 from inpaint_data.pipeline.user_stages import run_on
 from inpaint_data.pipeline.view_finder import ViewFinder
 from inpaint_data.seeding import generator_for
@@ -85,15 +85,8 @@ class StreamedShards:
             ShardError: no shard can be read, or none has a sample.
         """
         head = partial(self._planned, reader, batch_size, skipped)
-        batch = None
-        for item in wds.DataPipeline(head, *way_of_a_sample(self.settings, (), batch_size, variants, threads)):
-            if isinstance(item, BatchEnd):
-                yield batch
-                batch = None
-            elif isinstance(item, Fault):
-                self._on_fault(item)
-            else:
-                batch = item
+        stages = way_of_a_sample(self.settings, (), batch_size, variants, threads)
+        return planned_batches(wds.DataPipeline(head, *stages), self._on_fault)
 
     def _planned(self, reader: Reader, batch_size: int, skipped: int) -> Iterator[SampleDict | BatchEnd]:
         passes = chain.from_iterable(self._shuffled(reader, again) for again in count())

@@ -19,7 +19,7 @@ from inpaint_data.pipeline.datasets import from_dataset, is_dataset
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.faults import warn
 from inpaint_data.pipeline.indexed import IndexedShards
-from inpaint_data.pipeline.stages import BatchEnd, way_of_a_sample
+from inpaint_data.pipeline.stages import planned_batches, way_of_a_sample
 from inpaint_data.shards.naming import expand_shards
 from inpaint_data.shards.reading import Fault
 from inpaint_data.training.loader import Pass, Rows, read_ahead
@@ -63,15 +63,7 @@ class ImageSource:
 
     def planned(self, plan: Sequence[Rows], epoch: int, batch_size: int) -> Iterator[Any]:
         variant = epoch if self.variant is None else self.variant
-        batch = None
-        for item in self.shards.pipeline(plan, batch_size, [variant], self.threads):
-            if isinstance(item, BatchEnd):
-                yield batch
-                batch = None
-            elif isinstance(item, Fault):
-                self._log(item)
-            else:
-                batch = item
+        return planned_batches(self.shards.pipeline(plan, batch_size, [variant], self.threads), self._log)
 
 
 class OwnSource(torch.utils.data.IterableDataset[Any]):
