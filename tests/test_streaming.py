@@ -5,13 +5,16 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import Pooling, small_samples, write_shard
 from flat import cache_latents, data_module
+from lightning.fabric import Fabric
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from test_stores import Web, web  # noqa: F401 - a fixture
@@ -266,3 +269,24 @@ def test_a_cache_or_samples_of_ones_own_are_not_streamed(shards: str, tmp_path: 
     for source in (str(tmp_path / "cache"), [{"__key__": "a"}]):
         with pytest.raises(UsageError, match="epoch_batches: is for image shards"):
             data_module(source, epoch_batches=3)
+
+
+@pytest.mark.parametrize("way", ["plain", "Fabric", "Accelerate"])
+def test_loops_without_a_trainer_get_the_same_batches_and_resume(way: str, shards: str) -> None:
+    def made() -> InpaintDataModule:
+        data = streamed(shards, 10)
+        data.setup("fit")
+        return data
+
+    whole = keys_of(streamed(shards, 10))
+    loader = made().train_dataloader()
+    if way == "Fabric":
+        loader = Fabric(accelerator="cpu", devices=1).setup_dataloaders(loader)
+    elif way == "Accelerate":
+        loader = Accelerator(cpu=True).prepare(loader)
+    assert [tuple(batch["__key__"]) for batch in loader] == whole
+    data, again = made(), made()
+    taken = [tuple(batch["__key__"]) for batch in islice(data.train_dataloader(), 4)]
+    again.load_state_dict(data.state_dict())
+    assert taken + [tuple(batch["__key__"]) for batch in again.train_dataloader()] == whole
+    assert [tuple(batch["__key__"]) for batch in again.train_dataloader()] != whole
