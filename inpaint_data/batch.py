@@ -75,7 +75,8 @@ class ImageBatch(_Identity, total=False):
 
     image, target, control: (B, 3, H, W) uint8. references: (B, N, 3, H, W) uint8. masks: (B, K, H, W) bool, True =
     repaint. variants: K ints, the numbers that the masks were drawn with. captions: B lists of K, where those of a
-    sample's masks differ. generator, edits: B lists of K, see `Batch`. seed: of masks, offsets and noise.
+    sample's masks differ; untold: of each whether it is the scene's, since nothing says its own. generator, edits: B
+    lists of K, see `Batch`. seed: of masks, offsets and noise.
     """
 
     image: Tensor
@@ -84,6 +85,7 @@ class ImageBatch(_Identity, total=False):
     references: Tensor
     masks: Tensor
     captions: list[list[str]]
+    untold: list[list[bool]]
     variants: list[int]
     seed: int
     generator: list[list[str]]

@@ -17,6 +17,8 @@ from inpaint_data import Autoencoder
 from inpaint_data.commands.main import main
 from inpaint_data.demo import PHOTOS
 
+DEMO_VAE = PHOTOS.parent / "vae"
+
 Figure = Callable[[str], None]
 FIGURES = pytest.StashKey[list[str]]()
 

@@ -11,6 +11,7 @@ from inpaint_data import (
     PictureSettings,
     Summary,
     TextModelSettings,
+    load_vae,
 )
 from inpaint_data import cache_latents as cache_with_groups
 from inpaint_data.commands.settings import settings_of_group
@@ -35,8 +36,14 @@ def grouped(groups: dict[str, type[Settings]], flat: dict[str, Any]) -> dict[str
     return result
 
 
+def with_demo(flat: dict[str, Any]) -> dict[str, Any]:
+    """The demo's autoencoder itself where a recipe is named, whose name such settings refuse."""
+    is_named = flat.get("recipe") is not None and flat.get("vae") == "demo"
+    return flat | {"vae": load_vae("demo")} if is_named else flat
+
+
 def cache_latents(shards: str | list[str], out: str, **flat: Any) -> Summary:
-    return cache_with_groups(shards, out, **grouped(OF_JOBS, {"vae": "demo"} | flat))
+    return cache_with_groups(shards, out, **grouped(OF_JOBS, with_demo({"vae": "demo"} | flat)))
 
 
 def data_module(source: Any = None, **flat: Any) -> InpaintDataModule:

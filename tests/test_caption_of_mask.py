@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,20 @@ def test_fresh_masks_cannot_have_the_captions_of_others(shards: str, tmp_path: P
     out = made(shards, tmp_path / "cache", carry_image="original")
     with pytest.raises(UsageError, match="fresh masks have the captions that were cached"):
         data_module(out, fresh_masks=True, vae="demo").train_dataloader()
+
+
+def test_objects_that_nothing_says_a_caption_of_are_counted(shards: str, tmp_path: Path) -> None:
+    def table(name: str, captions: dict[str, str]) -> str:
+        return cache_latents(
+            shards,
+            str(tmp_path / name),
+            resolution=64,
+            masks="object",
+            mask_offset=0,
+            variants=4,
+            device="cpu",
+            captions=captions,
+        ).table()
+
+    assert "no own text" not in table("all", FOLLOWING)
+    assert re.search(r"no own text +24 masks of objects .*scene's: 0/s0, ", table("none", {"object": "category"}))

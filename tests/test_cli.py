@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import PHOTOS, run, write_shard
+from conftest import DEMO_VAE, PHOTOS, run, write_shard
 from flat import OF_JOBS, grouped
 from PIL import Image
 
@@ -105,7 +105,12 @@ def test_a_fresh_process_prints_no_traceback_and_exits_2(tmp_path: Path) -> None
         ({"--shards": "empty"}, 2, "empty"),
         ({"--shards": "pipe:cat x.tar"}, 2, "pipe:"),
         ({"--vae": "no/such-vae"}, 2, "no/such-vae"),
-        ({"--recipe": "sd15-inpaint"}, 2, "16 latent channels instead of 4; give its own, such as that of stable-diff"),
+        ({"--recipe": "sd15-inpaint"}, 2, "no model of recipe sd15-inpaint reads; name stable-diffusion-v1-5/"),
+        (
+            {"--recipe": "sd15-inpaint", "--vae": str(DEMO_VAE)},
+            2,
+            "16 latent channels instead of 4; give its own, such as that of stable-diff",
+        ),
         ({"--vae": "./no_such_folder"}, 2, "no_such_folder"),
         ({"--resolution": "100"}, 2, "use 96 or 104"),
         ({"--resolution": "4"}, 2, "smaller than the VAE's downscale factor 8"),
@@ -237,9 +242,12 @@ def test_the_demos_autoencoder_is_never_taken_unasked_and_is_told_of(
     assert err.startswith("inpaint-data cache: vae: none is given, and images are to be encoded; name one with --vae")
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
-    assert run(capsys, *arguments, "--vae", "demo", "--recipe", "sd3-inpaint", "--dry_run")[0] == 0
+    assert run(capsys, *arguments, "--vae", "demo", "--dry_run")[0] == 0
     (line,) = [record.getMessage() for record in caplog.records if "toy" in record.getMessage()]
-    assert line.endswith("name one, such as stabilityai/stable-diffusion-3-medium-diffusers")
+    assert line.endswith("name one")
+    code, _, err = run(capsys, *arguments, "--vae", "demo", "--recipe", "sd3-inpaint")
+    assert code == 2
+    assert "whose latents no model of recipe sd3-inpaint reads; name stabilityai/stable-diffusion-3-medium" in err
 
 
 def test_a_failed_cache_stays_failed_when_the_command_is_repeated(

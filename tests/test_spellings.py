@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import run
+from conftest import DEMO_VAE, run
 
 from inpaint_data import EncodeSettings, JobSettings, MaskSettings, PictureSettings, UsageError, VaeError, load_vae
 from inpaint_data.commands.main import reader_of
@@ -245,7 +245,18 @@ def test_every_model_is_taken_by_every_command_that_has_its_settings(name: str) 
 def test_a_cache_for_a_model_says_what_was_set_and_is_made(
     shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--for", "sd3-inpaint", "--vae", "demo", "--resolution", "64", "--masks", "boxes", "--text_model", ""]
+    words = [
+        "--for",
+        "sd3-inpaint",
+        "--vae",
+        str(DEMO_VAE),
+        "--resolution",
+        "64",
+        "--masks",
+        "boxes",
+        "--text_model",
+        "",
+    ]
     code, out, err = run(capsys, "cache", "--shards", shards, "--out", str(tmp_path / "cache"), *words)
     assert code == 0
     assert err.startswith(

@@ -122,7 +122,7 @@ def autoencoder_of(encode: EncodeSettings) -> Autoencoder:
         _log.warning("vae: demo is the demo's toy autoencoder, whose latents no trained model reads; name one%s", real)
     if isinstance(encode.vae, str):
         try:
-            return load_vae(encode.vae, encode.dtype, compile=encode.compile)
+            return load_vae(encode.vae, encode.dtype, encode.channels_last, encode.compile)
         except VaeError as error:
             error.place = ("encode", "vae")
             raise
@@ -197,6 +197,11 @@ def check_paired(pictures: PictureSettings, encode: EncodeSettings) -> None:
             f"references: {by} reads reference pictures; give each sample its reference.jpg and set references: 1",
             ("pictures", "references"),
         )
+    if row and row.positions == "flux" and pictures.references > 1 and "reference" in parts:
+        raise UsageError(
+            f"references: {pictures.references}, but recipe {encode.recipe} reads one; set references: 1",
+            ("pictures", "references"),
+        )
 
 
 def check_resolution(pictures: PictureSettings, autoencoder: Autoencoder) -> None:
@@ -224,7 +229,7 @@ def check_resolution(pictures: PictureSettings, autoencoder: Autoencoder) -> Non
 
 def _variant(batch: ImageBatch, number: int) -> dict[str, Any]:
     """The batch with one of its K masks, as `InpaintTransform` takes it."""
-    shared = {name: value for name, value in batch.items() if name not in ("masks", "variants", "captions")}
+    shared = {name: value for name, value in batch.items() if name not in ("masks", "variants", "captions", "untold")}
     if "captions" in batch:
         shared["caption"] = [captions[number] for captions in batch["captions"]]
     masks = batch["masks"][:, number : number + 1]

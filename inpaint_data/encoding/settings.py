@@ -1,5 +1,6 @@
 """Settings of encoding: which autoencoder encodes, and what is taken from it."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +29,7 @@ def _vae(value: Any) -> Any:
 
 def _pixels(value: Any) -> Any:
     """One name or several, each once and in one order."""
-    names = [value] if isinstance(value, str) else value
+    names = re.split(r"\s*,\s*", value.strip("[] ")) if isinstance(value, str) else value
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         return names
     return tuple(sorted(set(names)))
@@ -64,6 +65,10 @@ class EncodeSettings(Settings):
     pixels: Annotated[tuple[PixelsOf, ...] | None, checked(_pixels, str | list[str] | None), Choices(PIXELS)] = None
     """Pictures that batches and caches have as they are, uint8, beside latents, for models that read those: "image" or
     "control". Left out, as the recipe needs it."""
+
+    channels_last: bool | None = None
+    """Lay pixels out as pipelines do that are given PIL pictures, so that latents are equal to theirs to the last bit;
+    left out, contiguously, which is nearer to exact on CPUs."""
 
     compile: bool = False
     """Compile the autoencoder's encoder; its results may then differ in the last bits."""

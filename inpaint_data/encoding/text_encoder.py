@@ -273,7 +273,7 @@ def _load_parts(name: str, config: Mapping[str, Any], dtype: str, device: torch.
             continue
         try:
             parts[part] = None if kind[1] is None else _load_part(name, part, str(kind[1]), dtype, device)
-        except (ImportError, OSError, RuntimeError, ValueError, AttributeError) as error:
+        except Exception as error:  # each of the libraries that read a part has errors of its own
             raise UsageError(
                 f"text_model: {name}: its {part} cannot be loaded ({_line(error)}); check the name or the folder"
             ) from None

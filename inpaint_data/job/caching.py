@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from inpaint_data.encoding.device import choose_device, is_out_of_memory
-from inpaint_data.encoding.encoder import Encoder, autoencoder_of, check_paired, check_resolution
+from inpaint_data.encoding.encoder import Encoder, autoencoder_of, check_paired, check_resolution, recipe_row
+from inpaint_data.encoding.models import MODELS
 from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
@@ -148,6 +149,19 @@ def work_of(
         )
     examples = ExampleSettings(pictures, masks, job.seed)
     check_paired(pictures, encode)
+    row = recipe_row(encode)
+    if encode.vae == "demo" and encode.recipe is not None:
+        raise UsageError(
+            f"vae: demo is the demo's toy autoencoder, whose latents no model of recipe {encode.recipe} reads; name "
+            f"{MODELS[encode.recipe].name}, or leave recipe out",
+            place=("encode", "vae"),
+        )
+    if row is not None and row.posterior == "sample" and "latents" in job.means:
+        raise UsageError(
+            f"keep: mean, but recipe {encode.recipe} draws latents from the posterior; keep moments, or the means of "
+            "the others alone: {masked_latents: mean}",
+            place=("job", "keep"),
+        )
     own_stages = check_stages(stages)
     device = choose_device(job.device)
     autoencoder = autoencoder_of(encode)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from tqdm import tqdm
 
+from inpaint_data.batch import ImageBatch
 from inpaint_data.job.plan import Plan
 from inpaint_data.job.reports import Pace
 from inpaint_data.latent_cache.format import Quarantined, Sidecar
@@ -17,6 +18,7 @@ from inpaint_data.shown import shown
 LISTED = 10  # of each kind, in a table
 NAMED = 3  # samples of each kind of `Seen`
 EMPTY, FULL, NO_CAPTION, TOO_LONG = "empty masks", "full masks", "no caption", "long caption"
+UNTOLD = "no own text"
 
 
 class Progress:
@@ -104,6 +106,7 @@ class Summary:
     quarantined: list[tuple[str, Quarantined]] = field(default_factory=list)
     filtered: list[tuple[str, Quarantined]] = field(default_factory=list)
     seen: Seen = field(default_factory=Seen)
+    untold: Seen = field(default_factory=Seen)  # masks that got the scene's caption for want of their own
     decode_seconds: float = 0.0
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
@@ -114,6 +117,12 @@ class Summary:
     @property
     def masks(self) -> int:
         return self.seen.masks
+
+    def note_untold(self, batch: ImageBatch) -> None:
+        """Count the masks of a batch that should have a caption of their own, and of which nothing says one."""
+        for row, masks in enumerate(batch.get("untold", [])):
+            for _ in range(sum(masks)):
+                self.untold.note(UNTOLD, batch["__shard__"][row], batch["__key__"][row])
 
     def table(self) -> str:
         """For a person to read; of a dry run, the plan."""
@@ -180,4 +189,8 @@ class Summary:
             TOO_LONG: f"{counts[TOO_LONG]} of {self.cached} samples, cut short: {self.seen.of(TOO_LONG)}",
             NO_CAPTION: f"{counts[NO_CAPTION]} of {self.cached} samples: {self.seen.of(NO_CAPTION)}",
         }
-        return [(kind, text) for kind, text in texts.items() if counts[kind]]
+        rows = [(kind, text) for kind, text in texts.items() if counts[kind]]
+        if count := self.untold.counts[UNTOLD]:
+            first = self.untold.of(UNTOLD)
+            rows.append((UNTOLD, f"{count} masks of objects of which captions finds none, so the scene's: {first}"))
+        return rows

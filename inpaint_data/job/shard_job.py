@@ -127,8 +127,8 @@ class Committer:
             for kind, rows in ((EMPTY, ~holes.any(1)), (FULL, holes.all(1))):
                 for row in rows.nonzero().flatten().tolist():
                     self._seen.note(kind, shard, batch["__key__"][row])
-        for key, caption in zip(first["__key__"], first["caption"], strict=True):
-            if not caption:
+        for row, (key, caption) in enumerate(zip(first["__key__"], first["caption"], strict=True)):
+            if not any(batch["caption"][row] for batch in variants):
                 self._seen.note(NO_CAPTION, shard, key)
             elif self._work.text is not None and self._work.text.is_too_long(caption):
                 self._seen.note(TOO_LONG, shard, key)
@@ -215,6 +215,7 @@ def cache_shards(work: Work, committer: Committer, summary: Summary, stamps: Sta
                 elif isinstance(event, Fault):
                     pending.append(pool.submit(committer.note, event))
                 else:
+                    summary.note_untold(event)
                     started = time.perf_counter()
                     parts = list(encode(work, event))
                     summary.in_parts += len(parts) > 1

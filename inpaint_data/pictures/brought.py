@@ -22,8 +22,10 @@ from inpaint_data.pictures.mask_files import (
     mask_pattern,
     read_mask,
 )
+from inpaint_data.pictures.settings import PictureSettings
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Sample, image_member, named_otherwise
 
+REFERENCES = "references"  # the one of `PAIRED` that may be several, of any size
 T = TypeVar("T")
 PAIRED_MEMBERS = tuple(f"{name}.{extension}" for name in PAIRED for extension in IMAGE_EXTENSIONS)
 _REFERENCE = re.compile(rf"reference(?:\.(?P<number>[0-9]+))?\.(?:{'|'.join(IMAGE_EXTENSIONS)})")
@@ -46,22 +48,36 @@ def paired_picture(sample: Sample, name: str, reading: MaskReading) -> tuple[str
         SampleError: it has none or several, or one that is damaged or of another size; or EXIF turns the image, and
             nothing says whether this picture is upright.
     """
+    member = _paired_member(sample, name)
+    size, turned = reading.size, reading.turned
+    data = sample.members[member]
+    pixels = decoded(member, decode_image, data, reading.decoding)
+    if turned != 1 and stated_orientation(data, reading.decoding) is None:
+        if frame_of(pixels.shape[:2], size, turned, None) is None:
+            raise SampleError(
+                f"{member}: image is turned by its EXIF orientation {turned}, and this fits it upright and as it "
+                "is stored; save both upright"
+            )
+        pixels = in_place(pixels, size, turned, None)
+    check_size(member, pixels.shape[:2], size, f"{name}s")
+    return member, pixels
+
+
+def _paired_member(sample: Sample, name: str) -> str:
     members = [member for member in sample.members if member in PAIRED_MEMBERS and member.startswith(f"{name}.")]
     if len(members) != 1:
         problem = f"several {name}s: {', '.join(members)}; keep one" if members else f"no {name}; add {name}.jpg"
         raise SampleError(f"{problem}, or set {name}: false")
-    size, turned = reading.size, reading.turned
-    data = sample.members[members[0]]
-    pixels = decoded(members[0], decode_image, data, reading.decoding)
-    if turned != 1 and stated_orientation(data, reading.decoding) is None:
-        if frame_of(pixels.shape[:2], size, turned, None) is None:
-            raise SampleError(
-                f"{members[0]}: image is turned by its EXIF orientation {turned}, and this fits it upright and as it "
-                "is stored; save both upright"
-            )
-        pixels = in_place(pixels, size, turned, None)
-    check_size(members[0], pixels.shape[:2], size, f"{name}s")
-    return members[0], pixels
+    return members[0]
+
+
+def check_paired_members(sample: Sample, pictures: PictureSettings) -> None:
+    """Raises SampleError for a sample whose members' names show that it lacks a paired picture or a reference."""
+    for name in pictures.paired:
+        if name == REFERENCES:
+            _references_among(sample, pictures.references)
+        else:
+            _paired_member(sample, name)
 
 
 def reference_members(sample: Sample) -> list[str]:
@@ -76,13 +92,20 @@ def references_of(sample: Sample, count: int, decoding: Decoding) -> list[npt.ND
     Raises:
         SampleError: it has more or fewer than `count`, or one that is damaged.
     """
+    members = _references_among(sample, count)
+    return [decoded(name, decode_image, sample.members[name], decoding) for name in members]
+
+
+def _references_among(sample: Sample, count: int) -> list[str]:
     members = reference_members(sample)
     if len(members) != count:
         raise SampleError(
             f"{len(members)} references ({', '.join(members) or 'none'}) where references is {count}; give each sample "
             f"{count}, reference.0.jpg and so on, or set references: {len(members)}"
         )
-    return [decoded(name, decode_image, sample.members[name], decoding) for name in members]
+    if len({member.rpartition(".")[0] for member in members}) < count:
+        raise SampleError(f"two references of one number ({', '.join(members)}); number them, or keep one")
+    return members
 
 
 def mask_of(sample: Sample, image_data: bytes, reading: MaskReading) -> npt.NDArray[np.uint8]:

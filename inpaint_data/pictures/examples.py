@@ -18,6 +18,7 @@ from inpaint_data.masks.edits import Origin
 from inpaint_data.masks.mixture import OBJECT
 from inpaint_data.masks.settings import BACKGROUND, MaskSettings
 from inpaint_data.pictures.brought import (
+    REFERENCES,
     decoded,
     image_of,
     mask_of,
@@ -38,7 +39,6 @@ from inpaint_data.shards.naming import shard_stem
 from inpaint_data.shards.reading import Fault, Sample
 from inpaint_data.shown import shortened
 
-REFERENCES = "references"  # the one of `PAIRED` that may be several, of any size
 FIRST = 0  # the variant that cuts what a cache holds
 
 
@@ -56,6 +56,7 @@ class Example:
     geometry: Geometry
     caption: str
     captions: tuple[str, ...]  # of each mask
+    untold: tuple[bool, ...]  # of each mask, whether it should have a caption of its own, and nothing says one
     carried: dict[str, bytes]
     paired: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)  # name -> (H, W, 3), references (N, H, W, 3)
 
@@ -258,7 +259,7 @@ class _Parts:
 
     def example(self, key: str, settings: ExampleSettings, geometry: Geometry, variants: Sequence[int]) -> Example:
         cut = geometry.apply(self.image)
-        masks, origins, captions = self._masks(key, settings, geometry, variants)
+        masks, origins, captions, untold = self._masks(key, settings, geometry, variants)
         return Example(
             key=key,
             shard=self.sample.shard,
@@ -270,6 +271,7 @@ class _Parts:
             geometry=geometry,
             caption=self.caption,
             captions=captions,
+            untold=untold,
             carried=_carried(self.sample, self._files(settings.masks), cut, settings.pictures.carry_image),
             paired=self._paired(geometry),
         )
@@ -283,12 +285,13 @@ class _Parts:
 
     def _masks(
         self, key: str, settings: ExampleSettings, geometry: Geometry, variants: Sequence[int]
-    ) -> tuple[npt.NDArray[np.bool_], tuple[Origin, ...], tuple[str, ...]]:
-        """The masks, and where each is from, and its caption."""
+    ) -> tuple[npt.NDArray[np.bool_], tuple[Origin, ...], tuple[str, ...], tuple[bool, ...]]:
+        """The masks, and where each is from, its caption, and whether that is the scene's for want of its own."""
         count = len(variants)
         if self.mask is not None:
             mask = geometry.apply_to_mask(self.mask)
-            return np.repeat(mask[None], count, 0), (Origin(settings.masks.source),) * count, (self.caption,) * count
+            origin = Origin(settings.masks.source)
+            return np.repeat(mask[None], count, 0), (origin,) * count, (self.caption,) * count, (False,) * count
         mixture = settings.masks.drawn_from
         assert mixture is not None
         height, width = geometry.target_size
@@ -300,22 +303,31 @@ class _Parts:
             return geometry.apply_to_mask(made())
 
         objects = [partial(cut_object, made) for made in self.objects]
-        masks, origins, captions = [], [], []
+        masks, origins, captions, untold = [], [], [], []
         for variant in variants:
             mask, origin = mixture.draw(height, width, self._rng(key, settings.seed, variant, "mask"), objects)
             masks.append(mask)
             origins.append(origin)
-            captions.append(self._caption(origin, cut[-1] if origin.generator == OBJECT else None, settings.masks))
-        return np.stack(masks), tuple(origins), tuple(captions)
+            own = self._own_caption(origin, cut[-1] if origin.generator == OBJECT else None, settings.masks)
+            captions.append(self.caption if own is None else own)
+            untold.append(own is None and self._has_own(origin, settings.masks))
+        return np.stack(masks), tuple(origins), tuple(captions), tuple(untold)
 
-    def _caption(self, origin: Origin, drawn: ObjectMask | None, masks: MaskSettings) -> str:
-        """The caption of a mask: the sample's, none, or what is said of the object."""
-        is_background = drawn is not None and "inverted" in origin.edits
-        source = (masks.captions or {}).get(BACKGROUND if is_background else origin.generator, "scene")
+    def _own_caption(self, origin: Origin, drawn: ObjectMask | None, masks: MaskSettings) -> str | None:
+        """The caption of a mask alone: none at all, or what is said of the object; None for the sample's."""
+        source = _caption_source(origin, masks)
         if source == "empty":
             return ""
-        own = drawn.text(source, self.sample.members) if drawn is not None and source != "scene" else ""
-        return own or self.caption
+        return drawn.text(source, self.sample.members) or None if drawn is not None and source != "scene" else None
+
+    def _has_own(self, origin: Origin, masks: MaskSettings) -> bool:
+        return origin.generator == OBJECT and _caption_source(origin, masks) not in ("scene", "empty")
+
+
+def _caption_source(origin: Origin, masks: MaskSettings) -> str:
+    """Where the caption of a mask is from, as `masks.captions` has it."""
+    is_background = origin.generator == OBJECT and "inverted" in origin.edits
+    return (masks.captions or {}).get(BACKGROUND if is_background else origin.generator, "scene")
 
 
 def _shows(make: Callable[[], Uint8Array]) -> bool:
@@ -363,6 +375,8 @@ def collate(examples: Sequence[Example]) -> ImageBatch:
     }
     if any(len(set(example.captions)) > 1 for example in examples):
         batch["captions"] = [list(example.captions) for example in examples]
+    if any(any(example.untold) for example in examples):
+        batch["untold"] = [list(example.untold) for example in examples]
     for name in examples[0].paired:
         stacked = torch.from_numpy(np.stack([example.paired[name] for example in examples]))
         batch[name] = stacked.movedim(-1, -3)  # type: ignore[literal-required]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from inpaint_data.errors import FilteredError, SampleError, ShardError
 from inpaint_data.pictures.annotations import annotations_of
-from inpaint_data.pictures.brought import image_of, mask_member
+from inpaint_data.pictures.brought import check_paired_members, image_of, mask_member
 from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.mask_files import check_size, in_order, mask_pattern
@@ -25,6 +25,7 @@ JSONS = 20  # read, to see whether they are annotations
 EXAMPLES = 3  # of each kind of what cannot be used
 # Kinds of what would be quarantined.
 TOO_SMALL, NO_IMAGE, NO_MASK = "too small", "without an image that can be read", "without a mask that fits"
+NO_PAIR = "without the pictures that belong to them"
 DAMAGED, UNREADABLE = "damaged in the shard", "shards that cannot be read"
 
 
@@ -195,6 +196,8 @@ def _count(survey: Survey, sample: Sample, file: ShardFile, settings: ExampleSet
         views = settings.pictures.views.of(size)
         kind = NO_MASK
         _check_mask(sample, settings, file, size)
+        kind = NO_PAIR
+        check_paired_members(sample, settings.pictures)
         survey.targets.update(view.target for view in views)
     except FilteredError as error:
         survey.note(survey.filtered, str(error).partition(":")[0], sample.key, str(error))

@@ -90,9 +90,22 @@ def _of_masks(settings: CacheSettings, masks: MaskSettings) -> list[str]:
     return [line for name, (old, new) in set_pairs.items() for line in differences(plain(old), plain(new), name)]
 
 
+def encode_of(cache: LatentCache, encode: EncodeSettings) -> EncodeSettings:
+    """What batches of fresh masks are to have: as was given, or by the recipe, and else as the cache has it."""
+    own = cache.settings.encode
+    pixels = (
+        tuple(sorted({*wanted_pixels(encode), *own.pixels})) if encode.pixels is None and own.pixels else encode.pixels
+    )
+    if encode.recipe is not None:
+        return encode.but(pixels=pixels)
+    left_out = [name for name in ("masked_latents", "hole_latents") if getattr(encode, name) is None]
+    return encode.but(pixels=pixels, **{name: getattr(own, name) for name in left_out})
+
+
 def _check_recipe(cache: LatentCache, encode: EncodeSettings, fresh: bool) -> None:
     settings, recipe = cache.settings, encode.recipe
-    masked = wants_masked_latents(encode) and not fresh
+    asked = encode.masked_latents is not None or recipe is not None  # else the cache's own
+    masked = asked and wants_masked_latents(encode) and not fresh
     if recipe is not None:
         row = conditioning(recipe, settings.vae.config)
         fill = row.fill if settings.masks is None else settings.masks.chosen_fill

@@ -31,7 +31,7 @@ from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.user_stages import check_stages
 from inpaint_data.ranks import part_of_run
 from inpaint_data.settings import MOST, group_of
-from inpaint_data.training.cache_check import check_cache
+from inpaint_data.training.cache_check import check_cache, encode_of
 from inpaint_data.training.fresh_masks import FreshMasks, masks_over
 from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass, TrainingSource
 from inpaint_data.training.resume import Resume, ResumeElsewhere
@@ -199,12 +199,13 @@ class InpaintDataModule(LightningDataModule):
     def _make_encoder(self) -> None:
         if self.encoder is not None or not (self.live or self._has_fresh_masks):
             return
-        needed = self.live or wants_masked_latents(self.encode)
-        autoencoder = self.autoencoder if needed else None
+        masks, encode = self.masks, self.encode
+        if self._has_fresh_masks:
+            masks, encode = self._fresh_masks, encode_of(self._cache("fit"), encode)
+        autoencoder = self.autoencoder if self.live or wants_masked_latents(encode) else None
         if self.live:
             check_resolution(self.pictures, self.autoencoder)
-        masks = self._fresh_masks if self._has_fresh_masks else self.masks
-        self.encoder = Encoder(masks, self.encode, autoencoder, self.loading.seed)
+        self.encoder = Encoder(masks, encode, autoencoder, self.loading.seed)
 
     @cached_property
     def autoencoder(self) -> Autoencoder:
@@ -268,8 +269,8 @@ class InpaintDataModule(LightningDataModule):
 
     def _is_streamed(self, stage: str) -> bool:
         """Whether a stage's shards come one after another; evaluation is always of all samples."""
-        asked = stage == "fit" and self.loading.epoch_batches is not None
-        return asked and stage in self.sources.keys() - self.caches and is_named(self.sources[stage])
+        is_asked = stage == "fit" and self.loading.epoch_batches is not None
+        return is_asked and stage in self.sources.keys() - self.caches and is_named(self.sources[stage])
 
     def next_pass(self, stage: str) -> Pass:
         """How the next pass of a stage is to be, as things are now."""
@@ -310,8 +311,7 @@ class InpaintDataModule(LightningDataModule):
         if stage not in self.caches:
             shards = shards_of(PARAMETERS[stage], source)
             settings = ExampleSettings(self.pictures, self.masks, self._seed(stage))
-            mirror, size = self.loading.mirror, self.loading.mirror_bytes
-            indexed = IndexedShards(shards, settings, self.stages, mirror, size)
+            indexed = IndexedShards(shards, settings, self.stages, self.loading.mirror, self.loading.mirror_bytes)
             return ImageSource(indexed, None if stage == "fit" else 0, threads)
         fresh = self.loading.fresh_masks and stage == "fit"
         cache = self._cache(stage)

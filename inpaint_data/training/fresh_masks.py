@@ -104,6 +104,7 @@ class FreshMasks:
             )
         made = collate(examples)
         made.pop("captions", None)
+        made.pop("untold", None)
         return cast(ImageBatch, made | entries)
 
     def _prepare(self, cached: Batch, row: int, epoch: int) -> Example | None:

@@ -42,15 +42,21 @@ def masked_loss(
     Raises:
         UsageError: a mask of another shape, or a weight out of range.
     """
-    if not 0 <= unmasked_weight <= 1:
+    if not isinstance(unmasked_weight, int | float) or not 0 <= unmasked_weight <= 1:
         raise UsageError(f"unmasked_weight: {unmasked_weight!r} is not from 0 to 1; give such a number, as 0.1")
-    if not 0 <= prior_weight < float("inf"):
+    if not isinstance(prior_weight, int | float) or not 0 <= prior_weight < float("inf"):
         raise UsageError(f"prior_weight: {prior_weight!r} is not 0 or more; give such a number, as 1")
     fits = mask.ndim == losses.ndim and len(mask) == len(losses)
     if not fits or any(side not in (1, full) for side, full in zip(mask.shape, losses.shape, strict=True)):
         raise UsageError(
             f"mask: {tuple(mask.shape)} does not fit losses of {tuple(losses.shape)}; give recipe.loss_mask(batch)"
         )
+    if prior_losses is not None and prior_losses.shape != losses.shape:
+        raise UsageError(
+            f"prior_losses: {tuple(prior_losses.shape)} are not of the shape of losses, {tuple(losses.shape)}"
+        )
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise UsageError(f"mask: is {mask.dtype}; give bool, or float in [0, 1]: levels divided by 255")
     weights = mask.to(losses).clamp(min=unmasked_weight)
     weighted = _weighted(losses, weights, area_normalised)
     if prior_losses is None:
@@ -77,7 +83,7 @@ def prior_preservation(losses: Tensor, prior_weight: float = 1.0) -> Tensor:
     """
     if len(losses) % 2:
         raise UsageError(f"losses: {len(losses)} samples are not pairs; give as many of the class as of the others")
-    if not 0 <= prior_weight < float("inf"):
+    if not isinstance(prior_weight, int | float) or not 0 <= prior_weight < float("inf"):
         raise UsageError(f"prior_weight: {prior_weight!r} is not 0 or more; give such a number, as 1")
     halves = losses.new_tensor([2.0, 2.0 * prior_weight]).repeat_interleave(len(losses) // 2)
     return losses * halves.view(-1, *[1] * (losses.ndim - 1))
