@@ -18,6 +18,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -39,13 +40,34 @@ from inpaint_data import (
     Recipe,
     UsageError,
     masked_loss,
+    prior_preservation,
     size_conditioning,
 )
+from inpaint_data.batch import select, to_device
 from inpaint_data.encoding.vae import cause
 from inpaint_data.seeding import generator_for
 
 UNETS = {"UNet2DModel": UNet2DModel, "UNet2DConditionModel": UNet2DConditionModel}
 OBJECTIVES = ("epsilon", "sample", "v_prediction")
+
+
+def paired(batch: Batch, of_class: Batch) -> Batch:
+    """One batch of both, those of the class behind the others.
+
+    Raises:
+        UsageError: they are of several sizes, or one has what the other lacks.
+    """
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    for name, value in tensors.items():
+        other = of_class.get(name)
+        if not isinstance(other, Tensor) or other.shape[1:] != value.shape[1:]:
+            found = "nothing" if not isinstance(other, Tensor) else f"{tuple(other.shape[1:])}"
+            raise UsageError(
+                f"model.class_source: has {found} for {name}, where source has {tuple(value.shape[1:])}; cache both "
+                "with the same settings, in one size"
+            )
+    joined = {name: torch.cat([value, cast(Any, of_class)[name].to(value)]) for name, value in tensors.items()}
+    return cast(Batch, joined | {"__key__": [*batch["__key__"], *of_class["__key__"]]})
 
 
 class Inpainter(LightningModule):
@@ -62,6 +84,9 @@ class Inpainter(LightningModule):
         area_normalised: small holes count as much as large ones.
         prior_weight: how much it counts that the UNet answers outside the hole as the one named in `unet` did, which is
             then kept in memory beside it. For an `unmasked_weight` below 1.
+        class_source: a cache of images of the class, of which each step learns as many beside its own, so that what it
+            learns of one does not change all (DreamBooth's prior preservation).
+        class_weight: how much these count, where a step's own count 1.
     """
 
     def __init__(
@@ -74,6 +99,8 @@ class Inpainter(LightningModule):
         unmasked_weight: float = 1.0,
         area_normalised: bool = False,
         prior_weight: float = 0.0,
+        class_source: str | None = None,
+        class_weight: float = 1.0,
     ) -> None:
         super().__init__()
         if (unet is None) == (unet_config is None):
@@ -90,6 +117,9 @@ class Inpainter(LightningModule):
         masked_loss(torch.zeros(1), torch.zeros(1), **self.weighting, prior_weight=prior_weight)  # checks the weights
         self.prior_weight, self.prior_name = prior_weight, unet
         self._prior: list[UNet2DModel | UNet2DConditionModel] = []
+        prior_preservation(torch.zeros(2), class_weight)  # checks the weight
+        self.class_source, self.class_weight = class_source, class_weight
+        self._of_class: Iterator[Batch] | None = None  # of the epoch
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
@@ -120,13 +150,18 @@ class Inpainter(LightningModule):
         if batch is None:  # every sample of it was bad, which is in the log
             return None
         purpose = f"train {self.global_rank} {batch_idx}"
-        loss = self.loss(batch, self.generator(self.data.loading.seed, self.current_epoch, purpose))
+        generator = self.generator(self.data.loading.seed, self.current_epoch, purpose)
+        if self.class_source is None:
+            loss = self.losses(batch, generator).mean()
+        else:
+            pairs = paired(batch, self.of_class(batch_idx, len(batch["__key__"])))
+            loss = prior_preservation(self.losses(pairs, generator), self.class_weight).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["__key__"]))
         return loss
 
     def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
         if batch is not None:
-            loss = self.loss(batch, self.generator(0, 0, f"validate {self.global_rank} {batch_idx}"))
+            loss = self.losses(batch, self.generator(0, 0, f"validate {self.global_rank} {batch_idx}")).mean()
             self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["__key__"]))
 
     def generator(self, seed: int, epoch: int, purpose: str) -> torch.Generator:
@@ -134,7 +169,34 @@ class Inpainter(LightningModule):
         number = int(generator_for(seed, "", epoch, purpose).integers(2**63))
         return torch.Generator(self.device).manual_seed(number)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def on_train_epoch_start(self) -> None:
+        self._of_class = None
+
+    def of_class(self, batch_idx: int, count: int) -> Batch:
+        """As many samples of the class, the same ones for a step of an epoch after a resume too."""
+        if self._of_class is None:
+            self._of_class = islice(self.class_batches(self.current_epoch), batch_idx, None)
+        return to_device(select(next(self._of_class), range(count)), self.device)
+
+    def class_batches(self, epoch: int) -> Iterator[Batch]:
+        """Whole batches of the class, for ever."""
+        own = self.data
+        data = InpaintDataModule(
+            self.class_source, batch_size=own.batch_size, encode=own.encode, loading=own.loading.but(fresh_masks=False)
+        )
+        data.setup("fit")
+        for number in count(epoch * 2**20):  # another order for each pass over it
+            data.epoch = number
+            whole = (batch for batch in data.train_dataloader() if len(batch["__key__"]) == own.batch_size)
+            first = next(whole, None)
+            if first is None:
+                raise UsageError(
+                    f"model.class_source: {self.class_source} has fewer than {own.batch_size} samples of one size; "
+                    "give more, or a smaller batch_size"
+                )
+            yield from chain([first], whole)
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> Tensor:
         # Of paired data the UNet learns the target, while it is shown what the picture keeps.
         clean = self.recipe.latents({"latents": batch.get("target_latents", batch["latents"])})
         noise = torch.randn(clean.shape, generator=generator, device=self.device)
@@ -146,7 +208,7 @@ class Inpainter(LightningModule):
         losses = (answer.float() - wanted[self.scheduler.config.prediction_type]).square()
         prior = self.prior_losses(answer, noisy, t, batch) if self.prior_weight else None
         mask = self.recipe.loss_mask(batch)
-        return masked_loss(losses, mask, **self.weighting, prior_losses=prior, prior_weight=self.prior_weight).mean()
+        return masked_loss(losses, mask, **self.weighting, prior_losses=prior, prior_weight=self.prior_weight)
 
     def prior_losses(self, answer: Tensor, noisy: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """How far the UNet is from the answer that it gave before training."""

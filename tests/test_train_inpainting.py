@@ -400,3 +400,41 @@ def test_every_config_parses(config: Path, train: Train) -> None:
     data = yaml.safe_load(config.read_text())["data"]
     for name, group in OF_TRAINING.items():
         group(**data.get(name, {}))
+
+
+def test_images_of_the_class_are_learnt_beside_and_the_same_ones_after_a_resume(
+    train: Train, cache: str, tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, seen = script.Inpainter.losses, []
+
+    def recorded(self: Any, batch: dict, generator: torch.Generator) -> Any:
+        if self.trainer.training:
+            seen.append(list(batch["__key__"]))
+        return losses(self, batch, generator)
+
+    monkeypatch.setattr(script.Inpainter, "losses", recorded)
+    settings = small(cache, pictures={"count": 0}, model__class_source=cache, model__class_weight=0.5)
+    assert train("train_demo.yaml", **settings)[0] == 0
+    undisturbed = seen.copy()
+    assert {len(keys) for keys in undisturbed} == {8}
+    assert len({key for keys in undisturbed[:3] for key in keys[4:]}) == 12  # an epoch of the class
+    assert any(keys[:4] != keys[4:] for keys in undisturbed)
+    first = next((tmp_path / "checkpoints").glob("*step=4*.ckpt"), tmp_path / "checkpoints" / "last.ckpt")
+    kept, step = shutil.copy(first, tmp_path / "kept.ckpt"), 4 if "step=4" in first.name else 6
+    seen.clear()
+    assert train("train_demo.yaml", f"--ckpt_path={kept}", **settings | {"trainer__max_steps": 8})[0] == 0
+    assert seen[: 6 - step] == undisturbed[step:]
+
+
+def test_images_of_the_class_that_do_not_fit_are_one_line(
+    train: Train, cache: str, tmp_path: Path, photo_bytes: dict[str, bytes]
+) -> None:
+    write_shard(tmp_path / "in" / "0.tar", {key: {"jpg": data} for key, data in photo_bytes.items()})
+    cache_latents(str(tmp_path / "in"), str(tmp_path / "large"), vae="demo", **CACHE | {"resolution": 128})
+    for given, told in (
+        ({"model__class_source": tmp_path / "large"}, "has (16, 16, 16) for latents, where source has (16, 8, 8)"),
+        ({"model__class_weight": -1}, "prior_weight: -1"),
+    ):
+        code, err = train("train_demo.yaml", **small(cache, pictures={"count": 0}), **given)
+        assert code == 2
+        assert told in one_line(err)
