@@ -104,8 +104,7 @@ def encode_of(cache: LatentCache, encode: EncodeSettings) -> EncodeSettings:
 
 def _check_recipe(cache: LatentCache, encode: EncodeSettings, fresh: bool) -> None:
     settings, recipe = cache.settings, encode.recipe
-    asked = encode.masked_latents is not None or recipe is not None  # else the cache's own
-    masked = asked and wants_masked_latents(encode) and not fresh
+    masked = wants_masked_latents(encode) and not fresh
     if recipe is not None:
         row = conditioning(recipe, settings.vae.config)
         fill = row.fill if settings.masks is None else settings.masks.chosen_fill
