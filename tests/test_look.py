@@ -16,7 +16,7 @@ from PIL import Image
 
 from inpaint_data import Autoencoder, CacheError, LatentCache
 from inpaint_data.pictures.examples import Example, prepare
-from inpaint_data.pipeline.survey import NO_IMAGE, NO_MASK, TOO_SMALL, survey_shards
+from inpaint_data.pipeline.survey import NO_IMAGE, NO_MASK, NO_PAIR, TOO_SMALL, survey_shards
 from inpaint_data.shards.reading import Sample, read_shard
 
 
@@ -201,3 +201,16 @@ def test_alpha_odd_sides_and_failed_downloads_are_told(tmp_path: Path, capsys: p
     assert "transparency  1 have an alpha channel, which is dropped; --masks alpha" in text
     assert "sides of 76 are no multiples of 8, which autoencoders take; --resolution 80 is one" in text
     assert "filtered      1: 1 status" in text
+
+
+def test_samples_without_the_pictures_that_belong_to_them_are_known_beforehand(tmp_path: Path) -> None:
+    whole = {"jpg": image(64, 64), "control.png": image(64, 64, "PNG"), "reference.0.jpg": image(30, 50)}
+    samples = {"whole": whole}
+    for name in ("control.png", "reference.0.jpg"):
+        samples[f"no_{name[:4]}"] = {member: data for member, data in whole.items() if member != name}
+    write_shard(tmp_path / "0.tar", samples)
+    asked = example_settings(resolution=64, masks="boxes", control=True, references=1)
+    assert survey_shards([str(tmp_path / "0.tar")], asked).unusable == {NO_PAIR: 2}
+    write_shard(tmp_path / "1.tar", {"twice": whole | {"reference.0.png": image(30, 50, "PNG")}})
+    survey = survey_shards([str(tmp_path / "1.tar")], example_settings(resolution=64, masks="boxes", references=2))
+    assert "two references of one number" in survey.examples[NO_PAIR][0]

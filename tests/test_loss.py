@@ -119,3 +119,13 @@ def test_what_is_no_pair_is_refused() -> None:
         prior_preservation(torch.zeros(3, 4, 8, 8))
     with pytest.raises(UsageError, match="prior_weight: -1 is not 0 or more"):
         prior_preservation(torch.zeros(2, 4, 8, 8), -1)
+
+
+def test_levels_for_a_mask_and_a_prior_of_another_shape_are_one_line() -> None:
+    losses = torch.rand(2, 4, 8, 8)
+    with pytest.raises(UsageError, match=r"mask: is torch.uint8; give bool, or float"):
+        masked_loss(losses, torch.full((2, 1, 8, 8), 255, dtype=torch.uint8))
+    with pytest.raises(UsageError, match=r"prior_losses: \(2, 4, 4, 4\) are not of the shape of losses"):
+        masked_loss(losses, torch.ones(2, 1, 8, 8), prior_losses=torch.rand(2, 4, 4, 4))
+    with pytest.raises(UsageError, match="unmasked_weight: 'half'"):
+        masked_loss(losses, torch.ones(2, 1, 8, 8), unmasked_weight="half")

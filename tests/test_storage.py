@@ -211,3 +211,22 @@ def test_what_the_hole_hides_is_cached_where_the_recipe_reads_it(storage: Any, s
     cache_latents(shards, str(tmp_path / "without"), vae="demo", resolution=64, masks="mixture", device="cpu")
     with pytest.raises(UsageError, match="recipe wan-vace reads hole_latents, which this cache was made without"):
         data_module(str(tmp_path / "without"), recipe="wan-vace").train_dataloader()
+
+
+def test_what_the_recipe_could_not_read_is_refused_by_the_job(shards: str, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"resolution": 64, "masks": "boxes", "vae": "demo"}
+    with pytest.raises(UsageError, match="keep: mean, but recipe sd3-inpaint draws latents"):
+        cache_latents(shards, str(tmp_path / "x"), recipe="sd3-inpaint", keep="mean", **common)
+    cache_latents(shards, str(tmp_path / "x"), recipe="sd3-inpaint", keep={"masked_latents": "mean"}, **common)
+    with pytest.raises(UsageError, match="references: 2, but recipe flux-kontext-reference-inpaint reads one"):
+        cache_latents(shards, str(tmp_path / "y"), recipe="flux-kontext-reference-inpaint", references=2, **common)
+
+
+def test_the_layout_of_pixels_may_be_that_of_pipelines_given_pil_pictures(shards: str, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"resolution": 64, "masks": "boxes", "vae": "demo", "storage": "float32"}
+    cache_latents(shards, str(tmp_path / "last"), channels_last=True, **common)
+    cache_latents(shards, str(tmp_path / "first"), **common)
+    last, first = (LatentCache(str(tmp_path / name)) for name in ("last", "first"))
+    assert (last.settings.vae.channels_last, first.settings.vae.channels_last) == (True, False)
+    assert last.fingerprint != first.fingerprint
+    assert (latents_of(last, "latents") - latents_of(first, "latents")).abs().max() < 1e-3

@@ -290,3 +290,13 @@ def test_captions_that_are_cut_short_are_counted_and_not_told_one_by_one(
     assert "long caption 1 of 3 samples, cut short: 0/sample_1" in out
     assert "truncated" not in err
     assert "longer than the specified" not in err
+
+
+def test_an_encoder_that_is_cut_short_is_one_line(tmp_path: Path) -> None:
+    pipeline = tmp_path / "pipeline"
+    pipeline.mkdir()
+    pipeline_of("StableDiffusionInpaintPipeline", pipeline)
+    (weights,) = (pipeline / "text_encoder").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UsageError, match=r"its text_encoder cannot be loaded .*check the name or the folder"):
+        TextEncoder(TextModelSettings(model=str(pipeline)), torch.device("cpu"))

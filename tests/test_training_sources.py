@@ -773,3 +773,12 @@ def test_the_whole_way_from_a_cache_to_a_models_input(plain: dict[str, str]) -> 
     assert fed.shape == (4, 33, 8, 8)
     assert torch.equal(fed[:, :16], noisy)
     assert torch.equal(fed[:, 16:17], batch["mask"][..., ::8, ::8].float())
+
+
+def test_fresh_masks_have_the_pictures_that_the_cache_has(with_control: str, tmp_path: Path, vae: Autoencoder) -> None:
+    settings: dict[str, Any] = SETTINGS | {"vae": vae, "control": True, "pixels": "image, control"}
+    cache_latents(with_control, str(tmp_path / "cache"), carry_image="crop", **settings)
+    module = data_module(str(tmp_path / "cache"), vae=vae, batch_size=4, fresh_masks=True)
+    batch = batches(module)[0]
+    assert {"image", "control", "control_latents", "masked_latents"} <= batch.keys()
+    assert torch.equal(batch["image"], batch["control"])
