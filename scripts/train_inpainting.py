@@ -18,6 +18,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -172,6 +173,15 @@ class Inpainter(LightningModule):
     def on_train_epoch_start(self) -> None:
         self._of_class = None
 
+    @cached_property
+    def class_data(self) -> InpaintDataModule:
+        """The images of the class, opened once."""
+        own = self.data
+        loading = own.loading.but(fresh_masks=False)
+        data = InpaintDataModule(self.class_source, batch_size=own.batch_size, encode=own.encode, loading=loading)
+        data.setup("fit")
+        return data
+
     def of_class(self, batch_idx: int, count: int) -> Batch:
         """As many samples of the class, the same ones for a step of an epoch after a resume too."""
         if self._of_class is None:
@@ -180,18 +190,14 @@ class Inpainter(LightningModule):
 
     def class_batches(self, epoch: int) -> Iterator[Batch]:
         """Whole batches of the class, for ever."""
-        own = self.data
-        data = InpaintDataModule(
-            self.class_source, batch_size=own.batch_size, encode=own.encode, loading=own.loading.but(fresh_masks=False)
-        )
-        data.setup("fit")
+        data = self.class_data
         for number in count(epoch * 2**20):  # another order for each pass over it
             data.epoch = number
-            whole = (batch for batch in data.train_dataloader() if len(batch["__key__"]) == own.batch_size)
+            whole = (batch for batch in data.train_dataloader() if len(batch["__key__"]) == data.batch_size)
             first = next(whole, None)
             if first is None:
                 raise UsageError(
-                    f"model.class_source: {self.class_source} has fewer than {own.batch_size} samples of one size; "
+                    f"model.class_source: {self.class_source} has fewer than {data.batch_size} samples of one size; "
                     "give more, or a smaller batch_size"
                 )
             yield from chain([first], whole)

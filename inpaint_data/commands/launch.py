@@ -13,8 +13,9 @@ from typing import IO
 
 from inpaint_data.commands.outcome import RUNNING, Outcome
 from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.job.status import Status, status_of
+from inpaint_data.job.status import Status, parts_of, rate_of, seconds_left_of, status_of
 from inpaint_data.listener import tell
+from inpaint_data.shards.stores import local_path
 
 LAUNCHED = "INPAINT_DATA_LAUNCHED"  # of a process that was started here
 _SHARD = re.compile(r"shard \d+/\d+ (?P<what>.*?)(?:, [\d.]+ images/s.*)?")
@@ -118,17 +119,16 @@ class _Voice:
 
     def _counted(self, what: str) -> str:
         self._done += 1
-        status = _status(self._out)
-        parts = status.parts if status is not None else []
+        parts = parts_of(local_path(self._out))
         # Of those that have begun; what the others find done already comes off later.
         self._todo = max((part["inputs"] for part in parts), default=self._todo) - sum(
             part["already"] for part in parts
         )
         pace = ""
-        if status is not None and parts:
-            left = status.seconds_left
+        if parts:
+            left = seconds_left_of(parts)
             to_go = "" if left is None else f", {timedelta(seconds=round(left))} to go"
-            pace = f", {status.rate:.1f} images/s{to_go}"
+            pace = f", {rate_of(parts):.1f} images/s{to_go}"
         return f"shard {self._done}/{max(self._done, self._todo)} {what}{pace}\n"
 
 

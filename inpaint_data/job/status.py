@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -43,13 +44,12 @@ class Status:
     @property
     def rate(self) -> float:
         """Images a second of all processes together."""
-        return float(sum(part["images_per_second"] for part in self.parts))
+        return rate_of(self.parts)
 
     @property
     def seconds_left(self) -> float | None:
         """Until the slowest process is done; None where one does not know yet."""
-        left = [part["seconds_left"] for part in self.parts]
-        return None if not left or None in left else float(max(left))
+        return seconds_left_of(self.parts)
 
     def table(self) -> str:
         """For a person to read."""
@@ -98,7 +98,7 @@ def status_of(root: str | Path) -> Status:
     for path in committed(folder):
         with suppress(CacheError, OSError):  # one that is being replaced, or damaged, which `verify` tells
             sidecars.append(Sidecar.read(path))
-    parts = _parts(folder)
+    parts = parts_of(folder)
     is_complete, is_there = False, bool(sidecars or parts or holders)
     with suppress(CacheError):
         is_complete = read_cache_file(folder).totals is not None
@@ -115,7 +115,18 @@ def status_of(root: str | Path) -> Status:
     return Status(str(root), state, totals(sidecars), faults[-LISTED:], parts, holders)
 
 
-def _parts(folder: Path) -> list[Part]:
+def rate_of(parts: Sequence[Part]) -> float:
+    """Images a second of all processes together."""
+    return float(sum(part["images_per_second"] for part in parts))
+
+
+def seconds_left_of(parts: Sequence[Part]) -> float | None:
+    """Until the slowest process is done; None where one does not know yet."""
+    left = [part["seconds_left"] for part in parts]
+    return None if not left or None in left else float(max(left))
+
+
+def parts_of(folder: Path) -> list[Part]:
     """What each process said last."""
     found = (_part(path) or _part(path, SOON) for path in sorted(folder.glob(f"{PROGRESS}[0-9]*")))
     return [part for part in found if part is not None]

@@ -261,7 +261,7 @@ class InpaintDataModule(LightningDataModule):
         elif stage not in self._loaders and self._is_streamed(stage):
             shards = shards_of(PARAMETERS[stage], self.sources[stage])
             settings = ExampleSettings(self.pictures, self.masks, self._seed(stage))
-            self._loaders[stage] = stream_loader(shards, settings, self.stages, self.loading, next_pass, finish, self)
+            self._loaders[stage] = stream_loader(shards, settings, self.stages, self.loading, next_pass, finish)
         elif stage not in self._loaders:
             self._loaders[stage] = EpochLoader(self._source(stage), next_pass, finish, processes)
         loader = self._loaders[stage]
@@ -275,10 +275,10 @@ class InpaintDataModule(LightningDataModule):
     def next_pass(self, stage: str) -> Pass:
         """How the next pass of a stage is to be, as things are now."""
         check_batch_size(self.batch_size)
-        train, (rank, world) = stage == "fit", self._ranks()
-        epoch = self._epoch() if train else 0
-        consumed = self.resume.of_epoch(epoch) if train else ()
-        return Pass(epoch, self.batch_size, rank, world, self.loading.seed, train, consumed)
+        train = stage == "fit"
+        epoch, resume = (self._epoch(), self.resume) if train else (0, Resume())
+        taken = resume.of_epoch(epoch), resume.of_stream(epoch)
+        return Pass(epoch, self.batch_size, *self._ranks(), self.loading.seed, train, *taken)
 
     def _with_text(self, stage: str, batch: Any, epoch: int) -> Any:
         return self._texts[stage](batch, self.loading.seed, epoch)

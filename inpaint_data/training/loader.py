@@ -13,7 +13,7 @@ from inpaint_data.ahead import ahead
 from inpaint_data.batch import is_batch, pinned
 from inpaint_data.errors import InpaintDataError, SampleError, UsageError
 from inpaint_data.order import Batches, Consumed, left_over, permutation, share_of, steps_of
-from inpaint_data.training.resume import Resume
+from inpaint_data.training.resume import Resume, Streamed
 
 HOPELESS = 8  # bad batches without a good one before them end the run
 AHEAD = 2  # batches; what a batch takes in memory is little beside what its reading may take in time
@@ -31,6 +31,7 @@ class Pass:
         seed: of the order.
         train: a new order every epoch, by (seed, epoch); otherwise the source's own.
         consumed: what an earlier run took from that epoch.
+        streamed: the same where shards come one after another.
     """
 
     epoch: int
@@ -40,6 +41,7 @@ class Pass:
     seed: int = 0
     train: bool = True
     consumed: Sequence[Consumed] = ()
+    streamed: Streamed | None = None
 
 
 class TrainingSource(Protocol):

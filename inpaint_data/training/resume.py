@@ -102,11 +102,11 @@ class ResumeElsewhere(Callback):
             return
         resume = Resume.load(state)
         loader = self.module.train_dataloader()
-        this = replace(self.module.next_pass("fit"), epoch=resume.epoch, consumed=())
+        this = replace(self.module.next_pass("fit"), epoch=resume.epoch, consumed=(), streamed=None)
         step = loader.steps(this)
         if not progress["is_last_batch"]:
             self.module.resume = resume
-            step -= loader.left(replace(this, consumed=resume.consumed))
+            step -= loader.left(replace(this, consumed=resume.consumed, streamed=resume.streamed))
         moved = step - progress["current"]["processed"]
         for name in ("ready", "started", "processed", "completed"):
             progress["current"][name] += moved

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -27,7 +27,6 @@ class StreamLoader:
         shards: what is read.
         epoch_batches: in an epoch, on each rank.
         next_pass: says how the next pass is to be; asked when its first batch is.
-        streamed: what earlier runs took from the epoch of a pass.
         finish: what else is done to a batch of an epoch, before it is handed out.
         processes: how many DataLoader workers read; 0 reads in a thread.
         threads: how many decode, in each that reads.
@@ -44,12 +43,11 @@ class StreamLoader:
         shards: StreamedShards,
         epoch_batches: int,
         next_pass: Callable[[], Pass],
-        streamed: Callable[[int], Streamed | None],
         finish: Callable[[Any, int], Any],
         processes: int,
         threads: int,
     ) -> None:
-        self.shards, self.epoch_batches, self.next_pass, self.streamed = shards, epoch_batches, next_pass, streamed
+        self.shards, self.epoch_batches, self.next_pass = shards, epoch_batches, next_pass
         self.finish, self.processes, self.threads = finish, processes, threads
         self.current: Pass | None = None
         self.passes = self.handed_out = self.skipped = 0
@@ -65,8 +63,7 @@ class StreamLoader:
 
     def left(self, this: Pass) -> int:
         """How many of a pass's batches on each rank an earlier run did not take."""
-        before = self.streamed(this.epoch)
-        return self.epoch_batches - min(self.epoch_batches, before.steps if before else 0)
+        return self.epoch_batches - min(self.epoch_batches, this.streamed.steps if this.streamed else 0)
 
     def __iter__(self) -> Iterator[Any]:
         this = self.current = self.next_pass()
@@ -79,7 +76,7 @@ class StreamLoader:
                 "smaller shards"
             )
         self.skipped, self.handed_out, self._deepest = self.epoch_batches - self.left(this), 0, 0
-        before = self.streamed(this.epoch) or Streamed(0, readers, this.batch_size, 0, Start())
+        before = this.streamed or Streamed(0, readers, this.batch_size, 0, Start())
         self._start = before.start
         if (before.readers, before.batch_size) != (readers, this.batch_size):
             _log.warning(
@@ -146,12 +143,6 @@ def _name_of(shard: str) -> str:
     return f"{shard_stem(shard)}.tar"
 
 
-class HasResume(Protocol):
-    """Whoever knows what earlier runs took."""
-
-    resume: Resume
-
-
 def stream_loader(
     shards: Sequence[str],
     settings: ExampleSettings,
@@ -159,18 +150,13 @@ def stream_loader(
     loading: LoadSettings,
     next_pass: Callable[[], Pass],
     finish: Callable[[Any, int], Any],
-    module: HasResume,
 ) -> StreamLoader:
     """The loader of shards that come one after another."""
     processes = loading.num_workers if loading.workers == "processes" else 0
     stream = StreamedShards(shards, settings, own, loading.seed, loading.shuffle_buffer, FaultLog())
     threads = 1 if processes else max(1, loading.num_workers)
     assert loading.epoch_batches is not None
-
-    def of_stream(epoch: int) -> Streamed | None:
-        return module.resume.of_stream(epoch)
-
-    return StreamLoader(stream, loading.epoch_batches, next_pass, of_stream, finish, processes, threads)
+    return StreamLoader(stream, loading.epoch_batches, next_pass, finish, processes, threads)
 
 
 def check_streamed(loading: LoadSettings, is_streamed: bool) -> None:
