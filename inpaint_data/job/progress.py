@@ -99,6 +99,7 @@ class Summary:
     retried: int = 0
     in_parts: int = 0  # batches that did not fit into memory
     unreadable: dict[str, str] = field(default_factory=dict)  # shard -> reason
+    helped: int = 0  # shards of other processes
     without_samples: list[str] = field(default_factory=list)  # shards that have none, usable or not
     missing: list[int] = field(default_factory=list)  # places of the input shards that are not in the cache
     samples_in: int = 0
@@ -130,8 +131,10 @@ class Summary:
             return self.plan.table()
         part = self.plan.part
         mine = len(range(part.rank, self.plan.inputs, part.world))
+        share = f"{part}: {mine} of {self.plan.inputs} shards are mine"
+        share += f", and it did {self.helped} of others" if self.helped else ""
         rows = [
-            *([("this process", f"{part}: {mine} of {self.plan.inputs} shards are mine")] if part.world > 1 else []),
+            *([("this process", share)] if part.world > 1 else []),
             ("shards", f"{self.shards} cached, {len(self.plan.done)} were already there"),
             *([("unreadable", f"{len(self.unreadable)} shards, left out")] if self.unreadable else []),
             ("samples in", f"{self.samples_in}"),

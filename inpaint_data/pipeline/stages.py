@@ -52,7 +52,7 @@ class BatchEnd:
 
 
 def image_stages(
-    shards: Sequence[str],
+    shards: Iterable[str],
     examples_as: ExampleSettings,
     own: Sequence[Stage],
     batch_size: int,
@@ -60,17 +60,20 @@ def image_stages(
     threads: int,
     tally: Tally | None = None,
 ) -> list[Any]:
-    """The whole way of pictures, shard after shard, as the job goes it: batches, Faults and ShardEnds come out."""
+    """The whole way of pictures, shard after shard, as the job goes it: batches, Faults and ShardEnds come out.
+
+    A shard is asked for when it is to be read.
+    """
     return [
-        partial(_shard_list, list(shards)),
+        partial(_shard_list, shards),
         read_shards(on_fault=None, ends=True, tally=tally),
         *way_of_a_sample(examples_as, own, batch_size, variants, threads, in_shards=True),
     ]
 
 
-def _shard_list(shards: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _shard_list(shards: Iterable[str]) -> Iterator[dict[str, Any]]:
     """What `wds.SimpleShardList` gives, but it may be empty, as when a job has nothing left to do."""
-    return iter([{"url": shard} for shard in shards])
+    return ({"url": shard} for shard in shards)
 
 
 def way_of_a_sample(
