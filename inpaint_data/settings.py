@@ -23,6 +23,7 @@ T = TypeVar("T")
 MOST = 2**16  # samples of a batch, variants of a sample, workers
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 

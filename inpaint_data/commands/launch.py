@@ -15,6 +15,7 @@ from typing import IO
 from inpaint_data.commands.outcome import RUNNING, Outcome
 from inpaint_data.errors import CacheError, ShardError, UsageError
 from inpaint_data.job.caching import check_out
+from inpaint_data.job.settings import JobSettings
 from inpaint_data.job.status import Part, Status, parts_of, rate_of, seconds_left_of, status_of
 from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.listener import tell
@@ -28,14 +29,17 @@ def is_to_launch(devices: int) -> bool:
     return devices > 1 and LAUNCHED not in os.environ
 
 
-def check_devices(devices: int, device: str) -> None:
-    """Raises UsageError for more devices than there are, and for one that is named."""
+def check_devices(devices: int, job: JobSettings) -> None:
+    """Raises UsageError for more devices than there are, for one that is named, and for those of another engine."""
     import torch  # only where something runs
 
+    device = job.device
     if devices < 1:
         raise UsageError(f"devices: {devices!r} is not a number of devices; give 1 or more", ("devices",))
     if devices == 1:
         return
+    if job.engine == "ray":
+        raise UsageError(f"devices: {devices}, but engine is ray; ray_workers says how many", ("devices",))
     if ":" in device:
         raise UsageError(f"devices: {devices}, but device is {device}; leave one of them out", ("devices",))
     has_gpus = device != "cpu" and torch.accelerator.is_available()

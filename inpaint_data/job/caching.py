@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.job.dealing import Dealing
 from inpaint_data.job.dry_run import dry_run
+from inpaint_data.job.engines import Engine, engine_of
 from inpaint_data.job.plan import Plan, Stamps, check_exact, plan_shards
 from inpaint_data.job.progress import Progress, Summary
 from inpaint_data.job.reports import JsonLog, Pace, ProgressFile, Reports, Watcher
 from inpaint_data.job.settings import JobSettings
-from inpaint_data.job.shard_job import Committer, Work, cache_shards
+from inpaint_data.job.shard_job import Work
 from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.latent_cache.format import (
     Sidecar,
@@ -61,7 +63,8 @@ def cache_latents(
 
     Every input sample ends in the cache or in the quarantine list of its shard's sidecar. New input shards are
     added, changed ones done again, and removed ones reported; one that cannot be read is named, and the others are
-    done. Under torchrun and srun each process does its share.
+    done. Under torchrun and srun each process does its share, and what a dead one left; with engine "ray" the workers
+    of a cluster do.
 
     Args:
         shards: a brace pattern, a glob, a folder or a list of tar shards; local paths or fsspec URLs.
@@ -87,7 +90,8 @@ def cache_latents(
     """
     started = time.perf_counter()
     check_out(out)
-    work = work_of(
+    make = partial(
+        work_of,
         group_of(PictureSettings, pictures),
         group_of(MaskSettings, masks),
         group_of(EncodeSettings, encode),
@@ -95,19 +99,20 @@ def cache_latents(
         stages,
         group_of(TextModelSettings, text),
     )
+    work = make()
     inputs = inputs_of(shards)
-    settings = settings_of(work).to_json()
-    with opened(out) as folder:
+    with opened(out) as folder, engine_of(work, settings_of(work).to_json(), make) as engine:
+        settings = engine.settings
         if work.job.dry_run:
             return dry_run(work, inputs, folder, settings)
-        part = part_of_run()
+        part = Part() if work.job.engine == "ray" else part_of_run()
         check_folder(folder)
         settings = settings_for(folder, settings)
         try:
             with locked(folder.place, part.rank, _job_of(inputs, part, settings)) as lock:
                 folder.look()
                 settings = settings_for(folder, settings)  # another job may have begun the cache meanwhile
-                summary, sidecars = _run(work, inputs, part, folder, lock, settings)
+                summary, sidecars = _run(work, engine, inputs, part, folder, lock, settings)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -221,7 +226,13 @@ def inputs_of(shards: str | list[str]) -> list[str]:
 
 
 def _run(
-    work: Work, inputs: list[str], part: Part, folder: CacheFolder, lock: Lock, settings: Mapping[str, Any]
+    work: Work,
+    engine: Engine,
+    inputs: list[str],
+    part: Part,
+    folder: CacheFolder,
+    lock: Lock,
+    settings: Mapping[str, Any],
 ) -> tuple[Summary, list[Sidecar]]:
     """Do this process's part of the inputs, and what nobody has begun; read all sidecars then."""
     all_stems = list(map(shard_stem, inputs))
@@ -231,7 +242,7 @@ def _run(
         # Each process cleans up after its own shards only: the others may be writing theirs by now.
         clean(folder, lambda stem: stem in mine or (part.rank == 0 and stem not in others))
         stamps = Stamps(folder, part.rank)
-        plan = plan_shards(inputs, folder, stamps, work.made_with, part)
+        plan = plan_shards(inputs, folder, stamps, engine.made_with, part)
         check_exact(plan, work.job.exact)
         summary = Summary(plan, unreadable=dict(plan.unreadable))
         if part.rank == 0 and (plan.todo or not _has_cache_file(folder)):
@@ -239,8 +250,8 @@ def _run(
         if part.rank == 0 and work.text is not None:
             write_empty_prompt(folder, work.text.empty())
         dealing = Dealing(plan, inputs, folder, lock, stamps)
-        committer = Committer(folder, lock, fingerprint(settings), work, summary)
-        cache_shards(work, committer, summary, dealing, dealing.done, _reports(work.job, folder, plan))
+        reports = _reports(work.job, folder, plan)
+        engine.run(dealing, folder, lock, fingerprint(settings), summary, dealing.done, reports)
         stamps.save()
         folder.look()
         _check_all_present(folder, {*map(shard_stem, plan.done), *dealing.committed}, settings)

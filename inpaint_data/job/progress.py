@@ -119,6 +119,19 @@ class Summary:
     def masks(self) -> int:
         return self.seen.masks
 
+    def add(self, other: "Summary") -> None:
+        """Count what another process did of this run."""
+        for name in ("shards", "retried", "in_parts", "samples_in", "cached", "bytes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("decode_seconds", "encode_seconds", "write_seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.unreadable |= other.unreadable
+        self.without_samples += other.without_samples
+        self.quarantined += other.quarantined
+        self.filtered += other.filtered
+        self.seen.add(other.seen)
+        self.untold.add(other.untold)
+
     def note_untold(self, batch: ImageBatch) -> None:
         """Count the masks of a batch that should have a caption of their own, and of which nothing says one."""
         for row, masks in enumerate(batch.get("untold", [])):

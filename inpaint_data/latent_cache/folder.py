@@ -114,9 +114,11 @@ class StoreFolder(CacheFolder):
         super().__init__(root)
         self.name, self.place, self.url = url, url, url
         self._files: dict[str, Stored] = {}
+        self._has_looked = False
 
     def look(self) -> None:
         before, self._files = self._files, files_in(self.url)
+        self._has_looked = True
         small = {name: stored for name, stored in self._files.items() if not name.endswith(".tar")}
         changed = [name for name in small if before.get(name) != small[name] and _is_wanted(name)]
         contents = at_once(lambda name: read_if_there(within(self.url, name)), changed)
@@ -160,7 +162,7 @@ class StoreFolder(CacheFolder):
 
     def remove(self, name: str) -> None:
         super().remove(name)
-        if self._files.pop(name, None) is not None:
+        if self._files.pop(name, None) is not None or not self._has_looked:
             remove(within(self.url, name))
 
     @contextmanager
@@ -182,8 +184,8 @@ def _is_wanted(name: str) -> bool:
 
 
 @contextmanager
-def opened(name: str | Path) -> Iterator[CacheFolder]:
-    """A cache's folder, or its store; of that what is small is here until the block ends.
+def opened(name: str | Path, look: bool = True) -> Iterator[CacheFolder]:
+    """A cache's folder, or its store; of that what is small is here until the block ends, unless nobody will `look`.
 
     Raises:
         ShardError: the store does not answer. Errors of the block that name a file here name it in the store.
@@ -196,7 +198,8 @@ def opened(name: str | Path) -> Iterator[CacheFolder]:
     with _here() as root:
         folder = StoreFolder(place, root)
         try:
-            folder.look()
+            if look:
+                folder.look()
             yield folder
         except InpaintDataError as error:
             error.args = (str(error).replace(str(root), shown(place)), *error.args[1:])
