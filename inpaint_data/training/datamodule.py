@@ -1,6 +1,7 @@
 """InpaintDataModule: the same batch from pictures, encoded live, or from a cache."""
 
 import logging
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,7 +27,6 @@ from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.user_stages import check_stages
 from inpaint_data.ranks import part_of_run
 from inpaint_data.settings import MOST, group_of
-from inpaint_data.training.cache_check import encode_of
 from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass
 from inpaint_data.training.resume import Resume, ResumeElsewhere
 from inpaint_data.training.settings import LoadSettings
@@ -37,8 +37,9 @@ from inpaint_data.training.sources import (
     Source,
     as_source,
 )
-from inpaint_data.training.stage_source import Given, StageSource
-from inpaint_data.training.stream_loader import StreamLoader, check_streamed, stream_loader
+from inpaint_data.training.stage_mixture import of_stage
+from inpaint_data.training.stage_source import Given
+from inpaint_data.training.stream_loader import StreamLoader, check_streamed
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class InpaintDataModule(LightningDataModule):
             or URL of a cache, or several of the same settings; or an iterable of samples of your own, such as a
             `wds.WebDataset` or `wds.DataPipeline`, which gives sample dicts or ready batches. Of that an epoch is what
             it gives, from its beginning, also after a resume. A Hugging Face `Dataset` is shuffled, see `from_dataset`.
+            Or several of these, mixed: a list of mappings, see `SourceSettings`.
         val_source, test_source: the same for validation and test. They are frozen: variant 0, seed 0, for ever.
         predict_source: the same for `Trainer.predict`, in its order, with variant 0.
         batch_size: samples in a batch on each rank.
@@ -107,7 +109,7 @@ class InpaintDataModule(LightningDataModule):
         self.encode = group_of(EncodeSettings, encode)
         self.stages: list[Stage] = check_stages(stages or [])
         given_beside = Given(self.pictures, self.masks, self.encode, self.loading, self.stages)
-        self._of_stage = {stage: StageSource(stage, source, given_beside) for stage, source in self.sources.items()}
+        self._of_stage = {stage: of_stage(stage, source, given_beside) for stage, source in self.sources.items()}
         self._check()
         Text(self.loading.text)  # whose files are looked at now
         self._texts: dict[str, Text] = {}
@@ -135,20 +137,14 @@ class InpaintDataModule(LightningDataModule):
     def _check(self) -> None:
         """Refuse what cannot be together."""
         chosen_posterior(self.encode)  # which refuses an unknown recipe
-        check_streamed(self.loading, "fit" in self._of_stage and self._of_stage["fit"].is_streamed)
         for source in self._of_stage.values():
             source.check()
-
-    @property
-    def _fresh(self) -> StageSource | None:
-        """The cache that training draws masks over, if it does."""
-        train = self._of_stage.get("fit")
-        return train if train is not None and train.has_fresh_masks else None
+        check_streamed(self.loading, "fit" in self._of_stage and self._of_stage["fit"].is_streamed)
 
     @property
     def live(self) -> bool:
         """Whether any source is pictures."""
-        return not all(source.is_cache for source in self._of_stage.values())
+        return not all(part.is_cache for source in self._of_stage.values() for part in source.parts)
 
     def setup(self, stage: str | None = None) -> None:
         """Load the autoencoder, if anything is to be encoded, and check all sources of a stage before its first batch.
@@ -171,11 +167,10 @@ class InpaintDataModule(LightningDataModule):
                     len(loader)  # which refuses fewer batches than ranks
 
     def _make_encoder(self) -> None:
-        if self.encoder is not None or not (self.live or self._fresh):
+        train = self._of_stage.get("fit")
+        if self.encoder is not None or not (self.live or (train is not None and train.is_fresh)):
             return
-        masks, encode = self.masks, self.encode
-        if self._fresh:
-            masks, encode = self._fresh.fresh_masks, encode_of(self._fresh.cache, encode)
+        masks, encode = ([self.masks], self.encode) if train is None else (train.encoder_masks, train.encode)
         autoencoder = self.autoencoder if self.live or wants_masked_latents(encode) else None
         if self.live:
             check_resolution(self.pictures, self.autoencoder)
@@ -185,6 +180,9 @@ class InpaintDataModule(LightningDataModule):
     def autoencoder(self) -> Autoencoder:
         """The one that is named, loaded once for all stages; a UsageError where none is."""
         return autoencoder_of(self.encode)
+
+    def _named_autoencoder(self) -> Autoencoder | None:
+        return self.autoencoder if self.encode.vae is not None else None
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -202,10 +200,11 @@ class InpaintDataModule(LightningDataModule):
         """Of the autoencoder that made the latents: diffusers' config, as `conditioning` takes it."""
         if self.encoder is not None and self.encoder.transform.has_vae:
             return dict(self.encoder.autoencoder.config)
-        caches = [self._of_stage[stage].cache for stage in sorted(self._of_stage) if self._of_stage[stage].is_cache]
-        if not caches:
+        parts = [part for stage in sorted(self._of_stage) for part in self._of_stage[stage].parts]
+        cached = next((part for part in parts if part.is_cache), None)
+        if cached is None:
             raise UsageError("call setup() first: the autoencoder is not loaded yet")
-        return dict(caches[0].settings.vae.config)
+        return dict(cached.cache.settings.vae.config)
 
     def train_dataloader(self) -> Any:
         return self._loader("fit")
@@ -224,19 +223,10 @@ class InpaintDataModule(LightningDataModule):
         source = self._of_stage[stage]
         self._texts[stage] = self._texts.get(stage) or source.text()
         if stage not in self._loaders:
-            self._loaders[stage] = self._new_loader(source)
+            next_pass, finish = partial(self.next_pass, stage), partial(self._with_text, stage)
+            self._loaders[stage] = source.loader(next_pass, finish, self._ranks()[1], self._named_autoencoder)
         loader = self._loaders[stage]
         return AsDataLoader(loader) if self.trainer is None else loader
-
-    def _new_loader(self, source: StageSource) -> EpochLoader | OwnLoader | StreamLoader:
-        processes = self.loading.num_workers if self.loading.workers == "processes" else 0
-        next_pass, finish = partial(self.next_pass, source.stage), partial(self._with_text, source.stage)
-        if not source.is_named:
-            return OwnLoader(source.name, source.own, next_pass, finish, processes)
-        if source.is_streamed:
-            return stream_loader(source.shards(), source.examples, self.stages, self.loading, next_pass, finish)
-        named = self.autoencoder if self.encode.vae is not None else None
-        return EpochLoader(source.opened(self._ranks()[1], named), next_pass, finish, processes)
 
     def next_pass(self, stage: str) -> Pass:
         """How the next pass of a stage is to be, as things are now."""
@@ -246,7 +236,7 @@ class InpaintDataModule(LightningDataModule):
         taken = resume.of_epoch(epoch), resume.of_stream(epoch)
         return Pass(epoch, self.batch_size, *self._ranks(), self.loading.seed, train, *taken)
 
-    def _with_text(self, stage: str, batch: Any, epoch: int) -> Any:
+    def _with_text(self, stage: str, batch: Any, epoch: int | Sequence[int]) -> Any:
         return self._texts[stage](batch, self.loading.seed, epoch)
 
     def _ranks(self) -> tuple[int, int]:
