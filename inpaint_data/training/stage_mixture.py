@@ -225,8 +225,8 @@ def _entry(number: int, entry: Any) -> SourceSettings:
     try:
         settings: SourceSettings = group_of(SourceSettings, entry)
     except UsageError as error:
-        place = ("source", str(number), *error.place[1:])
-        raise UsageError(f"source[{number}]: {str(error).removeprefix('source: ')}", place) from None
+        what = str(error) if error.place[1:] else str(error).removeprefix("source: ")
+        raise UsageError(f"source[{number}]: {what}", ("source", str(number), *error.place[1:])) from None
     return settings
 
 
