@@ -151,6 +151,51 @@ def test_an_exhausted_source_repeats_or_ends_the_epoch(where: dict[str, str]) ->
     }
 
 
+def test_what_comes_again_in_an_epoch_is_drawn_anew(where: dict[str, str]) -> None:
+    """Captions drop out of some repeats alone; streamed samples that come again have other masks."""
+    data = mixed({"source": where["b"], "repeats": 8}, loading={"text": {"dropout": 0.5}})
+    dropped: dict[str, list[bool]] = {}
+    for batch in batches(data):
+        for key, caption in zip(batch["__key__"], batch["caption"], strict=True):
+            dropped.setdefault(key, []).append(not caption)
+    assert all(len(each) == 8 for each in dropped.values())
+    assert sum(len(set(each)) == 2 for each in dropped.values()) > 5
+    streamed = {"epoch_batches": 54, "shuffle_buffer": 6}
+    data = mixed({"source": where["sa"], "weight": 1}, {"source": where["sb"], "weight": 5}, loading=streamed)
+    masks: dict[str, set[bytes]] = {}
+    for batch in batches(data):
+        for key, mask in zip(batch["__key__"], batch["mask"].numpy(), strict=True):
+            masks.setdefault(key, set()).add(mask.tobytes())
+    assert np.mean([len(different) for key, different in masks.items() if key[0] == "b"]) > 3
+
+
+def test_streams_of_other_readers_go_on_with_shards_of_each_source_that_were_not_begun(
+    where: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def made(**workers: Any) -> InpaintDataModule:
+        loading = {"epoch_batches": 8, "shuffle_buffer": 2} | workers
+        entries = {"source": where["sa"], "weight": 1}, {"source": where["sb"], "weight": 1}
+        return mixed(*entries, batch_size=2, loading=loading)
+
+    saves = ModelCheckpoint(tmp_path / "all", every_n_train_steps=4, save_top_k=-1)
+    before = fit(made(), tmp_path, callbacks=(saves,))[:4]
+    path = next((tmp_path / "all").glob("*step=4.ckpt"))
+    after = fit(made(num_workers=2, workers="processes"), tmp_path, path)
+    assert "goes on with the shards that were not begun" in caplog.text
+    assert len(after) == 4
+
+    def begun(steps: Any) -> set[str]:
+        return {key.split("_")[0] for step in steps for key in step[1]}
+
+    assert not begun(before) & begun(after)
+    alone = InpaintDataModule(
+        where["sa"], batch_size=2, pictures=PICTURES, masks={"source": "boxes"}, encode={"vae": VAE},
+        loading={"epoch_batches": 8},
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="the checkpoint is of 2 sources, and these are 1"):
+        fit(alone, tmp_path, path)
+
+
 @pytest.mark.parametrize("streamed", [False, True], ids=["indexed", "streamed"])
 def test_a_mixture_is_a_function_of_seed_and_epoch_alone(streamed: bool, where: dict[str, str]) -> None:
     loading = {"epoch_batches": 12, "shuffle_buffer": 6} if streamed else {}

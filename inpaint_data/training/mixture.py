@@ -5,6 +5,7 @@ epoch takes the next piece of an order that is drawn once: so all its samples co
 every bucket, and none twice for that share.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -75,8 +76,13 @@ class Mixture:
     """
 
     def __init__(self, parts: Rows, buckets: Rows, repeats: Sequence[Fraction]) -> None:
-        self._parts, self._buckets, self.repeats = parts, buckets, list(repeats)
+        self._buckets, self.repeats = buckets, list(repeats)
         self._rows = [np.flatnonzero(parts == part) for part in range(len(repeats))]
+        self._least = Counter[int]()  # samples of each bucket that every epoch has
+        for rows, times in zip(self._rows, self.repeats, strict=True):
+            of_part, sizes = np.unique(buckets[rows], return_counts=True)
+            for bucket, size in zip(of_part.tolist(), sizes.tolist(), strict=True):
+                self._least[bucket] += size * floor(times) + floor(times % 1 * size)
 
     def places(self, seed: int, epoch: int) -> Places:
         """Those of an epoch."""
@@ -108,12 +114,7 @@ class Mixture:
 
     def least_batches(self, batch_size: int) -> int:
         """How many batches every epoch has at least, as `Batches` makes them; some have a few more."""
-        counts: dict[int, int] = {}
-        for part, repeats in enumerate(self.repeats):
-            buckets, sizes = np.unique(self._buckets[self._rows[part]], return_counts=True)
-            for bucket, size in zip(buckets.tolist(), sizes.tolist(), strict=True):
-                counts[bucket] = counts.get(bucket, 0) + size * floor(repeats) + floor(repeats % 1 * size)
-        return sum(-(-count // batch_size) for count in counts.values())
+        return sum(-(-count // batch_size) for count in self._least.values())
 
 
 def repeats_of(
