@@ -207,6 +207,7 @@ REASONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "bool_type": lambda _: "is neither true nor false",
     "string_type": lambda _: "is not a text",
     "literal_error": _choices,
+    "greater_than": lambda context: f"is too small; give more than {context['gt']:g}",
     "greater_than_equal": lambda context: f"is too small; give {context['ge']:g} or more",
     "less_than_equal": lambda context: f"is too large; give at most {context['le']:g}",
     "mapping_type": lambda _: "is not a mapping of names to values",

@@ -48,6 +48,7 @@ class IndexedShards:
     Attributes:
         faults: what the shards have that is not a sample, or that a stage leaves out.
         finder: of views, which knows how many there are not since their picture is too small.
+        sizes: (N, 2) int64, height and width of the view at every row.
         buckets: (N,) int64, the bucket of every row.
 
     Raises:
@@ -82,7 +83,8 @@ class IndexedShards:
             raise ShardError(f"{named}: no sample in any shard; see the warnings for the reasons{reason}")
         table = np.array(places, np.int64)
         self._places = table
-        self.buckets: npt.NDArray[np.int64] = np.unique(table[:, 5:], axis=0, return_inverse=True)[1].reshape(-1)
+        self.sizes: npt.NDArray[np.int64] = table[:, 5:]
+        self.buckets: npt.NDArray[np.int64] = np.unique(self.sizes, axis=0, return_inverse=True)[1].reshape(-1)
 
     def _note(self, fault: Fault) -> None:
         self.faults.append(fault)

@@ -32,6 +32,7 @@ from inpaint_data.shards.tar import stored_size
 
 MAX_WAITING_BYTES = 2**30  # of samples that were read and are not decoded yet
 VIEWS = "__views__"  # of a sample dict: which of its views are wanted, where not all are, and the size of each
+DRAWN_BY = "__drawn_by__"  # of a sample dict: its own ExampleSettings and variants, where samples differ in these
 
 
 @dataclass
@@ -252,6 +253,7 @@ def _result(item: Any) -> Any:
 
 def _decode(sample: SampleDict, settings: ExampleSettings, variants: tuple[int, ...]) -> _Decoded:
     started = perf_counter()
+    settings, variants = sample.get(DRAWN_BY, (settings, variants))
     results = prepare(as_sample(sample), settings, variants, sample.get(VIEWS))
     return _Decoded(results, perf_counter() - started)
 

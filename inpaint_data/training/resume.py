@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a stream began in an epoch: behind so many steps of other readers, and the shards that they had begun."""
+    """Where a stream began in an epoch: behind so many steps of other readers, and the shards that they had begun.
 
-    steps: int = 0
-    begun: int = 0
+    Attributes:
+        steps: batches on each rank.
+        begun: of each source, how many of its shards.
+    """
+
+    steps: int
+    begun: list[int]
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,14 @@ class Streamed:
         steps: batches on each rank.
         readers: how many there were, worker processes of all ranks.
         batch_size: samples in a batch.
-        begun: how many of the epoch's shards were begun, at most.
+        begun: of each source, how many of the epoch's shards were begun, at most.
         start: where these readers began.
     """
 
     steps: int
     readers: int
     batch_size: int
-    begun: int
+    begun: list[int]
     start: Start
 
 
@@ -71,8 +76,8 @@ class Resume:
             consumed = [Consumed(int(size), int(count)) for size, count in state["consumed"]]
             streamed = state.get("streamed")
             if streamed is not None:
-                start = Start(**streamed["start"])
-                streamed = Streamed(**{**streamed, "start": start})
+                start = Start(int(streamed["start"]["steps"]), list(streamed["start"]["begun"]))
+                streamed = Streamed(**{**streamed, "begun": list(streamed["begun"]), "start": start})
             return cls(int(state["epoch"]), consumed, streamed)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(

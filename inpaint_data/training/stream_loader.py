@@ -8,11 +8,10 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from inpaint_data.errors import UsageError
-from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
-from inpaint_data.pipeline.streamed import Reader, StreamedShards
+from inpaint_data.pipeline.streamed import Reader, StreamedPart, StreamedShards
 from inpaint_data.shards.naming import shard_stem
-from inpaint_data.training.loader import Hope, Pass, read_ahead
+from inpaint_data.training.loader import Hope, Pass, drawn_with, read_ahead
 from inpaint_data.training.resume import Resume, Start, Streamed
 from inpaint_data.training.settings import LoadSettings
 from inpaint_data.training.sources import FaultLog
@@ -27,7 +26,7 @@ class StreamLoader:
         shards: what is read.
         epoch_batches: in an epoch, on each rank.
         next_pass: says how the next pass is to be; asked when its first batch is.
-        finish: what else is done to a batch of an epoch, before it is handed out.
+        finish: what else is done to a batch, given what its samples are drawn with, before it is handed out.
         processes: how many DataLoader workers read; 0 reads in a thread.
         threads: how many decode, in each that reads.
 
@@ -35,7 +34,7 @@ class StreamLoader:
         current, passes, handed_out, skipped: as those of `EpochLoader`.
 
     Raises:
-        UsageError: fewer shards than readers, when it is iterated.
+        UsageError: fewer shards of a source than readers, when it is iterated; or a checkpoint of other sources.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class StreamLoader:
         shards: StreamedShards,
         epoch_batches: int,
         next_pass: Callable[[], Pass],
-        finish: Callable[[Any, int], Any],
+        finish: Callable[[Any, Sequence[int]], Any],
         processes: int,
         threads: int,
     ) -> None:
@@ -51,8 +50,9 @@ class StreamLoader:
         self.finish, self.processes, self.threads = finish, processes, threads
         self.current: Pass | None = None
         self.passes = self.handed_out = self.skipped = 0
-        self._deepest = 0  # shards of the first reader that came so far
-        self._start = Start()
+        none = [0] * len(shards.parts)
+        self._deepest = none  # of each source, shards of the first reader that came so far
+        self._start = Start(0, none)
 
     def __len__(self) -> int:
         return self.epoch_batches
@@ -69,14 +69,22 @@ class StreamLoader:
         this = self.current = self.next_pass()
         self.passes += 1
         readers = this.world * max(1, self.processes)
-        if readers > len(self.shards.shards):
+        parts = self.shards.parts
+        for part in parts:
+            if readers > len(part.shards):
+                raise UsageError(
+                    f"{part.name}: {len(part.shards)} shards are fewer than the {readers} that would read them ("
+                    f"{this.world} ranks of {max(1, self.processes)}); use fewer num_workers, workers: threads, or "
+                    "make smaller shards"
+                )
+        none = [0] * len(parts)
+        self.skipped, self.handed_out, self._deepest = self.epoch_batches - self.left(this), 0, list(none)
+        before = this.streamed or Streamed(0, readers, this.batch_size, none, Start(0, none))
+        if len(before.begun) != len(parts):
             raise UsageError(
-                f"source: {len(self.shards.shards)} shards are fewer than the {readers} that would read them ("
-                f"{this.world} ranks of {max(1, self.processes)}); use fewer num_workers, workers: threads, or make "
-                "smaller shards"
+                f"the checkpoint is of {len(before.begun)} sources, and these are {len(parts)}; resume with the "
+                "same, or from the end of an epoch"
             )
-        self.skipped, self.handed_out, self._deepest = self.epoch_batches - self.left(this), 0, 0
-        before = this.streamed or Streamed(0, readers, this.batch_size, 0, Start())
         self._start = before.start
         if (before.readers, before.batch_size) != (readers, this.batch_size):
             _log.warning(
@@ -84,20 +92,26 @@ class StreamLoader:
                 "the shards that were not begun",
                 before.readers, before.batch_size, readers, this.batch_size,
             )  # fmt: skip
-            self._start = Start(self.skipped, min(before.begun, len(self.shards.shards)))
+            least = [min(begun, len(part.shards)) for begun, part in zip(before.begun, parts, strict=True)]
+            self._start = Start(self.skipped, least)
         begun = self._start.begun
         source = _Stream(self, this, self.skipped - self._start.steps, begun, readers)
-        depth_of = {
-            _name_of(shard): number // readers
-            for number, shard in reversed(list(enumerate(self.shards.order(this.epoch)[begun:])))
-        }
+        depths = [
+            {
+                _name_of(shard): number // readers
+                for number, shard in reversed(list(enumerate(self.shards.order(part, this.epoch)[begun[part] :])))
+            }
+            for part in range(len(parts))
+        ]
         hope = Hope(this.world)
         for batch in read_ahead(source, self.processes):
             hope.check(batch, self.epoch_batches)
             if batch is not None:
-                depths = [depth_of.get(shard, 0) for shard in batch["__shard__"]]
-                self._deepest = max(self._deepest, 1 + max(depths, default=0))
-                batch = self.finish(batch, this.epoch)
+                # Where shards of two sources have one name, it counts for both.
+                for number, depth_of in enumerate(depths):
+                    of_batch = [1 + depth_of[shard] for shard in batch["__shard__"] if shard in depth_of]
+                    self._deepest[number] = max(self._deepest[number], *of_batch, 0)
+                batch = self.finish(batch, drawn_with(batch) or ())
             self.handed_out += 1
             yield batch
 
@@ -108,7 +122,10 @@ class StreamLoader:
         """
         assert self.current is not None
         readers, batch_size = self.current.world * max(1, self.processes), self.current.batch_size
-        begun = self._start.begun + (self._deepest + 1) * readers * bool(self._deepest)
+        begun = [
+            begun + (deepest + 1) * readers * bool(deepest)
+            for begun, deepest in zip(self._start.begun, self._deepest, strict=True)
+        ]
         taken = Streamed(self.skipped + steps, readers, batch_size, begun, self._start)
         return resume.state_of_stream(self.current.epoch, taken, self.current.world)
 
@@ -123,7 +140,7 @@ class StreamLoader:
 class _Stream(IterableDataset[Any]):
     """The batches of a rank; in a DataLoader's worker every so many-th, which the loader puts in order again."""
 
-    def __init__(self, loader: StreamLoader, this: Pass, skipped: int, begun: int, readers: int) -> None:
+    def __init__(self, loader: StreamLoader, this: Pass, skipped: int, begun: Sequence[int], readers: int) -> None:
         self.shards, self.threads, self.this = loader.shards, loader.threads, this
         self.steps, self.skipped, self.begun, self.readers = loader.left(this), skipped, begun, readers
 
@@ -134,7 +151,7 @@ class _Stream(IterableDataset[Any]):
         first = self.skipped + number
         turn = first % count
         reader = Reader(self.this.epoch, self.this.rank * count + turn, self.readers, self.begun)
-        batches = self.shards.batches(reader, self.this.batch_size, first // count, [self.this.epoch], self.threads)
+        batches = self.shards.batches(reader, self.this.batch_size, first // count, self.threads)
         yield from islice(batches, len(range(number, self.steps, count)))
 
 
@@ -144,19 +161,17 @@ def _name_of(shard: str) -> str:
 
 
 def stream_loader(
-    shards: Sequence[str],
-    settings: ExampleSettings,
+    parts: Sequence[StreamedPart],
     own: Sequence[Stage],
     loading: LoadSettings,
     next_pass: Callable[[], Pass],
-    finish: Callable[[Any, int], Any],
+    finish: Callable[[Any, Any], Any],
 ) -> StreamLoader:
     """The loader of shards that come one after another."""
-    processes = loading.num_workers if loading.workers == "processes" else 0
-    stream = StreamedShards(shards, settings, own, loading.seed, loading.shuffle_buffer, FaultLog())
-    threads = 1 if processes else max(1, loading.num_workers)
+    stream = StreamedShards(parts, own, loading.seed, loading.shuffle_buffer, FaultLog())
+    threads = 1 if loading.processes else max(1, loading.num_workers)
     assert loading.epoch_batches is not None
-    return StreamLoader(stream, loading.epoch_batches, next_pass, finish, processes, threads)
+    return StreamLoader(stream, loading.epoch_batches, next_pass, finish, loading.processes, threads)
 
 
 def check_streamed(loading: LoadSettings, is_streamed: bool) -> None:
