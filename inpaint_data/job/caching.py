@@ -15,6 +15,7 @@ from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.job.dry_run import dry_run
+from inpaint_data.job.metrics import Metrics, MetricsLogger
 from inpaint_data.job.plan import Plan, Stamps, check_exact, plan_shards
 from inpaint_data.job.progress import Progress, Summary
 from inpaint_data.job.reports import JsonLog, Pace, ProgressFile, Reports, Watcher
@@ -55,6 +56,7 @@ def cache_latents(
     job: JobSettings | Mapping[str, Any] | None = None,
     stages: Sequence[Stage] = (),
     text: TextModelSettings | Mapping[str, Any] | None = None,
+    logger: MetricsLogger | None = None,
 ) -> Summary:
     """Encode image shards into a cache of latents and masks; resumes where an earlier run stopped.
 
@@ -74,6 +76,8 @@ def cache_latents(
             is counted as filtered. The cache records their names.
         text: the text encoders whose embeddings of the captions the samples get, and the cache those of the empty
             prompt; without a model none.
+        logger: one of Lightning's loggers, or what has their methods: `log_metrics`, `save`, `finalize`. Process 0
+            tells it how far all are: images and images a second, shards, quarantined samples, retries, time to go.
 
     Returns:
         The summary of the run, or with `dry_run` its plan.
@@ -105,7 +109,7 @@ def cache_latents(
     try:
         with locked(root, part.rank, _job_of(inputs, part, settings)):
             settings = settings_for(root, settings)  # another job may have begun the cache meanwhile
-            summary, sidecars = _run(work, inputs, part, root, settings)
+            summary, sidecars = _run(work, inputs, part, root, settings, logger)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -211,7 +215,12 @@ def inputs_of(shards: str | list[str]) -> list[str]:
 
 
 def _run(
-    work: Work, inputs: list[str], part: Part, root: Path, settings: Mapping[str, Any]
+    work: Work,
+    inputs: list[str],
+    part: Part,
+    root: Path,
+    settings: Mapping[str, Any],
+    logger: MetricsLogger | None,
 ) -> tuple[Summary, list[Sidecar]]:
     """Do this process's part of the inputs, and read all sidecars then; the caller holds the lock."""
     all_stems = list(map(shard_stem, inputs))
@@ -229,7 +238,7 @@ def _run(
         if part.rank == 0 and work.text is not None:
             write_empty_prompt(root, work.text.empty())
         committer = Committer(root, fingerprint(settings), work, summary)
-        cache_shards(work, committer, summary, stamps, _reports(work.job, root, plan))
+        cache_shards(work, committer, summary, stamps, _reports(work.job, root, plan, logger))
         stamps.save()
         _check_all_present(root, mine - set(map(shard_stem, summary.unreadable)), settings)
         sidecars = [Sidecar.read(path) for path in committed(root)]
@@ -246,10 +255,11 @@ def _run(
     return summary, sidecars
 
 
-def _reports(job: JobSettings, root: Path, plan: Plan) -> Reports:
+def _reports(job: JobSettings, root: Path, plan: Plan, logger: MetricsLogger | None) -> Reports:
     """Whoever is told of the job."""
     pace = Pace(len(plan.todo))
     watchers: list[Watcher] = [Progress(pace), ProgressFile(root, plan)]
+    watchers += [Metrics(logger, root, plan)] if logger is not None and plan.part.rank == 0 else []
     return Reports(pace, [*watchers, JsonLog(job.log_json, root, plan)] if job.log_json else watchers)
 
 
