@@ -9,8 +9,8 @@ Three kinds of figures, and each table says which it has:
     simulated   events in the order of their time (simpy): processes that take shards from a list, read, decode, encode,
                 write and commit them, share a store, fail and start again
 
-The simulation is compared with real processes on this machine first. Seeded: the same
-flags and costs, the same figures; `--costs '{"decode_seconds": 0.01, …}'` takes costs that were printed before.
+The simulation is compared with real processes on this machine first. Seeded: the same flags and costs give the same
+figures; `--costs '{"decode_seconds": 0.01, …}'` takes costs that were printed before, and runs nothing real.
 """
 
 import argparse
@@ -573,7 +573,7 @@ def main() -> None:
     print(costs.lines())
     print(f"  --costs '{json.dumps({name: round(value, 7) for name, value in asdict(costs).items()})}'")
     setup = replace(setup, costs=costs)
-    if not options.plan:
+    if not options.plan and not options.costs:
         print("\nreal processes here beside simulated ones; each encode waits as a host waits for a GPU")
         runs = [(1, 0.1), (2, 0.1)] if options.short else [(1, 0.1), (2, 0.1), (4, 0.1), (8, 0.1), (1, 0.02), (2, 0.02)]
         print(compared(costs, runs, *((2, 8) if options.short else (3, 16))))
