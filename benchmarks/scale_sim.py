@@ -530,9 +530,12 @@ def compared(costs: Costs, runs: Sequence[tuple[int, float]], shards: int, image
 
 
 def here(costs: Costs, processes: int, wait: float, images: int, per_shard: int) -> Setup:
-    """This machine: its cores are shared, its store is a disk, its GPU is a wait, and the transform is on the CPU."""
+    """This machine: its cores are shared, its store is a disk, its GPU is a wait, and the transform is on the CPU.
+
+    A job begins with an encode by which it learns the shapes of its autoencoder.
+    """
     return Setup(
-        replace(costs, start_seconds=0.0, plan_seconds=0.0), images=images, per_shard=per_shard, spread=0.0,
+        replace(costs, start_seconds=wait, plan_seconds=0.0), images=images, per_shard=per_shard, spread=0.0,
         workers=processes, encodes_per_second=1 / max(wait, 1e-9), overhead=1.0, num_workers=2,
         shared_cores=float(os.cpu_count() or 1), host_transform=True, store_gb=0.0, latency=0.0, slow_gpus=0.0,
         slow_shards=0.0, mtbf_hours=0.0,
@@ -576,7 +579,7 @@ def main() -> None:
     if not options.plan and not options.costs:
         print("\nreal processes here beside simulated ones; each encode waits as a host waits for a GPU")
         runs = [(1, 0.1), (2, 0.1)] if options.short else [(1, 0.1), (2, 0.1), (4, 0.1), (8, 0.1), (1, 0.02), (2, 0.02)]
-        print(compared(costs, runs, *((2, 8) if options.short else (3, 16))))
+        print(compared(costs, runs, *((2, 8) if options.short else (3, 48))))
     print(f"\nassumed\n{assumptions(setup)}")
     if options.plan:
         print(f"\narithmetic, with one simulated run\n{plan(setup, prices_of(options))}")
