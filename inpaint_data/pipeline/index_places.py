@@ -23,23 +23,25 @@ def places_of(
     Samples of the same members and sizes have the same views, so each kind is looked at once.
     """
     faults = [replace(fault, shard=shard) for fault in entry.faults]
-    tables, orders = [], []
-    for rows in entry.alike():
-        try:
-            views = _views_of(entry, int(rows[0]), len(rows), finder, pictures)
-        except FilteredError as error:
-            faults += [Fault(shard, entry.key(row), str(error), None, None, on_purpose=True) for row in rows.tolist()]
-            continue
-        starts, ends = entry.columns["start"][rows], entry.columns["end"][rows]
-        for number, (view, (height, width)) in enumerate(views):
-            same = [np.full(len(rows), value) for value in (0, view, height, width)]
-            tables.append(np.column_stack([starts, ends, *same]))
-            orders.append(np.column_stack([rows, np.full(len(rows), number)]))
-    if not tables:
+    if not len(entry):
         return np.zeros((0, 6), np.int64), faults
-    order = np.concatenate(orders)
-    places: Places = np.concatenate(tables)[np.lexsort((order[:, 1], order[:, 0]))]
-    return places, faults
+    rows, kinds = entry.kinds()
+    of_kind = np.bincount(kinds)
+    views: list[list[tuple[int, Size]]] = []
+    for kind, row in enumerate(rows.tolist()):
+        try:
+            views.append(_views_of(entry, row, int(of_kind[kind]), finder, pictures))
+        except FilteredError as error:
+            views.append([])
+            for same in np.flatnonzero(kinds == kind).tolist():
+                faults.append(Fault(shard, entry.key(same), str(error), None, None, on_purpose=True))
+    table = np.array([(0, view, *size) for each in views for view, size in each], np.int64).reshape(-1, 4)
+    counts = np.array([len(each) for each in views])
+    starts = (np.cumsum(counts) - counts)[kinds]  # of a row's views in the table
+    row_of = np.repeat(np.arange(len(entry)), counts[kinds])
+    place = np.arange(len(row_of)) - np.searchsorted(row_of, row_of)  # among the views of its row
+    extents = np.column_stack([entry.columns["start"], entry.columns["end"]])[row_of]
+    return np.hstack([extents, table[starts[row_of] + place]]), faults
 
 
 def _views_of(

@@ -96,20 +96,20 @@ class ShardEntry:
         end = int(self._member_ends[row])
         return self.columns[column][end - int(self.columns["members"][row]) : end]
 
-    def alike(self) -> Iterator[npt.NDArray[np.int64]]:
-        """The rows of samples that have the same members, with pictures of the same sizes."""
+    def kinds(self) -> tuple[Column, Column]:
+        """Samples of a kind have the same members, with pictures of the same sizes.
+
+        Returns:
+            a row of each kind, and the kind of each row.
+        """
         counts = self.columns["members"].astype(np.int64)
-        most = int(counts.max(initial=0))
-        row_of = np.repeat(np.arange(len(counts)), counts)
+        row_of = np.repeat(np.arange(len(self)), counts)
         place = np.arange(len(row_of)) - np.repeat(self._member_ends - counts, counts)
-        table = np.full((len(counts), most, 3), -1, np.int64)
+        table = np.full((len(self), int(counts.max(initial=0)), 3), -1, np.int64)
         for number, column in enumerate(("name", "height", "width")):
             table[row_of, place, number] = self.columns[column]
-        if not table.size:
-            return
-        kinds = np.unique(table.reshape(len(counts), -1), axis=0, return_inverse=True)[1].reshape(-1)
-        order = np.argsort(kinds, kind="stable")
-        yield from np.split(order, np.flatnonzero(np.diff(kinds[order])) + 1)
+        _, rows, kinds = np.unique(table.reshape(len(self), -1), axis=0, return_index=True, return_inverse=True)
+        return rows, kinds.reshape(-1)
 
 
 class EntryMaker:
