@@ -1,4 +1,4 @@
-"""The streamed head: image shards that are read one after another, from wherever they lie, and never copied.
+"""The streamed head: image shards that are read one after another, from wherever they lie.
 
 What is drawn is a function of (seed, epoch) and of how many readers there are: the order of the shards, which reader
 gets which, and the order of samples in a buffer. Batches are made up by headers, before anything is decoded: so what a
@@ -6,11 +6,14 @@ run took before is passed over without decoding it, and the next batch is the ve
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count, islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import webdataset as wds
 
 from inpaint_data.errors import FilteredError, ShardError
@@ -18,12 +21,14 @@ from inpaint_data.order import permutation
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.dealing import Numbers, Part, begun_by, deal
 from inpaint_data.pipeline.decorator import SampleDict, Stage
 from inpaint_data.pipeline.samples import as_dict, as_sample
 from inpaint_data.pipeline.stages import VIEWS, BatchEnd, planned_batches, way_of_a_sample
 from inpaint_data.pipeline.user_stages import run_on
 from inpaint_data.pipeline.view_finder import ViewFinder
 from inpaint_data.seeding import generator_for
+from inpaint_data.shards.fetching import Fetching
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, image_member, read_shard
 
 AT_FIRST = 100  # samples that wait before the first one is drawn
@@ -38,13 +43,14 @@ class Reader:
     Attributes:
         epoch: of the order.
         number, of: which one it is of how many.
-        begun: how many of the epoch's shards an earlier run of other readers began, which are not read again.
+        begun: shards, by their place in the list of all, that an earlier run of other readers began in this epoch,
+            which are not read again.
     """
 
     epoch: int
     number: int = 0
     of: int = 1
-    begun: int = 0
+    begun: Sequence[int] = ()
 
 
 class StreamedShards:
@@ -57,6 +63,8 @@ class StreamedShards:
         seed: of the order.
         buffer: samples among which the next one is drawn.
         on_fault: takes what is not a sample, or cannot be read.
+        fetching: where local copies of remote shards are kept.
+        counts: samples of each shard, where they are known.
     """
 
     def __init__(
@@ -67,14 +75,41 @@ class StreamedShards:
         seed: int,
         buffer: int,
         on_fault: Callable[[Fault], None],
+        fetching: Fetching,
+        counts: Sequence[int] | None = None,
     ) -> None:
         self.shards, self.settings, self.own, self.seed, self.buffer = list(shards), settings, own, seed, buffer
-        self._on_fault, self._finder = on_fault, ViewFinder(settings.pictures)
+        self._on_fault, self._finder, self._fetching = on_fault, ViewFinder(settings.pictures), fetching
+        self.counts = None if counts is None else np.array(counts, np.int64)
 
-    def order(self, epoch: int, again: int = 0) -> list[str]:
-        """The shards in the order of an epoch, or of a further pass over them within it."""
+    def order(self, epoch: int, begun: Sequence[int] = (), again: int = 0) -> Numbers:
+        """The shards, by their places in the list, in the order of an epoch, without those that were begun before.
+
+        Or of a further pass over all of them within it.
+        """
         rows = permutation(len(self.shards), self.seed, epoch, again)
-        return [self.shards[row] for row in rows]
+        return rows if again else rows[~np.isin(rows, np.array(begun, np.int64))]
+
+    def parts(self, reader: Reader, again: int = 0) -> list[Part]:
+        """What a reader reads, in its order."""
+        return deal(self.order(reader.epoch, reader.begun, again), reader.number, reader.of, self.counts)
+
+    def begun(self, readers: Reader, batches: int, batch_size: int) -> set[int]:
+        """The shards that so many batches of each reader can be of, where counts are known.
+
+        Args:
+            readers: any of them.
+            batches: that a reader gave, at most.
+
+        A sample may wait in the buffer and then for others of its size. Samples that give no view, since a filter or a
+        stage leaves them out, make a reader come further than this says.
+        """
+        assert self.counts is not None
+        if not batches:
+            return set()
+        samples = batches * batch_size + self.buffer + 1 + (batch_size - 1) * len(self._finder.sizes)
+        each = (replace(readers, number=number) for number in range(readers.of))
+        return {shard for reader in each for shard in begun_by(self.parts(reader), samples, self.counts)}
 
     def batches(
         self, reader: Reader, batch_size: int, skipped: int, variants: Sequence[int], threads: int
@@ -118,27 +153,32 @@ class StreamedShards:
             yield draw()
 
     def _views(self, reader: Reader, again: int) -> Iterator[Drawn]:
-        order = self.order(reader.epoch, again)[0 if again else reader.begun :]
         unreadable, has_sample = 0, False
-        for shard in order[reader.number :: reader.of]:
-            try:
-                for drawn in self._of_shard(shard):
-                    has_sample, unreadable = True, 0
-                    yield drawn
-            except ShardError as error:
-                unreadable += 1
-                self._on_fault(Fault(shard, None, f"the rest of it is left out: {error}", None, None))
-                if unreadable == UNREADABLE:
-                    reason = f"{unreadable} shards one after another cannot be read; the last: {error}"
-                    raise ShardError(reason) from None
+        parts = self.parts(reader, again)
+        with closing(self._fetching.copies([self.shards[part.shard] for part in parts])) as copies:
+            for part, (shard, copy) in zip(parts, copies, strict=True):
+                try:
+                    for drawn in self._of_part(shard, part, copy):
+                        has_sample, unreadable = True, 0
+                        yield drawn
+                except ShardError as error:
+                    unreadable += 1
+                    self._on_fault(Fault(shard, None, f"the rest of it is left out: {error}", None, None))
+                    if unreadable == UNREADABLE:
+                        reason = f"{unreadable} shards one after another cannot be read; the last: {error}"
+                        raise ShardError(reason) from None
         if not has_sample and (again or not reader.begun):
             raise ShardError(f"{', '.join(self.shards[:3])}: no sample that can be used in any shard")
 
-    def _of_shard(self, shard: str) -> Iterator[Drawn]:
+    def _of_part(self, shard: str, part: Part, copy: Path | None) -> Iterator[Drawn]:
         keys: set[str] = set()
-        for item in read_shard(shard):
-            if isinstance(item, ShardEnd):
+        number = 0  # of a sample, or of what has a key and is none
+        for item in read_shard(shard, None if copy is None else str(copy)):
+            if isinstance(item, ShardEnd) or number == part.stop:
                 return
+            number += item.key is not None
+            if part.first and number <= part.first:
+                continue
             results: Any = [item]
             if self.own and isinstance(item, Sample):
                 results = run_on(as_dict(item), self.own, shard, keys)

@@ -23,11 +23,11 @@ def place_beside(shards: Sequence[str]) -> str | None:
 
     None where it can lie in none: of addresses with a query, of folders of images, or of no common store.
     """
-    folder = _common_folder(shards)
+    folder = common_folder(shards)
     return None if folder is None else f"{folder}/{INDEX_FILE}"
 
 
-def _common_folder(shards: Sequence[str]) -> str | None:
+def common_folder(shards: Sequence[str]) -> str | None:
     if any(shard.startswith(FOLDER) or (is_url(shard) and re.search(r"[?#]|::", shard)) for shard in shards):
         return None
     common: list[str] = []
@@ -111,8 +111,15 @@ def write_entries(place: str, entries: Sequence[ShardEntry]) -> None:
         raise UsageError(f"{place}: the index cannot be written ({reason}); {fix}") from None
 
 
-def entries_for(shards: Sequence[str], named: str | None = None) -> list[ShardEntry] | None:
+def entries_for(
+    shards: Sequence[str], named: str | None = None, may_be_of_others: bool = False
+) -> list[ShardEntry] | None:
     """The index's entry of each shard: of the index that is named, or of the one beside them; None where there is none.
+
+    Args:
+        shards: paths or URLs, already expanded.
+        named: path or URL of an index.
+        may_be_of_others: whether the one beside the shards is taken where the named one has none of them.
 
     Raises:
         UsageError: the one that is named is not there, or not of these shards.
@@ -124,10 +131,12 @@ def entries_for(shards: Sequence[str], named: str | None = None) -> list[ShardEn
         if named is None:
             return None
         raise UsageError(f"index: {named}: no such file; make it with `inpaint-data index SHARDS --out {named}`")
-    folder = _common_folder(shards)
+    folder = common_folder(shards)
     found = [_entry_of(shard, entries, place, folder) for shard in shards]
     missing = [shard for shard, entry in zip(shards, found, strict=True) if entry is None]
     if len(missing) == len(shards):
+        if named is not None and may_be_of_others:
+            return entries_for(shards)
         raise UsageError(f"{place}: it is the index of other shards, and has not even {missing[0]}; {AGAIN}")
     if missing:
         raise ShardError(f"{place}: it has no {missing[0]}, nor {len(missing) - 1} others of {len(shards)}; {AGAIN}")

@@ -27,12 +27,12 @@ from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.order import check_batch_size
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import Stage
-from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.user_stages import check_stages
 from inpaint_data.ranks import part_of_run
 from inpaint_data.settings import MOST, group_of
 from inpaint_data.training.cache_check import check_cache, encode_of
 from inpaint_data.training.fresh_masks import FreshMasks, masks_over
+from inpaint_data.training.image_loader import image_loader
 from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass, TrainingSource
 from inpaint_data.training.resume import Resume, ResumeElsewhere
 from inpaint_data.training.settings import LoadSettings
@@ -41,16 +41,14 @@ from inpaint_data.training.sources import (
     LOADERS,
     PARAMETERS,
     CacheSource,
-    ImageSource,
     OwnLoader,
     OwnSource,
     Source,
     as_source,
     is_named,
     names_a_cache,
-    shards_of,
 )
-from inpaint_data.training.stream_loader import StreamLoader, check_streamed, stream_loader
+from inpaint_data.training.stream_loader import StreamLoader, check_streamed
 
 _log = logging.getLogger(__name__)
 
@@ -193,7 +191,7 @@ class InpaintDataModule(LightningDataModule):
         if self.trainer is not None and stage == "fit":
             for needed in self.sources.keys() & {"fit", "validate"}:
                 loader = self._loader(needed)
-                if isinstance(loader, EpochLoader):
+                if isinstance(loader, EpochLoader | StreamLoader):
                     len(loader)  # which refuses fewer batches than ranks
 
     def _make_encoder(self) -> None:
@@ -258,10 +256,11 @@ class InpaintDataModule(LightningDataModule):
             self._loaders[stage] = OwnLoader(
                 PARAMETERS[stage], partial(self._own_source, stage), next_pass, finish, processes
             )
-        elif stage not in self._loaders and self._is_streamed(stage):
-            shards = shards_of(PARAMETERS[stage], self.sources[stage])
+        elif stage not in self._loaders and stage not in self.caches:
             settings = ExampleSettings(self.pictures, self.masks, self._seed(stage))
-            self._loaders[stage] = stream_loader(shards, settings, self.stages, self.loading, next_pass, finish)
+            self._loaders[stage] = image_loader(
+                stage, self.sources[stage], settings, self.stages, self.loading, next_pass, finish
+            )
         elif stage not in self._loaders:
             self._loaders[stage] = EpochLoader(self._source(stage), next_pass, finish, processes)
         loader = self._loaders[stage]
@@ -306,13 +305,7 @@ class InpaintDataModule(LightningDataModule):
         return part.rank, part.world
 
     def _source(self, stage: str) -> TrainingSource:
-        source: Any = self.sources[stage]
         threads = max(1, self.loading.num_workers) if self.loading.workers == "threads" else 1
-        if stage not in self.caches:
-            shards = shards_of(PARAMETERS[stage], source)
-            settings = ExampleSettings(self.pictures, self.masks, self._seed(stage))
-            indexed = IndexedShards(shards, settings, self.stages, self.loading.mirror, self.loading.mirror_bytes)
-            return ImageSource(indexed, None if stage == "fit" else 0, threads)
         fresh = self.loading.fresh_masks and stage == "fit"
         cache = self._cache(stage)
         named = self.autoencoder if self.encode.vae is not None else None
@@ -348,8 +341,8 @@ class InpaintDataModule(LightningDataModule):
                 self._seed(stage),
                 self._carried(fresh),
                 masked_latents=wants_masked_latents(self.encode) and not fresh,
-                mirror=self.loading.mirror,
-                mirror_bytes=self.loading.mirror_bytes,
+                mirror=self.loading.copies[0],
+                mirror_bytes=self.loading.copies[1],
                 check=self.loading.check,
             )
         return self._caches[stage]

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a stream began in an epoch: behind so many steps of other readers, and the shards that they had begun."""
+    """Where a stream began in an epoch: behind so many steps of other readers, and the shards that they had begun.
+
+    Shards are named by their places in the list of all.
+    """
 
     steps: int = 0
-    begun: int = 0
+    begun: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,22 @@ class Streamed:
         steps: batches on each rank.
         readers: how many there were, worker processes of all ranks.
         batch_size: samples in a batch.
-        begun: how many of the epoch's shards were begun, at most.
+        begun: which of the epoch's shards were begun, at most.
         start: where these readers began.
+        is_counted: whether shards were dealt out by their counts of samples.
     """
 
     steps: int
     readers: int
     batch_size: int
-    begun: int
+    begun: list[int]
     start: Start
+    is_counted: bool = False
+
+    @property
+    def dealt(self) -> tuple[int, int, bool]:
+        """What decides which reader gets what."""
+        return self.readers, self.batch_size, self.is_counted
 
 
 @dataclass(frozen=True)

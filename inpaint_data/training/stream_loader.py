@@ -1,31 +1,29 @@
 """The batches of shards that come one after another, as many on every rank, from where an earlier run stopped."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
 from inpaint_data.errors import UsageError
-from inpaint_data.pictures.settings import ExampleSettings
-from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.streamed import Reader, StreamedShards
 from inpaint_data.shards.naming import shard_stem
 from inpaint_data.training.loader import Hope, Pass, read_ahead
 from inpaint_data.training.resume import Resume, Start, Streamed
 from inpaint_data.training.settings import LoadSettings
-from inpaint_data.training.sources import FaultLog
 
 _log = logging.getLogger(__name__)
 
 
 class StreamLoader:
-    """Batches of streamed shards, once for each time it is iterated; `epoch_batches` of them on every rank.
+    """Batches of streamed shards, once for each time it is iterated; as many on every rank.
 
     Args:
         shards: what is read.
-        epoch_batches: in an epoch, on each rank.
+        epoch_batches: in an epoch, on each rank; None is as many as the counts of the shards make.
         next_pass: says how the next pass is to be; asked when its first batch is.
         finish: what else is done to a batch of an epoch, before it is handed out.
         processes: how many DataLoader workers read; 0 reads in a thread.
@@ -35,13 +33,13 @@ class StreamLoader:
         current, passes, handed_out, skipped: as those of `EpochLoader`.
 
     Raises:
-        UsageError: fewer shards than readers, when it is iterated.
+        UsageError: fewer shards than readers, or fewer samples than make a batch for each.
     """
 
     def __init__(
         self,
         shards: StreamedShards,
-        epoch_batches: int,
+        epoch_batches: int | None,
         next_pass: Callable[[], Pass],
         finish: Callable[[Any, int], Any],
         processes: int,
@@ -55,45 +53,75 @@ class StreamLoader:
         self._start = Start()
 
     def __len__(self) -> int:
-        return self.epoch_batches
+        return self.steps(self.next_pass())
 
-    def steps(self, this: Pass) -> int:  # noqa: ARG002 - as EpochLoader's
+    def steps(self, this: Pass) -> int:
         """How many batches a pass has on each rank, whatever was consumed before."""
-        return self.epoch_batches
+        steps = self._steps_behind([], this) if self.epoch_batches is None else self.epoch_batches
+        if not steps:
+            assert self.shards.counts is not None
+            raise UsageError(
+                f"source: {self.shards.counts.sum()} samples do not make a batch of {this.batch_size} for each of the "
+                f"{self._readers(this)} that read them; use a smaller batch_size or fewer of them"
+            )
+        return steps
+
+    def _steps_behind(self, begun: Sequence[int], this: Pass) -> int:
+        """How many steps the shards make that were not begun: all readers get as many samples, and full batches."""
+        assert self.shards.counts is not None
+        samples = int(self.shards.counts.sum() - self.shards.counts[list(begun)].sum())
+        workers = max(1, self.processes)
+        return samples // (this.world * workers) // this.batch_size * workers
 
     def left(self, this: Pass) -> int:
         """How many of a pass's batches on each rank an earlier run did not take."""
-        return self.epoch_batches - min(self.epoch_batches, this.streamed.steps if this.streamed else 0)
+        before = this.streamed
+        if before is None:
+            return self.steps(this)
+        if self.epoch_batches is not None:
+            return max(0, self.epoch_batches - before.steps)
+        if before.dealt != self._new(this).dealt:
+            return self._steps_behind(before.begun, this)
+        return max(0, self._steps_behind(before.start.begun, this) - (before.steps - before.start.steps))
+
+    def _readers(self, this: Pass) -> int:
+        return this.world * max(1, self.processes)
+
+    def _new(self, this: Pass) -> Streamed:
+        return Streamed(0, self._readers(this), this.batch_size, [], Start(), self.shards.counts is not None)
 
     def __iter__(self) -> Iterator[Any]:
         this = self.current = self.next_pass()
         self.passes += 1
-        readers = this.world * max(1, self.processes)
+        readers = self._readers(this)
         if readers > len(self.shards.shards):
             raise UsageError(
                 f"source: {len(self.shards.shards)} shards are fewer than the {readers} that would read them ("
                 f"{this.world} ranks of {max(1, self.processes)}); use fewer num_workers, workers: threads, or make "
                 "smaller shards"
             )
-        self.skipped, self.handed_out, self._deepest = self.epoch_batches - self.left(this), 0, 0
-        before = this.streamed or Streamed(0, readers, this.batch_size, 0, Start())
+        steps = self.steps(this)
+        self.skipped, self.handed_out, self._deepest = steps - self.left(this), 0, 0
+        before = this.streamed or self._new(this)
         self._start = before.start
-        if (before.readers, before.batch_size) != (readers, this.batch_size):
+        if before.dealt != self._new(this).dealt:
             _log.warning(
                 "the checkpoint is of %d readers and batches of %d, and these are %d and %d: the epoch goes on with "
                 "the shards that were not begun",
                 before.readers, before.batch_size, readers, this.batch_size,
             )  # fmt: skip
-            self._start = Start(self.skipped, min(before.begun, len(self.shards.shards)))
-        begun = self._start.begun
-        source = _Stream(self, this, self.skipped - self._start.steps, begun, readers)
+            self._start = Start(self.skipped, before.begun)
+        yield from self._batches(this, steps)
+
+    def _batches(self, this: Pass, steps: int) -> Iterator[Any]:
+        order = self.shards.order(this.epoch, self._start.begun).tolist()
         depth_of = {
-            _name_of(shard): number // readers
-            for number, shard in reversed(list(enumerate(self.shards.order(this.epoch)[begun:])))
+            _name_of(self.shards.shards[shard]): number // self._readers(this)
+            for number, shard in reversed(list(enumerate(order)))
         }
         hope = Hope(this.world)
-        for batch in read_ahead(source, self.processes):
-            hope.check(batch, self.epoch_batches)
+        for batch in read_ahead(_Stream(self, this, steps), self.processes):
+            hope.check(batch, steps)
             if batch is not None:
                 depths = [depth_of.get(shard, 0) for shard in batch["__shard__"]]
                 self._deepest = max(self._deepest, 1 + max(depths, default=0))
@@ -102,15 +130,25 @@ class StreamLoader:
             yield batch
 
     def place(self, resume: Resume, steps: int) -> dict[str, Any]:
-        """For a checkpoint: what was taken of the epoch, `steps` of this run's batches with it.
+        """For a checkpoint: what was taken of the epoch, `steps` of this run's batches with it."""
+        this = self.current
+        assert this is not None
+        begun = sorted({*self._start.begun, *self._begun(this, self.skipped + steps - self._start.steps)})
+        taken = replace(self._new(this), steps=self.skipped + steps, begun=begun, start=self._start)
+        return resume.state_of_stream(this.epoch, taken, this.world)
 
-        Ranks differ by little in how far they are, so those of the next shard of each reader count as begun too.
+    def _begun(self, this: Pass, steps: int) -> Iterable[int]:
+        """The shards that these readers have begun after so many steps of theirs.
+
+        Where counts are known this is a function of steps alone. Where not, ranks differ by little in how far they are,
+        so those of the next shard of each reader count as begun too.
         """
-        assert self.current is not None
-        readers, batch_size = self.current.world * max(1, self.processes), self.current.batch_size
-        begun = self._start.begun + (self._deepest + 1) * readers * bool(self._deepest)
-        taken = Streamed(self.skipped + steps, readers, batch_size, begun, self._start)
-        return resume.state_of_stream(self.current.epoch, taken, self.current.world)
+        readers = self._readers(this)
+        if self.shards.counts is None:
+            begun = (self._deepest + 1) * readers * bool(self._deepest)
+            return [int(shard) for shard in self.shards.order(this.epoch, self._start.begun)[:begun]]
+        batches = -(-steps // max(1, self.processes))
+        return self.shards.begun(Reader(this.epoch, 0, readers, self._start.begun), batches, this.batch_size)
 
     # As EpochLoader's, so that Lightning does not warn.
     def state_dict(self) -> dict[str, Any]:
@@ -123,9 +161,10 @@ class StreamLoader:
 class _Stream(IterableDataset[Any]):
     """The batches of a rank; in a DataLoader's worker every so many-th, which the loader puts in order again."""
 
-    def __init__(self, loader: StreamLoader, this: Pass, skipped: int, begun: int, readers: int) -> None:
+    def __init__(self, loader: StreamLoader, this: Pass, steps: int) -> None:
         self.shards, self.threads, self.this = loader.shards, loader.threads, this
-        self.steps, self.skipped, self.begun, self.readers = loader.left(this), skipped, begun, readers
+        self.steps, self.skipped = steps - loader.skipped, loader.skipped - loader._start.steps
+        self.begun, self.readers = loader._start.begun, loader._readers(this)
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -141,22 +180,6 @@ class _Stream(IterableDataset[Any]):
 def _name_of(shard: str) -> str:
     """A shard as batches name it."""
     return f"{shard_stem(shard)}.tar"
-
-
-def stream_loader(
-    shards: Sequence[str],
-    settings: ExampleSettings,
-    own: Sequence[Stage],
-    loading: LoadSettings,
-    next_pass: Callable[[], Pass],
-    finish: Callable[[Any, int], Any],
-) -> StreamLoader:
-    """The loader of shards that come one after another."""
-    processes = loading.num_workers if loading.workers == "processes" else 0
-    stream = StreamedShards(shards, settings, own, loading.seed, loading.shuffle_buffer, FaultLog())
-    threads = 1 if processes else max(1, loading.num_workers)
-    assert loading.epoch_batches is not None
-    return StreamLoader(stream, loading.epoch_batches, next_pass, finish, processes, threads)
 
 
 def check_streamed(loading: LoadSettings, is_streamed: bool) -> None:
