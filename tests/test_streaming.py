@@ -140,7 +140,7 @@ def test_workers_give_every_sample_once_and_the_same_batches_again(workers: dict
 @pytest.mark.parametrize("mirror", ["none", "here"])
 def test_the_first_batch_comes_after_a_hundredth_of_the_shards(
     mirror: str,
-    web: Web,
+    web: Web,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

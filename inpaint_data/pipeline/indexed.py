@@ -71,7 +71,7 @@ class IndexedShards:
         self._mirror, self._mirror_bytes = mirror, mirror_bytes
         self._fetching = 0  # the process that has a thread for it
         self._files = list(map(ShardFile, shards, entries or repeat(None)))
-        if any(file.is_elsewhere for file in self._files):
+        if mirror_bytes and any(file.is_elsewhere for file in self._files):
             mirror_in(mirror)  # which refuses a folder that cannot be written to
         tables = [self._table_of(number, file) for number, file in enumerate(self._files)]
         self._tell_filtered()
@@ -85,7 +85,7 @@ class IndexedShards:
 
     def _table_of(self, number: int, file: ShardFile) -> Places:
         """(N, 7) int64: shard, extent, which of the stages' results, view and its size, of each view of a shard."""
-        if file.entry is None and file.is_elsewhere:
+        if file.entry is None and file.is_elsewhere and self._mirror_bytes:
             file.fetch(mirror_in(self._mirror), self._mirror_bytes)
         is_read = bool(self.own) or self.settings.pictures.filters.caption
         if file.entry is not None and not is_read:
@@ -190,7 +190,7 @@ class IndexedShards:
 
     def _fetch_meanwhile(self) -> None:
         """Copy shards as long as there is room, in a thread of this process."""
-        if self._fetching != os.getpid():
+        if self._mirror_bytes and self._fetching != os.getpid():
             self._fetching = os.getpid()
             threading.Thread(target=self._fetch, name="inpaint_data-fetch", daemon=True).start()
 

@@ -71,7 +71,7 @@ def _check_room(name: str, shards: Sequence[str], is_indexed: bool, loading: Loa
         if total > TOLD:
             log.warning("%s: %d shards are copied before the first batch, %.1f GB", name, len(sizes), total / 1e9)
         return
-    problem = f"{name}: {len(sizes)} remote shards, {total / 1e9:.3g} GB, do not fit the mirror's {room / 1e9:.3g} GB"
+    problem = f"{name}: {len(sizes)} remote shards of {total:,} bytes are to be copied, and mirror_bytes is {room:,}"
     if is_indexed:
         raise UsageError(f"{problem}, and their server gives no parts of files; raise mirror_bytes")
     stream = ", or set loading: {epoch_batches: N} to take them as they come" if train else ""
