@@ -25,7 +25,13 @@ from inpaint_data.shards import store_errors
 from inpaint_data.shards.index_files import INDEX_FILE, entries_for
 from inpaint_data.shards.mirror import ROOM, mirror_in
 
-WIDS = {"wids_version": 1, "shardlist": [{"url": f"{number:03}.tar", "nsamples": 4} for number in range(12)]}
+# As `widsindex create` of webdataset 0.2.111 and `energon prepare` 7.4.1 write them.
+WIDS = {
+    "__kind__": "wids-shard-index-v1",
+    "wids_version": 1,
+    "shardlist": [{"url": f"file:{number:03}.tar", "nsamples": 4, "filesize": 20480} for number in range(12)],
+    "name": "file",
+}
 ENERGON = {"energon_version": "7.4.1", "shard_counts": {f"{number:03}.tar": 4 for number in range(12)}}
 
 

@@ -5,6 +5,7 @@ Energon: `.nv-meta/.info.json`, `{"shard_counts": {name: samples}}`, of `energon
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ def foreign_counts(shards: Sequence[str]) -> list[int] | None:
         return None
     for data in at_once(_read, [f"{folder}/{name}" for name in NAMES]):
         counts = _counts(data) if data is not None else {}
-        found = [_count_of(shard, folder, counts) for shard in shards]
+        of_files = {re.split("[/:]", name)[-1]: count for name, count in counts.items()}
+        is_plain = len(of_files) == len(counts)  # no two of one file name
+        found = [_count_of(shard, folder, counts, of_files if is_plain else {}) for shard in shards]
         if found and all(count is not None for count in found):
             return [count for count in found if count is not None]
     return None
@@ -52,11 +55,8 @@ def _counts(data: bytes) -> Mapping[str, int]:
     return counts if is_counted else {}
 
 
-def _count_of(shard: str, folder: str, counts: Mapping[str, int]) -> int | None:
-    """By its path below the folder, its whole URL, or its file's name alone: wids names shards as they were given."""
+def _count_of(shard: str, folder: str, counts: Mapping[str, int], of_files: Mapping[str, int]) -> int | None:
+    """By its path below the folder, its whole URL, or its file's name: `widsindex` has names such as file:0.tar."""
     below = str(shard).removeprefix(f"{folder}/")
-    for name in (below, f"./{below}", str(shard)):
-        if name in counts:
-            return counts[name]
-    of_name = {count for name, count in counts.items() if name.rpartition("/")[2] == below}
-    return of_name.pop() if len(of_name) == 1 else None
+    names = (below, f"./{below}", str(shard))
+    return next((counts[name] for name in names if name in counts), of_files.get(below))
