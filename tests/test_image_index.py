@@ -222,6 +222,23 @@ def test_a_shard_that_cannot_be_read_leaves_the_index_of_the_others(web: Web, tm
     assert len(index_shards(urls, place).new) == 1
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [("start", -1, "outside"), ("end", 10**12, "outside"), ("name", 9, "names members"), ("members", 7, "long")],
+)
+def test_a_forged_index_is_refused(column: str, value: int, says: str, tmp_path: Path) -> None:
+    place = index_shards(put(tmp_path / "in", 1)).place
+    with np.load(place) as file:
+        columns: dict[str, Any] = {name: file[name] for name in file.files}
+    columns[column][0] = value
+    np.savez(place, **columns)
+    with pytest.raises(ShardError, match=rf"damaged, or not an index of shards \(it.*{says}"):
+        module(str(tmp_path / "in")).train_dataloader()
+    np.savez(place, about=np.array([{"format": 1}], object))
+    with pytest.raises(ShardError, match="damaged, or not an index"):
+        module(str(tmp_path / "in")).train_dataloader()
+
+
 # ---- with counts
 
 

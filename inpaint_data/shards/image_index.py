@@ -64,7 +64,7 @@ class ShardEntry:
 
     def key(self, row: int) -> str:
         end = int(self._key_ends[row])
-        return self.keys[end - int(self.columns["key_bytes"][row]) : end].decode()
+        return self.keys[end - int(self.columns["key_bytes"][row]) : end].decode(errors="replace")
 
     def key_at(self, start: int) -> str:
         """The key of the sample that begins at that byte."""
