@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from inpaint_data.pictures.settings import PictureSettings
     from inpaint_data.training.datamodule import InpaintDataModule
     from inpaint_data.training.loss import masked_loss, prior_preservation
-    from inpaint_data.training.settings import LoadSettings
+    from inpaint_data.training.settings import LoadSettings, SourceSettings
 
 __all__ = [
     "PRESETS",
@@ -83,6 +83,7 @@ __all__ = [
     "SampleError",
     "ShardError",
     "SoftBorder",
+    "SourceSettings",
     "Summary",
     "Text",
     "TextModelSettings",
@@ -153,7 +154,7 @@ _HOMES = {
     "pictures.settings": ("PictureSettings",),
     "training.datamodule": ("InpaintDataModule",),
     "training.loss": ("masked_loss", "prior_preservation"),
-    "training.settings": ("LoadSettings",),
+    "training.settings": ("LoadSettings", "SourceSettings"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -74,7 +74,9 @@ class ImageBatch(_Identity, total=False):
     """Decoded pictures of one size with their masks, before the offset: what `Encoder` takes.
 
     image, target, control: (B, 3, H, W) uint8. references: (B, N, 3, H, W) uint8. masks: (B, K, H, W) bool, True =
-    repaint. variants: K ints, the numbers that the masks were drawn with. captions: B lists of K, where those of a
+    repaint. variants: K ints, the numbers that the masks were drawn with; drawn_with: of each sample K ints, where
+    those of samples differ. masks_of: which of the `Encoder`'s settings of masks they are for, where it has several.
+    captions: B lists of K, where those of a
     sample's masks differ; untold: of each whether it is the scene's, since nothing says its own. generator, edits: B
     lists of K, see `Batch`. seed: of masks, offsets and noise.
     """
@@ -87,6 +89,8 @@ class ImageBatch(_Identity, total=False):
     captions: list[list[str]]
     untold: list[list[bool]]
     variants: list[int]
+    drawn_with: list[list[int]]
+    masks_of: int
     seed: int
     generator: list[list[str]]
     edits: list[list[list[str]]]

@@ -29,9 +29,10 @@ def check_batch_size(batch_size: int) -> None:
         raise UsageError(f"batch_size: {batch_size!r} is not a positive whole number; give 1 or more")
 
 
-def permutation(count: int, seed: int, epoch: int, again: int = 0) -> Rows:
-    """The order of an epoch: 0...count - 1, each once; another one for each pass `again` within it."""
-    rows: Rows = generator_for(seed, str(again) if again else "", epoch, "order").permutation(count)
+def permutation(count: int, seed: int, epoch: int, again: int = 0, source: int = 0) -> Rows:
+    """The order of an epoch: 0...count - 1, each once; another one for each pass `again` within it, and each source."""
+    name = (str(again) if again else "") + (f" of source {source}" if source else "")
+    rows: Rows = generator_for(seed, name, epoch, "order").permutation(count)
     return rows
 
 

@@ -23,6 +23,7 @@ T = TypeVar("T")
 MOST = 2**16  # samples of a batch, variants of a sample, workers
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -206,6 +207,7 @@ REASONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "bool_type": lambda _: "is neither true nor false",
     "string_type": lambda _: "is not a text",
     "literal_error": _choices,
+    "greater_than": lambda context: f"is too small; give more than {context['gt']:g}",
     "greater_than_equal": lambda context: f"is too small; give {context['ge']:g} or more",
     "less_than_equal": lambda context: f"is too large; give at most {context['le']:g}",
     "mapping_type": lambda _: "is not a mapping of names to values",

@@ -15,6 +15,7 @@ from flat import cache_latents
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from inpaint_data import Autoencoder, CacheError, InpaintDataModule, LatentCache, UsageError
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import read_cache_file, write_cache_file
 
 SAMPLES = 16
@@ -307,7 +308,7 @@ def test_several_processes_by_the_environment_alone_are_refused(folder: Path, mo
 def test_an_unfinished_cache_is_told_of_and_refused_to_several_ranks(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_cache_file(folder, read_cache_file(folder).settings_json, None)
+    write_cache_file(CacheFolder(folder), read_cache_file(folder).settings_json, None)
     (folder / "b.json").unlink()
     cache = LatentCache(folder)
     assert "its job is under way or was stopped, at 8 samples; run the cache command to its end" in caplog.text

@@ -20,6 +20,7 @@ from lightning.pytorch.plugins import HalfPrecision
 
 from inpaint_data import Autoencoder, CacheError, LatentCache, UsageError, verify_cache
 from inpaint_data.latent_cache.encodings import json_bytes
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import Sidecar, read_cache_file, write_cache_file
 
 SETTINGS: dict[str, Any] = {"resolution": 16, "masks": "boxes", "upscale": True, "variants": 2}
@@ -146,7 +147,7 @@ def forged(cache: Path, **fields: Any) -> None:
     content.pop("sha256")
     signed = content | {"sha256": hashlib.sha256(json_bytes(content)).hexdigest()}
     (cache / "0.json").write_bytes(json_bytes(signed))
-    write_cache_file(cache, read_cache_file(cache).settings_json, None)
+    write_cache_file(CacheFolder(cache), read_cache_file(cache).settings_json, None)
 
 
 @pytest.mark.parametrize("sha256", ["/root/.ssh/authorized_keys", "../../x", "A" * 64, "0" * 63, "", 5])

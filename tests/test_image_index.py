@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -315,8 +316,11 @@ def test_a_stream_stays_below_its_limit_and_keeps_what_it_can(web: Web, tmp_path
 
     def watch() -> None:
         while not done.is_set():
+            files = []
             with mirror_in(mirror)._locked(ROOM):  # what is there at one moment
-                files = [entry.stat() for entry in os.scandir(mirror) if entry.name.endswith((".copy", ".tmp"))]
+                for entry in os.scandir(mirror):
+                    with suppress(FileNotFoundError):  # a copy that is ready is renamed meanwhile
+                        files += [entry.stat()] if entry.name.endswith((".copy", ".tmp")) else []
             most[0] = max(most[0], sum({status.st_ino: status.st_size for status in files}.values()))
 
     watcher = threading.Thread(target=watch)
@@ -342,3 +346,59 @@ def test_a_second_epoch_reads_what_still_lies_here(web: Web, tmp_path: Path) -> 
     first = tars_of(web)
     assert len(list(loader)) == 12
     assert len(tars_of(web)) - len(first) <= 1  # the first epoch's first shard was read where it lies
+
+
+# ---- several sources
+
+
+def two_on(web: Web) -> list[list[str]]:  # noqa: F811
+    """The shards of two sources, of samples with other names."""
+    for name, first in (("a", 0), ("b", 6)):
+        (web.folder / name).mkdir()
+        for number in range(6):
+            samples = {f"{name}{number}_{key}": members for key, members in small_samples(4, first + number).items()}
+            write_shard(web.folder / name / f"{number}.tar", samples)
+    return [[f"{web.url}/{name}/{number}.tar" for number in range(6)] for name in "ab"]
+
+
+def mixed(sources: Any, **more: Any) -> InpaintDataModule:
+    return module(
+        [{"source": source, "weight": weight} for source, weight in zip(sources, (2, 1), strict=True)], **more
+    )
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["beside each", "named"])
+def test_of_several_remote_sources_each_is_read_by_its_own_index(named: bool, web: Web, tmp_path: Path) -> None:  # noqa: F811
+    urls = two_on(web)
+    local = keys_of(mixed([str(web.folder / "a"), str(web.folder / "b")]))
+    out = str(tmp_path / "of_a.npz")
+    index_shards(*(urls[0], out) if named else (str(web.folder / "a"),))
+    index_shards(str(web.folder / "b"))
+    web.paths.clear()
+    data = mixed(urls, **({"index": out} if named else {}))
+    data.setup("fit")
+    data.train_dataloader()
+    assert tars_of(web) == ["/a/0.tar", "/b/0.tar"]  # a byte of each, to see whether the server gives parts
+    assert keys_of(data) == local
+
+
+def test_of_several_remote_sources_counts_are_not_enough(web: Web) -> None:  # noqa: F811
+    urls = two_on(web)
+    for name in "ab":
+        counts = {f"{number}.tar": 4 for number in range(6)}
+        path = web.folder / name / ".nv-meta" / ".info.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"shard_counts": counts}))
+    with pytest.raises(
+        UsageError, match=r"source\[0\]: 6 remote shards of [\d,]+ bytes are to be copied.*epoch_batches"
+    ):
+        keys_of(mixed(urls))
+
+
+def test_streams_of_several_sources_have_the_same_batches_with_copies(web: Web, tmp_path: Path) -> None:  # noqa: F811
+    urls, stream = two_on(web), {"epoch_batches": 18, "shuffle_buffer": 6}
+    local = keys_of(mixed([str(web.folder / "a"), str(web.folder / "b")], **stream))
+    assert keys_of(mixed(urls, **stream)) == local
+    mirror = tmp_path / "m"
+    assert keys_of(mixed(urls, **stream, mirror=str(mirror))) == local
+    assert len(list(mirror.glob("*.copy"))) > 6, "shards of both are copied"

@@ -22,8 +22,9 @@ from flat import OF_JOBS, cache_latents, grouped
 
 from inpaint_data import Autoencoder, CacheError, Summary, UsageError, verify_cache
 from inpaint_data.job.caching import work_of
-from inpaint_data.job.shard_job import Committer, encode
+from inpaint_data.job.shard_job import Committer, Work, encode
 from inpaint_data.latent_cache import lock as lock_module
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.lock import STALE, locked, this_place
 from inpaint_data.settings import group_of
 from inpaint_data.shards.reading import Fault, ShardEnd
@@ -269,7 +270,12 @@ def test_a_shard_of_which_a_batch_failed_is_not_committed_by_what_was_queued_beh
     given = grouped(OF_JOBS, SETTINGS | {"vae": Autoencoder(Pooling()), "device": "cpu", "on_bad": "raise"})
     groups: dict[str, Any] = {name: group_of(kind, given.get(name)) for name, kind in OF_JOBS.items()}
     work = work_of(**groups, stages=[])
-    committer = Committer(cache, "f", work, Summary())
+    with locked(cache) as lock:
+        check_committer(Committer(CacheFolder(cache), lock, "f", work, Summary()), work, shard)
+    assert not list(cache.iterdir())
+
+
+def check_committer(committer: Committer, work: Work, shard: str) -> None:
     *batches, end = work.events([shard])
     assert len(batches) > 1
     assert isinstance(end, ShardEnd)
@@ -283,7 +289,6 @@ def test_a_shard_of_which_a_batch_failed_is_not_committed_by_what_was_queued_beh
     with pytest.raises(CacheError, match="an earlier step of this shard failed"):
         committer.commit(end)
     committer.drop()
-    assert not list(cache.iterdir())
 
 
 def run_here(root: Path, out: str = "cache") -> None:

@@ -322,18 +322,16 @@ def test_each_process_of_a_machine_takes_its_own_gpu(
     assert choose_device("auto" if not torch.accelerator.is_available() else "cpu").type == "cpu"
 
 
-def test_a_rank_left_over_in_the_environment_is_named_with_what_is_missing(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_the_environment_alone_calls_one_of_several_does_the_shards_of_all(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
     table = cache(root).table()
-    assert "process 0 of 4: 2 of 5 shards are mine" in table
-    assert "3 of 5 input shards are not in the cache yet: 1 of process 1, 1 of process 2, 1 of process 3" in table
-    assert read_cache_file(root / "cache").totals is None
-    monkeypatch.delenv("RANK")
-    monkeypatch.delenv("WORLD_SIZE")
-    assert "not complete" not in cache(root).table()
+    assert "process 0 of 4: 2 of 5 shards are mine, and it did 3 of others" in table
+    assert "no other process writes to" in caplog.text
+    assert "not complete" not in table
+    assert read_cache_file(root / "cache").totals is not None
 
 
 def test_tasks_of_srun_share_the_work_and_jobs_that_divide_other_shards_do_not(root: Path) -> None:

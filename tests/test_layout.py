@@ -88,7 +88,7 @@ def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [
         name
-        for group in ("datasets", "parquet", "s3", "text", "train")
+        for group in ("datasets", "parquet", "ray", "s3", "text", "train")
         for name in project["optional-dependencies"][group]
     ]
     declared = {

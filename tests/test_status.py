@@ -145,7 +145,6 @@ def test_status_of_what_is_no_cache_is_one_line(tmp_path: Path, capsys: pytest.C
     for root, told in (
         (tmp_path, "nothing of a cache"),
         (tmp_path / "none", "no such folder"),
-        ("s3://b/c", "is a URL"),
     ):
         code, _, err = run(capsys, "status", str(root))
         assert code == 2

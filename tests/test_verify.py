@@ -21,6 +21,7 @@ from flat import cache_latents
 
 from inpaint_data import Autoencoder, CacheError, Problem, UsageError, repair_cache, verify_cache
 from inpaint_data.latent_cache.encodings import json_bytes, npy_bytes
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import Sidecar, committed, read_cache_file, write_cache_file
 from inpaint_data.latent_cache.lock import LOCK, this_place
 from inpaint_data.latent_cache.writer import ShardWriter
@@ -121,7 +122,7 @@ def test_a_shard_deleted_with_its_sidecar_is_noticed_after_a_finished_run(cache:
 
 
 def test_a_cache_that_is_being_written_is_incomplete_but_not_damaged(cache: Path) -> None:
-    write_cache_file(cache, read_cache_file(cache).settings_json, None)
+    write_cache_file(CacheFolder(cache), read_cache_file(cache).settings_json, None)
     (cache / "a.json").unlink()
     (cache / f".d.tar.{os.getpid()}.tmp").write_bytes(b"half")
     found = verify_cache(cache)
@@ -132,7 +133,7 @@ def test_a_cache_that_is_being_written_is_incomplete_but_not_damaged(cache: Path
 def test_shards_of_other_settings_are_named(cache: Path) -> None:
     file = read_cache_file(cache)
     masks = file.settings_json["masks"] | {"fill": "black"}
-    write_cache_file(cache, file.settings_json | {"masks": masks}, sidecars_of(cache))
+    write_cache_file(CacheFolder(cache), file.settings_json | {"masks": masks}, sidecars_of(cache))
     assert {"a.json", "b.c.json", "d.json"} <= named(verify_cache(cache).problems)
     with pytest.raises(CacheError, match="no shard was made with its settings"):
         repair_cache(cache)
@@ -146,7 +147,7 @@ def forge(cache: Path, stem: str, change: Callable[[dict[str, Members]], None]) 
         samples[key] = {name: data[at.offset : at.end] for name, at in old.index.of_row(row).items()}
     old_sizes = dict(zip(old.keys, old.index.target_sizes.tolist(), strict=True))
     change(samples)
-    writer = ShardWriter(cache, stem)
+    writer = ShardWriter(CacheFolder(cache), stem)
     for key, members in samples.items():
         writer.add(key, members, old_sizes.get(key, old_sizes[old.keys[0]]))
     writer.commit(old.fingerprint, old.input, old.variants, old.made_with, old.quarantined)
@@ -154,7 +155,7 @@ def forge(cache: Path, stem: str, change: Callable[[dict[str, Members]], None]) 
 
 
 def redo_totals(cache: Path) -> None:
-    write_cache_file(cache, read_cache_file(cache).settings_json, sidecars_of(cache))
+    write_cache_file(CacheFolder(cache), read_cache_file(cache).settings_json, sidecars_of(cache))
 
 
 def sidecars_of(cache: Path) -> list[Any]:
@@ -346,7 +347,7 @@ def test_settings_that_cannot_be_are_named_though_their_fingerprint_fits(
     for group in groups:
         inner = inner[group]
     inner[name] = value
-    write_cache_file(cache, settings, None)
+    write_cache_file(CacheFolder(cache), settings, None)
     sign_again(cache)
     problems = verify_cache(cache).problems
     assert [(problem.file, problem.key) for problem in problems] == [("cache.json", None)]

@@ -23,10 +23,10 @@ def run(
 
     Args:
         shards: a brace pattern, a glob, a folder or a list of tar shards; local paths or fsspec URLs
-        out: the cache's folder; empty, new, or a cache made with the same settings
+        out: the cache's folder, or a URL such as s3://bucket/cache; empty, new, or a cache made with the same settings
         devices: processes on this machine, each on a device of its own, or its share of the CPU
     """
-    check_devices(devices, job.device)
+    check_devices(devices, job)
     if is_to_launch(devices) and not job.dry_run:
         return launch(devices, out)
     return Outcome(cache_latents(shards, out, pictures, masks, encode, job, text=text).table())

@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import IO
 
 from inpaint_data.commands.outcome import RUNNING, Outcome
-from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.job.status import Status, parts_of, rate_of, seconds_left_of, status_of
+from inpaint_data.errors import CacheError, ShardError, UsageError
+from inpaint_data.job.caching import check_out
+from inpaint_data.job.settings import JobSettings
+from inpaint_data.job.status import Part, Status, parts_of, rate_of, seconds_left_of, status_of
+from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.listener import tell
-from inpaint_data.shards.stores import local_path
 
 LAUNCHED = "INPAINT_DATA_LAUNCHED"  # of a process that was started here
 _SHARD = re.compile(r"shard \d+/\d+ (?P<what>.*?)(?:, [\d.]+ images/s.*)?")
@@ -26,14 +29,17 @@ def is_to_launch(devices: int) -> bool:
     return devices > 1 and LAUNCHED not in os.environ
 
 
-def check_devices(devices: int, device: str) -> None:
-    """Raises UsageError for more devices than there are, and for one that is named."""
+def check_devices(devices: int, job: JobSettings) -> None:
+    """Raises UsageError for more devices than there are, for one that is named, and for those of another engine."""
     import torch  # only where something runs
 
+    device = job.device
     if devices < 1:
         raise UsageError(f"devices: {devices!r} is not a number of devices; give 1 or more", ("devices",))
     if devices == 1:
         return
+    if job.engine == "ray":
+        raise UsageError(f"devices: {devices}, but engine is ray; ray_workers says how many", ("devices",))
     if ":" in device:
         raise UsageError(f"devices: {devices}, but device is {device}; leave one of them out", ("devices",))
     has_gpus = device != "cpu" and torch.accelerator.is_available()
@@ -53,9 +59,10 @@ def launch(devices: int, out: str) -> Outcome:
         devices: how many.
         out: the cache's folder.
     """
+    check_out(out)
     processes = [_start(rank, devices) for rank in range(devices)]
-    voice = _Voice(out)
-    with _ended_with_us(processes):
+    with _ended_with_us(processes), opened(out) as folder:
+        voice = _Voice(folder)
         listeners = [threading.Thread(target=voice.repeat, args=(process.stderr,)) for process in processes]
         outputs: list[str] = [""] * devices
         listeners += [
@@ -102,8 +109,8 @@ def _ended_with_us(processes: "Sequence[subprocess.Popen[str]]") -> Iterator[Non
 class _Voice:
     """Says on stderr what the processes say."""
 
-    def __init__(self, out: str) -> None:
-        self._out, self._lock = out, threading.Lock()
+    def __init__(self, folder: CacheFolder) -> None:
+        self._folder, self._lock, self._looked = folder, threading.Lock(), time.monotonic()
         self._said: set[str] = set()
         self._done = self._todo = 0
 
@@ -119,7 +126,7 @@ class _Voice:
 
     def _counted(self, what: str) -> str:
         self._done += 1
-        parts = parts_of(local_path(self._out))
+        parts = self._parts()
         # Of those that have begun; what the others find done already comes off later.
         self._todo = max((part["inputs"] for part in parts), default=self._todo) - sum(
             part["already"] for part in parts
@@ -131,6 +138,13 @@ class _Voice:
             pace = f", {rate_of(parts):.1f} images/s{to_go}"
         return f"shard {self._done}/{max(self._done, self._todo)} {what}{pace}\n"
 
+    def _parts(self) -> list[Part]:
+        if time.monotonic() - self._looked > self._folder.pause:
+            self._looked = time.monotonic()
+            with suppress(ShardError):  # the store may be away for a while
+                self._folder.look()
+        return parts_of(self._folder.root)
+
 
 def _collect(output: IO[str] | None, outputs: list[str], rank: int) -> None:
     outputs[rank] = output.read() if output is not None else ""
@@ -139,5 +153,5 @@ def _collect(output: IO[str] | None, outputs: list[str], rank: int) -> None:
 def _status(out: str) -> Status | None:
     try:
         return status_of(out)
-    except (UsageError, CacheError, OSError):
+    except (UsageError, CacheError, ShardError, OSError):
         return None

@@ -10,7 +10,8 @@ from typing import Any
 from inpaint_data.durable import NewFile, name_of_leftover, write_file
 from inpaint_data.errors import UsageError
 from inpaint_data.shards.reading import Sample, read_shard
-from inpaint_data.shards.stores import file_system, find, is_there, is_url, local_path, put_file, within
+from inpaint_data.shards.store_writing import put_bytes, put_file
+from inpaint_data.shards.stores import find, is_there, is_url, place_of, within
 from inpaint_data.shards.writing import tar_writer
 from inpaint_data.shown import shown
 
@@ -23,7 +24,7 @@ class Output:
     """
 
     def __init__(self, out: str, prefix: str) -> None:
-        self.out, self.prefix = _place(out), prefix
+        self.out, self.prefix = place_of(out), prefix
         self.is_remote = is_url(self.out)
         if self.out.startswith(("http://", "https://")):
             raise UsageError(f"out: nothing can be written to {shown(out)}; name a folder or a bucket, such as s3://")
@@ -85,9 +86,7 @@ class Output:
             except OSError as error:
                 raise UsageError(f"{path}: {error.strerror}; the shards are packed, this list is not") from None
         elif text or is_there(within(self.out, name)):
-            with tempfile.TemporaryDirectory(prefix="inpaint_data-pack-") as folder:
-                (Path(folder) / name).write_text(text, "utf-8")
-                put_file(Path(folder) / name, within(self.out, name))
+            put_bytes(within(self.out, name), text.encode())
 
     def _clear_leftovers(self) -> None:
         """Remove what a killed run of this prefix was writing."""
@@ -99,14 +98,6 @@ class Output:
     def _number(self, path: str) -> int | None:
         match = re.fullmatch(rf"{re.escape(self.prefix)}-([0-9]{{6,}})\.tar", re.split(r"[/\\]", path)[-1])
         return int(match[1]) if match else None
-
-
-def _place(out: str) -> str:
-    if not is_url(out):
-        return str(local_path(out))
-    if re.match("(file|local)://", out):
-        return str(file_system(out)[1])
-    return out.rstrip("/")
 
 
 @contextmanager

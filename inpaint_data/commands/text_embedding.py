@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from inpaint_data.durable import name_of_leftover, new_file, write_file
 from inpaint_data.encoding.settings import TextModelSettings
 from inpaint_data.errors import SampleError, ShardError, UsageError
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.text_members import text_members, write_empty_prompt
 from inpaint_data.pictures.captions import caption_of
 from inpaint_data.settings import group_of
@@ -131,7 +132,7 @@ def _prepare_folder(folder: Path, paths: dict[str, Path], record: str, encoder: 
         if name_of_leftover(file.name) in names:
             file.unlink(missing_ok=True)
     write_file(made_with, record.encode())
-    write_empty_prompt(folder, encoder.empty())
+    write_empty_prompt(CacheFolder(folder), encoder.empty())
 
 
 def _write_shards(paths: dict[str, Path], encoder: "TextEncoder", caption: str) -> TextSummary:

@@ -1,7 +1,7 @@
 """The encoder of decoded images to latents, on the device: used by live steps, the job, previews and audits."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from inpaint_data.encoding.transform import InpaintTransform
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import UsageError, VaeError
+from inpaint_data.masks.presets import Fill
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import PictureSettings
 from inpaint_data.settings import group_of
@@ -28,7 +29,7 @@ class Encoder:
     """Offsets masks, fills holes and encodes, on the device of the batch.
 
     Args:
-        masks: offset, fill, preset and soft border.
+        masks: offset, fill, preset and soft border; or several, of which a batch's `masks_of` says its own.
         encode: posterior, recipe and masked latents.
         autoencoder: the one that encodes; None where there is nothing to encode, and `masks` alone is called.
         seed: of offsets and noise, for batches that do not say their own.
@@ -36,6 +37,7 @@ class Encoder:
 
     Attributes:
         transform: the nn.Module that does it for one variant.
+        transforms: one for each of several `masks`; the first is `transform`.
 
     Raises:
         UsageError: an unknown recipe, or settings that cannot feed it.
@@ -43,32 +45,33 @@ class Encoder:
 
     def __init__(
         self,
-        masks: MaskSettings | Mapping[str, Any],
+        masks: MaskSettings | Mapping[str, Any] | Sequence[MaskSettings],
         encode: EncodeSettings | Mapping[str, Any],
         autoencoder: Autoencoder | None,
         seed: int = 0,
         posterior: Posterior | None = None,
     ) -> None:
-        masks, encode = group_of(MaskSettings, masks), group_of(EncodeSettings, encode)
-        row = recipe_row(encode)
-        masked = wants_masked_latents(encode)
-        fill = masks.fill or (row.fill if row else None) or masks.preset.fill
-        if row and masked and row.fill not in (None, fill):
-            raise UsageError(f"fill: {fill}, but recipe {encode.recipe} wants {row.fill}; leave it out")
+        several = masks if isinstance(masks, Sequence) else [group_of(MaskSettings, masks)]
+        encode = group_of(EncodeSettings, encode)
+        fills = [_fill(each, encode) for each in several]
         if encode.recipe and autoencoder is not None:
             conditioning(encode.recipe, autoencoder.config)
-        self.transform = InpaintTransform(
-            autoencoder,
-            masks.offset,
-            fill,
-            posterior or chosen_posterior(encode),
-            seed,
-            masks.preset,
-            masked,
-            masks.chosen_soft,
-            wants_hole_latents(encode),
-            wanted_pixels(encode),
-        )
+        self.transforms = [
+            InpaintTransform(
+                autoencoder,
+                each.offset,
+                fill,
+                posterior or chosen_posterior(encode),
+                seed,
+                each.preset,
+                wants_masked_latents(encode),
+                each.chosen_soft,
+                wants_hole_latents(encode),
+                wanted_pixels(encode),
+            )
+            for each, fill in zip(several, fills, strict=True)
+        ]
+        self.transform = self.transforms[0]
 
     @property
     def autoencoder(self) -> Autoencoder:
@@ -92,16 +95,28 @@ class Encoder:
         Each variant is encoded in a batch of B, so that its values do not depend on how many variants there are. All
         have the noise of the first one's number, which is the epoch, as a cache draws it whatever the variant.
         """
-        epoch = {"epoch": batch["variants"][0]}
+        transform = self.transforms[batch.get("masks_of", 0)]
+        drawn = batch.get("drawn_with")
+        epoch = {"epoch": [row[0] for row in drawn] if drawn else batch["variants"][0]}
         batches: list[Batch] = []
         for number in range(len(batch["variants"])):
             shared = {key: value for key, value in batches[0].items() if key in SHARED} if batches else {}
-            batches.append(self.transform(_variant(batch, number) | epoch | shared))
+            batches.append(transform(_variant(batch, number) | epoch | shared))
         return batches
 
     def masks(self, batch: ImageBatch) -> list[Batch]:
         """The batches of `variants` without any latents, for which no autoencoder is needed."""
-        return [self.transform.masks(_variant(batch, number)) for number in range(len(batch["variants"]))]
+        transform = self.transforms[batch.get("masks_of", 0)]
+        return [transform.masks(_variant(batch, number)) for number in range(len(batch["variants"]))]
+
+
+def _fill(masks: MaskSettings, encode: EncodeSettings) -> Fill:
+    """What holes hold: as was given, or by the recipe, or else by the preset."""
+    row = recipe_row(encode)
+    fill = masks.fill or (row.fill if row else None) or masks.preset.fill
+    if row and wants_masked_latents(encode) and row.fill not in (None, fill):
+        raise UsageError(f"fill: {fill}, but recipe {encode.recipe} wants {row.fill}; leave it out")
+    return fill
 
 
 def autoencoder_of(encode: EncodeSettings) -> Autoencoder:
@@ -229,13 +244,16 @@ def check_resolution(pictures: PictureSettings, autoencoder: Autoencoder) -> Non
 
 def _variant(batch: ImageBatch, number: int) -> dict[str, Any]:
     """The batch with one of its K masks, as `InpaintTransform` takes it."""
-    shared = {name: value for name, value in batch.items() if name not in ("masks", "variants", "captions", "untold")}
+    left_out = ("masks", "variants", "drawn_with", "masks_of", "captions", "untold")
+    shared = {name: value for name, value in batch.items() if name not in left_out}
     if "captions" in batch:
         shared["caption"] = [captions[number] for captions in batch["captions"]]
     masks = batch["masks"][:, number : number + 1]
     return shared | {
         "mask": masks,
-        "variant": torch.full((len(masks),), batch["variants"][number]),
+        "variant": torch.tensor([row[number] for row in batch["drawn_with"]])
+        if "drawn_with" in batch
+        else torch.full((len(masks),), batch["variants"][number]),
         "generator": [row[number] for row in batch["generator"]],
         "edits": [row[number] for row in batch["edits"]],
     }

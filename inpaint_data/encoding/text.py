@@ -84,12 +84,13 @@ class Text:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise UsageError(f"empty_prompt: {folder}/{name}: {reason}; make it with `{_COMMAND}`") from None
 
-    def __call__(self, batch: AnyBatch, seed: int, epoch: int) -> AnyBatch:
+    def __call__(self, batch: AnyBatch, seed: int, epoch: int | Sequence[int]) -> AnyBatch:
         """A new batch with its text as tensors; the one that is passed stays as it is.
 
         Args:
             batch: from images or from a cache, on the CPU.
-            seed, epoch: of the dropout, which does not depend on what else is in the batch.
+            seed, epoch: of the dropout, which does not depend on what else is in the batch; the epoch of all samples,
+                or of each.
 
         Returns:
             The batch, where each name of `embeddings` is no longer in `carried` but, without `.npy`, is a key:
@@ -102,8 +103,12 @@ class Text:
             CacheError: a member is missing or damaged, or its rank or width is not that of the others.
         """
         names, share = self.settings.embeddings or (), self.settings.dropout
-        samples = map(sample_id, batch["__shard__"], batch["__key__"])
-        dropped = [generator_for(seed, sample, epoch, "caption").random() < share for sample in samples]
+        samples = list(map(sample_id, batch["__shard__"], batch["__key__"]))
+        epochs = [epoch] * len(samples) if isinstance(epoch, int) else epoch
+        dropped = [
+            generator_for(seed, sample, number, "caption").random() < share
+            for sample, number in zip(samples, epochs, strict=True)
+        ]
         result: dict[str, Any] = dict(batch)
         result["caption"] = ["" if drop else text for drop, text in zip(dropped, batch["caption"], strict=True)]
         result["carried"] = Carried(

@@ -124,10 +124,10 @@ class InpaintTransform(nn.Module):
             batch: `image` (B, 3, H, W) uint8, or float in [0, 1]; `mask` (B, 1, H, W) bool, float in [0, 1], or
                 integers 0 and 1 or 0 to 255, the highest = repaint. What offsets and noise are drawn from: `__key__`
                 B strings, `__shard__` B names where keys start again in each, `variant` B ints (by default the epoch of
-                `set_epoch`), `epoch` an int for the posterior's noise alone (by default the `variant`), and `seed` in
-                place of the transform's. Paired pictures, such as `target`, are like `image`, `references` with a
-                second dimension N; `image` is not needed where `latents` are there and nothing else is to be encoded.
-                Latents that are there already, from a cache, stay. Other entries pass through.
+                `set_epoch`), `epoch` an int or B ints for the posterior's noise alone (by default the `variant`), and
+                `seed` in place of the transform's. Paired pictures, such as `target`, are like `image`, `references`
+                with a second dimension N; `image` is not needed where `latents` are there and nothing else is to be
+                encoded. Latents that are there already, from a cache, stay. Other entries pass through.
 
         Returns:
             A `Batch`: the entries that came in, without the images, unless `pixels` names them.
@@ -200,7 +200,8 @@ class InpaintTransform(nn.Module):
             hidden = fed >= 0.5  # what every recipe feeds
         # ComfyUI's own node fills under the mask as it was drawn.
         hidden = hidden & binary if comfy else hidden
-        epochs = [int(batch["epoch"])] * len(keys) if "epoch" in batch else variants
+        epoch = batch.get("epoch", variants)
+        epochs = list(map(int, epoch)) if isinstance(epoch, Sequence) else [int(epoch)] * len(keys)
         return _Masks(keys, samples, variants, epochs, seed, offsets, windows, fed, hidden)
 
     def _offsets(self, masks: Tensor, samples: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:

@@ -20,6 +20,7 @@ from inpaint_data.job.caching import inputs_of, settings_of, work_of
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.job.shard_job import Work, encode
 from inpaint_data.latent_cache.encodings import read_npy, read_png
+from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     Quarantined,
@@ -28,13 +29,12 @@ from inpaint_data.latent_cache.format import (
     differences,
     read_cache_file,
     sidecar_path,
-    tar_path,
 )
 from inpaint_data.latent_cache.members import ARRAYS, SOFT_MASK, members_of
 from inpaint_data.latent_cache.settings import CacheSettings, incompatible
 from inpaint_data.latent_cache.storage import STORED, from_storage
 from inpaint_data.latent_cache.variants import is_of_variant
-from inpaint_data.latent_cache.verify import Problem, Verification, verify_files
+from inpaint_data.latent_cache.verify import Problem, Verification, verify_folder
 from inpaint_data.pictures.settings import PictureSettings
 from inpaint_data.pictures.views import Views
 from inpaint_data.pipeline.decorator import Stage
@@ -42,7 +42,6 @@ from inpaint_data.pipeline.user_stages import check_stages, names_of
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.naming import ShardIdentity, shard_stem
 from inpaint_data.shards.reading import Fault, ShardEnd, read_shard
-from inpaint_data.shards.stores import local_root
 from inpaint_data.shards.streams import anew_if_replaced
 from inpaint_data.shown import shown
 
@@ -76,19 +75,19 @@ def verify_cache(
     if deep and against is None:
         raise UsageError("deep: encoding again needs the images; name the input shards with against")
     inputs = [] if against is None else inputs_of(against)
-    root = local_root(root)
-    files = verify_files(root)
-    if against is None:
-        return files
-    unchanged: list[tuple[str, Sidecar]] = []
-    problems = [*files.problems, *_input_problems(root, inputs, unchanged)]
-    notes = files.notes
-    if deep:
-        damaged = {problem.file for problem in problems}
-        differing, note = _encode_again(root, unchanged, vae, stages, damaged)
-        problems += differing
-        notes = [*notes, note]
-    return replace(files, problems=problems, notes=notes)
+    with opened(root) as folder:
+        files = verify_folder(folder)
+        if against is None:
+            return files
+        unchanged: list[tuple[str, Sidecar]] = []
+        problems = [*files.problems, *_input_problems(folder.root, inputs, unchanged)]
+        notes = files.notes
+        if deep:
+            damaged = {problem.file for problem in problems}
+            differing, note = _encode_again(folder, unchanged, vae, stages, damaged)
+            problems += differing
+            notes = [*notes, note]
+        return replace(files, problems=problems, notes=notes)
 
 
 def _input_problems(root: Path, inputs: Sequence[str], unchanged: list[tuple[str, Sidecar]]) -> Iterator[Problem]:
@@ -183,7 +182,7 @@ def _covers(quarantined: Sequence[Quarantined], fault: Fault) -> bool:
 
 
 def _encode_again(
-    root: Path,
+    folder: CacheFolder,
     unchanged: Sequence[tuple[str, Sidecar]],
     vae: str | Autoencoder | None,
     stages: Sequence[Stage],
@@ -193,13 +192,14 @@ def _encode_again(
     whole = [(shard, sidecar) for shard, sidecar in unchanged if sidecar.keys and sidecar.shard not in damaged]
     if not whole or CACHE_FILE in damaged:
         return [], f"encoded again: nothing, since no shard has samples, or {CACHE_FILE} or all of them have problems"
-    settings = read_cache_file(root).settings
+    settings = read_cache_file(folder.root).settings
     if settings.pictures is None or settings.masks is None:
         return [], "encoded again: nothing, since the cache was indexed and its settings are unknown"
     names = names_of(check_stages(stages))
     if names != settings.stages:
         raise UsageError(
-            f"deep: {root} was made with stages {settings.stages}, not {names}; give them to verify_cache as stages"
+            f"deep: {folder.name} was made with stages {settings.stages}, not {names}; give them to verify_cache as "
+            "stages"
         )
     rng = generator_for(settings.seed or 0, "", 0, "verify")
     chosen = [whole[i] for i in sorted(rng.permutation(len(whole))[:ENCODED_AGAIN])]
@@ -208,7 +208,9 @@ def _encode_again(
     text = [] if settings.text is None else settings.text.members
     old, new = settings.but(text=None).to_json(), settings_of(work).to_json()
     if lines := incompatible(old, new):
-        raise UsageError(f"deep: {root} was not made with this autoencoder or version, see vae: {'; '.join(lines)}")
+        raise UsageError(
+            f"deep: {folder.name} was not made with this autoencoder or version, see vae: {'; '.join(lines)}"
+        )
     inexact: set[str] = set()
     problems: list[Problem] = []
     for shard, sidecar in chosen:
@@ -216,7 +218,7 @@ def _encode_again(
             this = replace(work, job=work.job.but(batch_size=sidecar.made_with.get("batch_size", 1)))
             others = differences(sidecar.made_with, this.made_with)
             inexact.update(others)
-            problems += _compare(root, shard, sidecar, this, not others, text)
+            problems += _compare(folder, shard, sidecar, this, not others, text)
         except ShardError as error:
             problems.append(Problem(shard, None, str(error).removeprefix(f"{shown(shard)}: ")))
     within = "to the last bit"
@@ -249,7 +251,7 @@ def _work(
 
 
 def _compare(
-    root: Path, shard: str, sidecar: Sidecar, work: Work, exact: bool, text: Collection[str]
+    folder: CacheFolder, shard: str, sidecar: Sidecar, work: Work, exact: bool, text: Collection[str]
 ) -> Iterator[Problem]:
     """Compare the first batch of a shard with what encoding it again gives, but for the members of its captions."""
     with closing(work.events([shard])) as events:
@@ -261,7 +263,7 @@ def _compare(
         (batches, row, key) for batches, _ in encode(work, first) for row, key in enumerate(batches[0]["__key__"])
     ]
     rows = {key: row for row, key in enumerate(sidecar.keys)}
-    with tar_path(root, shard_stem(shard)).open("rb") as file:
+    with folder.reading(sidecar.shard) as path, path.open("rb") as file:
         for batches, row, key in encoded:
             if key not in rows:
                 continue  # quarantined, or `_sample_problems` has named it

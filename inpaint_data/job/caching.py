@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +14,15 @@ from inpaint_data.encoding.models import MODELS
 from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.job.dealing import Dealing
 from inpaint_data.job.dry_run import dry_run
+from inpaint_data.job.engines import Engine, engine_of
 from inpaint_data.job.plan import Plan, Stamps, check_exact, plan_shards
 from inpaint_data.job.progress import Progress, Summary
 from inpaint_data.job.reports import JsonLog, Pace, ProgressFile, Reports, Watcher
 from inpaint_data.job.settings import JobSettings
-from inpaint_data.job.shard_job import Committer, Work, cache_shards
+from inpaint_data.job.shard_job import Work
+from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.latent_cache.format import (
     Sidecar,
     committed,
@@ -32,7 +35,7 @@ from inpaint_data.latent_cache.format import (
     totals,
     write_cache_file,
 )
-from inpaint_data.latent_cache.lock import locked
+from inpaint_data.latent_cache.lock import Lock, locked
 from inpaint_data.latent_cache.settings import CacheSettings
 from inpaint_data.latent_cache.text_members import write_empty_prompt
 from inpaint_data.latent_cache.writer import check_folder, clean, settings_for
@@ -43,7 +46,7 @@ from inpaint_data.pipeline.user_stages import check_stages, names_of
 from inpaint_data.ranks import Part, part_of_run
 from inpaint_data.settings import group_of
 from inpaint_data.shards.naming import expand_shards, shard_stem
-from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.stores import within
 
 
 def cache_latents(
@@ -60,11 +63,12 @@ def cache_latents(
 
     Every input sample ends in the cache or in the quarantine list of its shard's sidecar. New input shards are
     added, changed ones done again, and removed ones reported; one that cannot be read is named, and the others are
-    done. Under torchrun and srun each process does its share.
+    done. Under torchrun and srun each process does its share, and what a dead one left; with engine "ray" the workers
+    of a cluster do.
 
     Args:
         shards: a brace pattern, a glob, a folder or a list of tar shards; local paths or fsspec URLs.
-        out: the cache's folder; empty, new, or a cache made with the same settings.
+        out: the cache's folder, or a URL that fsspec writes to; empty, new, or a cache made with the same settings.
         pictures: how images are cut, and which are left out.
         masks: which masks they get, how far these grow, and how the hole is filled.
         encode: the autoencoder and how it encodes. Posterior is always "moments" in a cache.
@@ -85,9 +89,9 @@ def cache_latents(
             the same). What was committed stays and verifies.
     """
     started = time.perf_counter()
-    if not out or "://" in out:
-        raise UsageError(f"out: {out!r} is not a local folder; write the cache to one and copy it from there", ("out",))
-    work = work_of(
+    check_out(out)
+    make = partial(
+        work_of,
         group_of(PictureSettings, pictures),
         group_of(MaskSettings, masks),
         group_of(EncodeSettings, encode),
@@ -95,27 +99,38 @@ def cache_latents(
         stages,
         group_of(TextModelSettings, text),
     )
-    inputs, root = inputs_of(shards), local_path(out)
-    settings = settings_of(work).to_json()
-    if work.job.dry_run:
-        return dry_run(work, inputs, root, settings)
-    part = part_of_run()
-    check_folder(root)
-    settings = settings_for(root, settings)
-    try:
-        with locked(root, part.rank, _job_of(inputs, part, settings)):
-            settings = settings_for(root, settings)  # another job may have begun the cache meanwhile
-            summary, sidecars = _run(work, inputs, part, root, settings)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise CacheError(
-            f"out of memory ({cause(error)}); use a smaller batch_size, fewer num_workers, or free some, and run the "
-            "command again; finished shards are kept"
-        ) from None
-    summary.seconds = time.perf_counter() - started
-    _check_budget(summary, sidecars, work.job.max_bad_fraction, root)
+    work = make()
+    inputs = inputs_of(shards)
+    with opened(out) as folder, engine_of(work, settings_of(work).to_json(), make) as engine:
+        settings = engine.settings
+        if work.job.dry_run:
+            return dry_run(work, inputs, folder, settings)
+        part = Part() if work.job.engine == "ray" else part_of_run()
+        check_folder(folder)
+        settings = settings_for(folder, settings)
+        try:
+            with locked(folder.place, part.rank, _job_of(inputs, part, settings)) as lock:
+                folder.look()
+                settings = settings_for(folder, settings)  # another job may have begun the cache meanwhile
+                summary, sidecars = _run(work, engine, inputs, part, folder, lock, settings)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise CacheError(
+                f"out of memory ({cause(error)}); use a smaller batch_size, fewer num_workers, or free some, and run "
+                "the command again; finished shards are kept"
+            ) from None
+        summary.seconds = time.perf_counter() - started
+        _check_budget(summary, sidecars, work.job.max_bad_fraction, folder.name)
     return summary
+
+
+def check_out(out: str) -> None:
+    """Raises UsageError for what a cache cannot be written to."""
+    if not out or out.startswith(("http://", "https://", "folder://")):
+        raise UsageError(
+            f"out: nothing can be written to {out!r}; name a folder, or a bucket such as s3://bucket/cache", ("out",)
+        )
 
 
 def _job_of(inputs: Sequence[str], part: Part, settings: Mapping[str, Any]) -> str:
@@ -211,69 +226,80 @@ def inputs_of(shards: str | list[str]) -> list[str]:
 
 
 def _run(
-    work: Work, inputs: list[str], part: Part, root: Path, settings: Mapping[str, Any]
+    work: Work,
+    engine: Engine,
+    inputs: list[str],
+    part: Part,
+    folder: CacheFolder,
+    lock: Lock,
+    settings: Mapping[str, Any],
 ) -> tuple[Summary, list[Sidecar]]:
-    """Do this process's part of the inputs, and read all sidecars then; the caller holds the lock."""
+    """Do this process's part of the inputs, and what nobody has begun; read all sidecars then."""
     all_stems = list(map(shard_stem, inputs))
     mine = set(all_stems[part.rank :: part.world])
     others = set(all_stems) - mine
     try:
         # Each process cleans up after its own shards only: the others may be writing theirs by now.
-        clean(root, lambda stem: stem in mine or (part.rank == 0 and stem not in others))
-        stamps = Stamps(root, part.rank)
-        plan = plan_shards(inputs, root, stamps, work.made_with, part)
+        clean(folder, lambda stem: stem in mine or (part.rank == 0 and stem not in others))
+        stamps = Stamps(folder, part.rank)
+        plan = plan_shards(inputs, folder, stamps, engine.made_with, part)
         check_exact(plan, work.job.exact)
         summary = Summary(plan, unreadable=dict(plan.unreadable))
-        if part.rank == 0 and (plan.todo or not _has_cache_file(root)):
-            write_cache_file(root, settings, None)
+        if part.rank == 0 and (plan.todo or not _has_cache_file(folder)):
+            write_cache_file(folder, settings, None)
         if part.rank == 0 and work.text is not None:
-            write_empty_prompt(root, work.text.empty())
-        committer = Committer(root, fingerprint(settings), work, summary)
-        cache_shards(work, committer, summary, stamps, _reports(work.job, root, plan))
+            write_empty_prompt(folder, work.text.empty())
+        dealing = Dealing(plan, inputs, folder, lock, stamps)
+        reports = _reports(work.job, folder, plan)
+        engine.run(dealing, folder, lock, fingerprint(settings), summary, dealing.done, reports)
         stamps.save()
-        _check_all_present(root, mine - set(map(shard_stem, summary.unreadable)), settings)
-        sidecars = [Sidecar.read(path) for path in committed(root)]
-        summary.in_cache = totals(sidecars)
+        folder.look()
+        _check_all_present(folder, {*map(shard_stem, plan.done), *dealing.committed}, settings)
+        sidecars = [Sidecar.read(path) for path in committed(folder.root)]
+        summary.in_cache, summary.helped = totals(sidecars), dealing.helped
         in_cache = {sidecar.shard.removesuffix(".tar") for sidecar in sidecars}
         summary.missing = [number for number, stem in enumerate(all_stems) if stem not in in_cache]
         if not summary.missing and not summary.unreadable:
-            write_cache_file(root, settings, sidecars)
+            write_cache_file(folder, settings, sidecars)
     except OSError as error:
         raise CacheError(
-            f"{error.filename or root}: {error.strerror or error}; fix that and run the same command again, "
+            f"{error.filename or folder.name}: {error.strerror or error}; fix that and run the same command again, "
             "finished shards are kept"
         ) from None
     return summary, sidecars
 
 
-def _reports(job: JobSettings, root: Path, plan: Plan) -> Reports:
+def _reports(job: JobSettings, folder: CacheFolder, plan: Plan) -> Reports:
     """Whoever is told of the job."""
-    pace = Pace(len(plan.todo))
-    watchers: list[Watcher] = [Progress(pace), ProgressFile(root, plan)]
-    return Reports(pace, [*watchers, JsonLog(job.log_json, root, plan)] if job.log_json else watchers)
+    pace = Pace(plan.shards_to_do)
+    watchers: list[Watcher] = [Progress(pace), ProgressFile(folder, plan)]
+    if job.log_json:
+        watchers.append(JsonLog(job.log_json, folder.name, plan))
+    return Reports(plan, pace, watchers)
 
 
-def _has_cache_file(root: Path) -> bool:
+def _has_cache_file(folder: CacheFolder) -> bool:
     try:
-        read_cache_file(root)
+        read_cache_file(folder.root)
     except CacheError:
         return False
     return True
 
 
-def _check_all_present(root: Path, stems: set[str], settings: Mapping[str, Any]) -> None:
+def _check_all_present(folder: CacheFolder, stems: set[str], settings: Mapping[str, Any]) -> None:
     """Check that the committed files still exist; else leave a cache that the next run can resume."""
-    files = [root / f"{stem}{suffix}" for stem in sorted(stems) for suffix in (".tar", ".json")]
-    missing = [path for path in files if not path.is_file()]
+    names = folder.names()
+    missing = [name for stem in sorted(stems) for name in (f"{stem}.tar", f"{stem}.json") if name not in names]
     if missing:
-        if not _has_cache_file(root):
-            write_cache_file(root, settings, None)
+        if not _has_cache_file(folder):
+            write_cache_file(folder, settings, None)
         raise CacheError(
-            f"{missing[0]}: vanished while the job ran ({len(missing)} files did); run the same command again"
+            f"{within(folder.name, missing[0])}: vanished while the job ran ({len(missing)} files did); run the same "
+            "command again"
         )
 
 
-def _check_budget(summary: Summary, sidecars: list[Sidecar], max_bad_fraction: float, root: Path) -> None:
+def _check_budget(summary: Summary, sidecars: list[Sidecar], max_bad_fraction: float, name: str) -> None:
     """Check the whole cache, so that a second run with nothing to do does not make a failed cache a good one."""
     bad = [(sidecar.shard, entry) for sidecar in sidecars for entry in sidecar.quarantined]
     whole = [len(sidecar.keys) + len(sidecar.quarantined) for sidecar in sidecars if not sidecar.lost_its_end]
@@ -298,6 +324,6 @@ def _check_budget(summary: Summary, sidecars: list[Sidecar], max_bad_fraction: f
             f"{shard}, sample {first.key!r}: {first.reason}"
         )
     if problems:
-        error = CacheError(f"{root}: {'; and '.join(problems)}")
+        error = CacheError(f"{name}: {'; and '.join(problems)}")
         error.summary = summary
         raise error

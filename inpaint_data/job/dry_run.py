@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from inpaint_data.errors import CacheError
@@ -11,6 +10,7 @@ from inpaint_data.job.plan import Plan, Stamps, check_exact, plan_shards
 from inpaint_data.job.progress import Summary
 from inpaint_data.job.shard_job import Work, encode
 from inpaint_data.job.storage_costs import storage_costs
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.members import members_of
 from inpaint_data.latent_cache.writer import settings_for
 from inpaint_data.pipeline.survey import survey_shards
@@ -20,15 +20,15 @@ from inpaint_data.shards.tar import stored_size
 PROBE_BATCHES = 3  # the first one warms up
 
 
-def dry_run(work: Work, inputs: Sequence[str], root: Path, settings: Mapping[str, Any]) -> Summary:
+def dry_run(work: Work, inputs: Sequence[str], folder: CacheFolder, settings: Mapping[str, Any]) -> Summary:
     """The plan of a run: from headers what would be cached, from a few batches how long it takes and how large it is.
 
     Raises:
         UsageError: as the run itself does.
         CacheError: more samples than allowed would be quarantined; its `summary` has the plan.
     """
-    settings_for(root, settings)
-    plan = plan_shards(inputs, root, Stamps(root, None), work.made_with)
+    settings_for(folder, settings)
+    plan = plan_shards(inputs, folder, Stamps(folder, None), work.made_with)
     check_exact(plan, work.job.exact)
     plan.bytes_expected, plan.seconds_expected = 0, 0.0
     summary = Summary(plan, dry_run=True)
@@ -38,7 +38,7 @@ def dry_run(work: Work, inputs: Sequence[str], root: Path, settings: Mapping[str
     bytes_of_pixel, seconds_of_pixel = _probe(work, plan) if plan.survey.targets else (0.0, 0.0)
     pixels = plan.survey.pixels
     plan.bytes_expected, plan.seconds_expected = round(pixels * bytes_of_pixel), pixels * seconds_of_pixel
-    _check_budget(summary, plan, work.job.max_bad_fraction, root)
+    _check_budget(summary, plan, work.job.max_bad_fraction, folder.name)
     return summary
 
 
@@ -66,14 +66,14 @@ def _probe(work: Work, plan: Plan) -> tuple[float, float]:
     return sum(size for _, size, _ in measured) / pixels, sum(seconds for _, _, seconds in measured) / pixels
 
 
-def _check_budget(summary: Summary, plan: Plan, max_bad_fraction: float, root: Path) -> None:
+def _check_budget(summary: Summary, plan: Plan, max_bad_fraction: float, name: str) -> None:
     survey = plan.survey
     assert survey is not None
     if survey.bad_fraction <= max_bad_fraction:
         return
     kind, count = survey.unusable.most_common(1)[0]
     error = CacheError(
-        f"{root}: {survey.unusable.total()} of the {survey.samples} samples that were looked at would be quarantined, "
+        f"{name}: {survey.unusable.total()} of the {survey.samples} samples that were looked at would be quarantined, "
         f"more than max_bad_fraction {max_bad_fraction}; {count} are {kind}: {survey.examples[kind][0]}"
     )
     error.summary = summary

@@ -2,15 +2,16 @@
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from inpaint_data.durable import MAX_NAME_BYTES, write_file
+from inpaint_data.durable import MAX_NAME_BYTES
 from inpaint_data.errors import ShardError, UsageError
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import CACHE_FILE, Sidecar, committed, differences
 from inpaint_data.pipeline.survey import Survey
 from inpaint_data.ranks import Part
@@ -39,6 +40,7 @@ class Plan:
     removed: list[str] = field(default_factory=list)
     removed_samples: int = 0
     made_otherwise: Counter[str] = field(default_factory=Counter)
+    bytes_of: dict[str, int] = field(default_factory=dict)  # of the shards to do
     bytes_to_do: int = 0
     survey: Survey | None = None  # of a dry run, of the shards to do
     bytes_expected: int | None = None
@@ -48,6 +50,21 @@ class Plan:
     @property
     def todo(self) -> list[str]:
         return [*self.new, *self.stale]
+
+    @property
+    def shards_to_do(self) -> int:
+        return len(self.new) + len(self.stale)
+
+    def take_on(self, shard: str, size: int, is_stale: bool = False) -> None:
+        """This process does it."""
+        (self.stale if is_stale else self.new).append(shard)
+        self.bytes_of[shard] = size
+        self.bytes_to_do += size
+
+    def give_away(self, shard: str) -> None:
+        """Another process does it, or nobody can."""
+        (self.new if shard in self.new else self.stale).remove(shard)
+        self.bytes_to_do -= self.bytes_of.pop(shard)
 
     def table(self) -> str:
         rows = [
@@ -75,15 +92,17 @@ class Plan:
 class Stamps:
     """The state of the inputs when they were last hashed, so that only changed ones are hashed again.
 
-    Kept beside the shards, one file for each process of a job, a line for each shard, written as soon as it is known;
-    may be deleted.
+    Kept beside the shards, one file for each process of a job, a line for each shard, written as soon as it is known,
+    to a store now and then; may be deleted.
 
     Args:
-        root: the cache's folder.
+        folder: of the cache.
         rank: of this process; None writes nothing.
     """
 
-    def __init__(self, root: Path, rank: int | None) -> None:
+    def __init__(self, folder: CacheFolder, rank: int | None) -> None:
+        root = folder.root
+        self._folder, self._sent = folder, time.monotonic()
         self._path = None if rank is None else root / f"{STAMPS}{rank}"
         self._known: dict[tuple[str, str], str] = {}  # stem and stamp -> sha256
         self._before: dict[str, str] = {}  # stem -> stamp, of shards that are still to be read
@@ -120,12 +139,15 @@ class Stamps:
         if self._path is not None:
             with self._path.open("ab") as file:
                 file.write(b"\n" + _line(stem, stamp, sha256))  # behind a line that a kill may have torn
+            if self._folder.place != self._folder.root and time.monotonic() - self._sent > self._folder.pause:
+                self._sent = time.monotonic()
+                self._folder.write(self._path.name, self._path.read_bytes())
 
     def save(self) -> None:
         """Write the file anew, without what has become old."""
         if self._path is not None:
             lines = (_line(stem, *self._current[stem]) for stem in sorted(self._current))
-            write_file(self._path, b"".join(lines))
+            self._folder.write(self._path.name, b"".join(lines))
 
 
 def _line(stem: str, stamp: str, sha256: str) -> bytes:
@@ -133,7 +155,7 @@ def _line(stem: str, stamp: str, sha256: str) -> bytes:
 
 
 def plan_shards(
-    inputs: Sequence[str], root: Path, stamps: Stamps, made_with: Mapping[str, Any], part: Part | None = None
+    inputs: Sequence[str], folder: CacheFolder, stamps: Stamps, made_with: Mapping[str, Any], part: Part | None = None
 ) -> Plan:
     """Compare a process's part of the inputs with the committed shards: by size, and by hash if the size is the same.
 
@@ -143,7 +165,7 @@ def plan_shards(
         CacheError: a sidecar is damaged.
     """
     part = part or Part()
-    cached = {sidecar.shard: sidecar for sidecar in map(Sidecar.read, committed(root))}
+    cached = {sidecar.shard: sidecar for sidecar in map(Sidecar.read, committed(folder.root))}
     names = {_name(shard) for shard in inputs}
     removed = [sidecar for name, sidecar in sorted(cached.items()) if name not in names]
     plan = Plan(part, len(inputs))
@@ -158,32 +180,31 @@ def plan_shards(
                 f"{shard}: its name is too long for a cache's files; rename it to {MAX_NAME_BYTES - 5} bytes or less"
             )
         try:
-            _place(plan, shard, cached.get(_name(shard)), root, stamps, made_with)
+            _place(plan, shard, cached.get(_name(shard)), folder, stamps, made_with)
         except ShardError as error:
             plan.unreadable[shard] = str(error)
-    _refuse_renamed(plan, removed, root, stamps)
+    _refuse_renamed(plan, removed, folder.name, stamps)
     return plan
 
 
 def _place(
-    plan: Plan, shard: str, sidecar: Sidecar | None, root: Path, stamps: Stamps, made_with: Mapping[str, Any]
+    plan: Plan, shard: str, sidecar: Sidecar | None, folder: CacheFolder, stamps: Stamps, made_with: Mapping[str, Any]
 ) -> None:
     """Add a shard to the plan. Raises ShardError if it cannot be read."""
     size = shard_size(shard)
-    if sidecar is None or not _is_whole(root, sidecar):
-        todo = plan.new
+    if sidecar is None or not is_whole(folder, sidecar):
+        is_stale = False
     elif size == sidecar.input["size"] and stamps.sha256(shard) == sidecar.input["sha256"]:
         plan.done.append(shard)
         plan.made_otherwise.update(differences(sidecar.made_with or made_with, made_with))
         return
     else:
-        todo = plan.stale
+        is_stale = True
     stamps.will_read(shard)
-    todo.append(shard)
-    plan.bytes_to_do += size
+    plan.take_on(shard, size, is_stale)
 
 
-def _refuse_renamed(plan: Plan, removed: Sequence[Sidecar], root: Path, stamps: Stamps) -> None:
+def _refuse_renamed(plan: Plan, removed: Sequence[Sidecar], root: str, stamps: Stamps) -> None:
     """Raise UsageError if a new input has the bytes of a removed one: its samples would be in the cache twice."""
     by_content = {(sidecar.input["size"], sidecar.input["sha256"]): sidecar.shard for sidecar in removed}
     sizes = {size for size, _ in by_content}
@@ -193,7 +214,7 @@ def _refuse_renamed(plan: Plan, removed: Sequence[Sidecar], root: Path, stamps: 
             size = shard_size(shard)
             old = by_content.get((size, stamps.sha256(shard))) if size in sizes else None
         except ShardError as error:
-            plan.new.remove(shard)
+            plan.give_away(shard)
             plan.unreadable[shard] = str(error)
             continue
         if old:
@@ -230,8 +251,6 @@ def _name(shard: str) -> str:
     return f"{shard_stem(shard)}.tar"
 
 
-def _is_whole(root: Path, sidecar: Sidecar) -> bool:
+def is_whole(folder: CacheFolder, sidecar: Sidecar) -> bool:
     """True if the tar of a sidecar exists in its size; `verify` checks more."""
-    with suppress(OSError):
-        return (root / sidecar.shard).stat().st_size == int(sidecar.output["size"])
-    return False
+    return folder.tar_size(sidecar.shard) == int(sidecar.output["size"])

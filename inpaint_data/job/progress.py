@@ -99,6 +99,7 @@ class Summary:
     retried: int = 0
     in_parts: int = 0  # batches that did not fit into memory
     unreadable: dict[str, str] = field(default_factory=dict)  # shard -> reason
+    helped: int = 0  # shards of other processes
     without_samples: list[str] = field(default_factory=list)  # shards that have none, usable or not
     missing: list[int] = field(default_factory=list)  # places of the input shards that are not in the cache
     samples_in: int = 0
@@ -118,6 +119,19 @@ class Summary:
     def masks(self) -> int:
         return self.seen.masks
 
+    def add(self, other: "Summary") -> None:
+        """Count what another process did of this run."""
+        for name in ("shards", "retried", "in_parts", "samples_in", "cached", "bytes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("decode_seconds", "encode_seconds", "write_seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.unreadable |= other.unreadable
+        self.without_samples += other.without_samples
+        self.quarantined += other.quarantined
+        self.filtered += other.filtered
+        self.seen.add(other.seen)
+        self.untold.add(other.untold)
+
     def note_untold(self, batch: ImageBatch) -> None:
         """Count the masks of a batch that should have a caption of their own, and of which nothing says one."""
         for row, masks in enumerate(batch.get("untold", [])):
@@ -130,8 +144,10 @@ class Summary:
             return self.plan.table()
         part = self.plan.part
         mine = len(range(part.rank, self.plan.inputs, part.world))
+        share = f"{part}: {mine} of {self.plan.inputs} shards are mine"
+        share += f", and it did {self.helped} of others" if self.helped else ""
         rows = [
-            *([("this process", f"{part}: {mine} of {self.plan.inputs} shards are mine")] if part.world > 1 else []),
+            *([("this process", share)] if part.world > 1 else []),
             ("shards", f"{self.shards} cached, {len(self.plan.done)} were already there"),
             *([("unreadable", f"{len(self.unreadable)} shards, left out")] if self.unreadable else []),
             ("samples in", f"{self.samples_in}"),

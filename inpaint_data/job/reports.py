@@ -10,13 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from inpaint_data.errors import UsageError
+from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.job.plan import Plan
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import Quarantined, Sidecar
 from inpaint_data.shown import shown
 
 PROGRESS = ".progress-"
-EVERY = 1.0  # seconds between two looks that `status` can have
 _retries = logging.getLogger("inpaint_data.shards.store_errors")
 
 
@@ -73,13 +73,14 @@ class Watcher(Protocol):
 
 
 class Reports:
-    """Tells all watchers of one job's process."""
+    """Tells all watchers of one job's process, whose plan may change while it runs."""
 
-    def __init__(self, pace: Pace, watchers: Sequence[Watcher]) -> None:
-        self.pace, self.watchers = pace, watchers
+    def __init__(self, plan: Plan, pace: Pace, watchers: Sequence[Watcher]) -> None:
+        self.plan, self.pace, self.watchers = plan, pace, watchers
 
     def images(self, count: int, expected: float) -> None:
         self.pace.images += count
+        self.pace.shards = self.plan.shards_to_do
         self.pace.expected = expected
         for watcher in self.watchers:
             watcher.images(self.pace)
@@ -87,6 +88,7 @@ class Reports:
     def shard(self, sidecar: Sidecar, expected: float) -> None:
         pace = self.pace
         pace.done += 1
+        pace.shards = self.plan.shards_to_do
         pace.expected = expected
         pace.quarantined += len(sidecar.quarantined)
         pace.filtered += len(sidecar.filtered)
@@ -111,14 +113,14 @@ class JsonLog:
 
     Args:
         path: the file.
-        root: the cache's folder, for the first line.
+        cache: its folder or URL, for the first line.
         plan: what is to do.
 
     Raises:
         UsageError: the file cannot be written to.
     """
 
-    def __init__(self, path: str, root: Path, plan: Plan) -> None:
+    def __init__(self, path: str, cache: str, plan: Plan) -> None:
         self._rank, self._path = plan.part.rank, Path(path).expanduser()
         try:
             # A line is written at once, so that those of several processes do not mix.
@@ -134,7 +136,7 @@ class JsonLog:
         _retries.setLevel(logging.INFO)
         self.write(
             "start",
-            cache=str(root),
+            cache=shown(cache),
             world=plan.part.world,
             shards=len(plan.todo),
             already=len(plan.done),
@@ -192,15 +194,16 @@ class _Retries(logging.Handler):
 class ProgressFile:
     """Keeps beside the cache how far this process is, for `status`; gone when the job ends by itself."""
 
-    def __init__(self, root: Path, plan: Plan) -> None:
-        self._path, self._plan, self._written = root / f"{PROGRESS}{plan.part.rank}", plan, 0.0
+    def __init__(self, folder: CacheFolder, plan: Plan) -> None:
+        self._folder, self._name, self._plan, self._written = folder, f"{PROGRESS}{plan.part.rank}", plan, 0.0
         if plan.part.rank == 0:
-            for path in root.glob(f"{PROGRESS}[0-9]*"):  # of a job with more processes
-                if path.name.removeprefix(PROGRESS).isdecimal() and int(path.name[len(PROGRESS) :]) >= plan.part.world:
-                    path.unlink(missing_ok=True)
+            for name in folder.names():  # of a job with more processes
+                number = name.removeprefix(PROGRESS)
+                if name != number and number.isdecimal() and int(number) >= plan.part.world:
+                    folder.clear(name)
 
     def images(self, pace: Pace) -> None:
-        if time.monotonic() - self._written > EVERY:
+        if time.monotonic() - self._written > self._folder.pause:
             self._write(pace)
 
     def shard(self, sidecar: Sidecar, pace: Pace) -> None:  # noqa: ARG002 - of the protocol
@@ -210,16 +213,16 @@ class ProgressFile:
         self._write(pace)
 
     def end(self, problem: str | None, pace: Pace) -> None:  # noqa: ARG002 - of the protocol
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)
+        with suppress(OSError, ShardError):
+            self._folder.clear(self._name)
 
     def _write(self, pace: Pace) -> None:
         self._written = time.monotonic()
         part = self._plan.part
         content = {"rank": part.rank, "world": part.world, "inputs": self._plan.inputs, "updated": time.time()}
         content |= {"already": len(self._plan.done)} | _numbers(pace)
-        with suppress(OSError):  # it is for a person's curiosity
-            self._path.write_text(json.dumps(content))
+        with suppress(OSError, ShardError):  # it is for a person's curiosity
+            self._folder.note(self._name, json.dumps(content).encode())
 
 
 def _numbers(pace: Pace) -> dict[str, Any]:

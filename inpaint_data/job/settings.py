@@ -7,7 +7,7 @@ from inpaint_data.batch import PAIRED
 from inpaint_data.encoding.settings import DTYPES
 from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.storage import Storage
-from inpaint_data.settings import Choices, Count, Natural, Settings, Share, checked, spelled
+from inpaint_data.settings import Choices, Count, Natural, Positive, Settings, Share, checked, spelled
 from inpaint_data.shown import meant
 
 Kept = Literal["moments", "mean"]
@@ -70,6 +70,19 @@ class JobSettings(Settings):
     log_json: str | None = None
     """Append a JSON line for each event to this file: start, shard, fault, left_out, retry, end, with rates and time to
     go; the processes of a job may share it."""
+
+    engine: Literal["here", "ray"] = "here"
+    """Who does the shards: the processes that run the command, or the workers of a Ray cluster."""
+
+    ray_address: str | None = None
+    """Address of the Ray cluster; "auto" is the one that this machine is of. Left out, RAY_ADDRESS says it, or there is
+    one for this machine alone."""
+
+    ray_workers: Natural = 0
+    """Workers on the cluster; 0 is as many as it has room for at the start. Each takes `num_workers` CPUs."""
+
+    ray_gpus: Positive = 1.0
+    """GPUs that a Ray worker takes, where there are any; 0.5 puts two on each."""
 
     dry_run: bool = False
     """Only print what is to do, and how long it would take by a short probe. Writes nothing."""

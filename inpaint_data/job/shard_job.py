@@ -2,11 +2,10 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +17,13 @@ from inpaint_data.encoding.device import free_memory, is_out_of_memory
 from inpaint_data.encoding.encoder import Encoder
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, EncodeError, SampleError, UsageError
-from inpaint_data.job.plan import Stamps
 from inpaint_data.job.progress import EMPTY, FULL, NO_CAPTION, TOO_LONG, Seen, Summary
 from inpaint_data.job.reports import Reports
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.latent_cache.codec import Storing
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import Quarantined, Sidecar
+from inpaint_data.latent_cache.lock import Lock
 from inpaint_data.latent_cache.members import members_of
 from inpaint_data.latent_cache.settings import made_with
 from inpaint_data.latent_cache.text_members import text_members
@@ -59,7 +59,7 @@ class Work:
     def storing(self) -> Storing:
         return Storing(self.job.storage, self.encoder.autoencoder.has_posterior, self.job.means)
 
-    def events(self, shards: Sequence[str], tally: Tally | None = None) -> Generator[Any, None, None]:
+    def events(self, shards: Iterable[str], tally: Tally | None = None) -> Generator[Any, None, None]:
         """The pictures of some shards in batches, read and decoded ahead, with Faults and ShardEnds among them."""
         variants = range(self.job.variants)
         stages = image_stages(
@@ -71,8 +71,9 @@ class Work:
 class Committer:
     """Writes encoded batches to the current shard; runs in the writing thread alone."""
 
-    def __init__(self, root: Path, cache_fingerprint: str, work: Work, summary: Summary) -> None:
-        self._root, self._fingerprint, self._work, self._summary = root, cache_fingerprint, work, summary
+    def __init__(self, folder: CacheFolder, lock: Lock, cache_fingerprint: str, work: Work, summary: Summary) -> None:
+        self._folder, self._lock, self._fingerprint = folder, lock, cache_fingerprint
+        self._work, self._summary = work, summary
         self._shard: ShardWriter | None = None
         self._faults: list[Fault] = []
         self._seen = Seen()  # in the current shard
@@ -89,7 +90,7 @@ class Committer:
 
     def _open(self, shard: str) -> ShardWriter:
         if self._shard is None:
-            self._shard = ShardWriter(self._root, shard_stem(shard))
+            self._shard = ShardWriter(self._folder, shard_stem(shard))
         return self._shard
 
     def add(self, shard: str, variants: Sequence[Batch], faults: Sequence[Fault]) -> None:
@@ -146,6 +147,7 @@ class Committer:
         )
         source = {"name": f"{shard_stem(end.shard)}.tar", **asdict(end.identity)}
         variants = self._work.job.variants
+        self._lock.check()
         sidecar = self._open(end.shard).commit(
             self._fingerprint, source, variants, self._work.made_with, quarantined, filtered
         )
@@ -187,20 +189,34 @@ class Committer:
             self._shard.drop()
 
 
-def cache_shards(work: Work, committer: Committer, summary: Summary, stamps: Stamps, reports: Reports) -> None:
-    """Encode and commit the shards that the plan has to do, in their order.
+def cache_shards(
+    work: Work,
+    committer: Committer,
+    summary: Summary,
+    shards: Iterable[str],
+    done: Callable[[Sidecar], None],
+    reports: Reports,
+) -> None:
+    """Encode and commit shards in their order.
 
     At any error the current shard is dropped and the others stay. One that cannot be read is left out.
+
+    Args:
+        work: what to do with each.
+        committer: writes them.
+        summary: of the run; its plan may change while `shards` are handed out.
+        shards: asked for one after another, when they are to be read.
+        done: told of each one that is committed.
+        reports: told of everything.
     """
-    shards, total_bytes = summary.plan.todo, summary.plan.bytes_to_do
     tally, problem = Tally(), None
     pending: deque[Future[Sidecar | None]] = deque()
 
     def finish_one() -> None:
         sidecar = pending.popleft().result()
         if sidecar is not None:
-            stamps.was_read(sidecar.shard.removesuffix(".tar"), sidecar.input["sha256"])
-            reports.shard(sidecar, tally.expected(total_bytes))
+            done(sidecar)
+            reports.shard(sidecar, tally.expected(summary.plan.bytes_to_do))
 
     with ThreadPoolExecutor(1, "inpaint_data-write") as pool, closing(work.events(shards, tally)) as events:
         try:
@@ -222,7 +238,7 @@ def cache_shards(work: Work, committer: Committer, summary: Summary, stamps: Sta
                     summary.encode_seconds += time.perf_counter() - started
                     for batches, faults in parts:
                         pending.append(pool.submit(committer.add, event["__shard__"][0], batches, faults))
-                    reports.images(len(event["__key__"]), tally.expected(total_bytes))
+                    reports.images(len(event["__key__"]), tally.expected(summary.plan.bytes_to_do))
                 while len(pending) > WRITES_AHEAD:
                     finish_one()
             while pending:

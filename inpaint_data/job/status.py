@@ -11,9 +11,9 @@ from typing import Any
 
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.job.reports import PROGRESS
+from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.latent_cache.format import Sidecar, committed, read_cache_file, totals
 from inpaint_data.latent_cache.lock import Holder, holders_of
-from inpaint_data.shards.stores import is_url, local_path
 from inpaint_data.shown import shown
 
 LISTED = 3  # faults in the table
@@ -84,27 +84,31 @@ class Status:
 
 
 def status_of(root: str | Path) -> Status:
-    """How far the cache in a folder is.
+    """How far the cache in a folder, or at a URL, is.
 
     Raises:
-        UsageError: no such folder, a URL, or nothing of a cache in it.
+        UsageError: no such folder, or nothing of a cache in it.
+        ShardError: its store does not answer.
     """
-    if is_url(str(root)):
-        raise UsageError(f"root: {root} is a URL; look at the folder that the job writes to, where it runs", ("root",))
-    folder = local_path(root)
-    if not folder.is_dir():
-        raise UsageError(f"root: {root}: no such folder; name the one that `inpaint-data cache` writes to", ("root",))
-    sidecars, holders = [], holders_of(folder)
-    for path in committed(folder):
+    with opened(root) as folder:
+        return _status_of(folder)
+
+
+def _status_of(folder: CacheFolder) -> Status:
+    fix = "name the one that `inpaint-data cache` writes to"
+    if not folder.is_there():
+        raise UsageError(f"root: {folder.name}: no such folder, or nothing in it; {fix}", ("root",))
+    sidecars, holders = [], holders_of(folder.place)
+    for path in committed(folder.root):
         with suppress(CacheError, OSError):  # one that is being replaced, or damaged, which `verify` tells
             sidecars.append(Sidecar.read(path))
-    parts = parts_of(folder)
+    parts = parts_of(folder.root)
     is_complete, is_there = False, bool(sidecars or parts or holders)
     with suppress(CacheError):
-        is_complete = read_cache_file(folder).totals is not None
+        is_complete = read_cache_file(folder.root).totals is not None
         is_there = True
     if not is_there:
-        raise UsageError(f"root: {root} has nothing of a cache; name the folder that `inpaint-data cache` writes to")
+        raise UsageError(f"root: {folder.name} has nothing of a cache; {fix}", ("root",))
     living = any(holder.is_alive for holder in holders)
     faults = [
         (sidecar.shard, entry.key, entry.reason)
@@ -112,7 +116,7 @@ def status_of(root: str | Path) -> Status:
         for entry in sidecar.quarantined
     ]
     state = "under way" if living else "complete" if is_complete else "stopped"
-    return Status(str(root), state, totals(sidecars), faults[-LISTED:], parts, holders)
+    return Status(folder.name, state, totals(sidecars), faults[-LISTED:], parts, holders)
 
 
 def rate_of(parts: Sequence[Part]) -> float:

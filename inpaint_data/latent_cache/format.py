@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inpaint_data.durable import write_file
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.encodings import json_bytes
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.index import ShardIndex, is_count
 from inpaint_data.shards.stores import folder_of, is_url, local_path, read_if_there, within
 
@@ -149,13 +149,13 @@ def missing_cache_file(root: str, sidecars: bool) -> str:
     return f"{root}: no {CACHE_FILE} here, so this is not a latent cache; make one with `inpaint-data cache`"
 
 
-def write_cache_file(root: Path, settings: Mapping[str, Any], sidecars: "Sequence[Sidecar] | None") -> None:
+def write_cache_file(folder: CacheFolder, settings: Mapping[str, Any], sidecars: "Sequence[Sidecar] | None") -> None:
     """Write `cache.json`. Without sidecars a job is under way, or was when it died."""
     counts, of_shards = None, None
     if sidecars is not None:
         counts = totals(sidecars)
         of_shards = shards_sha256({sidecar.shard: sidecar.sha256 for sidecar in sidecars})
-    write_file(root / CACHE_FILE, CacheFile(fingerprint(settings), dict(settings), counts, of_shards).to_bytes())
+    folder.write(CACHE_FILE, CacheFile(fingerprint(settings), dict(settings), counts, of_shards).to_bytes())
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy.typing as npt
 
 from inpaint_data.batch import PAIRED, PIXELS
-from inpaint_data.durable import write_file
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.encodings import read_npy
+from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     Sidecar,
@@ -40,7 +40,7 @@ from inpaint_data.latent_cache.settings import CacheSettings, FoundInTars, VaeRe
 from inpaint_data.latent_cache.storage import Storage, storage_of
 from inpaint_data.shards.naming import shard_identity
 from inpaint_data.shards.reading import IMAGE_EXTENSIONS, Fault, Sample, locate_samples, read_sample
-from inpaint_data.shards.stores import local_root
+from inpaint_data.shards.stores import within
 from inpaint_data.shown import shortened
 
 
@@ -61,51 +61,62 @@ def index_cache(root: str | Path, vae: str | Autoencoder | None = None) -> list[
         UsageError: no tar at `root`, or neither a `cache.json` nor `vae`.
         CacheError: a sample that is not as a cache has it, or not like the others; it is named and nothing written.
     """
-    root = local_root(root)
-    tars = sorted(root.glob("*.tar"))
+    with opened(root) as folder:
+        return _index(folder, vae)
+
+
+def _index(folder: CacheFolder, vae: str | Autoencoder | None) -> list[str]:
+    tars = sorted(name for name in folder.names() if name.endswith(".tar"))
     if not tars:
-        raise UsageError(f"{root}: no tar here to index; name the folder of a cache")
-    unindexed = [path for path in tars if not sidecar_path(root, path.stem).exists()]
-    has_file = (root / CACHE_FILE).exists()
-    settings = read_cache_file(root).settings if has_file else None
+        raise UsageError(f"{folder.name}: no tar here to index; name the folder of a cache")
+    unindexed = [name for name in tars if not sidecar_path(folder.root, Path(name).stem).exists()]
+    has_file = (folder.root / CACHE_FILE).exists()
+    settings = read_cache_file(folder.root).settings if has_file else None
     if settings is None and len(unindexed) < len(tars):
         raise CacheError(
-            f"{root}: has sidecars but no {CACHE_FILE}; run the cache command with the same settings, it writes it anew"
+            f"{folder.name}: has sidecars but no {CACHE_FILE}; run the cache command with the same settings, it writes "
+            "it anew"
         )
     if settings is None:
         if vae is None:
-            raise UsageError(f"vae: there is no {CACHE_FILE} in {root}; name the VAE that made these latents")
-        settings = _settings(unindexed, load_vae(vae) if isinstance(vae, str) else vae)
+            raise UsageError(f"vae: there is no {CACHE_FILE} in {folder.name}; name the VAE that made these latents")
+        settings = _settings(folder, unindexed, load_vae(vae) if isinstance(vae, str) else vae)
     check = SampleCheck(settings.expected)
-    sidecars = [_sidecar(path, settings, check) for path in unindexed]
+    sidecars = []
+    for name in unindexed:
+        with folder.reading(name) as path:
+            sidecars.append(_sidecar(path, settings, check))
     for sidecar in sidecars:
-        write_file(sidecar_path(root, Path(sidecar.shard).stem), sidecar.to_bytes())
-    write_cache_file(root, settings.to_json(), [Sidecar.read(path) for path in committed(root)])
+        folder.write(f"{Path(sidecar.shard).stem}.json", sidecar.to_bytes())
+    write_cache_file(folder, settings.to_json(), [Sidecar.read(path) for path in committed(folder.root)])
     return [sidecar.shard for sidecar in sidecars]
 
 
-def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
+def _settings(folder: CacheFolder, tars: list[str], vae: Autoencoder) -> CacheSettings:
     """The settings as far as samples show them: the first one, and the offsets, windows and sizes of all."""
     offsets: list[int] = []
     windows: set[str] = set()
     sizes: set[tuple[int, int]] = set()
     first: Sample | None = None
-    for path in tars:
-        for sample in _samples(path):
-            first = first or sample
-            record = _record(path, sample)
-            for variant in record["variants"]:
-                offsets.append(variant["offset"])
-                windows.add(str(variant.get("window", "square")))  # the check reports a missing one
-            sizes.add(tuple(record["target_size"]))
+    place = Path()  # of the first one
+    for name in tars:
+        with folder.reading(name) as path:
+            for sample in _samples(path):
+                if first is None:
+                    first, place = sample, path
+                record = _record(path, sample)
+                for variant in record["variants"]:
+                    offsets.append(variant["offset"])
+                    windows.add(str(variant.get("window", "square")))  # the check reports a missing one
+                sizes.add(tuple(record["target_size"]))
     if first is None:
-        raise CacheError(f"{tars[0]}: no sample in any of the tars; name the folder of a cache")
-    record = _record(tars[0], first)
+        raise CacheError(f"{within(folder.name, tars[0])}: no sample in any of the tars; name the folder of a cache")
+    record = _record(place, first)
     carries = any(name in first.members for name in IMAGE_EXTENSIONS)
     return CacheSettings(
         vae=VaeRecord.of(vae),
         variants=len(record["variants"]),
-        storage=_storage(tars[0], first),
+        storage=_storage(place, first),
         masked_latents=MASKED_LATENTS in first.members,
         hole_latents=HOLE_LATENTS in first.members,
         pixels=[picture for picture in PIXELS if pixels_name(picture) in first.members],
@@ -117,7 +128,7 @@ def _settings(tars: list[Path], vae: Autoencoder) -> CacheSettings:
             windows=sorted(windows),
             soft=masks_member(first.members) == SOFT_MASK,
             paired=[name for name, key in PAIRED.items() if f"{key}.npy" in first.members],
-            references=_references(tars[0], first),
+            references=_references(place, first),
             carry_image="original" if carries else "crop" if "crop.png" in first.members else "none",
         ),
     )

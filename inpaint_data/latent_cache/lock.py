@@ -1,5 +1,6 @@
 """Lock of a cache: one job writes to it at a time, and the lock of a dead process does not last."""
 
+import hashlib
 import json
 import logging
 import os
@@ -7,38 +8,107 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inpaint_data.durable import TEMPORARY, is_running
-from inpaint_data.errors import CacheError
+from inpaint_data.durable import is_running
+from inpaint_data.errors import CacheError, ShardError
+from inpaint_data.latent_cache.lock_boards import Board, board_of
 
 LOCK = ".lock-"
+CLAIM = ".claim-"
 HEARTBEAT = 20.0  # seconds between signs of life
 STALE = 300.0  # seconds without one after which a holder on another machine counts as dead
 
 log = logging.getLogger(__name__)
 
 
+class Lock:
+    """A cache that is held, and the shards of it that this process does.
+
+    Of the processes of one job each claims a shard before it does it. A claim counts as long as its process lives, so
+    the others do what a dead one had in hand.
+    """
+
+    def __init__(self, board: Board, rank: int, holder: Mapping[str, Any]) -> None:
+        self._board, self._name, self._claimed = board, f"{LOCK}{rank}", set[str]()
+        self._data = json.dumps(holder).encode()
+        self._claim = json.dumps({"rank": rank, "id": holder["id"]}).encode()
+
+    def check(self) -> None:
+        """Raises CacheError if another job has taken the lock, as of a process that had been still for too long."""
+        if self._board.read(self._name) not in (self._data, b""):
+            raise CacheError(
+                f"{self._board}: this process was still for so long that its lock is gone, and another job may have it "
+                "now; run the command again, finished shards are kept"
+            )
+
+    def claim(self, stem: str) -> bool:
+        """Whether the shard is this process's to do; False where another one does it."""
+        name = f"{CLAIM}{_short(stem)}"
+        while not self._board.create(name, self._claim):
+            data = self._board.read(name)
+            if data == self._claim:
+                break
+            if data is not None:
+                if self._is_of_the_living(data):
+                    return False
+                self._board.remove(name, data)
+        self._claimed.add(name)
+        return True
+
+    def release(self, stem: str) -> None:
+        """The shard is done, or somebody else may do it."""
+        name = f"{CLAIM}{_short(stem)}"
+        if name in self._claimed:
+            self._claimed.discard(name)
+            self._board.give_back(name, self._claim)
+
+    def has_company(self) -> bool:
+        """Whether other processes of the job have a lock."""
+        return any(name != self._name for name in filter(_is_a_lock, self._board.names(LOCK)))
+
+    def _is_of_the_living(self, data: bytes) -> bool:
+        claim = _fields(data)
+        name = f"{LOCK}{claim.get('rank')}"
+        holder = _holder(self._board, name)
+        return holder is not None and holder.get("id") == claim.get("id") and _is_alive(self._board, name, holder)
+
+    def clear_claims(self) -> None:
+        """Take away those of dead processes, where this one is alone."""
+        for name in self._board.names(CLAIM):
+            self._board.remove(name, self._board.read(name))
+
+    def end(self) -> None:
+        """Give everything back."""
+        with suppress(OSError, ShardError):  # the folder may be gone or read-only by now
+            for name in sorted(self._claimed):
+                self._board.give_back(name, self._claim)
+            self._board.give_back(self._name, self._data)
+
+
 @contextmanager
-def locked(root: Path, rank: int = 0, job: str = "") -> Iterator[None]:
+def locked(root: Path | str, rank: int = 0, job: str = "") -> Iterator[Lock]:
     """Hold the cache at `root` for process `rank` of `job` until the block ends.
 
-    A lock is a file with its holder, touched as a sign of life. A holder where this process runs is dead when its
-    process is gone; one on another machine when it has given no sign for five minutes. A lock that tells neither is
-    watched for a minute: a torn one, one dated in the future, and one of this host before it started again or in
-    another container. Each process makes its own lock first and then looks for those of other jobs, so two jobs that
-    start at once see each other.
+    A lock is a file or an object with its holder, touched as a sign of life. A holder where this process runs is dead
+    when its process is gone; one on another machine when it has given no sign for five minutes. A lock that tells
+    neither is watched for a minute: a torn one, one dated in the future, and one of this host before it started again
+    or in another container. Each process makes its own lock first and then looks for those of other jobs, so two jobs
+    that start at once see each other.
 
     Args:
+        root: the cache's folder; a text is its URL.
         job: the same for all processes that may write at once, and for no others; nothing for a process that may not
             share the cache.
 
     Raises:
-        CacheError: a living process of another job holds it, or of this job with the same rank.
+        CacheError: a living process of another job holds it, or of this job with the same rank; or its store has no
+            way to keep two apart.
+        ShardError: its store does not answer.
     """
     holder = {
         "host": socket.gethostname(),
@@ -48,25 +118,36 @@ def locked(root: Path, rank: int = 0, job: str = "") -> Iterator[None]:
         "id": uuid.uuid4().hex,
         "job": job or uuid.uuid4().hex,
     }
-    path = root / f"{LOCK}{rank}"
-    while not _create(path, holder):
-        _refuse_or_remove(root, path)
+    board, name = board_of(root), f"{LOCK}{rank}"
+    data = json.dumps(holder).encode()
+    while not board.create(name, data):
+        _refuse_or_remove(board, name)
+    lock = Lock(board, rank, holder)
     stopped = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, stopped), name="inpaint_data-lock", daemon=True)
+    heart = threading.Thread(target=_beat, args=(board, name, data, stopped), name="inpaint_data-lock", daemon=True)
     try:
         heart.start()
-        for other in sorted(root.glob(f"{LOCK}[0-9]*")):
-            other_holder = _holder(other)
-            if other != path and other_holder is not None and other_holder.get("job") != holder["job"]:
-                _refuse_or_remove(root, other)
-        yield
+        for other in board.names(LOCK):
+            other_holder = _holder(board, other) if _is_a_lock(other) else None
+            if other != name and other_holder is not None and other_holder.get("job") != holder["job"]:
+                _refuse_or_remove(board, other)
+        if not job:
+            lock.clear_claims()
+        yield lock
     finally:
         stopped.set()
         if heart.ident is not None:  # it may have found no memory to start in
             heart.join()
-        with suppress(OSError):  # the folder may be gone or read-only by now
-            if _holder(path) == holder:
-                path.unlink()
+        lock.end()
+
+
+def _short(stem: str) -> str:
+    """A shard in the name of a claim, which has room for little."""
+    return hashlib.sha256(stem.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _is_a_lock(name: str) -> bool:
+    return name.removeprefix(LOCK).isdecimal()
 
 
 @dataclass(frozen=True)
@@ -80,20 +161,20 @@ class Holder:
     seconds_since_sign: float
 
 
-def holders_of(root: Path) -> list[Holder]:
+def holders_of(root: Path | str) -> list[Holder]:
     """Those who hold a cache, or died holding it, as far as can be told without waiting."""
-    found = []
-    for path in sorted(root.glob(f"{LOCK}[0-9]*")):
-        holder, rank = _holder(path), path.name.removeprefix(LOCK)
-        if holder is None or not rank.isdecimal():
+    found, board = [], board_of(root)
+    for name in filter(_is_a_lock, board.names(LOCK)):
+        holder = _holder(board, name)
+        if holder is None:
             continue
         with suppress(OSError):
-            age = max(0.0, time.time() - path.stat().st_mtime)
+            age = max(0.0, board.age(name))
             pid = holder.get("pid")
             is_alive = age < STALE
             if holder.get("place") == this_place() and isinstance(pid, int):
-                is_alive = _is_alive(path, holder)
-            found.append(Holder(int(rank), pid, holder.get("host"), is_alive, age))
+                is_alive = _is_alive(board, name, holder)
+            found.append(Holder(int(name.removeprefix(LOCK)), pid, holder.get("host"), is_alive, age))
     return found
 
 
@@ -117,114 +198,62 @@ def _start_of(pid: int) -> str | None:
         return None
 
 
-def _create(path: Path, holder: dict[str, Any]) -> bool:
-    """Create the lock; False if there is one. A hard link would do it whole, but exFAT and some shares have none."""
-    try:
-        file = path.open("x")
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise CacheError(f"{path}: {error.strerror}; the folder must be writable") from None
-    try:
-        with file:
-            file.write(json.dumps(holder))
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException as error:
-        with suppress(OSError):
-            path.unlink()
-        if isinstance(error, OSError):
-            raise CacheError(f"{path}: {error.strerror}; the folder must be writable") from None
-        raise
-    return _holder(path) == holder  # else it was taken for torn, and is another's by now
-
-
-def _holder(path: Path) -> dict[str, Any] | None:
+def _holder(board: Board, name: str) -> dict[str, Any] | None:
     """The holder of a lock; None if the lock is gone, empty if it cannot be read."""
+    data = board.read(name)
+    return None if data is None else _fields(data)
+
+
+def _fields(data: bytes) -> dict[str, Any]:
     try:
-        holder = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
+        fields = json.loads(data)
+    except ValueError:
         return {}
-    return holder if isinstance(holder, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
-def _refuse_or_remove(root: Path, path: Path) -> None:
+def _refuse_or_remove(board: Board, name: str) -> None:
     """Raise CacheError if the holder of that lock is alive; else remove the lock. The caller tries again."""
-    holder = _holder(path)
-    if holder is None:
+    data = board.read(name)
+    if data is None:
         return
-    if _is_alive(path, holder):
-        holder = _holder(path) or holder  # it may have been written only now
+    holder = _fields(data)
+    if _is_alive(board, name, holder):
+        holder = _holder(board, name) or holder  # it may have been written only now
         known = {"pid", "host"} <= holder.keys()
         writer = f"process {holder['pid']} on {holder['host']}" if known else "another process"
         raise CacheError(
-            f"{root}: {writer} is writing to this cache; wait for it, or stop it and start again "
+            f"{board}: {writer} is writing to this cache; wait for it, or stop it and start again "
             f"(one on another machine counts as dead {STALE / 60:.0f} minutes after its last sign of life)"
         )
-    aside = _temporary(path, "old")
-    with suppress(FileNotFoundError):  # another process was quicker
-        os.rename(path, aside)
-        if _holder(aside) == holder:
-            aside.unlink()
-        else:  # a new lock, made between the look and the rename
-            os.rename(aside, path)
+    board.remove(name, data)
 
 
-def _is_alive(path: Path, holder: dict[str, Any]) -> bool:
+def _is_alive(board: Board, name: str, holder: Mapping[str, Any]) -> bool:
     pid = holder.get("pid")
     if holder.get("place") == this_place() and isinstance(pid, int):
         start = _start_of(pid)
         return pid > 0 and is_running(pid) and (start is None or holder.get("born") in (None, start))
-    age = _seconds_since_sign(path)
+    age = board.age(name)
     if age >= STALE:
         return False
     if holder.get("host") in (None, socket.gethostname()) or age < -HEARTBEAT:
-        return _gives_a_sign(path)
+        return _gives_a_sign(board, name)
     return True
 
 
-def _gives_a_sign(path: Path) -> bool:
+def _gives_a_sign(board: Board, name: str) -> bool:
     """Watch a lock until there is a sign of life, for three heartbeats."""
-    log.warning("%s: does not tell whether its holder is alive; watching it for %.0f s", path, 3 * HEARTBEAT)
-    before, end = _state(path), time.monotonic() + 3 * HEARTBEAT
+    log.warning("%s/%s: does not tell if its holder is alive; watching it for %.0f s", board, name, 3 * HEARTBEAT)
+    before, end = board.state(name), time.monotonic() + 3 * HEARTBEAT
     while time.monotonic() < end:
         time.sleep(min(HEARTBEAT / 10, 1))
-        if (now := _state(path)) != before:
+        if (now := board.state(name)) != before:
             return now is not None
     return False
 
 
-def _state(path: Path) -> tuple[str, int] | None:
-    """What a sign of life changes; None once the lock is gone."""
-    try:
-        # Read first: a client of NFS asks its server again when a file is opened.
-        return path.read_text(errors="replace"), path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return None
-    except OSError:
-        return "", 0
-
-
-def _seconds_since_sign(path: Path) -> float:
-    """Measured by the clock of the file system, since those of two machines may differ."""
-    probe = _temporary(path, "now")
-    try:
-        with probe.open("x") as file:
-            return os.fstat(file.fileno()).st_mtime - path.stat().st_mtime
-    except FileNotFoundError:
-        return STALE
-    finally:
-        probe.unlink(missing_ok=True)
-
-
-def _temporary(path: Path, purpose: str) -> Path:
-    """A name beside a lock, which the next run takes for a dead process's leftover should this one be killed."""
-    return path.with_name(f".{purpose}{path.name}.{uuid.uuid4().hex}.{os.getpid()}{TEMPORARY}")
-
-
-def _beat(path: Path, stopped: threading.Event) -> None:
+def _beat(board: Board, name: str, data: bytes, stopped: threading.Event) -> None:
     while not stopped.wait(HEARTBEAT):
-        with suppress(OSError):  # the folder may be away for a while; the next beat tries again
-            os.utime(path)
+        with suppress(ShardError):  # the store may be away for a while; the next beat tries again
+            board.touch(name, data)

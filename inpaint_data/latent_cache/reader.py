@@ -73,6 +73,7 @@ class LatentCache(Dataset[Batch]):
             "sample" depend on it. It lies in shared memory, so worker processes follow it.
         is_complete: False while the job that makes the cache is under way, or after it was stopped.
         fingerprint: of the settings that the cache was made with.
+        sizes: (N, 2) int64, height and width of every sample.
         buckets: (N,) int64, the bucket of every sample; samples of one bucket have one size and fit into a batch.
         quarantined, filtered: (shard, entry) of every sample that the job could not use or left out on purpose.
 
@@ -148,8 +149,8 @@ class LatentCache(Dataset[Batch]):
         ]
         self._arrays += [name for name in PICTURES if all(name in index.members for index in indexes)]
         self._arrays += [scales for name in self._arrays if (scales := scales_name(name)) in indexes[0].members]
-        sides = np.concatenate([index.target_sizes for index in indexes])
-        self.buckets = np.unique(sides, axis=0, return_inverse=True)[1].reshape(-1)
+        self.sizes = np.concatenate([index.target_sizes for index in indexes])
+        self.buckets = np.unique(self.sizes, axis=0, return_inverse=True)[1].reshape(-1)
 
     def check_ranks(self, world: int) -> None:
         """Raises CacheError if several ranks may have opened an unfinished cache at different times."""
@@ -169,6 +170,12 @@ class LatentCache(Dataset[Batch]):
     def settings(self) -> "CacheSettings":
         """The settings that the cache was made with; `settings.vae.config` is the autoencoder's."""
         return self._file.settings
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Of the latents and the pictures that its batches have."""
+        tables: tuple[Mapping[str, Any], ...] = (ARRAYS, PICTURES)
+        return frozenset(table[name].key for table in tables for name in self._arrays if name in table)
 
     @property
     def member_bytes(self) -> Counter[str]:
@@ -261,15 +268,15 @@ class LatentCache(Dataset[Batch]):
                 self.epoch,
             )
 
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """The batch of those samples, drawn as in `epoch`.
+    def batch(self, indices: Sequence[int], epoch: int | None = None) -> Batch:
+        """The batch of those samples, drawn as in `epoch`, by default that of the cache.
 
         Raises:
             IndexError: none are given, or there is no such sample.
             UsageError: they are of several sizes.
             CacheError, ShardError: one cannot be read, or is damaged.
         """
-        return self._batch(indices, self.epoch)
+        return self._batch(indices, self.epoch if epoch is None else epoch)
 
     def _batch(self, indices: Sequence[int], epoch: int) -> Batch:
         if not len(indices) or not all(0 <= index < len(self) for index in indices):

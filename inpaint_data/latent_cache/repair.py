@@ -4,18 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     Sidecar,
     committed,
     read_cache_file,
     sidecar_path,
-    tar_path,
     write_cache_file,
 )
 from inpaint_data.latent_cache.lock import locked
-from inpaint_data.latent_cache.verify import verify_files
-from inpaint_data.shards.stores import local_root
+from inpaint_data.latent_cache.verify import verify_folder
 
 
 def repair_cache(root: str | Path) -> list[str]:
@@ -30,30 +29,37 @@ def repair_cache(root: str | Path) -> list[str]:
         UsageError: there is no folder at `root`.
         CacheError: another job writes to it, `cache.json` is missing or damaged, or a file cannot be removed.
     """
-    root = local_root(root)
-    if not root.is_dir():
-        raise UsageError(f"{root}: no such folder; name the folder of a latent cache")
-    settings = _settings(root)
-    with locked(root):
-        files = [Path(problem.file) for problem in verify_files(root).problems]
-        damaged = {file.stem for file in files if file.suffix in (".tar", ".json")}
-        uncommitted = {path.stem for path in root.glob("*.tar") if not sidecar_path(root, path.stem).exists()}
-        # The sidecar first: without it the tar does not count, should this stop in between.
-        to_remove = [
-            path
-            for stem in sorted(damaged | uncommitted)
-            if tar_path(root, stem).is_file() or _is_sidecar(sidecar_path(root, stem))
-            for path in (sidecar_path(root, stem), tar_path(root, stem))
-            if path.name != CACHE_FILE and path.is_file()
-        ]
-        try:
-            if to_remove or Path(CACHE_FILE) in files:
-                write_cache_file(root, settings, None)
-            for path in to_remove:
-                path.unlink()
-        except OSError as error:
-            raise CacheError(f"{error.filename or root}: {error.strerror}; fix that and repair again") from None
-    return [path.name for path in to_remove]
+    with opened(root) as folder:
+        if not folder.is_there():
+            raise UsageError(f"{folder.name}: no such folder; name the folder of a latent cache")
+        settings = _settings(folder.root)
+        with locked(folder.place):
+            return _without_damage(folder, settings)
+
+
+def _without_damage(folder: CacheFolder, settings: dict[str, Any]) -> list[str]:
+    """Remove what is damaged; the caller holds the lock. Returns the names."""
+    files = [Path(problem.file) for problem in verify_folder(folder).problems]
+    names, root = folder.names(), folder.root
+    damaged = {file.stem for file in files if file.suffix in (".tar", ".json")}
+    tars = [name for name in names if name.endswith(".tar")]
+    uncommitted = {Path(name).stem for name in tars if not sidecar_path(root, Path(name).stem).exists()}
+    # The sidecar first: without it the tar does not count, should this stop in between.
+    to_remove = [
+        name
+        for stem in sorted(damaged | uncommitted)
+        if f"{stem}.tar" in tars or _is_sidecar(sidecar_path(root, stem))
+        for name in (f"{stem}.json", f"{stem}.tar")
+        if name != CACHE_FILE and name in names
+    ]
+    try:
+        if to_remove or Path(CACHE_FILE) in files:
+            write_cache_file(folder, settings, None)
+        for name in to_remove:
+            folder.remove(name)
+    except OSError as error:
+        raise CacheError(f"{error.filename or folder.name}: {error.strerror}; fix that and repair again") from None
+    return to_remove
 
 
 def _is_sidecar(path: Path) -> bool:

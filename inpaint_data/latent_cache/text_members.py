@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from inpaint_data.durable import write_file
 from inpaint_data.encoding.text import TextSettings
 from inpaint_data.latent_cache.encodings import npy_bytes
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.shards.stores import within
 
 if TYPE_CHECKING:
@@ -23,11 +22,10 @@ def text_members(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, bytes]:
     return {f"{name}.npy": npy_bytes(array) for name, array in arrays.items()}
 
 
-def write_empty_prompt(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write the embeddings of the empty prompt to `empty_prompt` in a folder of shards."""
-    (folder / EMPTY_PROMPT).mkdir(parents=True, exist_ok=True)
+def write_empty_prompt(folder: CacheFolder, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write the embeddings of the empty prompt to `empty_prompt` beside shards."""
     for name, data in text_members(arrays).items():
-        write_file(folder / EMPTY_PROMPT / name, data)
+        folder.write(f"{EMPTY_PROMPT}/{name}", data)
 
 
 def settings_for_cache(given: TextSettings, root: str, cache: "CacheSettings") -> TextSettings:

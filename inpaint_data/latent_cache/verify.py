@@ -1,7 +1,6 @@
 """Verification of the files of a cache: each is whole, and they agree."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from inpaint_data.durable import TEMPORARY
 from inpaint_data.errors import CacheError, ShardError, UsageError
+from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     CacheFile,
@@ -17,8 +17,6 @@ from inpaint_data.latent_cache.format import (
     committed,
     read_cache_file,
     shards_sha256,
-    sidecar_path,
-    tar_path,
     totals,
 )
 from inpaint_data.latent_cache.index import NOWHERE, Place
@@ -26,7 +24,6 @@ from inpaint_data.latent_cache.members import MEMBERS
 from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.latent_cache.text_members import EMPTY_PROMPT
 from inpaint_data.pictures.geometry import Size
-from inpaint_data.shards.stores import local_root
 from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
 from inpaint_data.shown import shown
 
@@ -76,9 +73,15 @@ def verify_files(root: str | Path) -> Verification:
     Raises:
         UsageError: there is no cache at `root`, not even a damaged one.
     """
-    root = local_root(root)
-    if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
-        raise UsageError(f"{root}: no such folder, or it cannot be read; name the folder of a latent cache")
+    with opened(root) as folder:
+        return verify_folder(folder)
+
+
+def verify_folder(folder: CacheFolder) -> Verification:
+    """As `verify_files`."""
+    root = folder.root
+    if not folder.is_there():
+        raise UsageError(f"{folder.name}: no such folder, or it cannot be read; name the folder of a latent cache")
     problems: list[Problem] = []
     content = _cache_file(root, problems)
     check = _sample_check(content, problems)
@@ -97,12 +100,14 @@ def verify_files(root: str | Path) -> Verification:
             problems.append(Problem(path.name, None, f"its shard was made with other settings than {CACHE_FILE} says"))
         elif check is not None and sidecar.variants != check.expected.variants:
             problems.append(Problem(path.name, None, f"says {sidecar.variants} variants, {CACHE_FILE} another number"))
-        problems += _shard_problems(tar_path(root, path.stem), sidecar, check)
+        problems += _shard_problems(folder, f"{path.stem}.tar", sidecar, check)
     if content is None and not counts["shards"]:
-        raise UsageError(f"{root}: has neither a whole {CACHE_FILE} nor a whole sidecar, so this is not a latent cache")
+        raise UsageError(
+            f"{folder.name}: has neither a whole {CACHE_FILE} nor a whole sidecar, so this is not a latent cache"
+        )
 
     under_way = content is not None and content.totals is None
-    problems += _leftovers(root, stems, under_way)
+    problems += _leftovers(folder, stems, under_way)
     if content is not None and check is not None and not under_way and content.settings.text is not None:
         problems += _empty_prompt(root, content.settings.text.members)
     if content is not None and content.totals not in (None, counts):
@@ -142,23 +147,23 @@ def _sample_check(content: CacheFile | None, problems: list[Problem]) -> SampleC
         return None
 
 
-def _shard_problems(path: Path, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
+def _shard_problems(folder: CacheFolder, name: str, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
     """Read the tar itself, and compare with the index."""
     try:
-        with path.open("rb") as file:
+        with folder.reading(name) as path, path.open("rb") as file:
             source = TarStream(str(path), file)
-            yield from _member_problems(path.name, source, sidecar, check)
+            yield from _member_problems(name, source, sidecar, check)
     except FileNotFoundError:
-        yield Problem(path.name, None, "missing")
+        yield Problem(name, None, "missing")
         return
     except (OSError, ShardError) as error:
-        yield Problem(path.name, None, f"cannot be read: {error}")
+        yield Problem(name, None, f"cannot be read: {error}")
         return
     size, sha256 = sidecar.output["size"], sidecar.output["sha256"]
     if source.offset != size:
-        yield Problem(path.name, None, f"{source.offset} bytes, its sidecar says {size}")
+        yield Problem(name, None, f"{source.offset} bytes, its sidecar says {size}")
     elif source.sha256.hexdigest() != sha256:
-        yield Problem(path.name, None, "its bytes are not those that were written")
+        yield Problem(name, None, "its bytes are not those that were written")
 
 
 def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: SampleCheck | None) -> Iterator[Problem]:
@@ -228,17 +233,12 @@ def _empty_prompt(root: Path, names: Sequence[str]) -> Iterator[Problem]:
             yield Problem(f"{EMPTY_PROMPT}/{name}", None, f"cannot be read ({error}); run the cache command again")
 
 
-def _leftovers(root: Path, stems: set[str], under_way: bool) -> Iterator[Problem]:
+def _leftovers(folder: CacheFolder, stems: set[str], under_way: bool) -> Iterator[Problem]:
     """Tars without a sidecar, and foreign files. Names that begin with a dot belong: locks, stamps, temporary files."""
-    for path in sorted(root.iterdir()):
-        if path.suffix == ".tar" and path.is_file():
-            if path.stem not in stems and not under_way:
-                sidecar = sidecar_path(root, path.stem).name
-                yield Problem(path.name, None, f"no sidecar commits this shard, {sidecar} is missing")
-        elif not (
-            path.name.startswith(".")
-            or path.name.endswith(TEMPORARY)
-            or path.suffix == ".json"
-            or path.name == EMPTY_PROMPT
-        ):
-            yield Problem(path.name, None, "does not belong in a cache; move it elsewhere")
+    for name in sorted(folder.names()):
+        stem, suffix = Path(name).stem, Path(name).suffix
+        if suffix == ".tar" and folder.tar_size(name) is not None:
+            if stem not in stems and not under_way:
+                yield Problem(name, None, f"no sidecar commits this shard, {stem}.json is missing")
+        elif not (name.startswith(".") or name.endswith(TEMPORARY) or suffix == ".json" or name == EMPTY_PROMPT):
+            yield Problem(name, None, "does not belong in a cache; move it elsewhere")

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from inpaint_data.durable import NewFile, name_of_leftover, sync_folder, write_file
+from inpaint_data.durable import NewFile, name_of_leftover
 from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
     Quarantined,
@@ -23,36 +23,36 @@ from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
 from inpaint_data.shards.writing import tar_writer
 
 
-def check_folder(root: Path) -> None:
+def check_folder(folder: CacheFolder) -> None:
     """Make the cache's folder, and check that it can be written and holds nothing but a cache.
 
     Raises:
         UsageError: it cannot be written, or holds something else.
+        ShardError: the same of a store.
     """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        names = sorted(path.name for path in root.iterdir())
-        NewFile(root / "writable").drop()
-    except OSError as error:
-        raise UsageError(f"out: cannot write to {root} ({error.strerror}); choose a folder you may write to") from None
+    folder.check_writable()
+    names = sorted(folder.names())
     foreign = [name for name in names if not name.startswith(".")]
-    if CACHE_FILE not in names and foreign and not committed(root):
-        raise UsageError(f"{root}: holds {foreign[0]!r} but no {CACHE_FILE}; choose an empty folder for the cache")
+    if CACHE_FILE not in names and foreign and not committed(folder.root):
+        raise UsageError(
+            f"{folder.name}: holds {foreign[0]!r} but no {CACHE_FILE}; choose an empty folder for the cache"
+        )
 
 
-def settings_for(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings to write to the cache at `root` with: its own where there is one, if a run with `settings` fits.
+def settings_for(folder: CacheFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings to write to the cache there with: its own where there is one, if a run with `settings` fits.
 
     `cache.json` may be missing or damaged if every sidecar has the fingerprint of these settings.
 
     Args:
-        root: the cache's folder.
+        folder: of the cache.
         settings: as `CacheSettings.to_json` gives them.
 
     Raises:
         UsageError: the settings differ; every field that does is named with both values.
         CacheError: `cache.json` is damaged.
     """
+    root = folder.root
     sidecars = committed(root) if root.is_dir() else []
     if not (root / CACHE_FILE).exists() and not sidecars:
         return dict(settings)
@@ -66,20 +66,20 @@ def settings_for(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         fix = "use them again or another folder"
         if not any(Sidecar.read(path).keys for path in sidecars):
             fix = "it has no samples: delete it, and run again"
-        raise UsageError(f"{root}: made with other settings; {fix}: {'; '.join(lines)}")
+        raise UsageError(f"{folder.name}: made with other settings; {fix}: {'; '.join(lines)}")
     return previous
 
 
-def clean(root: Path, stems: Callable[[str], bool]) -> None:
+def clean(folder: CacheFolder, stems: Callable[[str], bool]) -> None:
     """Remove what a dead job left of the shards that `stems` accepts: temporary files, and tars without a sidecar.
 
     No other process may be writing these shards."""
-    for path in root.iterdir():
-        name = name_of_leftover(path.name, ours=_is_of_a_shard) or path.name
+    for file in folder.names():
+        name = name_of_leftover(file, ours=_is_of_a_shard) or file
         stem = name.removesuffix(".tar") if name.endswith(".tar") else name.removesuffix(".json")
-        uncommitted = path.suffix == ".tar" and not sidecar_path(root, stem).exists()
-        if (name != path.name or uncommitted) and stems(stem):
-            path.unlink(missing_ok=True)
+        uncommitted = file.endswith(".tar") and not sidecar_path(folder.root, stem).exists()
+        if (name != file or uncommitted) and stems(stem):
+            folder.remove(file)
 
 
 def _is_of_a_shard(name: str) -> bool:
@@ -89,9 +89,9 @@ def _is_of_a_shard(name: str) -> bool:
 class ShardWriter:
     """Writes one shard under a temporary name; `commit` makes it real, `drop` removes it."""
 
-    def __init__(self, root: Path, stem: str) -> None:
-        self._root, self._stem = root, stem
-        self._file = NewFile(tar_path(root, stem))
+    def __init__(self, folder: CacheFolder, stem: str) -> None:
+        self._folder, self._stem = folder, stem
+        self._file = NewFile(tar_path(folder.root, stem))
         self._tar = tar_writer(self._file)
         self._keys: list[str] = []
         self._members: list[tuple[int, str]] = []  # row and name of each, in the order of the tar
@@ -123,6 +123,7 @@ class ShardWriter:
         Raises:
             OSError: the disk is full, failing, read-only or gone.
             CacheError: the disk does not give back what was written.
+            ShardError: a store does not take it.
         """
         self._tar.close()
         self._file.sync()
@@ -138,11 +139,9 @@ class ShardWriter:
             filtered=list(filtered),
         )
         # From here to the sidecar's rename the shard is uncommitted: an older sidecar must not vouch for a newer tar.
-        if sidecar_path(self._root, self._stem).exists():
-            sidecar_path(self._root, self._stem).unlink()
-            sync_folder(self._root)
-        self._file.publish()
-        write_file(sidecar_path(self._root, self._stem), sidecar.to_bytes())
+        self._folder.remove(f"{self._stem}.json")
+        self._folder.publish(self._file)
+        self._folder.write(f"{self._stem}.json", sidecar.to_bytes())
         return sidecar
 
     def _read_back(self) -> ShardIndex:

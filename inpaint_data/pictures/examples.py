@@ -351,7 +351,7 @@ def _carried(sample: Sample, files: Collection[str], cut: npt.NDArray[np.uint8],
 
 
 def collate(examples: Sequence[Example]) -> ImageBatch:
-    """Stack examples of one size that have the same variants and seed."""
+    """Stack examples of one size that have as many variants, and the same seed."""
 
     def pairs(values: list[tuple[int, int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).reshape(-1, 2)
@@ -373,6 +373,8 @@ def collate(examples: Sequence[Example]) -> ImageBatch:
         "__key__": [example.key for example in examples],
         "__shard__": [f"{shard_stem(example.shard)}.tar" for example in examples],
     }
+    if any(example.variants != examples[0].variants for example in examples):
+        batch["drawn_with"] = [list(example.variants) for example in examples]
     if any(len(set(example.captions)) > 1 for example in examples):
         batch["captions"] = [list(example.captions) for example in examples]
     if any(any(example.untold) for example in examples):

@@ -51,7 +51,8 @@ def _formats(value: Any) -> tuple[str, ...]:
     return tuple(sorted(set(names)))
 
 
-def _caption(value: Any) -> str:
+def caption_member(value: Any) -> str:
+    """A caption's member as samples have it, or a field of one."""
     member, colon, path = value.partition(":") if isinstance(value, str) else ("", "", "")
     if not member.strip() or (colon and not path):
         raise UsageError(f"{value!r} is not a caption; give a member such as txt, or a field of one: json:prompt")
@@ -106,7 +107,7 @@ class PictureSettings(Settings):
     image: Annotated[str | None, checked(member_name, str | None)] = None
     """The member that is the image, such as input.jpg; left out, the one that is named jpg, jpeg, png or webp."""
 
-    caption: Annotated[str, checked(_caption, str)] = "txt"
+    caption: Annotated[str, checked(caption_member, str)] = "txt"
     """The member that is the caption, or a field of one that is JSON: json:prompt, meta.json:texts.0."""
 
     carry_image: Carry = "none"

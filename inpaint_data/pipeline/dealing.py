@@ -10,7 +10,7 @@ Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Part:
+class Piece:
     """The samples [first, stop) of a shard, which is named by its place in the list of all; None is its end."""
 
     shard: int
@@ -18,7 +18,7 @@ class Part:
     stop: int | None = None
 
 
-def deal(order: Numbers, number: int, of: int, counts: Numbers | None = None) -> list[Part]:
+def deal(order: Numbers, number: int, of: int, counts: Numbers | None = None) -> list[Piece]:
     """What reader `number` of `of` reads, in its order.
 
     Args:
@@ -27,11 +27,11 @@ def deal(order: Numbers, number: int, of: int, counts: Numbers | None = None) ->
             shards, and a shard may be parted; without them, whole shards in turn.
     """
     if counts is None:
-        return [Part(int(shard)) for shard in order[number::of]]
+        return [Piece(int(shard)) for shard in order[number::of]]
     ends = np.cumsum(counts[order])
     total = int(ends[-1]) if len(ends) else 0
     low, high = total * number // of, total * (number + 1) // of
-    parts = []
+    pieces = []
     for place in range(int(np.searchsorted(ends, low, "right")), int(np.searchsorted(ends, high, "left")) + 1):
         if place == len(order):
             break
@@ -40,16 +40,16 @@ def deal(order: Numbers, number: int, of: int, counts: Numbers | None = None) ->
         start = int(ends[place]) - count
         first, stop = max(0, low - start), min(count, high - start)
         if first < stop:
-            parts.append(Part(shard, first, None if stop == count else stop))
-    return parts
+            pieces.append(Piece(shard, first, None if stop == count else stop))
+    return pieces
 
 
-def begun_by(parts: Sequence[Part], samples: int, counts: Numbers) -> list[int]:
-    """The shards of parts that a reader has begun which has gone through so many samples of them."""
+def begun_by(pieces: Sequence[Piece], samples: int, counts: Numbers) -> list[int]:
+    """The shards of pieces that a reader has begun which has gone through so many samples of them."""
     begun = []
-    for part in parts:
+    for piece in pieces:
         if samples <= 0:
             break
-        begun.append(part.shard)
-        samples -= (int(counts[part.shard]) if part.stop is None else part.stop) - part.first
+        begun.append(piece.shard)
+        samples -= (int(counts[piece.shard]) if piece.stop is None else piece.stop) - piece.first
     return begun

@@ -8,10 +8,11 @@ what they leave out is known before batches are.
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class IndexedShards:
     Attributes:
         faults: what the shards have that is not a sample, or that a stage leaves out.
         finder: of views, which knows how many there are not since their picture is too small.
-        buckets: (N,) int64, the bucket of every row.
+        sizes: (N, 2) int64, height and width of the view at every row.
 
     Raises:
         ShardError: a shard cannot be read, or there is no sample in any.
@@ -80,8 +81,7 @@ class IndexedShards:
             reason = f"; the first: {self.faults[0].reason}" if self.faults else ""
             named = ", ".join(shards[:3])
             raise ShardError(f"{named}: no sample in any shard; see the warnings for the reasons{reason}")
-        sizes = self._places[:, 5:]
-        self.buckets: npt.NDArray[np.int64] = np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
+        self.sizes: npt.NDArray[np.int64] = self._places[:, 5:]
 
     def _table_of(self, number: int, file: ShardFile) -> Places:
         """(N, 7) int64: shard, extent, which of the stages' results, view and its size, of each view of a shard."""
@@ -141,10 +141,6 @@ class IndexedShards:
     def __len__(self) -> int:
         return len(self._places)
 
-    def sample(self, row: int) -> SampleDict | Fault:
-        """What is at a row, its view named, behind the user's stages."""
-        return self._staged(row, self._read(row))
-
     def _read(self, row: int) -> Sample | Fault:
         number, start, end = map(int, self._places[row, :3])
         return self._files[number].read((start, end))
@@ -164,29 +160,28 @@ class IndexedShards:
         item = results[result]
         return item if isinstance(item, Fault) else item | {"__url__": shard} | promised
 
-    def samples(self, plan: Sequence[Rows]) -> Iterator[SampleDict | Fault | BatchEnd]:
-        """The head of a pipeline: what is at the rows of each planned batch, each batch followed by its end."""
-        wanted: Iterator[int | BatchEnd] = chain.from_iterable((*map(int, rows), BatchEnd()) for rows in plan)
+    def samples(self, rows: Iterable[int]) -> Generator[SampleDict | Fault, None, None]:
+        """What is at the rows, in their order, its view named, behind the user's stages."""
         if not any(file.is_elsewhere for file in self._files):
-            for item in wanted:
-                yield item if isinstance(item, BatchEnd) else self.sample(item)
+            for row in map(int, rows):
+                yield self._staged(row, self._read(row))
             return
         self._fetch_meanwhile()
         # A question to a store takes long, so many are asked at once.
         pool = ThreadPoolExecutor(AT_A_TIME, "inpaint_data-read")
         try:
-            asked: deque[tuple[int, Future[Sample | Fault]] | BatchEnd] = deque()
-            for item in wanted:
-                asked.append(item if isinstance(item, BatchEnd) else (item, pool.submit(self._read, item)))
+            asked: deque[tuple[int, Future[Sample | Fault]]] = deque()
+            for row in map(int, rows):
+                asked.append((row, pool.submit(self._read, row)))
                 if len(asked) > AT_A_TIME:
-                    yield self._answer(asked.popleft())
+                    yield self._answer(*asked.popleft())
             while asked:
-                yield self._answer(asked.popleft())
+                yield self._answer(*asked.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, asked: tuple[int, Future[Sample | Fault]] | BatchEnd) -> SampleDict | Fault | BatchEnd:
-        return asked if isinstance(asked, BatchEnd) else self._staged(asked[0], asked[1].result())
+    def _answer(self, row: int, read: Future[Sample | Fault]) -> SampleDict | Fault:
+        return self._staged(row, read.result())
 
     def _fetch_meanwhile(self) -> None:
         """Copy shards as long as there is room, in a thread of this process."""
@@ -208,5 +203,11 @@ class IndexedShards:
 
         The user's stages have run when a sample leaves the head.
         """
-        head = partial(self.samples, plan)
+        head = partial(self._planned, plan)
         return wds.DataPipeline(head, *way_of_a_sample(self.settings, (), batch_size, variants, threads))
+
+    def _planned(self, plan: Sequence[Rows]) -> Iterator[SampleDict | Fault | BatchEnd]:
+        with closing(self.samples(chain.from_iterable(plan))) as samples:
+            for rows in plan:
+                yield from islice(samples, len(rows))
+                yield BatchEnd()

@@ -32,6 +32,7 @@ from inpaint_data.shards.tar import stored_size
 
 MAX_WAITING_BYTES = 2**30  # of samples that were read and are not decoded yet
 VIEWS = "__views__"  # of a sample dict: which of its views are wanted, where not all are, and the size of each
+DRAWN_BY = "__drawn_by__"  # of a sample dict: its own ExampleSettings and variants, where samples differ in these
 
 
 @dataclass
@@ -52,7 +53,7 @@ class BatchEnd:
 
 
 def image_stages(
-    shards: Sequence[str],
+    shards: Iterable[str],
     examples_as: ExampleSettings,
     own: Sequence[Stage],
     batch_size: int,
@@ -60,17 +61,20 @@ def image_stages(
     threads: int,
     tally: Tally | None = None,
 ) -> list[Any]:
-    """The whole way of pictures, shard after shard, as the job goes it: batches, Faults and ShardEnds come out."""
+    """The whole way of pictures, shard after shard, as the job goes it: batches, Faults and ShardEnds come out.
+
+    A shard is asked for when it is to be read.
+    """
     return [
-        partial(_shard_list, list(shards)),
+        partial(_shard_list, shards),
         read_shards(on_fault=None, ends=True, tally=tally),
         *way_of_a_sample(examples_as, own, batch_size, variants, threads, in_shards=True),
     ]
 
 
-def _shard_list(shards: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _shard_list(shards: Iterable[str]) -> Iterator[dict[str, Any]]:
     """What `wds.SimpleShardList` gives, but it may be empty, as when a job has nothing left to do."""
-    return iter([{"url": shard} for shard in shards])
+    return ({"url": shard} for shard in shards)
 
 
 def way_of_a_sample(
@@ -249,6 +253,7 @@ def _result(item: Any) -> Any:
 
 def _decode(sample: SampleDict, settings: ExampleSettings, variants: tuple[int, ...]) -> _Decoded:
     started = perf_counter()
+    settings, variants = sample.get(DRAWN_BY, (settings, variants))
     results = prepare(as_sample(sample), settings, variants, sample.get(VIEWS))
     return _Decoded(results, perf_counter() - started)
 

@@ -12,7 +12,8 @@ from inpaint_data.errors import ReplacedError, ShardError, UsageError
 from inpaint_data.shards.image_index import ShardEntry, decoded, encoded
 from inpaint_data.shards.naming import status_of_shard
 from inpaint_data.shards.store_errors import is_absent, is_refused, retried, unreadable
-from inpaint_data.shards.stores import FOLDER, file_system, folder_of, is_url, local_path, put_file, stored
+from inpaint_data.shards.store_writing import put_file
+from inpaint_data.shards.stores import FOLDER, file_system, folder_of, is_url, local_path, stored
 
 INDEX_FILE = "shards.index.npz"
 AGAIN = "run `inpaint-data index` on the shards again, it reads only what is new"

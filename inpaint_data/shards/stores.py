@@ -4,15 +4,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inpaint_data.errors import UsageError
 from inpaint_data.folders.files import files_below
-from inpaint_data.shards.store_errors import is_absent, retried, unreadable, unwritable
+from inpaint_data.shards.store_errors import is_absent, retried, unreadable
 
 T = TypeVar("T")
 SILENCE = 60  # seconds without a byte from a web server, after which a read has failed
@@ -34,11 +34,13 @@ class Stored:
         size: in bytes.
         stamp: a text that changes when the contents do.
         etag: of HTTP, as the store writes it.
+        modified: when it was written, in seconds since 1970 by the store's clock.
     """
 
     size: int | None
     stamp: str | None
     etag: str | None = field(default=None, compare=False)
+    modified: float | None = field(default=None, compare=False)
 
 
 def is_url(name: str) -> bool:
@@ -235,34 +237,29 @@ def local_path(name: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(name))
 
 
-def local_root(root: str | os.PathLike[str]) -> Path:
-    """The folder of a cache that must lie here.
-
-    Raises:
-        UsageError: it is a URL.
-    """
-    if is_url(os.fspath(root)):
-        raise UsageError(f"{root}: is a URL, and this works on a local folder; copy the cache here and name that")
-    return local_path(root)
-
-
-def put_file(path: Path, url: str) -> None:
-    """Copy a local file to a URL. It appears there whole or not at all, as stores do it.
-
-    Raises:
-        ShardError: it cannot be written.
-    """
-    try:
-        files, there = file_system(url)
-        retried(partial(files.put_file, str(path), there))
-    except Exception as error:  # as in asked
-        raise unwritable(url, error) from None
+def place_of(name: str) -> str:
+    """A folder that a user named to write to: a URL, or a local path, ~ expanded and that of a file: URL."""
+    if not is_url(name):
+        return str(local_path(name))
+    if re.match("(file|local)://", name):
+        return str(file_system(name)[1])
+    return name.rstrip("/")
 
 
 def stored_of(info: Mapping[str, Any]) -> Stored:
     """What a store's own words for a file say of it."""
     size, marks = info.get("size"), _marks(info, _OF_CONTENTS) or _marks(info, _OF_TIMES)
-    return Stored(size, " ".join([f"size {size}", *marks]) if marks else None, info.get("ETag"))
+    stamp = " ".join([f"size {size}", *marks]) if marks else None
+    return Stored(size, stamp, info.get("ETag"), _modified(info))
+
+
+def _modified(info: Mapping[str, Any]) -> float | None:
+    for name, value in info.items():
+        if re.sub("[^a-z]", "", str(name).lower()) in ("lastmodified", "mtime", "modified", "updated", "created"):
+            with suppress(TypeError, ValueError):
+                when = datetime.fromisoformat(value) if isinstance(value, str) else value
+                return when.timestamp() if isinstance(when, datetime) else float(when)
+    return None
 
 
 def _marks(info: Mapping[str, Any], names: Sequence[str]) -> list[str]:

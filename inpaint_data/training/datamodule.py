@@ -1,7 +1,7 @@
 """InpaintDataModule: the same batch from pictures, encoded live, or from a cache."""
 
 import logging
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,7 +11,6 @@ from lightning.pytorch import LightningDataModule
 from inpaint_data.encoding.encoder import (
     Encoder,
     autoencoder_of,
-    check_paired,
     check_resolution,
     chosen_posterior,
     wants_masked_latents,
@@ -21,33 +20,25 @@ from inpaint_data.encoding.settings import EncodeSettings
 from inpaint_data.encoding.text import Text
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.errors import UsageError
-from inpaint_data.latent_cache.reader import LatentCache
-from inpaint_data.latent_cache.text_members import settings_for_cache
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.order import check_batch_size
-from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
+from inpaint_data.pictures.settings import PictureSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.user_stages import check_stages
 from inpaint_data.ranks import part_of_run
 from inpaint_data.settings import MOST, group_of
-from inpaint_data.training.cache_check import check_cache, encode_of
-from inpaint_data.training.fresh_masks import FreshMasks, masks_over
-from inpaint_data.training.image_loader import image_loader
-from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass, TrainingSource
+from inpaint_data.training.loader import AsDataLoader, EpochLoader, Pass
 from inpaint_data.training.resume import Resume, ResumeElsewhere
 from inpaint_data.training.settings import LoadSettings
 from inpaint_data.training.sources import (
-    EVALUATION_SEED,
     LOADERS,
     PARAMETERS,
-    CacheSource,
     OwnLoader,
-    OwnSource,
     Source,
     as_source,
-    is_named,
-    names_a_cache,
 )
+from inpaint_data.training.stage_mixture import of_stage
+from inpaint_data.training.stage_source import Given
 from inpaint_data.training.stream_loader import StreamLoader, check_streamed
 
 _log = logging.getLogger(__name__)
@@ -68,6 +59,7 @@ class InpaintDataModule(LightningDataModule):
             or URL of a cache, or several of the same settings; or an iterable of samples of your own, such as a
             `wds.WebDataset` or `wds.DataPipeline`, which gives sample dicts or ready batches. Of that an epoch is what
             it gives, from its beginning, also after a resume. A Hugging Face `Dataset` is shuffled, see `from_dataset`.
+            Or several of these, mixed: a list of mappings, see `SourceSettings`.
         val_source, test_source: the same for validation and test. They are frozen: variant 0, seed 0, for ever.
         predict_source: the same for `Trainer.predict`, in its order, with variant 0.
         batch_size: samples in a batch on each rank.
@@ -116,8 +108,8 @@ class InpaintDataModule(LightningDataModule):
         self.masks = group_of(MaskSettings, masks)
         self.encode = group_of(EncodeSettings, encode)
         self.stages: list[Stage] = check_stages(stages or [])
-        # The stages whose source is a cache.
-        self.caches = {stage for stage in self.sources if names_a_cache(PARAMETERS[stage], self.sources[stage])}
+        given_beside = Given(self.pictures, self.masks, self.encode, self.loading, self.stages)
+        self._of_stage = {stage: of_stage(stage, source, given_beside) for stage, source in self.sources.items()}
         self._check()
         Text(self.loading.text)  # whose files are looked at now
         self._texts: dict[str, Text] = {}
@@ -127,7 +119,6 @@ class InpaintDataModule(LightningDataModule):
         self._resumed_epoch = 0  # of the first pass, where there is no Trainer
         self._told = False  # that the environment alone makes it one process of several
         self._loaders: dict[str, EpochLoader | OwnLoader | StreamLoader] = {}
-        self._caches: dict[str, LatentCache] = {}
         self._hide_loaders()
 
     def _hide_loaders(self) -> None:
@@ -146,33 +137,14 @@ class InpaintDataModule(LightningDataModule):
     def _check(self) -> None:
         """Refuse what cannot be together."""
         chosen_posterior(self.encode)  # which refuses an unknown recipe
-        if self._has_fresh_masks and "fit" not in self.caches:
-            raise UsageError(
-                f"fresh_masks: source {self.sources.get('fit')!r} is not a cache; pictures have new masks every epoch "
-                "anyway",
-                ("loading", "fresh_masks"),
-            )
-        check_streamed(self.loading, self._is_streamed("fit"))
-        if self.live:
-            ExampleSettings(self.pictures, self.masks)
-            check_paired(self.pictures, self.encode)
-        if self.stages and self.caches:
-            stage = next(iter(sorted(self.caches)))
-            raise UsageError(
-                f"stages: {PARAMETERS[stage]} is a cache, whose samples are made already; give stages to "
-                "cache_latents, or leave them out",
-                ("stages",),
-            )
-
-    @property
-    def _has_fresh_masks(self) -> bool:
-        """Whether training has them; evaluation never has."""
-        return self.loading.fresh_masks and "fit" in self.sources
+        for source in self._of_stage.values():
+            source.check()
+        check_streamed(self.loading, "fit" in self._of_stage and self._of_stage["fit"].is_streamed)
 
     @property
     def live(self) -> bool:
         """Whether any source is pictures."""
-        return len(self.caches) < len(self.sources)
+        return not all(part.is_cache for source in self._of_stage.values() for part in source.parts)
 
     def setup(self, stage: str | None = None) -> None:
         """Load the autoencoder, if anything is to be encoded, and check all sources of a stage before its first batch.
@@ -195,11 +167,10 @@ class InpaintDataModule(LightningDataModule):
                     len(loader)  # which refuses fewer batches than ranks
 
     def _make_encoder(self) -> None:
-        if self.encoder is not None or not (self.live or self._has_fresh_masks):
+        train = self._of_stage.get("fit")
+        if self.encoder is not None or not (self.live or (train is not None and train.is_fresh)):
             return
-        masks, encode = self.masks, self.encode
-        if self._has_fresh_masks:
-            masks, encode = self._fresh_masks, encode_of(self._cache("fit"), encode)
+        masks, encode = ([self.masks], self.encode) if train is None else (train.encoder_masks, train.encode)
         autoencoder = self.autoencoder if self.live or wants_masked_latents(encode) else None
         if self.live:
             check_resolution(self.pictures, self.autoencoder)
@@ -210,10 +181,8 @@ class InpaintDataModule(LightningDataModule):
         """The one that is named, loaded once for all stages; a UsageError where none is."""
         return autoencoder_of(self.encode)
 
-    @cached_property
-    def _fresh_masks(self) -> MaskSettings:
-        """Those of the cache, and over them what was given."""
-        return masks_over(self._cache("fit").settings.masks, self.masks)
+    def _named_autoencoder(self) -> Autoencoder | None:
+        return self.autoencoder if self.encode.vae is not None else None
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -231,9 +200,11 @@ class InpaintDataModule(LightningDataModule):
         """Of the autoencoder that made the latents: diffusers' config, as `conditioning` takes it."""
         if self.encoder is not None and self.encoder.transform.has_vae:
             return dict(self.encoder.autoencoder.config)
-        if not self.caches:
+        parts = [part for stage in sorted(self._of_stage) for part in self._of_stage[stage].parts]
+        cached = next((part for part in parts if part.is_cache), None)
+        if cached is None:
             raise UsageError("call setup() first: the autoencoder is not loaded yet")
-        return dict(self._cache(min(self.caches)).settings.vae.config)
+        return dict(cached.cache.settings.vae.config)
 
     def train_dataloader(self) -> Any:
         return self._loader("fit")
@@ -249,27 +220,13 @@ class InpaintDataModule(LightningDataModule):
 
     def _loader(self, stage: str) -> Any:
         """The batches of a stage."""
-        processes = self.loading.num_workers if self.loading.workers == "processes" else 0
-        self._texts[stage] = self._texts.get(stage) or self._text(stage)
-        next_pass, finish = partial(self.next_pass, stage), partial(self._with_text, stage)
-        if stage not in self._loaders and not is_named(self.sources[stage]):
-            self._loaders[stage] = OwnLoader(
-                PARAMETERS[stage], partial(self._own_source, stage), next_pass, finish, processes
-            )
-        elif stage not in self._loaders and stage not in self.caches:
-            settings = ExampleSettings(self.pictures, self.masks, self._seed(stage))
-            self._loaders[stage] = image_loader(
-                stage, self.sources[stage], settings, self.stages, self.loading, next_pass, finish
-            )
-        elif stage not in self._loaders:
-            self._loaders[stage] = EpochLoader(self._source(stage), next_pass, finish, processes)
+        source = self._of_stage[stage]
+        self._texts[stage] = self._texts.get(stage) or source.text()
+        if stage not in self._loaders:
+            next_pass, finish = partial(self.next_pass, stage), partial(self._with_text, stage)
+            self._loaders[stage] = source.loader(next_pass, finish, self._ranks()[1], self._named_autoencoder)
         loader = self._loaders[stage]
         return AsDataLoader(loader) if self.trainer is None else loader
-
-    def _is_streamed(self, stage: str) -> bool:
-        """Whether a stage's shards come one after another; evaluation is always of all samples."""
-        is_asked = stage == "fit" and self.loading.epoch_batches is not None
-        return is_asked and stage in self.sources.keys() - self.caches and is_named(self.sources[stage])
 
     def next_pass(self, stage: str) -> Pass:
         """How the next pass of a stage is to be, as things are now."""
@@ -279,14 +236,8 @@ class InpaintDataModule(LightningDataModule):
         taken = resume.of_epoch(epoch), resume.of_stream(epoch)
         return Pass(epoch, self.batch_size, *self._ranks(), self.loading.seed, train, *taken)
 
-    def _with_text(self, stage: str, batch: Any, epoch: int) -> Any:
+    def _with_text(self, stage: str, batch: Any, epoch: int | Sequence[int]) -> Any:
         return self._texts[stage](batch, self.loading.seed, epoch)
-
-    def _text(self, stage: str) -> Text:
-        settings = self.loading.text
-        if stage in self.caches:
-            settings = settings_for_cache(settings, self._cache(stage).first_root, self._cache(stage).settings)
-        return Text(settings if stage == "fit" else replace(settings, dropout=0.0))
 
     def _ranks(self) -> tuple[int, int]:
         """This rank and how many there are: by the Trainer, by torch.distributed, or as torchrun or Slurm says."""
@@ -303,55 +254,6 @@ class InpaintDataModule(LightningDataModule):
                 part,
             )
         return part.rank, part.world
-
-    def _source(self, stage: str) -> TrainingSource:
-        threads = max(1, self.loading.num_workers) if self.loading.workers == "threads" else 1
-        fresh = self.loading.fresh_masks and stage == "fit"
-        cache = self._cache(stage)
-        named = self.autoencoder if self.encode.vae is not None else None
-        if fresh and self.encoder is not None and self.encoder.transform.has_vae:
-            named = self.encoder.autoencoder
-        check_cache(cache, self.pictures, self.masks, self.encode, named, self.loading.fingerprint, fresh)
-        cache.check_ranks(self._ranks()[1])
-        if not fresh:
-            return CacheSource(cache)
-        return FreshMasks(cache, self._fresh_masks, self.loading.seed, threads)
-
-    def _own_source(self, stage: str, this: Pass) -> OwnSource:
-        threads = max(1, self.loading.num_workers) if self.loading.workers == "threads" else 0
-        settings = ExampleSettings(self.pictures, self.masks, self._seed(stage))
-        samples: Any = self.sources[stage]
-        if stage == "fit" and hasattr(samples, "set_epoch"):
-            samples.set_epoch(this.epoch)
-        ranks = (this.rank, this.world)
-        return OwnSource(samples, settings, self.stages, this.batch_size, this.epoch, threads, ranks)
-
-    def _seed(self, stage: str) -> int:
-        return EVALUATION_SEED if stage in ("validate", "test") else self.loading.seed
-
-    def _cache(self, stage: str) -> LatentCache:
-        """The cache of a stage, opened once."""
-        if stage not in self._caches:
-            fresh = self.loading.fresh_masks and stage == "fit"
-            root: Any = self.sources[stage]
-            self._caches[stage] = LatentCache(
-                root,
-                chosen_posterior(self.encode),
-                "draw" if stage == "fit" else 0,
-                self._seed(stage),
-                self._carried(fresh),
-                masked_latents=wants_masked_latents(self.encode) and not fresh,
-                mirror=self.loading.copies[0],
-                mirror_bytes=self.loading.copies[1],
-                check=self.loading.check,
-            )
-        return self._caches[stage]
-
-    def _carried(self, fresh: bool) -> list[str] | None:
-        """The members to read of a cache's samples; None is all, of which fresh masks are made."""
-        if self.loading.carried is None or fresh:
-            return None
-        return [*dict.fromkeys([*self.loading.carried, *(self.loading.text.embeddings or ())])]
 
     def _epoch(self) -> int:
         """Which pass over the training data it is."""

@@ -16,7 +16,8 @@ from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Geometry
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.shards.reading import Sample
-from inpaint_data.training.loader import Rows
+from inpaint_data.training.mixture import Planned
+from inpaint_data.training.sources import CacheSource
 
 FROM_CACHE = ("latents", *PAIRED.values(), *PIXELS, "caption", *SIZES, "flip", "carried", "__key__", "__shard__")
 
@@ -47,12 +48,13 @@ class FreshMasks:
         masks: where masks come from. Sizes and crops are those that the cache recorded.
         seed: of the masks.
         threads: how many decode at a time.
+        masks_of: which of the `Encoder`'s settings of masks these are.
 
     Raises:
         UsageError: the cache does not carry what the masks or the picture are made of.
     """
 
-    def __init__(self, cache: LatentCache, masks: MaskSettings, seed: int, threads: int) -> None:
+    def __init__(self, cache: LatentCache, masks: MaskSettings, seed: int, threads: int, masks_of: int = 0) -> None:
         settings: CacheSettings = cache.settings
         carry = settings.carry_image
         needs_files = masks.drawn_from is None or masks.draws_objects
@@ -69,7 +71,8 @@ class FreshMasks:
                 f"{cache.root}: fresh masks have the captions that were cached, and masks.captions are to follow the "
                 "masks; leave captions out, or train from images"
             )
-        self.cache, self.carry, self.threads, self.buckets = cache, carry, threads, cache.buckets
+        self.cache, self.carry, self.threads, self.masks_of = cache, carry, threads, masks_of
+        self.sizes, self.buckets, self._cached = cache.sizes, cache.buckets, CacheSource(cache)
         self._cut_by = settings.examples or ExampleSettings()
         cut_by = self._cut_by.pictures
         pictures = PictureSettings(image=cut_by.image if carry == "original" else None, caption=cut_by.caption)
@@ -80,21 +83,21 @@ class FreshMasks:
     def __len__(self) -> int:
         return len(self.cache)
 
-    def planned(self, plan: Sequence[Rows], epoch: int, batch_size: int) -> Iterator[ImageBatch | None]:  # noqa: ARG002
+    def planned(self, plan: Sequence[Planned], batch_size: int) -> Iterator[ImageBatch | None]:  # noqa: ARG002
         """Batches as `collate` makes them, with `latents`, and those of paired pictures where the cache has them.
 
         None where filters leave nothing of one.
         """
-        self.cache.epoch = epoch
         # Here, in the process and the thread that reads: a pool does not survive a fork.
         with ThreadPoolExecutor(max(1, self.threads), "inpaint_data-decode") as pool:
-            for rows in plan:
-                cached = self.cache.batch(rows.tolist())
-                futures = [pool.submit(self._prepare, cached, row, epoch) for row in range(len(rows))]
+            for planned in plan:
+                cached = self._cached.batch(planned)
+                numbers = planned.numbers.tolist()
+                futures = [pool.submit(self._prepare, cached, row, number) for row, number in enumerate(numbers)]
                 examples = [future.result() for future in futures]
                 used = [row for row, example in enumerate(examples) if example is not None]
                 kept = [example for example in examples if example is not None]
-                yield self._batch(cached if len(used) == len(rows) else select(cached, used), kept) if kept else None
+                yield self._batch(cached if len(used) == len(planned) else select(cached, used), kept) if kept else None
 
     def _batch(self, cached: Batch, examples: Sequence[Example]) -> ImageBatch:
         entries: dict[str, Any] = {name: value for name, value in cached.items() if name in FROM_CACHE}
@@ -105,9 +108,11 @@ class FreshMasks:
         made = collate(examples)
         made.pop("captions", None)
         made.pop("untold", None)
+        if self.masks_of:
+            made["masks_of"] = self.masks_of
         return cast(ImageBatch, made | entries)
 
-    def _prepare(self, cached: Batch, row: int, epoch: int) -> Example | None:
+    def _prepare(self, cached: Batch, row: int, number: int) -> Example | None:
         """The sample with new masks; None where the cache's filters leave these out, as live training does."""
         key, shard, carried = cached["__key__"][row], cached["__shard__"][row], cached["carried"][row]
         sizes = {name: tuple(cached[name][row].tolist()) for name in SIZES}  # type: ignore[literal-required]
@@ -118,7 +123,7 @@ class FreshMasks:
             geometry, members = Geometry(**sizes, flip=bool(cached["flip"][row])), dict(carried)
         try:
             example = prepare_again(
-                Sample(shard, key, members), self.settings, [epoch], geometry, self._cut_by, self._decoding
+                Sample(shard, key, members), self.settings, [number], geometry, self._cut_by, self._decoding
             )
             self._cut_by.pictures.filters.check_masks(example.masks)
             return example

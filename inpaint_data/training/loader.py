@@ -1,11 +1,10 @@
 """The batches of an epoch, read ahead: one rank's share, from where an earlier run stopped."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -13,11 +12,11 @@ from inpaint_data.ahead import ahead
 from inpaint_data.batch import is_batch, pinned
 from inpaint_data.errors import InpaintDataError, SampleError, UsageError
 from inpaint_data.order import Batches, Consumed, left_over, permutation, share_of, steps_of
+from inpaint_data.training.mixture import Mixture, Places, Planned, Rows, whole
 from inpaint_data.training.resume import Resume, Streamed
 
 HOPELESS = 8  # bad batches without a good one before them end the run
 AHEAD = 2  # batches; what a batch takes in memory is little beside what its reading may take in time
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,14 @@ class Pass:
 
 
 class TrainingSource(Protocol):
-    """What is loaded from: a cache, image shards, or a cache with fresh masks."""
+    """What is loaded from: caches, image shards, a cache with fresh masks, or several of these."""
 
-    buckets: Rows  # of every row
+    sizes: Rows  # (N, 2), height and width of every row
+    buckets: Rows  # (N,), of every row
 
     def __len__(self) -> int: ...
 
-    def planned(self, plan: Sequence[Rows], epoch: int, batch_size: int) -> Iterator[Any]:
+    def planned(self, plan: Sequence[Planned], batch_size: int) -> Iterator[Any]:
         """A batch for each of the planned ones, in their order; None where no sample of it can be used."""
 
 
@@ -65,8 +65,9 @@ class EpochLoader:
         source: what is loaded from.
         next_pass: says how the next pass is to be; asked when its first batch is, and by `len`. Nothing is frozen
             before: ranks, epoch and batch size are those of that moment.
-        finish: what else is done to a batch of an epoch, before it is handed out.
+        finish: what else is done to a batch, given what its samples are drawn with, before it is handed out.
         processes: how many DataLoader workers read; 0 reads in a thread.
+        mixture: what an epoch has of the source's rows; left out, each once.
 
     Attributes:
         current: the pass that is under way, or was last.
@@ -82,10 +83,12 @@ class EpochLoader:
         self,
         source: TrainingSource,
         next_pass: Callable[[], Pass],
-        finish: Callable[[Any, int], Any] | None = None,
+        finish: Callable[[Any, Sequence[int]], Any] | None = None,
         processes: int = 0,
+        mixture: Mixture | None = None,
     ) -> None:
         self.source, self.next_pass, self.finish, self.processes = source, next_pass, finish, processes
+        self.mixture = mixture
         self._bucket_sizes = np.unique(source.buckets, return_counts=True)[1]
         self.current: Pass | None = None
         self.passes = self.handed_out = self.skipped = 0
@@ -96,38 +99,53 @@ class EpochLoader:
 
     def steps(self, this: Pass) -> int:
         """How many batches such a pass has on each rank, whatever was consumed before."""
-        count = int((-(-self._bucket_sizes // this.batch_size)).sum())  # as many as `Batches` makes
+        if self.mixture is not None and this.train:
+            count = self.mixture.least_batches(this.batch_size)
+        else:
+            count = int((-(-self._bucket_sizes // this.batch_size)).sum())  # as many as `Batches` makes
         what = f"{len(self.source)} samples make {count} batches of {this.batch_size}"
         return steps_of(count, this.world, this.train, what)
 
     def left(self, this: Pass) -> int:
         """How many of a pass's batches on each rank an earlier run did not take."""
-        return self._left_in(self._batches(this), this)
+        places = self._places(this)
+        return self._left_in(self._batches(places, this), places, this)
 
-    def _left_in(self, batches: Batches, this: Pass) -> int:
-        return len(batches) // this.world if this.consumed else self.steps(this)
+    def _left_in(self, batches: Batches, places: Places, this: Pass) -> int:
+        if not this.consumed:
+            return self.steps(this)
+        surplus = 0
+        if self.mixture is not None:  # some of its epochs have more batches than every epoch gives
+            sizes = np.unique(places.buckets, return_counts=True)[1]
+            surplus = int((-(-sizes // this.batch_size)).sum()) - self.mixture.least_batches(this.batch_size)
+        return max(0, len(batches) - surplus) // this.world
 
-    def _batches(self, this: Pass) -> Batches:
-        count = len(self.source)
-        order = permutation(count, this.seed, this.epoch) if this.train else np.arange(count)
-        rest = left_over(order, self.source.buckets, this.consumed)
-        return Batches(rest, self.source.buckets, this.batch_size)
+    def _places(self, this: Pass) -> Places:
+        if self.mixture is not None and this.train:
+            return self.mixture.places(this.seed, this.epoch)
+        return whole(self.source.buckets, this.epoch)
+
+    def _batches(self, places: Places, this: Pass) -> Batches:
+        order = permutation(len(places), this.seed, this.epoch) if this.train else np.arange(len(places))
+        rest = left_over(order, places.buckets, this.consumed)
+        return Batches(rest, places.buckets, this.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
         # A generator: Lightning calls iter() before it knows the epoch that it resumes, and next() after.
         this = self.current = self.next_pass()
         self.passes += 1
         self.handed_out = 0
-        batches, hope = self._batches(this), Hope(this.world)
-        left = self._left_in(batches, this)
+        places, hope = self._places(this), Hope(this.world)
+        batches = self._batches(places, this)
+        left = self._left_in(batches, places, this)
         self.skipped = self.steps(this) - left
-        plan = [batches[number] for number in share_of(len(batches), left, this.rank, this.world)]
-        for batch in read_ahead(_Planned(self.source, plan, this), self.processes):
+        plan = [places.batch(batches[number]) for number in share_of(len(batches), left, this.rank, this.world)]
+        for planned, batch in zip(plan, read_ahead(_Planned(self.source, plan, this), self.processes), strict=True):
             hope.check(batch, len(plan))
             if batch is None and not this.train:
                 continue  # Lightning would hand it to validation_step; in training it counts it as a step of nothing
             if batch is not None and self.finish is not None:
-                batch = self.finish(batch, this.epoch)
+                batch = self.finish(batch, drawn_with(batch) or planned.numbers.tolist())
             self.handed_out += 1
             yield batch
 
@@ -143,6 +161,13 @@ class EpochLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+def drawn_with(batch: Mapping[str, Any]) -> list[int] | None:
+    """The number that each sample of pictures is drawn with; None for a batch of a cache, which does not say."""
+    if "drawn_with" in batch:
+        return [row[0] for row in batch["drawn_with"]]
+    return [batch["variants"][0]] * len(batch["__key__"]) if "variants" in batch else None
 
 
 class Hope:
@@ -199,13 +224,13 @@ class _Batches(IterableDataset[Any]):
 class _Planned(IterableDataset[Any]):
     """The batches of a plan; in a DataLoader's worker every so many-th, which the loader puts in order again."""
 
-    def __init__(self, source: TrainingSource, plan: Sequence[Rows], this: Pass) -> None:
+    def __init__(self, source: TrainingSource, plan: Sequence[Planned], this: Pass) -> None:
         self.source, self.plan, self.this = source, plan, this
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         mine = self.plan if worker is None else self.plan[worker.id :: worker.num_workers]
-        yield from self.source.planned(mine, self.this.epoch, self.this.batch_size)
+        yield from self.source.planned(mine, self.this.batch_size)
 
 
 def read_ahead(dataset: IterableDataset[Any], processes: int) -> Iterator[Any]:

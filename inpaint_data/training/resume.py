@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 class Start:
     """Where a stream began in an epoch: behind so many steps of other readers, and the shards that they had begun.
 
-    Shards are named by their places in the list of all.
+    Attributes:
+        steps: batches on each rank.
+        begun: of each source the shards, by their places in its list.
     """
 
-    steps: int = 0
-    begun: list[int] = field(default_factory=list)
+    steps: int
+    begun: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Streamed:
         steps: batches on each rank.
         readers: how many there were, worker processes of all ranks.
         batch_size: samples in a batch.
-        begun: which of the epoch's shards were begun, at most.
+        begun: of each source, which of the epoch's shards were begun, at most; as of `Start`.
         start: where these readers began.
         is_counted: whether shards were dealt out by their counts of samples.
     """
@@ -40,7 +42,7 @@ class Streamed:
     steps: int
     readers: int
     batch_size: int
-    begun: list[int]
+    begun: list[list[int]]
     start: Start
     is_counted: bool = False
 
@@ -81,8 +83,8 @@ class Resume:
             consumed = [Consumed(int(size), int(count)) for size, count in state["consumed"]]
             streamed = state.get("streamed")
             if streamed is not None:
-                start = Start(**streamed["start"])
-                streamed = Streamed(**{**streamed, "start": start})
+                start = Start(int(streamed["start"]["steps"]), list(map(list, streamed["start"]["begun"])))
+                streamed = Streamed(**{**streamed, "begun": list(map(list, streamed["begun"])), "start": start})
             return cls(int(state["epoch"]), consumed, streamed)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(

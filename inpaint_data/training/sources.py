@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy.typing as npt
+import numpy as np
 import torch.utils.data
 import webdataset as wds
 
 from inpaint_data.batch import is_batch
 from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.latent_cache.cached_samples import CachedBatch, joined
 from inpaint_data.latent_cache.format import CACHE_FILE, folders_of, is_cache, is_cache_or_lost
 from inpaint_data.latent_cache.reader import LatentCache
 from inpaint_data.pictures.settings import ExampleSettings
@@ -19,10 +20,11 @@ from inpaint_data.pipeline.datasets import from_dataset, is_dataset
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.faults import warn
 from inpaint_data.pipeline.indexed import IndexedShards
-from inpaint_data.pipeline.stages import planned_batches, way_of_a_sample
+from inpaint_data.pipeline.stages import DRAWN_BY, BatchEnd, planned_batches, way_of_a_sample
 from inpaint_data.shards.naming import expand_shards
 from inpaint_data.shards.reading import Fault
-from inpaint_data.training.loader import Pass, Rows, read_ahead
+from inpaint_data.training.loader import Pass, read_ahead
+from inpaint_data.training.mixture import Planned, Rows
 
 Source = str | Sequence[str] | Iterable[Any]
 PARAMETERS = {"fit": "source", "validate": "val_source", "test": "test_source", "predict": "predict_source"}
@@ -36,34 +38,86 @@ EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: th
 
 
 class CacheSource:
-    """Batches of a cache."""
+    """Batches of caches whose samples may come together, the rows of one after those of another."""
 
-    def __init__(self, cache: LatentCache) -> None:
-        self.cache, self.buckets = cache, cache.buckets
+    def __init__(self, *caches: LatentCache) -> None:
+        self.caches = caches
+        self.sizes: Rows = np.concatenate([cache.sizes for cache in caches])
+        self.buckets = buckets_of(self.sizes)
+        self._ends = np.cumsum([len(cache) for cache in caches])
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether their masks are soft."""
+        return self.caches[0].settings.soft
 
     def __len__(self) -> int:
-        return len(self.cache)
+        return len(self.sizes)
 
-    def planned(self, plan: Sequence[Rows], epoch: int, batch_size: int) -> Iterator[Any]:  # noqa: ARG002
-        self.cache.epoch = epoch
-        for rows in plan:
-            yield self.cache.batch(rows.tolist())
+    def planned(self, plan: Sequence[Planned], batch_size: int) -> Iterator[Any]:  # noqa: ARG002
+        for planned in plan:
+            yield self.batch(planned)
+
+    def batch(self, planned: Planned) -> Any:
+        """One batch: of each cache and number what is planned of them."""
+        parts = np.searchsorted(self._ends, planned.rows, side="right")
+        is_new = (np.diff(parts) != 0) | (np.diff(planned.numbers) != 0)
+        batches = []
+        for places in np.split(np.arange(len(planned)), np.flatnonzero(is_new) + 1):
+            cache, end = self.caches[parts[places[0]]], self._ends[parts[places[0]]]
+            rows = planned.rows[places] - (end - len(cache))
+            batches.append(cast(CachedBatch, cache.batch(rows.tolist(), int(planned.numbers[places[0]]))))
+        return joined(batches)
 
 
 class ImageSource:
-    """Batches of decoded pictures, with masks of the epoch, or always of `variant`."""
+    """Batches of decoded pictures that may come together, the rows of some shards after those of others.
 
-    def __init__(self, shards: IndexedShards, variant: int | None, threads: int) -> None:
-        self.shards, self.variant, self.threads = shards, variant, threads
-        self.buckets: npt.NDArray[Any] = shards.buckets
+    Args:
+        parts: the shards, each with the settings of its pictures.
+        threads: how many decode at a time.
+        masks_of: which of the `Encoder`'s settings of masks they have.
+    """
+
+    def __init__(self, parts: Sequence[IndexedShards], threads: int, masks_of: int = 0) -> None:
+        self.parts, self.threads, self.masks_of = list(parts), threads, masks_of
+        self.sizes: Rows = np.concatenate([part.sizes for part in parts])
+        self.buckets = buckets_of(self.sizes)
+        self._ends = np.cumsum([len(part) for part in parts])
         self._log = FaultLog()
 
     def __len__(self) -> int:
-        return len(self.shards)
+        return len(self.sizes)
 
-    def planned(self, plan: Sequence[Rows], epoch: int, batch_size: int) -> Iterator[Any]:
-        variant = epoch if self.variant is None else self.variant
-        return planned_batches(self.shards.pipeline(plan, batch_size, [variant], self.threads), self._log)
+    def planned(self, plan: Sequence[Planned], batch_size: int) -> Iterator[Any]:
+        # What each sample is drawn by, it says itself.
+        stages = way_of_a_sample(self.parts[0].settings, (), batch_size, [0], self.threads)
+        for batch in planned_batches(wds.DataPipeline(partial(self._samples, plan), *stages), self._log):
+            yield batch if batch is None or not self.masks_of else batch | {"masks_of": self.masks_of}
+
+    def _samples(self, plan: Sequence[Planned]) -> Iterator[Any]:
+        rows = np.concatenate([planned.rows for planned in plan] or [np.zeros(0, np.int64)])
+        which = np.searchsorted(self._ends, rows, side="right")
+        of_parts = [
+            part.samples(rows[which == number] - (end - len(part)))
+            for number, (part, end) in enumerate(zip(self.parts, self._ends, strict=True))
+        ]
+        numbers = map(int, which)
+        try:
+            for planned in plan:
+                for drawn_with, number in zip(planned.numbers.tolist(), numbers, strict=False):
+                    sample, settings = next(of_parts[number]), self.parts[number].settings
+                    yield sample if isinstance(sample, Fault) else sample | {DRAWN_BY: (settings, (drawn_with,))}
+                yield BatchEnd()
+        finally:
+            for samples in of_parts:
+                samples.close()  # its threads end with it
+
+
+def buckets_of(sizes: Rows) -> Rows:
+    """(N, 2) heights and widths -> (N,), the bucket of each."""
+    buckets: Rows = np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
+    return buckets
 
 
 class OwnSource(torch.utils.data.IterableDataset[Any]):

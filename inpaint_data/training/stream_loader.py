@@ -9,11 +9,14 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from inpaint_data.errors import UsageError
-from inpaint_data.pipeline.streamed import Reader, StreamedShards
+from inpaint_data.pipeline.decorator import Stage
+from inpaint_data.pipeline.streamed import Reader, StreamedPart, StreamedShards
+from inpaint_data.shards.fetching import Fetching
 from inpaint_data.shards.naming import shard_stem
-from inpaint_data.training.loader import Hope, Pass, read_ahead
+from inpaint_data.training.loader import Hope, Pass, drawn_with, read_ahead
 from inpaint_data.training.resume import Resume, Start, Streamed
 from inpaint_data.training.settings import LoadSettings
+from inpaint_data.training.sources import FaultLog
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ class StreamLoader:
         shards: what is read.
         epoch_batches: in an epoch, on each rank; None is as many as the counts of the shards make.
         next_pass: says how the next pass is to be; asked when its first batch is.
-        finish: what else is done to a batch of an epoch, before it is handed out.
+        finish: what else is done to a batch, given what its samples are drawn with, before it is handed out.
         processes: how many DataLoader workers read; 0 reads in a thread.
         threads: how many decode, in each that reads.
 
@@ -33,7 +36,8 @@ class StreamLoader:
         current, passes, handed_out, skipped: as those of `EpochLoader`.
 
     Raises:
-        UsageError: fewer shards than readers, or fewer samples than make a batch for each.
+        UsageError: fewer shards of a source than readers, fewer samples than make a batch for each, or a checkpoint of
+            other sources.
     """
 
     def __init__(
@@ -41,7 +45,7 @@ class StreamLoader:
         shards: StreamedShards,
         epoch_batches: int | None,
         next_pass: Callable[[], Pass],
-        finish: Callable[[Any, int], Any],
+        finish: Callable[[Any, Sequence[int]], Any],
         processes: int,
         threads: int,
     ) -> None:
@@ -49,15 +53,16 @@ class StreamLoader:
         self.finish, self.processes, self.threads = finish, processes, threads
         self.current: Pass | None = None
         self.passes = self.handed_out = self.skipped = 0
-        self._deepest = 0  # shards of the first reader that came so far
-        self._start = Start()
+        self._none: list[list[int]] = [[] for _ in shards.parts]
+        self._deepest = [0] * len(shards.parts)  # of each source, shards of the first reader that came so far
+        self._start = Start(0, self._none)
 
     def __len__(self) -> int:
         return self.steps(self.next_pass())
 
     def steps(self, this: Pass) -> int:
         """How many batches a pass has on each rank, whatever was consumed before."""
-        steps = self._steps_behind([], this) if self.epoch_batches is None else self.epoch_batches
+        steps = self._steps_behind(self._none, this) if self.epoch_batches is None else self.epoch_batches
         if not steps:
             assert self.shards.counts is not None
             raise UsageError(
@@ -66,16 +71,16 @@ class StreamLoader:
             )
         return steps
 
-    def _steps_behind(self, begun: Sequence[int], this: Pass) -> int:
+    def _steps_behind(self, begun: Sequence[Sequence[int]], this: Pass) -> int:
         """How many steps the shards make that were not begun: all readers get as many samples, and full batches."""
         assert self.shards.counts is not None
-        samples = int(self.shards.counts.sum() - self.shards.counts[list(begun)].sum())
+        samples = int(self.shards.counts[self.shards.order(0, this.epoch, begun[0])].sum())
         workers = max(1, self.processes)
         return samples // (this.world * workers) // this.batch_size * workers
 
     def left(self, this: Pass) -> int:
         """How many of a pass's batches on each rank an earlier run did not take."""
-        before = this.streamed
+        before = self._before(this)
         if before is None:
             return self.steps(this)
         if self.epoch_batches is not None:
@@ -84,25 +89,38 @@ class StreamLoader:
             return self._steps_behind(before.begun, this)
         return max(0, self._steps_behind(before.start.begun, this) - (before.steps - before.start.steps))
 
+    def _before(self, this: Pass) -> Streamed | None:
+        """What an earlier run took of the same sources."""
+        before, parts = this.streamed, self.shards.parts
+        if before is not None and len(before.begun) != len(parts):
+            raise UsageError(
+                f"the checkpoint is of {len(before.begun)} sources, and these are {len(parts)}; resume with the "
+                "same, or from the end of an epoch"
+            )
+        return before
+
     def _readers(self, this: Pass) -> int:
         return this.world * max(1, self.processes)
 
     def _new(self, this: Pass) -> Streamed:
-        return Streamed(0, self._readers(this), this.batch_size, [], Start(), self.shards.counts is not None)
+        is_counted = self.shards.counts is not None
+        return Streamed(0, self._readers(this), this.batch_size, self._none, Start(0, self._none), is_counted)
 
     def __iter__(self) -> Iterator[Any]:
         this = self.current = self.next_pass()
         self.passes += 1
         readers = self._readers(this)
-        if readers > len(self.shards.shards):
-            raise UsageError(
-                f"source: {len(self.shards.shards)} shards are fewer than the {readers} that would read them ("
-                f"{this.world} ranks of {max(1, self.processes)}); use fewer num_workers, workers: threads, or make "
-                "smaller shards"
-            )
+        for part in self.shards.parts:
+            if readers > len(part.shards):
+                raise UsageError(
+                    f"{part.name}: {len(part.shards)} shards are fewer than the {readers} that would read them ("
+                    f"{this.world} ranks of {max(1, self.processes)}); use fewer num_workers, workers: threads, or "
+                    "make smaller shards"
+                )
         steps = self.steps(this)
-        self.skipped, self.handed_out, self._deepest = steps - self.left(this), 0, 0
-        before = this.streamed or self._new(this)
+        self.skipped, self.handed_out = steps - self.left(this), 0
+        self._deepest = [0] * len(self.shards.parts)
+        before = self._before(this) or self._new(this)
         self._start = before.start
         if before.dealt != self._new(this).dealt:
             _log.warning(
@@ -114,41 +132,48 @@ class StreamLoader:
         yield from self._batches(this, steps)
 
     def _batches(self, this: Pass, steps: int) -> Iterator[Any]:
-        order = self.shards.order(this.epoch, self._start.begun).tolist()
-        depth_of = {
-            _name_of(self.shards.shards[shard]): number // self._readers(this)
-            for number, shard in reversed(list(enumerate(order)))
-        }
+        depths = [self._depths(part, this) for part in range(len(self.shards.parts))]
         hope = Hope(this.world)
         for batch in read_ahead(_Stream(self, this, steps), self.processes):
             hope.check(batch, steps)
             if batch is not None:
-                depths = [depth_of.get(shard, 0) for shard in batch["__shard__"]]
-                self._deepest = max(self._deepest, 1 + max(depths, default=0))
-                batch = self.finish(batch, this.epoch)
+                # Where shards of two sources have one name, it counts for both.
+                for part, depth_of in enumerate(depths):
+                    of_batch = [1 + depth_of[shard] for shard in batch["__shard__"] if shard in depth_of]
+                    self._deepest[part] = max(self._deepest[part], *of_batch, 0)
+                batch = self.finish(batch, drawn_with(batch) or ())
             self.handed_out += 1
             yield batch
+
+    def _depths(self, part: int, this: Pass) -> dict[str, int]:
+        """How many shards of a source its reader reads before each, by the names that batches have."""
+        shards, order = self.shards.parts[part].shards, self.shards.order(part, this.epoch, self._start.begun[part])
+        return {
+            _name_of(shards[shard]): number // self._readers(this)
+            for number, shard in reversed(list(enumerate(order.tolist())))
+        }
 
     def place(self, resume: Resume, steps: int) -> dict[str, Any]:
         """For a checkpoint: what was taken of the epoch, `steps` of this run's batches with it."""
         this = self.current
         assert this is not None
-        begun = sorted({*self._start.begun, *self._begun(this, self.skipped + steps - self._start.steps)})
+        more = self._begun(this, self.skipped + steps - self._start.steps)
+        begun = [sorted({*first, *then}) for first, then in zip(self._start.begun, more, strict=True)]
         taken = replace(self._new(this), steps=self.skipped + steps, begun=begun, start=self._start)
         return resume.state_of_stream(this.epoch, taken, this.world)
 
-    def _begun(self, this: Pass, steps: int) -> Iterable[int]:
-        """The shards that these readers have begun after so many steps of theirs.
+    def _begun(self, this: Pass, steps: int) -> list[Iterable[int]]:
+        """The shards of each source that these readers have begun after so many steps of theirs.
 
         Where counts are known this is a function of steps alone. Where not, ranks differ by little in how far they are,
         so those of the next shard of each reader count as begun too.
         """
-        readers = self._readers(this)
-        if self.shards.counts is None:
-            begun = (self._deepest + 1) * readers * bool(self._deepest)
-            return [int(shard) for shard in self.shards.order(this.epoch, self._start.begun)[:begun]]
-        batches = -(-steps // max(1, self.processes))
-        return self.shards.begun(Reader(this.epoch, 0, readers, self._start.begun), batches, this.batch_size)
+        readers, start = self._readers(this), self._start.begun
+        if self.shards.counts is not None:
+            batches = -(-steps // max(1, self.processes))
+            return [self.shards.begun(Reader(this.epoch, 0, readers, start), batches, this.batch_size)]
+        counts = [(deepest + 1) * readers * bool(deepest) for deepest in self._deepest]
+        return [self.shards.order(part, this.epoch, start[part])[:count].tolist() for part, count in enumerate(counts)]
 
     # As EpochLoader's, so that Lightning does not warn.
     def state_dict(self) -> dict[str, Any]:
@@ -173,13 +198,26 @@ class _Stream(IterableDataset[Any]):
         first = self.skipped + number
         turn = first % count
         reader = Reader(self.this.epoch, self.this.rank * count + turn, self.readers, self.begun)
-        batches = self.shards.batches(reader, self.this.batch_size, first // count, [self.this.epoch], self.threads)
+        batches = self.shards.batches(reader, self.this.batch_size, first // count, self.threads)
         yield from islice(batches, len(range(number, self.steps, count)))
 
 
 def _name_of(shard: str) -> str:
     """A shard as batches name it."""
     return f"{shard_stem(shard)}.tar"
+
+
+def stream_loader(
+    parts: Sequence[StreamedPart],
+    own: Sequence[Stage],
+    loading: LoadSettings,
+    next_pass: Callable[[], Pass],
+    finish: Callable[[Any, Any], Any],
+) -> StreamLoader:
+    """The loader of shards that come one after another; of one source with known counts, or with `epoch_batches`."""
+    stream = StreamedShards(parts, own, loading.seed, loading.shuffle_buffer, FaultLog(), Fetching(*loading.copies))
+    threads = 1 if loading.processes else max(1, loading.num_workers)
+    return StreamLoader(stream, loading.epoch_batches, next_pass, finish, loading.processes, threads)
 
 
 def check_streamed(loading: LoadSettings, is_streamed: bool) -> None:
