@@ -101,3 +101,21 @@ def test_devices_that_cannot_be_are_one_line(
     assert code == 2
     assert re.search(told, err), err
     assert not (tmp_path / "out").exists()
+
+
+def test_ray_that_is_not_there_is_one_line(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("cache", "--shards", str(shards), "--out", str(tmp_path / "out"), *FLAGS, "--engine", "ray")
+    code, _, err = run(capsys, *arguments, "--devices", "2")
+    assert code == 2
+    assert "devices: 2, but engine is ray; ray_workers says how many" in err
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where no cluster of this machine has left its address
+    code, _, err = run(capsys, *arguments, "--ray_address", "auto")
+    assert code == 2
+    assert re.search(r"ray_address: no cluster at 'auto' .*; start one with `ray start --head`", err), err
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "engine: ray is not installed; pip install 'inpaint_data[ray]'" in err
+    assert not (tmp_path / "out").exists()
