@@ -15,6 +15,7 @@ from conftest import Pooling, small_samples, write_shard
 from flat import cache_latents, data_module
 
 from inpaint_data import Autoencoder, LatentCache, ShardError, UsageError
+from inpaint_data.pipeline.image_indexing import index_shards as index_images
 from inpaint_data.shards import mirror as mirror_module
 from inpaint_data.shards.mirror import mirror_in
 from inpaint_data.shards.streams import read_range
@@ -33,6 +34,7 @@ def remote_shards(folder: Path, count: int = 4, first: int = 0) -> tuple[str, in
 @pytest.mark.parametrize("room", [0, 1, 2, 4])
 def test_remote_images_train_whatever_room_there_is(room: int, tmp_path: Path) -> None:
     url, size = remote_shards(tmp_path / "in")
+    index_images(f"{url}/*.tar")
     mirror = tmp_path / "mirror"
     data = data_module(
         url, vae=Autoencoder(Pooling()), batch_size=2, mirror=str(mirror), mirror_bytes=room * size + size // 2, **SMALL
@@ -41,7 +43,26 @@ def test_remote_images_train_whatever_room_there_is(room: int, tmp_path: Path) -
     for _ in range(2):
         keys = [key for batch in data.train_dataloader() for key in batch["__key__"]]
         assert len(keys) == len(set(keys)) == 16
-    assert sum(path.stat().st_size for path in mirror.glob("*.copy")) == room * size
+    for _ in range(2000):  # a thread makes them
+        kept = sum(path.stat().st_size for path in mirror.glob("*.copy"))
+        if kept == room * size:
+            break
+        time.sleep(0.01)
+    assert kept == room * size
+
+
+def test_remote_images_without_an_index_are_copied_or_say_what_is_missing(tmp_path: Path) -> None:
+    url, size = remote_shards(tmp_path / "in")
+    mirror = tmp_path / "mirror"
+    given = {"vae": Autoencoder(Pooling()), "batch_size": 2, "mirror": str(mirror), **SMALL}
+    data = data_module(url, mirror_bytes=4 * size, **given)
+    data.setup("fit")
+    assert sum(len(batch["__key__"]) for batch in data.train_dataloader()) == 16
+    assert len(list(mirror.glob("*.copy"))) == 4
+    for less in ({"mirror_bytes": 4 * size - 1}, {"mirror": "none"}):
+        module = data_module(url, **given | less)
+        with pytest.raises(UsageError, match=r"4 remote shards.*`inpaint-data index`, or set .*epoch_batches: N"):
+            module.train_dataloader()
 
 
 def test_a_folder_has_one_mirror_and_two_caches_keep_their_copies(tmp_path: Path) -> None:
@@ -225,7 +246,7 @@ def test_no_more_is_copied_than_was_promised(tmp_path: Path) -> None:
     (tmp_path / "one.tar").write_bytes(bytes(9 * 2**20))
     with pytest.raises(ShardError, match=r"its 1048576 bytes are not the 1000"):
         mirror_in(tmp_path / "m").copy(f"file://{tmp_path}/one.tar", "one", 1000, 10**6)
-    assert names_in(tmp_path / "m") == [f".one.copy.{mirror_in(tmp_path / 'm')._owner}.lease"]
+    assert names_in(tmp_path / "m") == []
 
 
 def test_a_mirror_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:

@@ -467,7 +467,7 @@ def test_a_store_that_cannot_be_reached_is_one_line(
         ),
         (["verify", "s3://bucket/cache"], "s3://bucket/cache: is a URL, and this works on a local folder; copy"),
         (["repair", "s3://bucket/cache"], "s3://bucket/cache: is a URL"),
-        (["index", "s3://bucket/cache"], "s3://bucket/cache: is a URL"),
+        (["index", "s3://bucket/shards"], "shards: s3://bucket/shards: no connection"),
         (
             ["cache", "--vae", "demo", "--shards", "hf://datasets/a/b/c.tar", "--out", "out"],
             "shards: hf://datasets/a/b/c.tar: no connection",

@@ -1,15 +1,58 @@
-"""inpaint-data index: sidecars for a cache of plain tars."""
+"""inpaint-data index: the index of image shards, or the sidecars of a cache of plain tars."""
+
+from pathlib import Path
 
 from inpaint_data.commands.outcome import Outcome
+from inpaint_data.errors import UsageError
+from inpaint_data.latent_cache.format import CACHE_FILE, has_sidecars
 from inpaint_data.latent_cache.indexing import index_cache
+from inpaint_data.pipeline.image_indexing import Indexed, index_shards
+from inpaint_data.shards.reading import CACHED, Sample, locate_samples
+from inpaint_data.shards.stores import is_url, local_path
 
 
-def run(root: str, vae: str | None = None) -> Outcome:
-    """Write the sidecars that are missing from a folder of tars.
+def run(source: str, vae: str | None = None, out: str | None = None) -> Outcome:
+    """Write the index of image shards, with which training begins at once, or a cache's sidecars that are missing.
 
     Args:
-        root: the folder with the tars
-        vae: the autoencoder that made the latents; needed where there is no cache.json
+        source: image shards (a brace pattern, a glob, a folder, a URL), or the folder with the tars of a cache
+        vae: of a cache, the autoencoder that made the latents; needed where there is no cache.json
+        out: of image shards, the index's path or URL where it cannot lie beside them, as on a web server; training is
+            told by loading: {index: FILE}
     """
-    indexed = index_cache(root, vae)
-    return Outcome(f"indexed {', '.join(indexed)}" if indexed else "every shard has its sidecar")
+    if _is_of_cache(source):
+        if out is not None:
+            raise UsageError(f"out: {source} is a cache, whose sidecars lie beside its tars; leave it out")
+        indexed = index_cache(source, vae)
+        return Outcome(f"indexed {', '.join(indexed)}" if indexed else "every shard has its sidecar")
+    if vae is not None:
+        raise UsageError(f"vae: {source} has image shards, which no autoencoder made; leave it out")
+    return Outcome(_table(index_shards(source, out)))
+
+
+def _is_of_cache(source: str) -> bool:
+    """Whether a local folder has the tars of a cache: by its `cache.json`, a sidecar, or the first sample of a tar."""
+    folder = local_path(source)
+    if is_url(source) or not folder.is_dir():
+        return False
+    if (folder / CACHE_FILE).exists() or has_sidecars(folder):
+        return True
+    return any(map(_has_cached, sorted(folder.glob("*.tar"))[:1]))
+
+
+def _has_cached(tar: Path) -> bool:
+    first = next((item for item in locate_samples(str(tar)) if isinstance(item, Sample)), None)
+    return first is not None and CACHED in first.members
+
+
+def _table(indexed: Indexed) -> str:
+    faults = [(entry, fault) for entry in indexed.entries for fault in entry.faults]
+    lines = [
+        ("shards", f"{len(indexed.new)} indexed, {len(indexed.entries) - len(indexed.new)} were already there"),
+        ("samples", str(sum(map(len, indexed.entries)))),
+        ("index", indexed.place),
+    ]
+    if faults:
+        entry, fault = faults[0]
+        lines.append(("unusable", f"{len(faults)}; the first: {entry.name}, sample {fault.key!r}: {fault.reason}"))
+    return "\n".join(f"  {name:<9} {text}" for name, text in lines)

@@ -44,7 +44,9 @@ COMMANDS = {
     "text": Command("Add the text embeddings of captions to shards."),
     "verify": Command("Check a cache: its files, its samples and, if asked, its inputs and autoencoder.", ("root",)),
     "repair": Command("Remove damaged shards from a cache, so that the cache command makes them again.", ("root",)),
-    "index": Command("Make the sidecars of a cache of plain tars, so that it can be trained from.", ("root",)),
+    "index": Command(
+        "Index image shards, so that training begins at once wherever they lie; or the tars of a cache.", ("source",)
+    ),
     "status": Command("Tell how far a cache is, while its job runs or after it.", ("root",)),
     "stats": Command(
         "Count what masks are like: those of a cache, or those that shards would be cached with.",

@@ -14,7 +14,7 @@ from inpaint_data.encoding.models import MODELS
 from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.job.dealing import Dealing
+from inpaint_data.job.claims import Claims
 from inpaint_data.job.dry_run import dry_run
 from inpaint_data.job.engines import Engine, engine_of
 from inpaint_data.job.metrics import Metrics, MetricsLogger
@@ -254,14 +254,14 @@ def _run(
             write_cache_file(folder, settings, None)
         if part.rank == 0 and work.text is not None:
             write_empty_prompt(folder, work.text.empty())
-        dealing = Dealing(plan, inputs, folder, lock, stamps)
+        claims = Claims(plan, inputs, folder, lock, stamps)
         reports = _reports(work.job, folder, plan, logger)
-        engine.run(dealing, folder, lock, fingerprint(settings), summary, dealing.done, reports)
+        engine.run(claims, folder, lock, fingerprint(settings), summary, claims.done, reports)
         stamps.save()
         folder.look()
-        _check_all_present(folder, {*map(shard_stem, plan.done), *dealing.committed}, settings)
+        _check_all_present(folder, {*map(shard_stem, plan.done), *claims.committed}, settings)
         sidecars = [Sidecar.read(path) for path in committed(folder.root)]
-        summary.in_cache, summary.helped = totals(sidecars), dealing.helped
+        summary.in_cache, summary.helped = totals(sidecars), claims.helped
         in_cache = {sidecar.shard.removesuffix(".tar") for sidecar in sidecars}
         summary.missing = [number for number, stem in enumerate(all_stems) if stem not in in_cache]
         if not summary.missing and not summary.unreadable:

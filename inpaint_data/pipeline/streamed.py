@@ -1,4 +1,4 @@
-"""The streamed head: image shards that are read one after another, from wherever they lie, and never copied.
+"""The streamed head: image shards that are read one after another, from wherever they lie.
 
 What is drawn is a function of (seed, epoch) and of how many readers there are: the order of the shards, which reader
 gets which, and the order of samples in a buffer. Batches are made up by headers, before anything is decoded: so what a
@@ -7,9 +7,11 @@ run took before is passed over without decoding it, and the next batch is the ve
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,14 @@ from inpaint_data.order import permutation
 from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import ExampleSettings
+from inpaint_data.pipeline.dealing import Numbers, Piece, begun_by, deal
 from inpaint_data.pipeline.decorator import SampleDict, Stage
 from inpaint_data.pipeline.samples import as_dict, as_sample
 from inpaint_data.pipeline.stages import DRAWN_BY, VIEWS, BatchEnd, planned_batches, way_of_a_sample
 from inpaint_data.pipeline.user_stages import run_on
 from inpaint_data.pipeline.view_finder import ViewFinder
 from inpaint_data.seeding import generator_for
+from inpaint_data.shards.fetching import Fetching
 from inpaint_data.shards.reading import Fault, Sample, ShardEnd, image_member, read_shard
 
 AT_FIRST = 100  # samples that wait before the first one is drawn
@@ -59,6 +63,7 @@ class StreamedPart:
         weight: how often its samples come beside those of the others.
         masks_of: which of the `Encoder`'s settings of masks they have.
         name: of the source, for an error.
+        counts: samples of each shard, where they are known; of the only source.
     """
 
     shards: Sequence[str]
@@ -66,6 +71,7 @@ class StreamedPart:
     weight: float = 1.0
     masks_of: int = 0
     name: str = "source"
+    counts: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,14 +81,14 @@ class Reader:
     Attributes:
         epoch: of the order.
         number, of: which one it is of how many.
-        begun: how many of the epoch's shards of each source an earlier run of other readers began, which are not read
-            again.
+        begun: of each source the shards, by their places in its list, that an earlier run of other readers began in
+            this epoch, which are not read again.
     """
 
     epoch: int
     number: int = 0
     of: int = 1
-    begun: Sequence[int] = (0,)
+    begun: Sequence[Sequence[int]] = ((),)
 
 
 class StreamedShards:
@@ -94,6 +100,10 @@ class StreamedShards:
         seed: of the order.
         buffer: samples among which the next one is drawn, in all.
         on_fault: takes what is not a sample, or cannot be read.
+        fetching: where local copies of remote shards are kept.
+
+    Attributes:
+        counts: samples of each shard, where there is one source and they are known.
     """
 
     def __init__(
@@ -103,17 +113,46 @@ class StreamedShards:
         seed: int,
         buffer: int,
         on_fault: Callable[[Fault], None],
+        fetching: Fetching,
     ) -> None:
-        self.parts, self.own, self.seed = list(parts), own, seed
+        self.parts, self.own, self.seed, self._fetching = list(parts), own, seed, fetching
+        counts = parts[0].counts if len(parts) == 1 else None
+        self.counts: Numbers | None = None if counts is None else np.array(counts, np.int64)
         weights = np.array([part.weight for part in parts])
         self._shares = weights / weights.sum()
         self._buffers = [round(buffer * share) for share in self._shares]
         self._on_fault, self._finders = on_fault, [ViewFinder(part.settings.pictures) for part in parts]
 
-    def order(self, part: int, epoch: int, again: int = 0) -> list[str]:
-        """The shards of a source in the order of an epoch, or of a further pass over them within it."""
-        shards = self.parts[part].shards
-        return [shards[row] for row in permutation(len(shards), self.seed, epoch, again, part)]
+    def order(self, part: int, epoch: int, begun: Sequence[int] = (), again: int = 0) -> Numbers:
+        """The shards of a source, by their places in its list, in the order of an epoch, without those begun before.
+
+        Or of a further pass over all of them within it.
+        """
+        rows = permutation(len(self.parts[part].shards), self.seed, epoch, again, part)
+        return rows if again else rows[~np.isin(rows, np.array(begun, np.int64))]
+
+    def pieces(self, reader: Reader, part: int, again: int = 0) -> list[Piece]:
+        """What a reader reads of a source, in its order."""
+        order = self.order(part, reader.epoch, reader.begun[part], again)
+        return deal(order, reader.number, reader.of, self.counts)
+
+    def begun(self, readers: Reader, batches: int, batch_size: int) -> set[int]:
+        """The shards that so many batches of each reader can be of, where counts are known.
+
+        Args:
+            readers: any of them.
+            batches: that a reader gave, at most.
+
+        A sample may wait in the buffer and then for others of its size. Samples that give no view, since a filter or a
+        stage leaves them out, make a reader come further than this says.
+        """
+        assert self.counts is not None
+        if not batches:
+            return set()
+        waiting = self._buffers[0] + 1 + (batch_size - 1) * len(self._finders[0].sizes)
+        samples = batches * batch_size + waiting
+        each = (replace(readers, number=number) for number in range(readers.of))
+        return {shard for reader in each for shard in begun_by(self.pieces(reader, 0), samples, self.counts)}
 
     def batches(self, reader: Reader, batch_size: int, skipped: int, threads: int) -> Iterator[Any]:
         """A reader's batches of decoded pictures behind the first `skipped`; None where no sample of one can be used.
@@ -175,46 +214,55 @@ class StreamedShards:
             yield draw()
 
     def _views(self, reader: Reader, part: int, again: int) -> Iterator[Drawn]:
-        begun = 0 if again else reader.begun[part]
-        order = self.order(part, reader.epoch, again)[begun:]
+        shards, pieces = self.parts[part].shards, self.pieces(reader, part, again)
+        number = reader.epoch + again * AGAIN
         unreadable, has_sample = 0, False
-        for shard in order[reader.number :: reader.of]:
-            try:
-                for drawn in self._of_shard(part, shard, reader.epoch + again * AGAIN):
-                    has_sample, unreadable = True, 0
-                    yield drawn
-            except ShardError as error:
-                unreadable += 1
-                self._on_fault(Fault(shard, None, f"the rest of it is left out: {error}", None, None))
-                if unreadable == UNREADABLE:
-                    reason = f"{unreadable} shards one after another cannot be read; the last: {error}"
-                    raise ShardError(reason) from None
-        if not has_sample and not begun:
-            raise ShardError(f"{', '.join(self.parts[part].shards[:3])}: no sample that can be used in any shard")
-
-    def _of_shard(self, part: int, shard: str, number: int) -> Iterator[Drawn]:
-        settings, masks_of = self.parts[part].settings, self.parts[part].masks_of
-        size_of = partial(_size_of, settings)
-        drawn_by = {"__url__": shard, DRAWN_BY: (settings, (number,))}
-        keys: set[str] = set()
-        for item in read_shard(shard):
-            if isinstance(item, ShardEnd):
-                return
-            results: Any = [item]
-            if self.own and isinstance(item, Sample):
-                results = run_on(as_dict(item), self.own, shard, keys)
-            for result in results:
-                if isinstance(result, Fault):
-                    self._on_fault(result)
-                    continue
-                sample = as_sample(result) if isinstance(result, dict) else result
+        with closing(self._fetching.copies([shards[piece.shard] for piece in pieces])) as copies:
+            for piece, (shard, copy) in zip(pieces, copies, strict=True):
                 try:
-                    views = self._finders[part].views(sample, size_of)
-                except FilteredError as error:
-                    self._on_fault(Fault(shard, sample.key, str(error), None, None, on_purpose=True))
-                    continue
-                for view, size in views:
-                    yield Drawn(as_dict(sample) | drawn_by, view, size, masks_of)
+                    for drawn in self._of_piece(part, piece, shard, copy, number):
+                        has_sample, unreadable = True, 0
+                        yield drawn
+                except ShardError as error:
+                    unreadable += 1
+                    self._on_fault(Fault(shard, None, f"the rest of it is left out: {error}", None, None))
+                    if unreadable == UNREADABLE:
+                        reason = f"{unreadable} shards one after another cannot be read; the last: {error}"
+                        raise ShardError(reason) from None
+        if not has_sample and (again or not reader.begun[part]):
+            raise ShardError(f"{', '.join(shards[:3])}: no sample that can be used in any shard")
+
+    def _of_piece(self, part: int, piece: Piece, shard: str, copy: Path | None, number: int) -> Iterator[Drawn]:
+        """The views of a piece of a shard, each drawn with `number`."""
+        settings, masks_of = self.parts[part].settings, self.parts[part].masks_of
+        drawn_by = {"__url__": shard, DRAWN_BY: (settings, (number,))}
+        for result in self._results(piece, shard, copy):
+            if isinstance(result, Fault):
+                self._on_fault(result)
+                continue
+            sample = as_sample(result) if isinstance(result, dict) else result
+            try:
+                views = self._finders[part].views(sample, partial(_size_of, settings))
+            except FilteredError as error:
+                self._on_fault(Fault(shard, sample.key, str(error), None, None, on_purpose=True))
+                continue
+            for view, size in views:
+                yield Drawn(as_dict(sample) | drawn_by, view, size, masks_of)
+
+    def _results(self, piece: Piece, shard: str, copy: Path | None) -> Iterator[Any]:
+        """What a piece of a shard has, behind the user's stages."""
+        keys: set[str] = set()
+        place = 0  # of a sample, or of what has a key and is none
+        for item in read_shard(shard, None if copy is None else str(copy)):
+            if isinstance(item, ShardEnd) or place == piece.stop:
+                return
+            place += item.key is not None
+            if piece.first and place <= piece.first:
+                continue
+            if self.own and isinstance(item, Sample):
+                yield from run_on(as_dict(item), self.own, shard, keys)
+            else:
+                yield item
 
 
 def _size_of(settings: ExampleSettings, sample: Sample) -> Size:

@@ -12,8 +12,8 @@ from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.mask_files import check_size, in_order, mask_pattern
 from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
-from inpaint_data.pipeline.indexed import ShardFile
 from inpaint_data.pipeline.samples import as_dict, as_sample
+from inpaint_data.pipeline.shard_file import ShardFile
 from inpaint_data.pipeline.user_stages import run_on
 from inpaint_data.seeding import generator_for
 from inpaint_data.shards.naming import shard_size

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
@@ -24,8 +25,8 @@ class Mirror:
     """A folder with a copy of each file that was asked for, as long as there is room.
 
     Files are named by their contents, so that a file that changed is another one. Processes may share the folder: a
-    file is copied once, while the others wait, and no copy goes away while a process that asked for it runs. To make
-    room, the copies that were unused the longest go; what does not fit is not copied.
+    file is copied once, while the others wait, and no copy goes away while a process that asked for it runs and has not
+    let go of it. To make room, the copies that were unused the longest go; what does not fit is not copied.
 
     Who works in the folder holds locks of the operating system, which end with the process, however it ends: nothing
     is read from the names, times or bytes of files that a dead one left.
@@ -36,6 +37,7 @@ class Mirror:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._owner, self._process = "", 0
+        self._users: Counter[str] = Counter()  # of this process, that have not let go of a copy
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -70,11 +72,40 @@ class Mirror:
                 if self._take(path, size):
                     return path
                 copied = partial(self._copied, url, path, size, limit, sha256)
-                return anew_if_replaced(copied) if sha256 else copied()  # else another file has another name
+                self._users[path.name] += 1
+                copy = None
+                try:
+                    copy = anew_if_replaced(copied) if sha256 else copied()  # else another file has another name
+                finally:
+                    if copy is None:
+                        self.release(path)
+                return copy
         except OSError as error:
             raise UsageError(
                 f"mirror: cannot work in {self.folder} ({error.strerror}); free some space, or name another folder"
             ) from None
+
+    def copied(self, name: str, size: int) -> Path | None:
+        """The copy of that name, if it is there already; see `copy`."""
+        path = self.folder / f"{name}{SUFFIX}"
+        if self._take(path, size):
+            return path
+        self._users[path.name] += 1
+        self.release(path)
+        return None
+
+    def release(self, path: Path) -> None:
+        """Let go of a copy, once for each time that it was asked for: it stays until its room is needed."""
+        with suppress(OSError):
+            lease = self._lease(path)
+            with self._locked(ROOM):
+                self._users[path.name] -= 1
+                if self._users[path.name] < 1:
+                    del self._users[path.name]
+                    lease.unlink(missing_ok=True)
+
+    def _lease(self, path: Path) -> Path:
+        return path.with_name(f".{path.name}.{self._own()}.lease")
 
     def _copied(self, url: str, path: Path, size: int, limit: int, sha256: str | None) -> Path | None:
         """Make the copy; None where there is no room for it."""
@@ -95,13 +126,14 @@ class Mirror:
         return path
 
     def _take(self, path: Path, size: int) -> bool:
-        """True if the copy is there; then it stays as long as this process runs."""
+        """True if the copy is there; then it stays as long as this process runs and does not release it."""
         try:
-            lease = path.with_name(f".{path.name}.{self._own()}.lease")
+            lease = self._lease(path)
             with self._locked(ROOM):
                 lease.touch()
                 is_there = path.stat().st_size == size
                 os.utime(path)
+                self._users[path.name] += is_there
             return is_there
         except OSError:  # it is not there, or this is a read-only mirror, which serves as well
             with suppress(OSError):
@@ -116,6 +148,7 @@ class Mirror:
                 descriptor = os.open(self.folder / f".{owner}.owner", os.O_RDWR | os.O_CREAT)
                 _flock(descriptor, wait=False)
             self._owner, self._process = owner, os.getpid()
+            self._users.clear()
         return self._owner
 
     @contextmanager

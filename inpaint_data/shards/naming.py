@@ -115,7 +115,7 @@ def shard_identity(url: str) -> ShardIdentity:
 def shard_size(url: str) -> int:
     """Size of a shard in bytes, without reading it where its store says it."""
     if not is_url(url):
-        return _status(url).st_size
+        return status_of_shard(url).st_size
     size = stored(url).size
     return shard_identity(url).size if size is None else size
 
@@ -123,12 +123,13 @@ def shard_size(url: str) -> int:
 def shard_stamp(url: str) -> str:
     """A text that changes when the shard does: its times and size, the store's own stamp, or if need be its sha256."""
     if not is_url(url):
-        status = _status(url)
+        status = status_of_shard(url)
         return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
     return stored(url).stamp or f"sha256 {shard_identity(url).sha256}"
 
 
-def _status(path: str) -> os.stat_result:
+def status_of_shard(path: str) -> os.stat_result:
+    """What the system says of a local shard. Raises ShardError where it has none."""
     try:
         return status_of(path)
     except OSError as error:

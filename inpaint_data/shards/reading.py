@@ -86,7 +86,7 @@ class ShardAnew:
     shard: str
 
 
-def read_shard(url: str) -> Iterator[Sample | Fault | ShardEnd]:
+def read_shard(url: str, copy: str | None = None) -> Iterator[Sample | Fault | ShardEnd]:
     """A shard's samples in their order, streamed, one in memory at a time.
 
     At damage (a cut, a changed header, a missing end) all that follows is lost: a Fault covers it up to the file's
@@ -97,11 +97,15 @@ def read_shard(url: str) -> Iterator[Sample | Fault | ShardEnd]:
 
     The last item, once all of it was read, is its `ShardEnd`.
 
+    Args:
+        url: of the shard, or its path.
+        copy: the path of a copy of it, which is read in its stead.
+
     Raises:
         ShardError: the file cannot be opened or read.
     """
     keys = 0
-    with open_stream(url) as stream:
+    with open_stream(url if copy is None else copy) as stream:
         source = TarStream(url, stream)
         for item in _samples(source):
             keys += item.key is not None

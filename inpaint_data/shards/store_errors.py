@@ -106,6 +106,14 @@ def is_absent(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and (status == 404 or (status is None and not is_transient(error)))
 
 
+def is_refused(error: BaseException) -> bool:
+    """True where a store does not say whether it has such a file, but that it may not be asked."""
+    status = _status(error)
+    if status is None:
+        return any(isinstance(cause, PermissionError) for cause in _causes(error))
+    return status in (401, 403)
+
+
 def unreadable(url: str, error: Exception) -> ShardError:
     """The error for a shard that cannot be read, of one line: what was refused, and what to set."""
     if isinstance(error, ShardError):

@@ -173,6 +173,28 @@ def read_range(url: str, start: int, end: int) -> bytes:
     return data
 
 
+def gives_ranges(url: str) -> bool:
+    """Whether a store gives a part of a file: some web servers always send the whole of it.
+
+    Raises:
+        ShardError: it cannot be read.
+    """
+    if not url.startswith(("http://", "https://")):
+        return True
+    with asked(url):
+        files, path = file_system(url)
+
+        def ask() -> bool:
+            with files.open(path, "rb", block_size=1) as file:
+                file.seek(1)
+                try:
+                    return len(file.read(1)) == 1
+                except ValueError:  # so fsspec says of a server that has none
+                    return False
+
+        return bool(retried(ask))
+
+
 def anew_if_replaced(read: Callable[[], T]) -> T:
     """What `read` gives, begun anew once where the file was replaced while it was read."""
     try:

@@ -163,7 +163,7 @@ class InpaintDataModule(LightningDataModule):
         if self.trainer is not None and stage == "fit":
             for needed in self.sources.keys() & {"fit", "validate"}:
                 loader = self._loader(needed)
-                if isinstance(loader, EpochLoader):
+                if isinstance(loader, EpochLoader | StreamLoader):
                     len(loader)  # which refuses fewer batches than ranks
 
     def _make_encoder(self) -> None:

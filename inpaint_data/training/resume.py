@@ -19,11 +19,11 @@ class Start:
 
     Attributes:
         steps: batches on each rank.
-        begun: of each source, how many of its shards.
+        begun: of each source the shards, by their places in its list.
     """
 
     steps: int
-    begun: list[int]
+    begun: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,22 @@ class Streamed:
         steps: batches on each rank.
         readers: how many there were, worker processes of all ranks.
         batch_size: samples in a batch.
-        begun: of each source, how many of the epoch's shards were begun, at most.
+        begun: of each source, which of the epoch's shards were begun, at most; as of `Start`.
         start: where these readers began.
+        is_counted: whether shards were dealt out by their counts of samples.
     """
 
     steps: int
     readers: int
     batch_size: int
-    begun: list[int]
+    begun: list[list[int]]
     start: Start
+    is_counted: bool = False
+
+    @property
+    def dealt(self) -> tuple[int, int, bool]:
+        """What decides which reader gets what."""
+        return self.readers, self.batch_size, self.is_counted
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,8 @@ class Resume:
             consumed = [Consumed(int(size), int(count)) for size, count in state["consumed"]]
             streamed = state.get("streamed")
             if streamed is not None:
-                start = Start(int(streamed["start"]["steps"]), list(streamed["start"]["begun"]))
-                streamed = Streamed(**{**streamed, "begun": list(streamed["begun"]), "start": start})
+                start = Start(int(streamed["start"]["steps"]), list(map(list, streamed["start"]["begun"])))
+                streamed = Streamed(**{**streamed, "begun": list(map(list, streamed["begun"])), "start": start})
             return cls(int(state["epoch"]), consumed, streamed)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(

@@ -90,19 +90,28 @@ class LoadSettings(Settings):
     fingerprint: str | None = None
     """Refuse a cache whose fingerprint does not begin with this."""
 
+    index: str | None = None
+    """Path or URL of the index that `inpaint-data index` made of image shards; left out, the one beside them is taken
+    where there is one."""
+
     epoch_batches: Count | None = None
-    """Train on image shards as they come, one after another and without copies of remote ones, and end an epoch after
-    so many batches on each rank. Left out, all shards are looked through before the first batch, remote ones copied,
-    and an epoch is all samples."""
+    """Train on image shards as they come, one after another, and end an epoch after so many batches on each rank. Left
+    out, an epoch is all samples, which an index, the headers of shards that lie here, or counts beside remote ones
+    tell."""
 
     shuffle_buffer: Natural = 1000
     """Samples, on each rank or worker process, of which the next one is drawn where shards come one after another."""
 
     mirror: str | None = None
-    """Folder for the copies of remote shards; left out, one of the user's."""
+    """Folder for the copies of remote shards; left out, one of the user's; "none" keeps no copies."""
 
     mirror_bytes: Natural = DEFAULT_BYTES
-    """How much these copies may take."""
+    """How much these copies may take, of all processes that share the folder together."""
+
+    @property
+    def copies(self) -> tuple[str | None, int]:
+        """The mirror's folder, and how much may lie there."""
+        return (None, 0) if self.mirror == "none" else (self.mirror, self.mirror_bytes)
 
     @property
     def processes(self) -> int:

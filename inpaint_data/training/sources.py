@@ -96,13 +96,22 @@ class ImageSource:
             yield batch if batch is None or not self.masks_of else batch | {"masks_of": self.masks_of}
 
     def _samples(self, plan: Sequence[Planned]) -> Iterator[Any]:
-        for planned in plan:
-            for row, number in zip(planned.rows, planned.numbers.tolist(), strict=True):
-                which = int(np.searchsorted(self._ends, row, side="right"))
-                part, end = self.parts[which], self._ends[which]
-                sample = part.sample(int(row - (end - len(part))))
-                yield sample if isinstance(sample, Fault) else sample | {DRAWN_BY: (part.settings, (number,))}
-            yield BatchEnd()
+        rows = np.concatenate([planned.rows for planned in plan] or [np.zeros(0, np.int64)])
+        which = np.searchsorted(self._ends, rows, side="right")
+        of_parts = [
+            part.samples(rows[which == number] - (end - len(part)))
+            for number, (part, end) in enumerate(zip(self.parts, self._ends, strict=True))
+        ]
+        numbers = map(int, which)
+        try:
+            for planned in plan:
+                for drawn_with, number in zip(planned.numbers.tolist(), numbers, strict=False):
+                    sample, settings = next(of_parts[number]), self.parts[number].settings
+                    yield sample if isinstance(sample, Fault) else sample | {DRAWN_BY: (settings, (drawn_with,))}
+                yield BatchEnd()
+        finally:
+            for samples in of_parts:
+                samples.close()  # its threads end with it
 
 
 def buckets_of(sizes: Rows) -> Rows:

@@ -22,10 +22,10 @@ from inpaint_data.latent_cache.text_members import settings_for_cache
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.pipeline.decorator import Stage
-from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.streamed import StreamedPart
 from inpaint_data.training.cache_check import check_cache, encode_of
 from inpaint_data.training.fresh_masks import FreshMasks, masks_over
+from inpaint_data.training.image_shards import ImageShards
 from inpaint_data.training.loader import EpochLoader, Pass, TrainingSource
 from inpaint_data.training.settings import LoadSettings
 from inpaint_data.training.sources import (
@@ -38,7 +38,6 @@ from inpaint_data.training.sources import (
     Source,
     is_named,
     names_a_cache,
-    shards_of,
 )
 from inpaint_data.training.stream_loader import StreamLoader, stream_loader
 
@@ -61,11 +60,12 @@ class StageSource:
         stage: as Lightning calls it.
         source: what was given for it.
         given: what was given beside it.
-        name: of the source in an error; left out, the parameter's.
+        name: of the source in an error, where it is one of several; left out, the parameter's.
 
     Attributes:
         parts: itself, the only one.
         is_cache: whether it is a cache; else it is pictures, or samples of the user's own.
+        is_mixed: whether it is one of several.
 
     Raises:
         UsageError, CacheError: see `names_a_cache`.
@@ -73,7 +73,7 @@ class StageSource:
 
     def __init__(self, stage: str, source: Source, given: Given, name: str = "") -> None:
         self.stage, self.source, self.given, self.name = stage, source, given, name or PARAMETERS[stage]
-        self.is_cache = names_a_cache(self.name, source)
+        self.is_cache, self.is_mixed = names_a_cache(self.name, source), bool(name)
 
     @property
     def parts(self) -> list["StageSource"]:
@@ -132,8 +132,9 @@ class StageSource:
     @cached_property
     def cache(self) -> LatentCache:
         """The cache, opened once."""
-        encode, loading, source = self.given.encode, self.given.loading, self.source
-        root: Any = source
+        encode, loading = self.given.encode, self.given.loading
+        root: Any = self.source
+        mirror, mirror_bytes = loading.copies
         return LatentCache(
             root,
             chosen_posterior(encode),
@@ -141,10 +142,15 @@ class StageSource:
             self.seed,
             self._carried(),
             masked_latents=wants_masked_latents(encode) and not self.is_fresh,
-            mirror=loading.mirror,
-            mirror_bytes=loading.mirror_bytes,
+            mirror=mirror,
+            mirror_bytes=mirror_bytes,
             check=loading.check,
         )
+
+    @cached_property
+    def shards(self) -> ImageShards:
+        """Its image shards."""
+        return ImageShards(self.name, self.source, self.given.loading, self.stage == "fit", self.is_mixed)
 
     def _carried(self) -> list[str] | None:
         """The members to read of a cache's samples; None is all, of which fresh masks are made."""
@@ -209,13 +215,14 @@ class StageSource:
         loading = self.given.loading
         if not self.is_named:
             return OwnLoader(self.name, self.own, next_pass, finish, loading.processes)
-        if self.is_streamed:
+        if self.is_streamed or (not self.is_cache and self.shards.has_counts_alone):
             return stream_loader([self.streamed()], self.given.stages, loading, next_pass, finish)
         return EpochLoader(self.opened(world, autoencoder), next_pass, finish, loading.processes)
 
     def streamed(self, weight: float = 1.0, masks_of: int = 0) -> StreamedPart:
         """Its shards, to come one after another; see `StreamedPart`."""
-        return StreamedPart(shards_of(self.name, self.source), self.examples, weight, masks_of, self.name)
+        shards = self.shards
+        return StreamedPart(shards.paths, self.examples, weight, masks_of, self.name, shards.counts)
 
     def opened(self, world: int, autoencoder: Callable[[], Autoencoder | None], masks_of: int = 0) -> TrainingSource:
         """What is loaded from, checked against what was given.
@@ -227,9 +234,7 @@ class StageSource:
         loading = self.given.loading
         threads = max(1, loading.num_workers) if loading.workers == "threads" else 1
         if not self.is_cache:
-            shards, own = shards_of(self.name, self.source), self.given.stages
-            indexed = IndexedShards(shards, self.examples, own, loading.mirror, loading.mirror_bytes)
-            return ImageSource([indexed], threads, masks_of)
+            return ImageSource([self.shards.indexed(self.examples, self.given.stages)], threads, masks_of)
         given, fresh = self.given, self.is_fresh
         check_cache(self.cache, given.pictures, given.masks, given.encode, autoencoder(), loading.fingerprint, fresh)
         self.cache.check_ranks(world)
