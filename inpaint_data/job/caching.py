@@ -258,12 +258,14 @@ def _run(
         reports = _reports(work.job, folder, plan, logger)
         engine.run(claims, folder, lock, fingerprint(settings), summary, claims.done, reports)
         stamps.save()
-        folder.look()
+        folder.look(names_alone=True)
         _check_all_present(folder, {*map(shard_stem, plan.done), *claims.committed}, settings)
+        names = folder.names()
+        summary.missing = [number for number, stem in enumerate(all_stems) if f"{stem}.json" not in names]
+        if not summary.missing:
+            folder.look()  # only the last one of many processes has to read what the others did
         sidecars = [Sidecar.read(path) for path in committed(folder.root)]
         summary.in_cache, summary.helped = totals(sidecars), claims.helped
-        in_cache = {sidecar.shard.removesuffix(".tar") for sidecar in sidecars}
-        summary.missing = [number for number, stem in enumerate(all_stems) if stem not in in_cache]
         if not summary.missing and not summary.unreadable:
             write_cache_file(folder, settings, sidecars)
     except OSError as error:

@@ -49,9 +49,11 @@ class Claims:
     def _of_others(self, part: Part) -> Iterator[str]:
         """Those that lack in the cache by now; the last ones of the next process first, which gets to them last."""
         is_told = False
+        self.folder.look(names_alone=True)
+        names = self.folder.names()
         for step in range(1, part.world):
             for shard in reversed(self.inputs[(part.rank + step) % part.world :: part.world]):
-                if self._is_done(shard):
+                if f"{shard_stem(shard)}.json" in names and self._is_done(shard):
                     continue
                 if not is_told and not self.lock.has_company():
                     is_told = True

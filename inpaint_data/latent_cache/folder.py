@@ -36,8 +36,8 @@ class CacheFolder:
         self.root, self.name = root, str(root)
         self.place: Path | str = root
 
-    def look(self) -> None:
-        """See what is there by now."""
+    def look(self, names_alone: bool = False) -> None:
+        """See what is there by now; of a store all that is small is brought here, or its names alone."""
 
     def check_writable(self) -> None:
         """Make the folder. Raises UsageError where it cannot be written to."""
@@ -122,13 +122,17 @@ class StoreFolder(CacheFolder):
         super().__init__(root)
         self.name, self.place, self.url = url, url, url
         self._files: dict[str, Stored] = {}
+        self._brought: dict[str, Stored] = {}
         self._has_looked = False
 
-    def look(self) -> None:
-        before, self._files = self._files, files_in(self.url)
+    def look(self, names_alone: bool = False) -> None:
+        self._files = files_in(self.url)
         self._has_looked = True
-        small = {name: stored for name, stored in self._files.items() if not name.endswith(".tar")}
-        changed = [name for name in small if before.get(name) != small[name] and _is_wanted(name)]
+        if names_alone:
+            return
+        wanted = {name: stored for name, stored in self._files.items() if _is_wanted(name)}
+        changed = [name for name, stored in wanted.items() if self._brought.get(name) != stored]
+        self._brought = wanted
         contents = at_once(lambda name: read_if_there(within(self.url, name)), changed)
         for name, data in zip(changed, contents, strict=True):
             if data is not None:
@@ -155,6 +159,7 @@ class StoreFolder(CacheFolder):
     def write(self, name: str, data: bytes) -> None:
         super().write(name, data)
         put_bytes(within(self.url, name), data)
+        self._files[name] = Stored(len(data), None)
 
     def note(self, name: str, data: bytes) -> None:
         put_bytes(within(self.url, name), data)
