@@ -29,14 +29,17 @@ SECRET = "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY"
 
 
 class Proxy(ThreadingHTTPServer):
-    """Stands before a store. `fault` says what befalls a request: a status, "reset", "half" an upload, or nothing."""
+    """Stands before a store. `fault` says what befalls a request.
+
+    A status, or one with the code and the words of S3's answer; "reset", "half" an upload, or nothing.
+    """
 
     daemon_threads = True
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(("127.0.0.1", 0), Forward)
         self.behind = (host, port)
-        self.fault: Callable[[str, str], int | str | None] = lambda method, path: None  # noqa: ARG005
+        self.fault: Callable[[str, str], Any] = lambda method, path: None  # noqa: ARG005
         self.requests: list[tuple[str, str]] = []
 
 
@@ -54,10 +57,13 @@ class Forward(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         body = self.rfile.read(length)
-        if isinstance(fault, int):
-            self.send_response(fault)
-            self.send_header("Content-Length", "0")
+        if fault is not None:
+            status, code, words = fault if isinstance(fault, tuple) else (fault, "", "")
+            data = f"<Error><Code>{code}</Code><Message>{words}</Message></Error>".encode() if code else b""
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
             self.end_headers()
+            self.wfile.write(data if self.command != "HEAD" else b"")
             return
         connection = http.client.HTTPConnection(*server.behind)
         connection.request(self.command, self.path, body, dict(self.headers))
@@ -299,6 +305,27 @@ def test_an_output_that_cannot_be_is_one_line(
     code, _, err = run(capsys, "cache", "--shards", str(shards), "--out", out, *FLAGS)
     assert code in (1, 2)
     assert re.search(told, err.splitlines()[-1]), err
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (400, "AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong; expecting 'eu-west-1'"),
+        (
+            301,
+            "PermanentRedirect",
+            "The bucket you are attempting to access must be addressed using the specified endpoint.",
+        ),
+    ],
+    ids=lambda answer: answer[1],
+)
+def test_another_region_is_one_line(
+    answer: tuple[int, str, str], shards: Path, proxy: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proxy.fault = lambda method, path: answer if method in ("GET", "PUT") else None  # noqa: ARG005
+    code, _, err = run(capsys, "cache", "--shards", str(shards), "--out", "s3://data/region", *FLAGS)
+    assert code == 1
+    assert re.search("s3://data/region.*another region .*; set AWS_DEFAULT_REGION to the one of", err.splitlines()[-1])
 
 
 @pytest.mark.usefixtures("s3")

@@ -79,7 +79,7 @@ def test_imports_run_downwards(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_training_knows_lightning_and_no_module_is_long(path: Path) -> None:
     modules = {module.split(".")[0] for module in imports_of(path)}
-    if path.parent.name != "training":
+    if path.parent.name != "training" and path != PACKAGE / "commands" / "loggers.py":  # which only names its loggers
         assert not modules & {"lightning", "pytorch_lightning", "jsonargparse"}
     assert len(path.read_text().splitlines()) <= 400
 

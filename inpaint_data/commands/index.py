@@ -4,7 +4,7 @@ from pathlib import Path
 
 from inpaint_data.commands.outcome import Outcome
 from inpaint_data.errors import UsageError
-from inpaint_data.latent_cache.format import CACHE_FILE, has_sidecars
+from inpaint_data.latent_cache.format import has_sidecars, is_cache
 from inpaint_data.latent_cache.indexing import index_cache
 from inpaint_data.pipeline.image_indexing import Indexed, index_shards
 from inpaint_data.shards.reading import CACHED, Sample, locate_samples
@@ -31,11 +31,13 @@ def run(source: str, vae: str | None = None, out: str | None = None) -> Outcome:
 
 
 def _is_of_cache(source: str) -> bool:
-    """Whether a local folder has the tars of a cache: by its `cache.json`, a sidecar, or the first sample of a tar."""
+    """Whether a folder has the tars of a cache: by its `cache.json`; here by a sidecar, or a tar's first sample too."""
+    if is_cache(source):
+        return True
     folder = local_path(source)
     if is_url(source) or not folder.is_dir():
         return False
-    if (folder / CACHE_FILE).exists() or has_sidecars(folder):
+    if has_sidecars(folder):
         return True
     return any(map(_has_cached, sorted(folder.glob("*.tar"))[:1]))
 

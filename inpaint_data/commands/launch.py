@@ -1,5 +1,6 @@
 """Running a command in several processes of this machine, each on a device of its own."""
 
+import math
 import os
 import re
 import signal
@@ -110,7 +111,8 @@ class _Voice:
     """Says on stderr what the processes say."""
 
     def __init__(self, folder: CacheFolder) -> None:
-        self._folder, self._lock, self._looked = folder, threading.Lock(), time.monotonic()
+        self._folder, self._lock, self._looked = folder, threading.Lock(), -math.inf
+        self._known: list[Part] = []
         self._said: set[str] = set()
         self._done = self._todo = 0
 
@@ -139,11 +141,10 @@ class _Voice:
         return f"shard {self._done}/{max(self._done, self._todo)} {what}{pace}\n"
 
     def _parts(self) -> list[Part]:
-        if time.monotonic() - self._looked > self._folder.pause:
-            self._looked = time.monotonic()
-            with suppress(ShardError):  # the store may be away for a while
-                self._folder.look()
-        return parts_of(self._folder.root)
+        """What the processes said lately."""
+        if time.monotonic() - self._looked > self._folder.pause / 2:
+            self._looked, self._known = time.monotonic(), parts_of(self._folder)
+        return self._known
 
 
 def _collect(output: IO[str] | None, outputs: list[str], rank: int) -> None:

@@ -14,9 +14,10 @@ from inpaint_data.encoding.models import MODELS
 from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
 from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.job.dealing import Dealing
+from inpaint_data.job.claims import Claims
 from inpaint_data.job.dry_run import dry_run
 from inpaint_data.job.engines import Engine, engine_of
+from inpaint_data.job.metrics import Metrics, MetricsLogger
 from inpaint_data.job.plan import Plan, Stamps, check_exact, plan_shards
 from inpaint_data.job.progress import Progress, Summary
 from inpaint_data.job.reports import JsonLog, Pace, ProgressFile, Reports, Watcher
@@ -58,6 +59,7 @@ def cache_latents(
     job: JobSettings | Mapping[str, Any] | None = None,
     stages: Sequence[Stage] = (),
     text: TextModelSettings | Mapping[str, Any] | None = None,
+    logger: MetricsLogger | None = None,
 ) -> Summary:
     """Encode image shards into a cache of latents and masks; resumes where an earlier run stopped.
 
@@ -78,6 +80,8 @@ def cache_latents(
             is counted as filtered. The cache records their names.
         text: the text encoders whose embeddings of the captions the samples get, and the cache those of the empty
             prompt; without a model none.
+        logger: one of Lightning's loggers, or what has their methods: `log_metrics`, `save`, `finalize`. Process 0
+            tells it how far all are: images and images a second, shards, quarantined samples, retries, time to go.
 
     Returns:
         The summary of the run, or with `dry_run` its plan.
@@ -112,7 +116,7 @@ def cache_latents(
             with locked(folder.place, part.rank, _job_of(inputs, part, settings)) as lock:
                 folder.look()
                 settings = settings_for(folder, settings)  # another job may have begun the cache meanwhile
-                summary, sidecars = _run(work, engine, inputs, part, folder, lock, settings)
+                summary, sidecars = _run(work, engine, inputs, part, folder, lock, settings, logger)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -233,6 +237,7 @@ def _run(
     folder: CacheFolder,
     lock: Lock,
     settings: Mapping[str, Any],
+    logger: MetricsLogger | None,
 ) -> tuple[Summary, list[Sidecar]]:
     """Do this process's part of the inputs, and what nobody has begun; read all sidecars then."""
     all_stems = list(map(shard_stem, inputs))
@@ -249,14 +254,14 @@ def _run(
             write_cache_file(folder, settings, None)
         if part.rank == 0 and work.text is not None:
             write_empty_prompt(folder, work.text.empty())
-        dealing = Dealing(plan, inputs, folder, lock, stamps)
-        reports = _reports(work.job, folder, plan)
-        engine.run(dealing, folder, lock, fingerprint(settings), summary, dealing.done, reports)
+        claims = Claims(plan, inputs, folder, lock, stamps)
+        reports = _reports(work.job, folder, plan, logger)
+        engine.run(claims, folder, lock, fingerprint(settings), summary, claims.done, reports)
         stamps.save()
         folder.look()
-        _check_all_present(folder, {*map(shard_stem, plan.done), *dealing.committed}, settings)
+        _check_all_present(folder, {*map(shard_stem, plan.done), *claims.committed}, settings)
         sidecars = [Sidecar.read(path) for path in committed(folder.root)]
-        summary.in_cache, summary.helped = totals(sidecars), dealing.helped
+        summary.in_cache, summary.helped = totals(sidecars), claims.helped
         in_cache = {sidecar.shard.removesuffix(".tar") for sidecar in sidecars}
         summary.missing = [number for number, stem in enumerate(all_stems) if stem not in in_cache]
         if not summary.missing and not summary.unreadable:
@@ -269,10 +274,12 @@ def _run(
     return summary, sidecars
 
 
-def _reports(job: JobSettings, folder: CacheFolder, plan: Plan) -> Reports:
+def _reports(job: JobSettings, folder: CacheFolder, plan: Plan, logger: MetricsLogger | None) -> Reports:
     """Whoever is told of the job."""
     pace = Pace(plan.shards_to_do)
     watchers: list[Watcher] = [Progress(pace), ProgressFile(folder, plan)]
+    if logger is not None and plan.part.rank == 0:
+        watchers.append(Metrics(logger, folder, plan))
     if job.log_json:
         watchers.append(JsonLog(job.log_json, folder.name, plan))
     return Reports(plan, pace, watchers)

@@ -49,6 +49,9 @@ class Progress:
     def skip(self, problem: str, pace: Pace) -> None:  # noqa: ARG002 - of the protocol
         self._say(f"left out: {problem}\n")
 
+    def retry(self, reason: str, pace: Pace) -> None:
+        pass
+
     def end(self, problem: str | None, pace: Pace) -> None:  # noqa: ARG002 - of the protocol
         if self._bar is not None:
             self._bar.close()

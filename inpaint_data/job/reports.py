@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -29,6 +29,7 @@ class Pace:
         done: of those, with the ones that were left out.
         images: encoded.
         expected: the estimate of how many images there will be.
+        retries: how often a store was asked again.
     """
 
     shards: int
@@ -38,6 +39,7 @@ class Pace:
     quarantined: int = 0
     filtered: int = 0
     left_out: int = 0
+    retries: int = 0
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -68,6 +70,9 @@ class Watcher(Protocol):
     def skip(self, problem: str, pace: Pace) -> None:
         """One is left out."""
 
+    def retry(self, reason: str, pace: Pace) -> None:
+        """A store is asked again; told by whichever thread asks."""
+
     def end(self, problem: str | None, pace: Pace) -> None:
         """The work is done, or ended by a problem."""
 
@@ -77,6 +82,12 @@ class Reports:
 
     def __init__(self, plan: Plan, pace: Pace, watchers: Sequence[Watcher]) -> None:
         self.plan, self.pace, self.watchers = plan, pace, watchers
+        self._listener = _Listener(self._retry)
+
+    def _retry(self, reason: str) -> None:
+        self.pace.retries += 1
+        for watcher in self.watchers:
+            watcher.retry(reason, self.pace)
 
     def images(self, count: int, expected: float) -> None:
         self.pace.images += count
@@ -102,8 +113,27 @@ class Reports:
             watcher.skip(problem, self.pace)
 
     def end(self, problem: str | None) -> None:
+        self._listener.close()
         for watcher in self.watchers:
             watcher.end(problem, self.pace)
+
+
+class _Listener(logging.Filter):
+    """Hears that a store is asked again, until it is closed, and changes nothing in what is logged."""
+
+    def __init__(self, told: Callable[[str], None]) -> None:
+        super().__init__()
+        self._told, self._level, self._logged_from = told, _retries.level, _retries.getEffectiveLevel()
+        _retries.addFilter(self)
+        _retries.setLevel(min(logging.INFO, self._logged_from))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self._told(shown(record.getMessage()))
+        return record.levelno >= self._logged_from
+
+    def close(self) -> None:
+        _retries.removeFilter(self)
+        _retries.setLevel(self._level)
 
 
 class JsonLog:
@@ -130,10 +160,6 @@ class JsonLog:
                 f"log_json: cannot write to {path} ({error.strerror}); name a file in a folder that there is",
                 ("job", "log_json"),
             ) from None
-        self._handler = _Retries(self)
-        self._level = _retries.level
-        _retries.addHandler(self._handler)
-        _retries.setLevel(logging.INFO)
         self.write(
             "start",
             cache=shown(cache),
@@ -146,7 +172,7 @@ class JsonLog:
     def write(self, event: str, **fields: Any) -> None:
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         line = json.dumps({"event": event, "time": now, "rank": self._rank} | fields, ensure_ascii=False)
-        with suppress(OSError):  # a log that is full or gone ends no work
+        with suppress(OSError, ValueError):  # a log that is full, gone or closed ends no work
             self._file.write(line.encode("utf-8", "surrogateescape") + b"\n")
 
     def images(self, pace: Pace) -> None:
@@ -163,7 +189,7 @@ class JsonLog:
             quarantined=len(sidecar.quarantined),
             filtered=len(sidecar.filtered),
             bytes=int(sidecar.output["size"]),
-            **_numbers(pace),
+            **numbers_of(pace),
         )
 
     def _fault(self, shard: str, entry: Quarantined, on_purpose: bool) -> None:
@@ -171,24 +197,14 @@ class JsonLog:
         self.write("fault", shard=shown(shard), key=key, reason=shown(entry.reason), on_purpose=on_purpose)
 
     def skip(self, problem: str, pace: Pace) -> None:
-        self.write("left_out", reason=shown(problem), **_numbers(pace))
+        self.write("left_out", reason=shown(problem), **numbers_of(pace))
+
+    def retry(self, reason: str, pace: Pace) -> None:  # noqa: ARG002 - of the protocol
+        self.write("retry", reason=reason)
 
     def end(self, problem: str | None, pace: Pace) -> None:
-        self.write("end", problem=None if problem is None else shown(problem), **_numbers(pace))
-        _retries.removeHandler(self._handler)
-        _retries.setLevel(self._level)
+        self.write("end", problem=None if problem is None else shown(problem), **numbers_of(pace))
         self._file.close()
-
-
-class _Retries(logging.Handler):
-    """Writes down that a store was asked again."""
-
-    def __init__(self, log: JsonLog) -> None:
-        super().__init__(logging.INFO)
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._log.write("retry", reason=shown(record.getMessage()))
 
 
 class ProgressFile:
@@ -212,6 +228,9 @@ class ProgressFile:
     def skip(self, problem: str, pace: Pace) -> None:  # noqa: ARG002 - of the protocol
         self._write(pace)
 
+    def retry(self, reason: str, pace: Pace) -> None:
+        pass
+
     def end(self, problem: str | None, pace: Pace) -> None:  # noqa: ARG002 - of the protocol
         with suppress(OSError, ShardError):
             self._folder.clear(self._name)
@@ -220,12 +239,14 @@ class ProgressFile:
         self._written = time.monotonic()
         part = self._plan.part
         content = {"rank": part.rank, "world": part.world, "inputs": self._plan.inputs, "updated": time.time()}
-        content |= {"already": len(self._plan.done)} | _numbers(pace)
+        content |= {"already": len(self._plan.done), "quarantined": pace.quarantined, "retries": pace.retries}
+        content |= numbers_of(pace)
         with suppress(OSError, ShardError):  # it is for a person's curiosity
             self._folder.note(self._name, json.dumps(content).encode())
 
 
-def _numbers(pace: Pace) -> dict[str, Any]:
+def numbers_of(pace: Pace) -> dict[str, Any]:
+    """How far a process is, for JSON."""
     left = pace.seconds_left
     return {
         "shards_done": pace.done,

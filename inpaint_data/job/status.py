@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from inpaint_data.errors import CacheError, UsageError
+from inpaint_data.errors import CacheError, ShardError, UsageError
 from inpaint_data.job.reports import PROGRESS
 from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.latent_cache.format import Sidecar, committed, read_cache_file, totals
@@ -102,7 +102,7 @@ def _status_of(folder: CacheFolder) -> Status:
     for path in committed(folder.root):
         with suppress(CacheError, OSError):  # one that is being replaced, or damaged, which `verify` tells
             sidecars.append(Sidecar.read(path))
-    parts = parts_of(folder.root)
+    parts = parts_of(folder)
     is_complete, is_there = False, bool(sidecars or parts or holders)
     with suppress(CacheError):
         is_complete = read_cache_file(folder.root).totals is not None
@@ -130,17 +130,22 @@ def seconds_left_of(parts: Sequence[Part]) -> float | None:
     return None if not left or None in left else float(max(left))
 
 
-def parts_of(folder: Path) -> list[Part]:
-    """What each process said last."""
-    found = (_part(path) or _part(path, SOON) for path in sorted(folder.glob(f"{PROGRESS}[0-9]*")))
+def parts_of(folder: CacheFolder) -> list[Part]:
+    """What each process said last; nothing where its store does not answer."""
+    for _ in range(2):
+        found = []
+        with suppress(ShardError):
+            found = [_part(data) for data in folder.noted(PROGRESS).values()]
+        if None not in found:
+            break
+        time.sleep(SOON)
     return [part for part in found if part is not None]
 
 
-def _part(path: Path, after: float = 0.0) -> Part | None:
-    """What a process said; None where the file is just being written, or gone."""
-    time.sleep(after)
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        part = json.loads(path.read_bytes())
+def _part(data: bytes) -> Part | None:
+    """What a process said; None where the file is just being written."""
+    with suppress(ValueError, KeyError, TypeError):
+        part = json.loads(data)
         whole = ("inputs", "already", "shards", "shards_done", "left_out", "images", "images_expected")
         real = ("images_per_second", "updated")
         return dict(part) | {name: int(part[name]) for name in whole} | {name: float(part[name]) for name in real}

@@ -10,14 +10,14 @@ from pathlib import Path
 from inpaint_data.durable import NewFile, sync_folder, write_file
 from inpaint_data.errors import InpaintDataError, UsageError
 from inpaint_data.shards.mirror import default_folder
-from inpaint_data.shards.store_writing import check_writable, files_in, put_bytes, put_file, remove
+from inpaint_data.shards.store_writing import check_writable, files_in, files_that_start, put_bytes, put_file, remove
 from inpaint_data.shards.stores import Stored, at_once, is_url, local_path, place_of, read_if_there, within
 from inpaint_data.shards.streams import open_stream
 from inpaint_data.shown import shown
 
 PIECE = 1 << 20
 HELD = ".held"
-_OWN = (".stamps-", ".progress-", "empty_prompt/")  # what a store's folder here has, beside the sidecars
+_OWN = (".stamps-", "empty_prompt/")  # what a store's folder here has, beside the sidecars
 
 
 class CacheFolder:
@@ -75,6 +75,14 @@ class CacheFolder:
     def note(self, name: str, data: bytes) -> None:
         """Put a small file that nobody misses should it be torn or lost."""
         (self.root / name).write_bytes(data)
+
+    def noted(self, start: str) -> dict[str, bytes]:
+        """What was noted under names that begin so, by whichever process."""
+        found = {}
+        for path in sorted(self.root.glob(f"{start}*")):
+            with suppress(OSError):
+                found[path.name] = path.read_bytes()
+        return found
 
     def clear(self, name: str) -> None:
         """Take away what was noted."""
@@ -151,6 +159,9 @@ class StoreFolder(CacheFolder):
     def note(self, name: str, data: bytes) -> None:
         put_bytes(within(self.url, name), data)
         self._files[name] = Stored(len(data), None)
+
+    def noted(self, start: str) -> dict[str, bytes]:
+        return files_that_start(self.url, start)
 
     def clear(self, name: str) -> None:
         self.remove(name)

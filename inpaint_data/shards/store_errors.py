@@ -29,6 +29,7 @@ _BROKEN_CONNECTION = re.compile(  # of aiohttp, botocore, urllib3, requests, htt
     "ReadTimeout(Error)?|ProtocolError|TransportError|RemoteProtocolError|IncompleteRead(Error)?|"
     "ServiceRequestError|ServiceResponseError|FSTimeoutError|ResponseParserError"
 )
+_REGION = re.compile(r"\bregion\b|PermanentRedirect|must be addressed using the specified endpoint", re.IGNORECASE)
 _LIBRARIES = (
     "aiohttp",
     "botocore",
@@ -141,6 +142,8 @@ def reason_of(
         return f"{said}; pip install '{_EXTRAS[protocol]}'" if protocol in _EXTRAS else f"{said}; install it"
     if _is_replaced(error):
         return REPLACED
+    if status in (301, 307, 400) and _REGION.search(said):
+        return f"another region ({said}); set AWS_DEFAULT_REGION to the one of its bucket"
     if status in (400, 401, 403) or (status is None and _lacks_credentials(causes)):
         return f"refused ({said}); {_CREDENTIALS.get(protocol, 'check its permissions')}"
     if is_transient(error):

@@ -15,7 +15,7 @@ from inpaint_data.shards.naming import shard_size, shard_stem
 _log = logging.getLogger(__name__)
 
 
-class Dealing:
+class Claims:
     """Hands out the shards that this process does. What others begin is theirs, as long as they live.
 
     Args:
