@@ -141,6 +141,10 @@ class IndexedShards:
     def __len__(self) -> int:
         return len(self._places)
 
+    def sample(self, row: int) -> SampleDict | Fault:
+        """What is at a row, its view named, behind the user's stages."""
+        return self._staged(row, self._read(row))
+
     def _read(self, row: int) -> Sample | Fault:
         number, start, end = map(int, self._places[row, :3])
         return self._files[number].read((start, end))
@@ -161,13 +165,13 @@ class IndexedShards:
         return item if isinstance(item, Fault) else item | {"__url__": shard} | promised
 
     def samples(self, rows: Iterable[int]) -> Generator[SampleDict | Fault, None, None]:
-        """What is at the rows, in their order, its view named, behind the user's stages."""
+        """The same of rows, in their order; many are asked for at once where shards lie elsewhere."""
         if not any(file.is_elsewhere for file in self._files):
             for row in map(int, rows):
-                yield self._staged(row, self._read(row))
+                yield self.sample(row)
             return
         self._fetch_meanwhile()
-        # A question to a store takes long, so many are asked at once.
+        # A question to a store takes long.
         pool = ThreadPoolExecutor(AT_A_TIME, "inpaint_data-read")
         try:
             asked: deque[tuple[int, Future[Sample | Fault]]] = deque()
