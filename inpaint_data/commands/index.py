@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from inpaint_data.commands.outcome import Outcome
-from inpaint_data.errors import UsageError
-from inpaint_data.latent_cache.format import has_sidecars, is_cache
+from inpaint_data.errors import ShardError, UsageError
+from inpaint_data.latent_cache.format import CACHE_FILE, has_sidecars, is_cache
 from inpaint_data.latent_cache.indexing import index_cache
 from inpaint_data.pipeline.image_indexing import Indexed, index_shards
 from inpaint_data.shards.reading import CACHED, Sample, locate_samples
@@ -32,8 +32,11 @@ def run(source: str, vae: str | None = None, out: str | None = None) -> Outcome:
 
 def _is_of_cache(source: str) -> bool:
     """Whether a folder has the tars of a cache: by its `cache.json`; here by a sidecar, or a tar's first sample too."""
-    if is_cache(source):
-        return True
+    try:
+        if is_cache(source):
+            return True
+    except ShardError as error:
+        raise UsageError(f"source: {error}".replace(f"/{CACHE_FILE}:", ":", 1), ("source",)) from None
     folder = local_path(source)
     if is_url(source) or not folder.is_dir():
         return False

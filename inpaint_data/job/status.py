@@ -87,8 +87,7 @@ def status_of(root: str | Path) -> Status:
     """How far the cache in a folder, or at a URL, is.
 
     Raises:
-        UsageError: no such folder, or nothing of a cache in it.
-        ShardError: its store does not answer.
+        UsageError: no such folder, nothing of a cache in it, or its store does not answer.
     """
     with opened(root) as folder:
         return _status_of(folder)

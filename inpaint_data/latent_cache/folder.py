@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from inpaint_data.durable import NewFile, sync_folder, write_file
-from inpaint_data.errors import InpaintDataError, UsageError
+from inpaint_data.errors import InpaintDataError, ShardError, UsageError
 from inpaint_data.shards.mirror import default_folder
 from inpaint_data.shards.store_writing import check_writable, files_in, files_that_start, put_bytes, put_file, remove
 from inpaint_data.shards.stores import Stored, at_once, is_url, local_path, place_of, read_if_there, within
@@ -145,7 +145,10 @@ class StoreFolder(CacheFolder):
         return bool(self._files)
 
     def check_writable(self) -> None:
-        check_writable(self.url)
+        try:
+            check_writable(self.url)
+        except ShardError as error:
+            raise UsageError(f"out: {error}", ("out",)) from None
 
     def names(self) -> set[str]:
         return {name.partition("/")[0] for name in self._files}
@@ -204,8 +207,8 @@ def opened(name: str | Path, look: bool = True) -> Iterator[CacheFolder]:
     """A cache's folder, or its store; of that what is small is here until the block ends, unless nobody will `look`.
 
     Raises:
-        ShardError: the store does not answer. Errors of the block that name a file here name it in the store.
-        UsageError: nothing can be written to a URL of that kind.
+        UsageError: the store does not answer, or there is no room here. Errors of the block that name a file here name
+            it in the store.
     """
     place = place_of(str(name))
     if not is_url(place):
@@ -215,11 +218,18 @@ def opened(name: str | Path, look: bool = True) -> Iterator[CacheFolder]:
         folder = StoreFolder(place, root)
         try:
             if look:
-                folder.look()
+                _look_at_first(folder)
             yield folder
         except InpaintDataError as error:
             error.args = (str(error).replace(str(root), shown(place)), *error.args[1:])
             raise
+
+
+def _look_at_first(folder: StoreFolder) -> None:
+    try:
+        folder.look()
+    except ShardError as error:
+        raise UsageError(str(error)) from None
 
 
 @contextmanager

@@ -28,7 +28,6 @@ def check_folder(folder: CacheFolder) -> None:
 
     Raises:
         UsageError: it cannot be written, or holds something else.
-        ShardError: the same of a store.
     """
     folder.check_writable()
     names = sorted(folder.names())
