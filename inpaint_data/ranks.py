@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from inpaint_data.errors import UsageError
 
+LAUNCHED = "INPAINT_DATA_LAUNCHED"  # of a process of `--devices`, whose others are known to be there
+
 
 @dataclass(frozen=True)
 class Part:

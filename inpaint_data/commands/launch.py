@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import IO
 
+from tqdm import tqdm
+
 from inpaint_data.commands.outcome import RUNNING, Outcome
 from inpaint_data.errors import CacheError, ShardError, UsageError
 from inpaint_data.job.caching import check_out
@@ -20,8 +22,8 @@ from inpaint_data.job.settings import JobSettings
 from inpaint_data.job.status import Part, Status, parts_of, rate_of, seconds_left_of, status_of
 from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.listener import tell
+from inpaint_data.ranks import LAUNCHED
 
-LAUNCHED = "INPAINT_DATA_LAUNCHED"  # of a process that was started here
 _SHARD = re.compile(r"shard \d+/\d+ (?P<what>.*?)(?:, [\d.]+ images/s.*)?")
 
 
@@ -75,6 +77,7 @@ def launch(devices: int, out: str) -> Outcome:
         codes = [process.wait() for process in processes]
         for listener in listeners:
             listener.join()
+        voice.close()
     failed = [rank for rank, code in enumerate(codes) if code]
     tables = "\n".join(outputs[rank].rstrip() for rank in (failed or [devices - 1]) if outputs[rank].strip())
     status = _status(out)
@@ -108,23 +111,40 @@ def _ended_with_us(processes: "Sequence[subprocess.Popen[str]]") -> Iterator[Non
 
 
 class _Voice:
-    """Says on stderr what the processes say."""
+    """Says on stderr what the processes say: with one bar for all on a terminal, else a line for each shard."""
 
     def __init__(self, folder: CacheFolder) -> None:
         self._folder, self._lock, self._looked = folder, threading.Lock(), -math.inf
         self._known: list[Part] = []
         self._said: set[str] = set()
         self._done = self._todo = 0
+        self._bar = None
+        if sys.stderr is not None and sys.stderr.isatty():
+            self._bar = tqdm(total=1, bar_format="{percentage:3.0f}%|{bar}| {desc} [{elapsed}]", file=sys.stderr)
 
     def repeat(self, lines: IO[str] | None) -> None:
         for line in lines or ():
             with self._lock:
                 match = _SHARD.fullmatch(line.rstrip("\n"))
                 if match:
-                    tell("stderr", self._counted(match["what"]))
+                    self._count(match["what"])
                 elif line not in self._said:
                     self._said.add(line)
+                    if self._bar is not None:
+                        self._bar.clear()
                     tell("stderr", line)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _count(self, what: str) -> None:
+        text = self._counted(what)
+        if self._bar is None:
+            tell("stderr", f"{text}\n")
+            return
+        self._bar.total, self._bar.n = max(self._done, self._todo), self._done
+        self._bar.set_description_str(text, refresh=True)
 
     def _counted(self, what: str) -> str:
         self._done += 1
@@ -138,7 +158,7 @@ class _Voice:
             left = seconds_left_of(parts)
             to_go = "" if left is None else f", {timedelta(seconds=round(left))} to go"
             pace = f", {rate_of(parts):.1f} images/s{to_go}"
-        return f"shard {self._done}/{max(self._done, self._todo)} {what}{pace}\n"
+        return f"shard {self._done}/{max(self._done, self._todo)} {what}{pace}"
 
     def _parts(self) -> list[Part]:
         """What the processes said lately."""

@@ -1,6 +1,7 @@
 """Who does which shard: each process its own ones, the largest first, and then those that nobody has begun."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -9,7 +10,7 @@ from inpaint_data.job.plan import Plan, Stamps, is_whole
 from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import Sidecar, sidecar_path
 from inpaint_data.latent_cache.lock import Lock
-from inpaint_data.ranks import Part
+from inpaint_data.ranks import LAUNCHED, Part
 from inpaint_data.shards.naming import shard_size, shard_stem
 
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Claims:
 
     def _of_others(self, part: Part) -> Iterator[str]:
         """Those that lack in the cache by now; the last ones of the next process first, which gets to them last."""
-        is_told = False
+        is_told = LAUNCHED in os.environ
         self.folder.look(names_alone=True)
         names = self.folder.names()
         for step in range(1, part.world):

@@ -191,10 +191,8 @@ class Summary:
         if part.world == 1 or set(ranks) == {part.rank}:
             return text
         shares = ", ".join(f"{count} of process {rank}" for rank, count in sorted(ranks.items())[:LISTED])
-        return (
-            f"{text} yet: {shares}{', …' if len(ranks) > LISTED else ''}; each process adds its own (if this one runs "
-            "alone, unset RANK and WORLD_SIZE, or SLURM_PROCID)"
-        )
+        shares += ", …" if len(ranks) > LISTED else ""
+        return f"{text} yet: {shares}; others are at work on them, or they cannot be read"
 
     def _filtered(self) -> str:
         counts = Counter(entry.reason.partition(":")[0] for _, entry in self.filtered)
