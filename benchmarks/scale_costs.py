@@ -34,6 +34,7 @@ import inpaint_data.pipeline as ip
 from inpaint_data import Autoencoder, Batch, Encoder, EncodeSettings, MaskSettings, PictureSettings, cache_latents
 from inpaint_data.demo import PHOTOS
 from inpaint_data.latent_cache.codec import Storing
+from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.members import members_of
 from inpaint_data.latent_cache.writer import ShardWriter
 
@@ -191,7 +192,7 @@ def decoded(shard: Path, resolution: int) -> wds.DataPipeline:
 
 def write(batches: Iterable[Batch], cache: Path) -> None:
     """Write encoded batches to a shard, by what the job writes with."""
-    writer = ShardWriter(cache, "again")
+    writer = ShardWriter(CacheFolder(cache), "again")
     for batch in batches:
         for row, key in enumerate(batch["__key__"]):
             writer.add(key, members_of([batch], row, Storing("float16", True)), (0, 0))

@@ -182,6 +182,28 @@ def test_a_run_goes_on_with_the_very_next_batch_and_decodes_none_before_it(
     assert not {key for step in unbroken[:10] for key in step[1]} & set(decoded)
 
 
+@pytest.mark.parametrize("given", [{}, {"epoch_batches": 8}], ids=["indexed", "streamed"])
+def test_a_fit_that_max_steps_ended_goes_on_with_the_very_next_batch(given: dict[str, Any], tmp_path: Path) -> None:
+    """Lightning counts the epoch as done, in its middle and at its end."""
+    shards = put(tmp_path / "in", 4)
+
+    def steps(count: int, checkpoint: Path | None = None, save: Path | None = None) -> list[Any]:
+        recorder = Recorder()
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = Trainer(max_steps=count, max_epochs=-1, accelerator="cpu", enable_model_summary=False, **quiet)
+        data = data_module(shards, batch_size=2, vae=Autoencoder(Pooling()), **SMALL | given)
+        trainer.fit(recorder, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        if save:
+            trainer.save_checkpoint(save)
+        return recorder.seen
+
+    whole = steps(12)
+    assert [step[0] for step in whole] == [0] * 8 + [1] * 4
+    for count in (3, 8):
+        first = steps(count, save=tmp_path / "a.ckpt")
+        assert first + steps(12, tmp_path / "a.ckpt") == whole, count
+
+
 def test_other_readers_go_on_with_shards_that_were_not_begun(
     shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

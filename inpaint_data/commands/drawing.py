@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from inpaint_data.errors import UsageError
-from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.stores import file_here
 from inpaint_data.shown import shown
 
 INK, PAPER, MARGIN, LINE = (20, 20, 20), (250, 250, 250), 8, 22
@@ -34,7 +34,7 @@ def save(image: Image.Image, setting: str, out: str) -> str:
     Raises:
         UsageError: it cannot be written; the error begins with `setting`.
     """
-    path = local_path(out)
+    path = file_here(out, setting)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".png":

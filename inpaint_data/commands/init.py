@@ -15,7 +15,7 @@ from inpaint_data.commands.outcome import Outcome
 from inpaint_data.commands.settings import FOR, Reader, Setting
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.presets import PRESETS
-from inpaint_data.shards.stores import local_path
+from inpaint_data.shards.stores import file_here
 
 Example = Literal[
     "cache_buckets", "cache_demo", "masks_objects", "masks_training", "train_demo", "train_sd15", "train_sdxl"
@@ -41,7 +41,7 @@ def run(file: str = "job.yaml", example: Example | None = None) -> Outcome:
         file: the YAML to write; a file that is there already stays
         example: write this example of the package instead
     """
-    path = local_path(file)
+    path = file_here(file, "file")
     text = _job(path.name) if example is None else (examples() / f"{example}.yaml").read_text(encoding="utf-8")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from inpaint_data.job.engines import Engine, engine_of
 from inpaint_data.job.metrics import Metrics, MetricsLogger
 from inpaint_data.job.plan import Plan, Stamps, check_exact, plan_shards
 from inpaint_data.job.progress import Progress, Summary
-from inpaint_data.job.reports import JsonLog, Pace, ProgressFile, Reports, Watcher
+from inpaint_data.job.reports import JsonLog, Pace, ProgressFile, Reports, Watcher, check_log
 from inpaint_data.job.settings import JobSettings
 from inpaint_data.job.shard_job import Work
 from inpaint_data.latent_cache.folder import CacheFolder, opened
@@ -104,6 +104,8 @@ def cache_latents(
         group_of(TextModelSettings, text),
     )
     work = make()
+    if not work.job.dry_run:
+        check_log(work.job.log_json)
     inputs = inputs_of(shards)
     with opened(out) as folder, engine_of(work, settings_of(work).to_json(), make) as engine:
         settings = engine.settings

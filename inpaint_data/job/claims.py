@@ -60,7 +60,7 @@ class Claims:
                     is_told = True
                     _log.warning(
                         "%s, as RANK and WORLD_SIZE or Slurm's variables in the environment say, but no other process "
-                        "writes to %s now: this one does their shards too",
+                        "writes to %s at the moment: this one begins their shards too",
                         part, self.folder.name,
                     )  # fmt: skip
                 yield shard

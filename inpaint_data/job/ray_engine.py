@@ -1,9 +1,12 @@
 """Shards as tasks of a Ray cluster: actors with an autoencoder each, and another one's turn where one dies."""
 
 import logging
-import os
 import platform
+import re
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +25,7 @@ from inpaint_data.latent_cache.format import Sidecar
 from inpaint_data.latent_cache.lock import Lock
 from inpaint_data.shards.naming import shard_stem
 
+ANSWER = 30.0  # seconds for a cluster to answer
 TRIES = 4  # of a shard whose workers die
 AT_HAND = 2  # shards of a worker: the one that it does, and the next
 PATIENCE = 60.0  # seconds without an event, after which the wait is told
@@ -257,7 +261,7 @@ def on_ray(job: JobSettings, make: Callable[[], Work]) -> Iterator[OnRay]:
 def _connect(address: str | None) -> None:
     import ray
 
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # or it tells of every try to connect
+    _look_for(address)
     is_main = threading.current_thread() is threading.main_thread()
     ends = signal.getsignal(signal.SIGTERM)
     try:
@@ -265,12 +269,34 @@ def _connect(address: str | None) -> None:
         if is_main:
             signal.signal(signal.SIGTERM, ends)  # Ray takes it, and ends without a word
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UsageError(
-            f"ray_address: no cluster at {address!r} ({first}); start one with `ray start --head`, name its address, "
-            "or leave ray_address out for one of this machine alone",
-            ("job", "ray_address"),
-        ) from None
+        raise _no_cluster(address, str(error).strip().splitlines()[0]) from None
+
+
+def _look_for(address: str | None) -> None:
+    """Raises UsageError where no cluster answers: Ray itself would try for minutes, and heed no signal."""
+    if address is None:
+        return
+    if match := re.fullmatch(r"(?P<host>[^/]+):(?P<port>\d+)", address):
+        try:
+            socket.create_connection((match["host"], int(match["port"])), timeout=ANSWER).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(address, str(error)) from None
+        return
+    look = [sys.executable, "-c", f"import ray; ray.init({address!r}, log_to_driver=False)"]
+    try:
+        said = subprocess.run(look, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=ANSWER)
+    except subprocess.TimeoutExpired:
+        raise _no_cluster(address, f"no answer in {ANSWER:.0f} s") from None
+    if said.returncode:
+        raise _no_cluster(address, said.stderr.strip().splitlines()[-1].partition(": ")[2])
+
+
+def _no_cluster(address: str | None, reason: str) -> UsageError:
+    return UsageError(
+        f"ray_address: no cluster at {address!r} ({reason}); start one with `ray start --head`, name its address, or "
+        "leave ray_address out for one of this machine alone",
+        ("job", "ray_address"),
+    )
 
 
 def _workers(job: JobSettings, make: Callable[[], Work]) -> list[Any]:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
+from io import FileIO
 from typing import Any, Protocol
 
 from inpaint_data.errors import ShardError, UsageError
 from inpaint_data.job.plan import Plan
 from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import Quarantined, Sidecar
+from inpaint_data.shards.stores import file_here
 from inpaint_data.shown import shown
 
 PROGRESS = ".progress-"
@@ -136,6 +137,23 @@ class _Listener(logging.Filter):
         _retries.setLevel(self._level)
 
 
+def check_log(path: str | None) -> None:
+    """Raises UsageError for a log that cannot be written to."""
+    if path is not None:
+        _opened(path).close()
+
+
+def _opened(path: str) -> FileIO:
+    try:
+        # A line is written at once, so that those of several processes do not mix.
+        return file_here(path, "log_json").open("ab", buffering=0)
+    except OSError as error:
+        raise UsageError(
+            f"log_json: cannot write to {path} ({error.strerror}); name a file in a folder that there is",
+            ("job", "log_json"),
+        ) from None
+
+
 class JsonLog:
     """Appends a JSON line for each event to a file, which the processes of a job may share.
 
@@ -151,15 +169,7 @@ class JsonLog:
     """
 
     def __init__(self, path: str, cache: str, plan: Plan) -> None:
-        self._rank, self._path = plan.part.rank, Path(path).expanduser()
-        try:
-            # A line is written at once, so that those of several processes do not mix.
-            self._file = self._path.open("ab", buffering=0)
-        except OSError as error:
-            raise UsageError(
-                f"log_json: cannot write to {path} ({error.strerror}); name a file in a folder that there is",
-                ("job", "log_json"),
-            ) from None
+        self._rank, self._file = plan.part.rank, _opened(path)
         self.write(
             "start",
             cache=shown(cache),

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
+from pydantic import model_validator
+
 from inpaint_data.batch import PAIRED
 from inpaint_data.encoding.settings import DTYPES
 from inpaint_data.errors import UsageError
@@ -86,6 +88,15 @@ class JobSettings(Settings):
 
     dry_run: bool = False
     """Only print what is to do, and how long it would take by a short probe. Writes nothing."""
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> "JobSettings":
+        """Refuse what is said to Ray, and would be passed over."""
+        usual = {"ray_address": None, "ray_workers": 0, "ray_gpus": 1.0}
+        of_ray = [name for name, value in usual.items() if getattr(self, name) != value]
+        if of_ray and self.engine != "ray":
+            raise UsageError(f"{of_ray[0]}: is for engine ray; give engine: ray, or leave it out", (of_ray[0],))
+        return self
 
     @property
     def means(self) -> frozenset[str]:

@@ -67,9 +67,9 @@ def read_entries(place: str) -> dict[str, ShardEntry] | None:
         return None
     try:
         return {entry.name: entry for entry in decoded(data)}
-    except ValueError as error:
+    except ValueError:
         raise ShardError(
-            f"{place}: damaged, or not an index of shards ({error}); delete it, and {AGAIN.partition(',')[0]}"
+            f"{place}: damaged, or no index of shards; name another one, or remove it and {AGAIN.partition(',')[0]}"
         ) from None
 
 

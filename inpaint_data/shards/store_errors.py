@@ -129,9 +129,7 @@ def unwritable(url: str, error: Exception) -> ShardError:
     return error if isinstance(error, ShardError) else ShardError(f"{url}: {reason_of(url, error, fix)}")
 
 
-def reason_of(
-    url: str, error: Exception, fix: str = "see that the shard is there and may be read, then start again"
-) -> str:
+def reason_of(url: str, error: Exception, fix: str = "see that it is there and may be read, then start again") -> str:
     """Why a URL or a path cannot be read or written, and the fix; `fix` where nothing better is known."""
     protocol = re.split(r"://|::", url)[-2] if "://" in url else ""  # the innermost of a chain
     protocol = _SAME.get(protocol, protocol)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from inpaint_data.errors import UsageError
 from inpaint_data.folders.files import files_below
 from inpaint_data.shards.store_errors import is_absent, retried, unreadable
 
@@ -235,6 +236,17 @@ def file_system(url: str) -> tuple[Any, str]:
 def local_path(name: str | os.PathLike[str]) -> Path:
     """A path that a user gave, ~ expanded; shells do not where it is in a YAML, in quotes or behind an =."""
     return Path(os.path.expanduser(name))
+
+
+def file_here(name: str, setting: str) -> Path:
+    """The path of a file that a setting names to be written here.
+
+    Raises:
+        UsageError: it is a URL.
+    """
+    if is_url(name):
+        raise UsageError(f"{setting}: {name} is a URL, and this is written here; name a file, and copy it there")
+    return local_path(name)
 
 
 def place_of(name: str) -> str:

@@ -116,9 +116,32 @@ class ResumeElsewhere(Callback):
         loader = self.module.train_dataloader()
         this = replace(self.module.next_pass("fit"), epoch=resume.epoch, consumed=(), streamed=None)
         step = loader.steps(this)
+        left = 0
         if not progress["is_last_batch"]:
             self.module.resume = resume
-            step -= loader.left(replace(this, consumed=resume.consumed, streamed=resume.streamed))
+            left = loader.left(replace(this, consumed=resume.consumed, streamed=resume.streamed))
+        epochs = checkpoint["loops"]["fit_loop"].get("epoch_progress")
+        if getattr(trainer, "overfit_batches", 0):
+            epochs = None  # all of which are epoch 0 here
+        if left:
+            _go_on_with_epoch(epochs, resume.epoch)
+        elif epochs is not None and epochs["current"]["completed"] > resume.epoch:
+            # Lightning would give one batch of the next epoch, by the count of the last one.
+            progress["current"] = dict.fromkeys(progress["current"], 0)
+            progress["is_last_batch"] = False
+            return
+        step -= left
         moved = step - progress["current"]["processed"]
         for name in ("ready", "started", "processed", "completed"):
             progress["current"][name] += moved
+
+
+def _go_on_with_epoch(progress: dict[str, dict[str, int]] | None, epoch: int) -> None:
+    """Count an epoch as begun alone, of which batches are left: whoever stops by `max_steps` has Lightning count it as
+    done, and would begin the next one."""
+    if progress is None or progress["current"]["processed"] <= epoch:
+        return
+    past = progress["current"]["processed"] - epoch
+    for counts in progress.values():
+        for name in ("processed", "completed"):
+            counts[name] -= past
