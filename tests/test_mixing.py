@@ -25,6 +25,7 @@ from PIL import Image
 from test_streaming import fit
 
 from inpaint_data import Autoencoder, InpaintDataModule, SourceSettings, UsageError
+from inpaint_data.errors import SampleError
 
 VAE = Autoencoder(Pooling())
 PICTURES: dict[str, Any] = {"resolution": 16, "upscale": True}
@@ -452,6 +453,13 @@ def test_one_source_may_repeat_and_settings_may_be_objects(where: dict[str, str]
         "a": 20,
         "b": 10,
     }
+
+
+def test_a_source_without_a_sample_that_can_be_used_ends_the_run(where: dict[str, str]) -> None:
+    bad = {"source": where["sb"], "masks": {"source": "sample", "repaint": "light"}}  # they have no masks
+    data = mixed({"source": where["sa"], "weight": 3}, bad)
+    with pytest.raises(SampleError, match=r"source\[1\]: no sample of its first \d+ can be used; the log names each"):
+        keys(data)
 
 
 @pytest.mark.parametrize(

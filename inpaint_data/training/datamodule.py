@@ -170,6 +170,9 @@ class InpaintDataModule(LightningDataModule):
         train = self._of_stage.get("fit")
         if self.encoder is not None or not (self.live or (train is not None and train.is_fresh)):
             return
+        for part in (part for source in self._of_stage.values() for part in source.parts):
+            if part.is_named and not part.is_cache:
+                _ = part.shards  # which says that a path is wrong, before anything else is asked for
         masks, encode = ([self.masks], self.encode) if train is None else (train.encoder_masks, train.encode)
         autoencoder = self.autoencoder if self.live or wants_masked_latents(encode) else None
         if self.live:

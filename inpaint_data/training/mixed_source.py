@@ -69,8 +69,10 @@ def _together(sources: Sequence[TrainingSource]) -> TrainingSource:
     """One source of several of one kind."""
     first = sources[0]
     if isinstance(first, ImageSource):
-        parts = [part for source in sources if isinstance(source, ImageSource) for part in source.parts]
-        return ImageSource(parts, first.threads, first.masks_of)
+        images = [source for source in sources if isinstance(source, ImageSource)]
+        parts = [part for source in images for part in source.parts]
+        names = [name for source in images for name in source.names]
+        return ImageSource(parts, first.threads, first.masks_of, names)
     if isinstance(first, CacheSource):
         return CacheSource(*[cache for source in sources if isinstance(source, CacheSource) for cache in source.caches])
     return first

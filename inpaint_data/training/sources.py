@@ -1,5 +1,6 @@
 """What training loads from: a cache, pictures, a cache with fresh masks, or samples of the user's own."""
 
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -21,9 +22,9 @@ from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.faults import warn
 from inpaint_data.pipeline.indexed import IndexedShards
 from inpaint_data.pipeline.stages import DRAWN_BY, BatchEnd, planned_batches, way_of_a_sample
-from inpaint_data.shards.naming import expand_shards
+from inpaint_data.shards.naming import expand_shards, shard_stem
 from inpaint_data.shards.reading import Fault
-from inpaint_data.training.loader import Pass, read_ahead
+from inpaint_data.training.loader import HOPELESS, Pass, read_ahead
 from inpaint_data.training.mixture import Planned, Rows
 
 Source = str | Sequence[str] | Iterable[Any]
@@ -34,6 +35,7 @@ LOADERS = {
     "test": "test_dataloader",
     "predict": "predict_dataloader",
 }
+UNDER_WAY = 10_000  # samples that are read and not yet in a batch, at most
 EVALUATION_SEED = 0  # of validation and test, whatever the seed of training: their losses stay comparable
 
 
@@ -77,14 +79,18 @@ class ImageSource:
         parts: the shards, each with the settings of its pictures.
         threads: how many decode at a time.
         masks_of: which of the `Encoder`'s settings of masks they have.
+        names: of the parts, for an error.
     """
 
-    def __init__(self, parts: Sequence[IndexedShards], threads: int, masks_of: int = 0) -> None:
-        self.parts, self.threads, self.masks_of = list(parts), threads, masks_of
+    def __init__(
+        self, parts: Sequence[IndexedShards], threads: int, masks_of: int = 0, names: Sequence[str] = ("source",)
+    ) -> None:
+        self.parts, self.threads, self.masks_of, self.names = list(parts), threads, masks_of, list(names)
         self.sizes: Rows = np.concatenate([part.sizes for part in parts])
         self.buckets = buckets_of(self.sizes)
         self._ends = np.cumsum([len(part) for part in parts])
         self._log = FaultLog()
+        self._use = _Use(self.names, self.parts)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -92,7 +98,13 @@ class ImageSource:
     def planned(self, plan: Sequence[Planned], batch_size: int) -> Iterator[Any]:
         # What each sample is drawn by, it says itself.
         stages = way_of_a_sample(self.parts[0].settings, (), batch_size, [0], self.threads)
-        for batch in planned_batches(wds.DataPipeline(partial(self._samples, plan), *stages), self._log):
+
+        def note(fault: Fault) -> None:
+            self._log(fault)
+            self._use.note_fault(fault, batch_size)
+
+        for batch in planned_batches(wds.DataPipeline(partial(self._samples, plan), *stages), note):
+            self._use.note_batch(batch)
             yield batch if batch is None or not self.masks_of else batch | {"masks_of": self.masks_of}
 
     def _samples(self, plan: Sequence[Planned]) -> Iterator[Any]:
@@ -107,11 +119,56 @@ class ImageSource:
             for planned in plan:
                 for drawn_with, number in zip(planned.numbers.tolist(), numbers, strict=False):
                     sample, settings = next(of_parts[number]), self.parts[number].settings
+                    self._use.note(sample, number)
                     yield sample if isinstance(sample, Fault) else sample | {DRAWN_BY: (settings, (drawn_with,))}
                 yield BatchEnd()
         finally:
             for samples in of_parts:
                 samples.close()  # its threads end with it
+
+
+class _Use:
+    """Ends a run of which one of several sources gives nothing, before the others have made up most of an epoch."""
+
+    def __init__(self, names: Sequence[str], parts: Sequence[IndexedShards]) -> None:
+        self._names, self._parts = names, parts
+        self._good, self._bad = set[int](), Counter[int]()
+        self._owners: OrderedDict[tuple[str, str | None], int] = OrderedDict()  # of what is under way
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is nothing to be learnt any more."""
+        return len(self._names) < 2 or len(self._good) == len(self._names)
+
+    def note(self, sample: Any, part: int) -> None:
+        """A sample, or a Fault, of a part is on its way."""
+        if self.is_known:
+            return
+        is_fault = isinstance(sample, Fault)
+        shard, key = (sample.shard, sample.key) if is_fault else (sample["__url__"], sample["__key__"])
+        self._owners[shard_stem(shard), key] = part
+        while len(self._owners) > UNDER_WAY:
+            self._owners.popitem(last=False)
+
+    def note_batch(self, batch: Any) -> None:
+        if batch is None or self.is_known:
+            return
+        views = self._parts[0].settings.pictures.views
+        for name, key in zip(batch["__shard__"], batch["__key__"], strict=True):
+            self._good.add(self._owners.get((name.removesuffix(".tar"), views.sample_key(key)), -1))
+        self._good.discard(-1)
+
+    def note_fault(self, fault: Fault, batch_size: int) -> None:
+        """Raises SampleError for the last one that is to be waited for."""
+        part = self._owners.get((shard_stem(fault.shard), fault.key))
+        if part is None or part in self._good or self.is_known:
+            return
+        self._bad[part] += 1
+        if self._bad[part] == min(HOPELESS * batch_size, len(self._parts[part])):
+            raise SampleError(
+                f"{self._names[part]}: no sample of its first {self._bad[part]} can be used; the log names each with "
+                "its reason"
+            )
 
 
 def buckets_of(sizes: Rows) -> Rows:

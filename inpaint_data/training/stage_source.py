@@ -234,7 +234,8 @@ class StageSource:
         loading = self.given.loading
         threads = max(1, loading.num_workers) if loading.workers == "threads" else 1
         if not self.is_cache:
-            return ImageSource([self.shards.indexed(self.examples, self.given.stages)], threads, masks_of)
+            shards = self.shards.indexed(self.examples, self.given.stages)
+            return ImageSource([shards], threads, masks_of, [self.name])
         given, fresh = self.given, self.is_fresh
         check_cache(self.cache, given.pictures, given.masks, given.encode, autoencoder(), loading.fingerprint, fresh)
         self.cache.check_ranks(world)
