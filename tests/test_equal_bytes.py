@@ -118,10 +118,12 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray has no build for this Python")
     from ray.cluster_utils import Cluster
 
+    ends = signal.getsignal(signal.SIGTERM)
     memory = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     nodes = Cluster(initialize_head=True, head_node_args=memory)
     nodes.add_node(**memory)
     nodes.wait_for_nodes()
+    signal.signal(signal.SIGTERM, ends)  # the cluster took it
     yield nodes
     nodes.shutdown()
 

@@ -243,7 +243,11 @@ def is_mixture(source: Any) -> bool:
 
 
 def _is_entry(item: Any) -> bool:
-    return isinstance(item, SourceSettings) or (isinstance(item, Mapping) and "__key__" not in item)
+    """Whether it is one of a mixture, and no sample; so is what has a setting of theirs, or nothing of a sample."""
+    if not isinstance(item, Mapping):
+        return isinstance(item, SourceSettings)
+    is_sample = "__key__" in item or any(isinstance(value, bytes) for value in item.values())
+    return not is_sample
 
 
 def of_stage(stage: str, source: Any, given: Given) -> StageSource | StageMixture:
