@@ -16,7 +16,7 @@ from inpaint_data.encoding.vae import cause
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.job.claims import Claims
 from inpaint_data.job.dry_run import dry_run
-from inpaint_data.job.engines import Engine, engine_of
+from inpaint_data.job.engines import Engine, Order, engine_of
 from inpaint_data.job.metrics import Metrics, MetricsLogger
 from inpaint_data.job.plan import Plan, Stamps, check_exact, plan_shards
 from inpaint_data.job.progress import Progress, Summary
@@ -258,7 +258,7 @@ def _run(
             write_empty_prompt(folder, work.text.empty())
         claims = Claims(plan, inputs, folder, lock, stamps)
         reports = _reports(work.job, folder, plan, logger)
-        engine.run(claims, folder, lock, fingerprint(settings), summary, claims.done, reports)
+        engine.run(claims, Order(folder, lock, fingerprint(settings), summary, claims.done, reports))
         stamps.save()
         folder.look(names_alone=True)
         _check_all_present(folder, {*map(shard_stem, plan.done), *claims.committed}, settings)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from inpaint_data.job.progress import Summary
@@ -12,12 +13,29 @@ from inpaint_data.latent_cache.format import Sidecar
 from inpaint_data.latent_cache.lock import Lock
 
 
-class Engine(Protocol):
-    """Does shards.
+@dataclass(frozen=True)
+class Order:
+    """What an engine needs to know of a job, beside its shards.
 
     Attributes:
-        work: what is done to each; of Ray's workers on their devices.
+        folder: of the cache.
+        lock: that the job holds.
+        fingerprint: of the cache.
+        summary: what was done is added to it.
+        done: told of each shard that is committed.
+        reports: told of everything.
     """
+
+    folder: CacheFolder
+    lock: Lock
+    fingerprint: str
+    summary: Summary
+    done: Callable[[Sidecar], None]
+    reports: Reports
+
+
+class Engine(Protocol):
+    """Does shards."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -27,26 +45,8 @@ class Engine(Protocol):
     def made_with(self) -> dict[str, Any]:
         """What moves the last bits of what it makes."""
 
-    def run(
-        self,
-        shards: Iterable[str],
-        folder: CacheFolder,
-        lock: Lock,
-        fingerprint: str,
-        summary: Summary,
-        done: Callable[[Sidecar], None],
-        reports: Reports,
-    ) -> None:
-        """Encode and commit shards.
-
-        Args:
-            shards: asked for one after another, when they are to be done.
-            folder: of the cache.
-            lock: that the job holds.
-            fingerprint: of the cache.
-            summary: what was done is added to it.
-            done: told of each one that is committed.
-            reports: told of everything.
+    def run(self, shards: Iterable[str], order: Order) -> None:
+        """Encode and commit shards, each asked for when it is to be done.
 
         Raises:
             CacheError: a bad sample, with on_bad "raise"; the disk is full or gone.
@@ -63,18 +63,9 @@ class Here:
     def made_with(self) -> dict[str, Any]:
         return self.work.made_with
 
-    def run(
-        self,
-        shards: Iterable[str],
-        folder: CacheFolder,
-        lock: Lock,
-        fingerprint: str,
-        summary: Summary,
-        done: Callable[[Sidecar], None],
-        reports: Reports,
-    ) -> None:
-        committer = Committer(folder, lock, fingerprint, self.work, summary)
-        cache_shards(self.work, committer, summary, shards, done, reports)
+    def run(self, shards: Iterable[str], order: Order) -> None:
+        committer = Committer(order.folder, order.lock, order.fingerprint, self.work, order.summary)
+        cache_shards(self.work, committer, order.summary, shards, order.done, order.reports)
 
 
 @contextmanager

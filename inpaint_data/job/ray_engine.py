@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inpaint_data.errors import CacheError, InpaintDataError, UsageError
+from inpaint_data.job.engines import Order
 from inpaint_data.job.plan import Plan
 from inpaint_data.job.progress import Summary
 from inpaint_data.job.reports import Pace, Reports
@@ -104,47 +105,29 @@ class OnRay:
                 "no worker has begun after %.0f s; does the cluster have room for one? See `ray status`", PATIENCE
             )
 
-    def run(
-        self,
-        shards: Iterable[str],
-        folder: CacheFolder,
-        lock: Lock,
-        fingerprint: str,
-        summary: Summary,
-        done: Callable[[Sidecar], None],
-        reports: Reports,
-    ) -> None:
+    def run(self, shards: Iterable[str], order: Order) -> None:
         """As an engine's."""
         problem = None
         try:
-            largest_first = sorted(shards, key=summary.plan.bytes_of.__getitem__, reverse=True)
-            _Run(self, deque(largest_first), folder, lock, fingerprint, summary, done, reports).to_the_end()
+            largest_first = sorted(shards, key=order.summary.plan.bytes_of.__getitem__, reverse=True)
+            _Run(self, deque(largest_first), order).to_the_end()
         except BaseException as error:
             problem = str(error) or type(error).__name__
             raise
         finally:
-            reports.end(problem)
+            order.reports.end(problem)
 
 
 class _Run:
     """One pass over a job's shards."""
 
-    def __init__(
-        self,
-        engine: OnRay,
-        shards: deque[str],
-        folder: CacheFolder,
-        lock: Lock,
-        fingerprint: str,
-        summary: Summary,
-        done: Callable[[Sidecar], None],
-        reports: Reports,
-    ) -> None:
-        self.shards, self.folder, self.summary, self.done, self.reports = shards, folder, summary, done, reports
-        self._arguments = (str(folder.place), lock, fingerprint)
+    def __init__(self, engine: OnRay, shards: deque[str], order: Order) -> None:
+        self.shards, self.order, self.summary, self.reports = shards, order, order.summary, order.reports
+        self._arguments = (str(order.folder.place), order.lock, order.fingerprint)
         self._starting = dict(engine._ready)  # the first answer of a worker -> that
         self._tasks: dict[Any, tuple[str, Any]] = {}  # what is under way -> shard and worker
-        self._tries = Counter[str]()
+        self._tries = Counter[str]()  # of a shard
+        self._deaths = Counter[str]()  # of a worker that did not get as far as its first answer
         self._count = len(engine._workers)
         self._idle: list[Any] = []  # workers, when nothing is left to give
         self._bytes = 0
@@ -169,13 +152,24 @@ class _Run:
         worker = self._starting.pop(reference)
         try:
             ray.get(reference)
-        except _died():
-            self._starting[worker.settings.remote()] = worker
+        except _died() as error:
+            self._begin_again(worker, str(error))
             return
         except Exception as error:
             raise _cause(error) from None
         for _ in range(AT_HAND if len(self.shards) > self._count else 1):
             self._give(worker)
+
+    def _begin_again(self, worker: Any, reason: str) -> None:
+        """Wait for a worker that died before it was ready, but not for ever."""
+        self._deaths[worker._actor_id.hex()] += 1
+        if self._deaths[worker._actor_id.hex()] < TRIES:
+            self._starting[worker.settings.remote()] = worker
+            return
+        last = reason.strip().splitlines()[-1] if reason.strip() else "no word of it"
+        if not (self._starting or self._tasks or self._idle):
+            raise CacheError(f"no worker can begin ({last}); see Ray's logs; finished shards are kept")
+        _log.warning("a worker cannot begin (%s); the others go on without it", last)
 
     def _give(self, worker: Any) -> None:
         if not self.shards:
@@ -217,12 +211,12 @@ class _Run:
 
     def _take(self, shard: str, done: Done) -> None:
         for sidecar in done.sidecars:
-            if not self.folder.is_there_now(f"{shard_stem(shard)}.json"):
+            if not self.order.folder.is_there_now(f"{shard_stem(shard)}.json"):
                 raise CacheError(
-                    f"out: {self.folder.name} on {done.host} is not the one that is here; name a folder that all nodes "
-                    "share, or a bucket such as s3://bucket/cache"
+                    f"out: {self.order.folder.name} on {done.host} is not the one that is here; name a folder that all "
+                    "nodes share, or a bucket such as s3://bucket/cache"
                 )
-            self.done(sidecar)
+            self.order.done(sidecar)
         self._bytes += self.summary.plan.bytes_of[shard]
         self.summary.add(done.summary)
         expected = self.summary.plan.bytes_to_do / max(1, self._bytes) * self.summary.cached
