@@ -53,7 +53,7 @@ def test_two_processes_make_the_bytes_of_one_and_say_what_they_say_once(shards: 
     assert "4 shards, 12 samples" in done.stdout
 
 
-def test_a_process_that_fails_neither_stops_the_other_nor_loses_its_shards(shards: Path, tmp_path: Path) -> None:
+def test_a_process_that_fails_leaves_its_shards_to_the_others_or_to_the_next_run(shards: Path, tmp_path: Path) -> None:
     samples = {f"1_{key}": members for key, members in small_samples(3, 1).items()}
     write_shard(shards / "1.tar", samples | {"1_z": {"jpg": b"\xff\xd8\xff no picture"}})
     done = subprocess.run(
@@ -66,7 +66,11 @@ def test_a_process_that_fails_neither_stops_the_other_nor_loses_its_shards(shard
     assert "Traceback" not in done.stderr
     status = status_of(tmp_path / "out")
     assert status.state == "stopped"
-    assert {"0.tar", "2.tar"} <= set(contents(tmp_path / "out"))
+    assert not {"1.tar", "1.json"} & set(contents(tmp_path / "out"))
+    assert not list((tmp_path / "out").glob(".claim-*"))
+    again = command(shards, tmp_path / "out", "--max_bad_fraction", "0.5")
+    subprocess.run(again, env=environment(), check=True, capture_output=True)
+    assert {f"{number}.tar" for number in range(4)} <= set(contents(tmp_path / "out"))
 
 
 def test_a_signal_ends_all_of_them(shards: Path, tmp_path: Path) -> None:

@@ -175,7 +175,9 @@ def test_an_index_that_does_not_fit_is_one_line_that_says_what_to_do(web: Web, t
     whole = place.read_bytes()
     for data in (whole[:-200], whole[:300] + b"\0\0\0\0" + whole[304:], b"PK not at all", b""):
         place.write_bytes(data)
-        with pytest.raises(ShardError, match=r"index\.npz: damaged, or not an index of shards .*; delete it") as caught:
+        with pytest.raises(
+            ShardError, match=r"index\.npz: damaged, or not an index of shards .*; name another one, or delete it"
+        ) as caught:
             entries_for(urls[:2], str(place))
         assert "\n" not in str(caught.value)
     index_shards(urls[:2], str(place))

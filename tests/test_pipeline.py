@@ -507,9 +507,8 @@ def test_json_beside_shards_is_nothing_special_but_a_lost_cache_file_is_named(tm
         with pytest.raises(UsageError, match="is a latent cache and not image shards"):
             cache_latents(given, str(tmp_path / "again"), **small)
     data = data_module(str(tmp_path / "cache" / "x.tar"), **small)
-    data.setup("fit")
     with pytest.raises(UsageError, match=r"x.tar lies in a cache"):
-        data.train_dataloader()
+        data.setup("fit")
     (tmp_path / "cache" / "cache.json").unlink()
     for refused in (
         lambda: data_module(str(tmp_path / "cache")),

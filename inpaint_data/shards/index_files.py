@@ -67,9 +67,13 @@ def read_entries(place: str) -> dict[str, ShardEntry] | None:
         return None
     try:
         return {entry.name: entry for entry in decoded(data)}
-    except ValueError:
+    except ValueError as error:
+        reason = (
+            "it is a file of another kind" if "allow_pickle" in str(error) else error
+        )  # NumPy's advice is for others
         raise ShardError(
-            f"{place}: damaged, or no index of shards; name another one, or remove it and {AGAIN.partition(',')[0]}"
+            f"{place}: damaged, or not an index of shards ({reason}); name another one, or delete it and "
+            f"{AGAIN.partition(',')[0]}"
         ) from None
 
 
