@@ -64,7 +64,7 @@ def launch(devices: int, out: str) -> Outcome:
     """
     check_out(out)
     processes = [_start(rank, devices) for rank in range(devices)]
-    with _ended_with_us(processes), opened(out) as folder:
+    with _ended_with_us(processes), opened(out, look=False) as folder:
         voice = _Voice(folder)
         listeners = [threading.Thread(target=voice.repeat, args=(process.stderr,)) for process in processes]
         outputs: list[str] = [""] * devices

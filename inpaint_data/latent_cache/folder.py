@@ -11,11 +11,10 @@ from inpaint_data.durable import NewFile, sync_folder, write_file
 from inpaint_data.errors import InpaintDataError, ShardError, UsageError
 from inpaint_data.shards.mirror import default_folder
 from inpaint_data.shards.store_writing import check_writable, files_in, files_that_start, put_bytes, put_file, remove
-from inpaint_data.shards.stores import Stored, at_once, is_url, local_path, place_of, read_if_there, within
-from inpaint_data.shards.streams import open_stream
+from inpaint_data.shards.stores import Stored, is_url, local_path, place_of, read_if_there, read_those_there, within
+from inpaint_data.shards.streams import PIECE, open_stream
 from inpaint_data.shown import shown
 
-PIECE = 1 << 20
 HELD = ".held"
 _OWN = (".stamps-", "empty_prompt/")  # what a store's folder here has, beside the sidecars
 
@@ -133,10 +132,8 @@ class StoreFolder(CacheFolder):
         wanted = {name: stored for name, stored in self._files.items() if _is_wanted(name)}
         changed = [name for name, stored in wanted.items() if self._brought.get(name) != stored]
         self._brought = wanted
-        contents = at_once(lambda name: read_if_there(within(self.url, name)), changed)
-        for name, data in zip(changed, contents, strict=True):
-            if data is not None:
-                super().write(name, data)
+        for name, data in read_those_there(self.url, changed).items():
+            super().write(name, data)
         here = {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()}
         for name in filter(_is_wanted, here - self._files.keys()):
             (self.root / name).unlink()

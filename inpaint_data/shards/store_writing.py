@@ -7,7 +7,7 @@ from typing import Any
 
 from inpaint_data.errors import ShardError
 from inpaint_data.shards.store_errors import is_absent, retried, unreadable, unwritable
-from inpaint_data.shards.stores import Stored, at_once, file_system, read_if_there, stored_of, within
+from inpaint_data.shards.stores import Stored, file_system, read_if_there, read_those_there, stored_of, within
 
 
 def put_file(path: Path, url: str) -> None:
@@ -142,9 +142,7 @@ def files_that_start(url: str, start: str) -> dict[str, bytes]:
         paths = retried(partial(files.glob, f"{there.rstrip('/')}/{start}*"))
     except Exception as error:  # as above
         raise unreadable(url, error) from None
-    names = sorted(path.rpartition("/")[2] for path in paths)
-    contents = at_once(lambda name: read_if_there(within(url, name)), names)
-    return {name: data for name, data in zip(names, contents, strict=True) if data is not None}
+    return read_those_there(url, sorted(path.rpartition("/")[2] for path in paths))
 
 
 def check_writable(url: str) -> None:

@@ -23,7 +23,8 @@ AT_A_TIME = 16  # questions to a store
 ARCHIVES = (".tar.gz", ".tgz", ".zip")  # that people have where a .tar belongs
 CACHE_FILE = "cache.json"  # what a folder of cached latents has
 _OF_CONTENTS = ("etag", "generation", "md5hash", "contentmd5", "blobid", "sha", "checksum")
-_OF_TIMES = ("lastmodified", "mtime", "modified", "updated", "created", "ino")
+_TIMES = ("lastmodified", "mtime", "modified", "updated", "created")
+_OF_TIMES = (*_TIMES, "ino")
 _seen: dict[str, "Stored"] = {}  # by the last listing
 
 
@@ -178,6 +179,16 @@ def read_if_there(url: str) -> bytes | None:
         raise unreadable(url, error) from None
 
 
+def read_those_there(folder: str, names: Sequence[str]) -> dict[str, bytes]:
+    """The small files of those names in a remote folder, many at a time: name -> bytes; without those that are gone.
+
+    Raises:
+        ShardError: the store does not answer.
+    """
+    contents = at_once(lambda name: read_if_there(within(folder, name)), names)
+    return {name: data for name, data in zip(names, contents, strict=True) if data is not None}
+
+
 def read_folder(url: str, suffix: str) -> dict[str, bytes]:
     """The files of a remote folder whose names end so: name -> bytes; none where there is no such folder.
 
@@ -267,7 +278,7 @@ def stored_of(info: Mapping[str, Any]) -> Stored:
 
 def _modified(info: Mapping[str, Any]) -> float | None:
     for name, value in info.items():
-        if re.sub("[^a-z]", "", str(name).lower()) in ("lastmodified", "mtime", "modified", "updated", "created"):
+        if re.sub("[^a-z]", "", str(name).lower()) in _TIMES:
             with suppress(TypeError, ValueError):
                 when = datetime.fromisoformat(value) if isinstance(value, str) else value
                 return when.timestamp() if isinstance(when, datetime) else float(when)
