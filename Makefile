@@ -40,8 +40,8 @@ format: $(VENV)/.installed  ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed  ## print the figures of the README's tables
-	for script in benchmarks/*.py; do $(BIN)/python $$script; done
+bench: $(VENV)/.installed  ## print the table of docs/performance.md, in five minutes; FULL=--full for the long one
+	$(BIN)/python benchmarks/bench.py $(FULL)
 
 clean:  ## remove .venv and what the demo made
 	rm -rf $(VENV) .venv-lowest demo_out

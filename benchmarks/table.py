@@ -1,0 +1,84 @@
+"""The table that `make bench` prints: what a row is, and how contenders are timed side by side."""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+RED, YELLOW, GREEN, PLAIN = "\033[31m", "\033[33m", "\033[32m", "\033[0m"
+NOISE = 1.25  # how far a ratio may be from the one that is known, on machines that others use too
+
+
+@dataclass(frozen=True)
+class Row:
+    """One ratio of the table.
+
+    Args:
+        work: what is done, and what it is compared with.
+        before: what it was at a9fda91, as words.
+        measured: the figure of this run.
+        reach: what it is to be: at most, or with `higher` at least.
+        unit: behind the figures: "x", " s", " MB".
+        higher: whether more is better.
+        known: what is measured where `reach` is not reached; docs/performance.md says what bounds it.
+    """
+
+    work: str
+    before: str
+    measured: float
+    reach: float
+    unit: str = "x"
+    higher: bool = False
+    known: float | None = None
+
+    @property
+    def is_reached(self) -> bool:
+        return self.measured >= self.reach if self.higher else self.measured <= self.reach
+
+    @property
+    def is_as_known(self) -> bool:
+        if self.known is None:
+            return False
+        return self.measured * NOISE >= self.known if self.higher else self.measured <= self.known * NOISE
+
+    def line(self) -> str:
+        """The row, red where it is neither reached nor as known."""
+        colour, verdict = GREEN, "reached"
+        if not self.is_reached:
+            colour, verdict = (YELLOW, "bounded, see docs") if self.is_as_known else (RED, "REGRESSED")
+        if not sys.stdout.isatty() and "FORCE_COLOR" not in os.environ:
+            colour = ""
+        sign = ">=" if self.higher else "<="
+        figures = f"{self.before:>16}  {self.measured:>9.3g}{self.unit:<3} {sign} {self.reach:>5g}{self.unit:<3}"
+        return f"{colour}{self.work:<66} {figures} {verdict}{PLAIN if colour else ''}"
+
+
+HEAD = f"{'work, and what it is compared with':<66} {'at a9fda91':>16}  {'measured':>12} {'to reach':>11}"
+
+
+def pin() -> None:
+    """Keep this process on one core, with one thread in every library that is loaded."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)
+
+
+def side_by_side(
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, float]:
+    """Median seconds of each contender, taken in turn, so that a busy machine slows all alike; one round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, run in contenders.items():
+            started = clock()
+            run()
+            if number:
+                times[name].append(clock() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
