@@ -1,92 +1,255 @@
-"""What the transform costs on a device, beside the encoding that cannot be saved and beside masks made on the CPU.
+"""What a GPU does: encoding, offsets, and how busy the whole job keeps it.
 
-    python benchmarks/gpu.py --device cuda --dtype bfloat16
+    python benchmarks/gpu.py [--short]
 
-All contenders run in turn in one process; printed are images per second and the share of time that is not encoding.
-The autoencoder has Stable Diffusion's real configuration and random weights, `--vae demo` takes the small one.
+Random weights of the real configurations of Stable Diffusion, SDXL and Flux, real JPEG shards made of the demo's photos,
+no network; under eight minutes on an H100. Figures of one run are of one card, which is named.
 """
 
 import argparse
+import io
+import logging
+import os
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
 import torch
+import webdataset as wds
 from diffusers import AutoencoderKL
+from PIL import Image
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
-from inpaint_data import Autoencoder, InpaintTransform, load_vae, offset_mask
+from inpaint_data import Autoencoder, cache_latents, offset_mask
+from inpaint_data.demo import PHOTOS
 
-SD = {
+BLOCKS: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
-    "sample_size": 512,
 }
+MODELS: dict[str, dict[str, Any]] = {
+    "sd": BLOCKS | {"sample_size": 512, "scaling_factor": 0.18215},
+    "sdxl": BLOCKS | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
+    "flux": BLOCKS
+    | {
+        "sample_size": 1024,
+        "latent_channels": 16,
+        "scaling_factor": 0.3611,
+        "shift_factor": 0.1159,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
+}
+BATCH = {512: 16, 1024: 4}
+# Dense FLOP/s of the data sheets, in tera: NVIDIA H100 and H200 SXM.
+PEAK = {"bf16": 989.0, "fp16": 989.0, "tf32": 494.0, "fp32": 67.0}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}
+DEVICE = torch.device("cuda")
 
 
-def seconds(contenders: dict[str, Callable[[], object]], device: torch.device, repetitions: int) -> dict[str, float]:
-    """Median seconds of each, taken in turn after one round of warming up."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for repetition in range(repetitions + 1):
-        for name, run in contenders.items():
-            started = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if repetition:
-                times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
+def seconds(run: Callable[[], object], rounds: int = 5, warm: int = 2) -> float:
+    """Median seconds of a call, by the device's own events."""
+    times = []
+    for number in range(warm + rounds):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        if number >= warm:
+            times.append(start.elapsed_time(end) / 1000)
+    return statistics.median(times)
 
 
-def offset_on_cpu(masks: torch.Tensor, offsets: list[int], device: torch.device) -> torch.Tensor:
-    """The usual way: OpenCV in a loop, then up to the device."""
-    grown = [
-        (cv2.dilate if k > 0 else cv2.erode)(mask[0].numpy().astype(np.uint8), np.ones((2 * abs(k) + 1,) * 2, np.uint8))
-        for mask, k in zip(masks, offsets, strict=True)
-    ]
-    return torch.from_numpy(np.stack(grown)).to(device)
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """TF32 in convolutions and matrix products, or not."""
+    kept = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = kept
+
+
+def autoencoder(model: str, dtype: str, channels_last: bool, compiled: bool = False) -> Autoencoder:
+    torch.manual_seed(0)
+    module = AutoencoderKL(**MODELS[model]).to(DEVICE)
+    return Autoencoder(module, dtype=DTYPES[dtype], channels_last=channels_last, compile=compiled)
+
+
+def picture(side: int, batch: int) -> torch.Tensor:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    return torch.rand((batch, 3, side, side), generator=generator, device=DEVICE) * 2 - 1
+
+
+def flops(model: str, side: int) -> float:
+    with FlopCounterMode(display=False) as counter:
+        autoencoder(model, "bf16", False).encode(picture(side, 1))
+    return float(counter.get_total_flops())
+
+
+def card() -> None:
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {os.cpu_count()} cores")
+    square = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
+    rate = 2 * 8192**3 / seconds(lambda: square @ square) / 1e12
+    block = torch.empty(2**30, device=DEVICE, dtype=torch.uint8)
+    other, here = torch.empty_like(block), torch.empty(2**28, dtype=torch.uint8, pin_memory=True)
+    copied = 2 * len(block) / seconds(lambda: other.copy_(block)) / 1e9
+    up = len(here) / seconds(lambda: block[: len(here)].copy_(here, non_blocking=True)) / 1e9
+    down = len(here) / seconds(lambda: here.copy_(block[: len(here)], non_blocking=True)) / 1e9
+    loose = torch.empty(2**28, dtype=torch.uint8)
+    pageable = len(loose) / seconds(lambda: block[: len(loose)].copy_(loose)) / 1e9
+    print(f"bf16 matrix product {rate:.0f} TFLOP/s; device memory {copied:.0f} GB/s, read and written")
+    print(f"to the device {up:.1f} GB/s pinned, {pageable:.1f} pageable; from it {down:.1f} GB/s pinned")
+
+
+def encoding(short: bool) -> None:
+    print("\nencoding, images/s and share of the data sheet's peak")
+    print(f"{'':<12}{'batch':>6}{'':>7}{'contiguous':>18}{'channels_last':>18}{'compiled':>18}   worst |difference|")
+    for model in ("sd",) if short else MODELS:
+        for side in BATCH:
+            work, pixels = flops(model, side), picture(side, BATCH[side])
+            with precision("fp32"):
+                exact = autoencoder(model, "fp32", False).encode(pixels[:2])
+            for dtype in ("bf16", "fp16", "tf32", "fp32"):
+                cells, worst = [], 0.0
+                for channels_last, compiled in ((False, False), (True, False), (True, True)):
+                    if compiled and (dtype != "bf16" or model == "sdxl"):
+                        cells.append(f"{'':>18}")  # half a minute each; SDXL's encoder is Stable Diffusion's
+                        continue
+                    with precision(dtype):
+                        vae = autoencoder(model, dtype, channels_last, compiled)
+                        took = seconds(lambda vae=vae, pixels=pixels: vae.encode(pixels), 3 if dtype == "fp32" else 5)
+                        worst = max(worst, (vae.encode(pixels)[:2] - exact).abs().max().item())
+                    rate = len(pixels) / took
+                    cells.append(f"{rate:>10.0f} {rate * work / PEAK[dtype] / 1e12:>6.1%} ")
+                print(f"{model} {side:<9}{len(pixels):>5}  {dtype:<6}{''.join(cells)}   {worst:.2g}", flush=True)
+
+
+def by_batch() -> None:
+    """What a batch saves, whether a graph does, and whether one large encode gives the values of small ones."""
+    print("\nStable Diffusion, 512, bf16, channels_last: images/s by batch, launched one by one and as a CUDA graph")
+    vae = autoencoder("sd", "bf16", True)
+    for batch in (1, 2, 4, 8, 16, 32):
+        pixels = picture(512, batch)
+        eager = batch / seconds(lambda pixels=pixels: vae.encode(pixels, unchecked=[]))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            vae.encode(pixels, unchecked=[])
+        replayed = batch / seconds(graph.replay)
+        print(f"{batch:>5} {eager:>8.0f} {replayed:>8.0f}   {replayed / eager:.2f}x", flush=True)
+    images, holes = picture(512, 8), picture(512, 8).flip(-1)
+    both = torch.cat([images, holes])
+    apart = seconds(lambda: (vae.encode(images), vae.encode(holes)))
+    together = seconds(lambda: vae.encode(both))
+    equal = torch.equal(vae.encode(both), torch.cat([vae.encode(images), vae.encode(holes)]))
+    print(f"8 pictures and 8 with holes in one encode: {apart / together:.2f}x two encodes of 8; equal bits: {equal}")
+
+
+def offsets() -> None:
+    print("\noffset_mask, -8...24 and -128...128: masks/s, and bytes of a mask read and written once over that time")
+    for side in BATCH:
+        for low, high in ((-8, 24), (-128, 128)):
+            generator = torch.Generator().manual_seed(0)
+            masks = (torch.rand((32, 1, side, side), generator=generator) > 0.999).to(DEVICE)
+            drawn = torch.randint(low, high + 1, (32,), generator=generator)
+            took = seconds(lambda masks=masks, drawn=drawn: offset_mask(masks, drawn))
+            share = 2 * masks.numel() / took / 1e9
+            print(f"{side:>6} {low:>5}...{high:<4} {len(masks) / took:>8.0f} masks/s {share:>7.1f} GB/s", flush=True)
+
+
+def write_shards(folder: Path, side: int, images: int, per_shard: int = 256) -> None:
+    """JPEG photos of `side` x `side`, quality 90, with captions."""
+    files = []
+    for path in sorted(PHOTOS.glob("*.jpg")):
+        data = io.BytesIO()
+        Image.open(path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(data, "jpeg", quality=90)
+        files.append(data.getvalue())
+    folder.mkdir()
+    for first in range(0, images, per_shard):
+        with wds.TarWriter(str(folder / f"{first:06}.tar")) as tar:
+            for number in range(first, min(first + per_shard, images)):
+                tar.write({"__key__": f"{number:06}", "jpg": files[number % len(files)], "txt": "a photo"})
+
+
+def busy(profiled: Any) -> float:
+    """Seconds in which the device ran at least one kernel."""
+    spans = sorted(
+        (event.start_ns(), event.start_ns() + event.duration_ns())
+        for event in profiled.profiler.kineto_results.events()
+        if event.device_type() == torch.autograd.DeviceType.CUDA and not event.name().startswith(("Memcpy", "Memset"))
+    )
+    total, end = 0, 0
+    for start, stop in spans:
+        total += max(0, stop - max(start, end))
+        end = max(end, stop)
+    return total / 1e9
+
+
+def job(short: bool, compiled: bool = True) -> None:
+    """The whole job: JPEG shards in, a committed cache out."""
+    print("\nthe job, bf16, channels_last: JPEG shards to a cache, a mask of the mixture each, offset -8...24")
+    workers = max(2, (os.cpu_count() or 2) - 2)
+    ways = [(side, variants, is_compiled) for side in BATCH for variants in (1, 4) for is_compiled in (False, compiled)]
+    for side, variants, is_compiled in dict.fromkeys(ways):
+        if variants == 4 and (short or not is_compiled):
+            continue
+        images = {512: 3072, 1024: 768}[side] // (1 + variants) * 2 // (2 if short else 1)
+        vae = autoencoder("sd", "bf16", True, is_compiled)
+        settings = {"batch_size": BATCH[side], "device": "cuda", "num_workers": workers, "variants": variants}
+        masks = {"source": "mixture", "offset": (-8, 24)}
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_shards(folder / "warm", side, 2 * BATCH[side])
+            write_shards(folder / "shards", side, images)
+
+            def run(of: str, out: str, folder=folder, side=side, masks=masks, vae=vae, settings=settings) -> Any:
+                return cache_latents(
+                    str(folder / of), str(folder / out), {"resolution": side}, masks, {"vae": vae}, settings
+                )
+
+            run("warm", "warm_out")
+            summary = run("shards", "out")
+            with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+                again = run("shards", "again")
+            share = busy(profiled) / again.seconds
+        rate = images / summary.seconds
+        kind = "compiled" if is_compiled else "eager"
+        print(
+            f"{side:>6} K={variants} {kind:<9} {images:>5} images {rate:>7.1f} images/s "
+            f"{rate * (1 + variants):>7.1f} encodes/s, busy {share:.1%} of {again.seconds:.1f} s",
+            flush=True,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--vae", default="sd", help="sd, or what load_vae takes")
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--resolution", type=int, default=512)
-    parser.add_argument("--repetitions", type=int, default=10)
-    args = parser.parse_args()
-    device, batch, side = torch.device(args.device), args.batch_size, args.resolution
-    dtype = getattr(torch, args.dtype)
-    vae = Autoencoder(AutoencoderKL(**SD), dtype=dtype) if args.vae == "sd" else load_vae(args.vae, dtype)
-
-    generator = torch.Generator().manual_seed(0)
-    masks = torch.rand((batch, 1, side, side), generator=generator) > 0.999
-    images = torch.randint(0, 256, (batch, 3, side, side), generator=generator, dtype=torch.uint8).to(device)
-    keys = [str(number) for number in range(batch)]
-    offsets = torch.randint(-128, 129, (batch,), generator=generator)
-    on_device = masks.to(device)
-    pixels = (images / 127.5 - 1).to(memory_format=torch.channels_last)
-    transform = InpaintTransform(vae, mask_offset=(-128, 128), posterior="moments")
-    took = seconds(
-        {
-            "two encodes": lambda: (vae.encode(pixels), vae.encode(pixels)),
-            "the transform": lambda: transform({"image": images, "mask": on_device, "__key__": keys}),
-            "offsets, ours": lambda: offset_mask(on_device, offsets),
-            "offsets, OpenCV and upload": lambda: offset_on_cpu(masks, offsets.tolist(), device),
-        },
-        device,
-        args.repetitions,
-    )
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, {args.dtype}, {batch} images of {side}x{side}, torch {torch.__version__}")
-    for label, value in took.items():
-        print(f"  {label:<28} {1000 * value:9.2f} ms {batch / value:10.1f} images/s")
-    print(f"  the transform takes {took['the transform'] / took['two encodes']:.3f} times what its two encodes take")
-    print(f"  ours offsets {took['offsets, OpenCV and upload'] / took['offsets, ours']:.2f} times as fast as OpenCV")
+    parser.add_argument("--short", action="store_true", help="Stable Diffusion alone, fewer images")
+    parser.add_argument("--only", default="card,encoding,by_batch,offsets,job")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("gpu.py: there is no CUDA device here; its figures in docs/performance.md are of the card named there")
+    logging.getLogger("inpaint_data").setLevel(logging.ERROR)
+    started = time.monotonic()
+    parts: dict[str, Callable[[], None]] = {
+        "card": card,
+        "encoding": lambda: encoding(options.short),
+        "by_batch": by_batch,
+        "offsets": offsets,
+        "job": lambda: job(options.short),
+    }
+    for part in options.only.split(","):
+        parts[part]()
+        print(f"({time.monotonic() - started:.0f} s so far)", flush=True)
 
 
 if __name__ == "__main__":

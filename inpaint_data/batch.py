@@ -78,7 +78,8 @@ class ImageBatch(_Identity, total=False):
     those of samples differ. masks_of: which of the `Encoder`'s settings of masks they are for, where it has several.
     captions: B lists of K, where those of a
     sample's masks differ; untold: of each whether it is the scene's, since nothing says its own. generator, edits: B
-    lists of K, see `Batch`. seed: of masks, offsets and noise.
+    lists of K, see `Batch`. areas: B lists of K, how many pixels are masked, so that relative offsets are drawn without
+    asking the device. seed: of masks, offsets and noise.
     """
 
     image: Tensor
@@ -91,6 +92,7 @@ class ImageBatch(_Identity, total=False):
     variants: list[int]
     drawn_with: list[list[int]]
     masks_of: int
+    areas: list[list[int]]
     seed: int
     generator: list[list[str]]
     edits: list[list[list[str]]]
@@ -156,15 +158,16 @@ def select(batch: AnyBatch, rows: Sequence[int]) -> AnyBatch:
 
 def to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
     """The batch with its tensors on `device`; from pinned memory without waiting. All else stays as it is."""
-    return _with_tensors(batch, lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+    return with_tensors(batch, lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
 
 def pinned(batch: AnyBatch) -> AnyBatch:
     """The batch with its tensors in pinned memory, from which a GPU fetches them by itself."""
-    return _with_tensors(batch, Tensor.pin_memory)
+    return with_tensors(batch, Tensor.pin_memory)
 
 
-def _with_tensors(batch: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatch:
+def with_tensors(batch: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatch:
+    """The batch with another tensor in place of each. All else stays as it is."""
     # Entry by entry: a walk into lists would look at every byte of carried members.
     changed = {name: change(value) if isinstance(value, Tensor) else value for name, value in batch.items()}
     return cast(AnyBatch, changed)

@@ -22,7 +22,9 @@ from flat import OF_JOBS, cache_latents, grouped
 
 from inpaint_data import Autoencoder, CacheError, Summary, UsageError, verify_cache
 from inpaint_data.job.caching import work_of
-from inpaint_data.job.shard_job import Committer, Work, encode
+from inpaint_data.job.encoding import encode
+from inpaint_data.job.shard_job import Committer
+from inpaint_data.job.work import Work
 from inpaint_data.latent_cache import lock as lock_module
 from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.lock import STALE, locked, this_place

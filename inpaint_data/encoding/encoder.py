@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from inpaint_data.batch import PAIRED, Batch, ImageBatch, PixelsOf, Posterior
 from inpaint_data.encoding.models import MODELS
@@ -89,11 +90,12 @@ class Encoder:
             raise UsageError(f"the batch has {len(batch['variants'])} variants of masks; encode them with variants()")
         return self.variants(batch)[0]
 
-    def variants(self, batch: ImageBatch) -> list[Batch]:
+    def variants(self, batch: ImageBatch, unchecked: list[Tensor] | None = None) -> list[Batch]:
         """A batch for each variant. They share one encode of the images, and one tensor of `latents`.
 
         Each variant is encoded in a batch of B, so that its values do not depend on how many variants there are. All
         have the noise of the first one's number, which is the epoch, as a cache draws it whatever the variant.
+        `unchecked` is as in `Autoencoder.encode`.
         """
         transform = self.transforms[batch.get("masks_of", 0)]
         drawn = batch.get("drawn_with")
@@ -101,7 +103,7 @@ class Encoder:
         batches: list[Batch] = []
         for number in range(len(batch["variants"])):
             shared = {key: value for key, value in batches[0].items() if key in SHARED} if batches else {}
-            batches.append(transform(_variant(batch, number) | epoch | shared))
+            batches.append(transform(_variant(batch, number) | epoch | shared, unchecked))
         return batches
 
     def masks(self, batch: ImageBatch) -> list[Batch]:
@@ -244,10 +246,12 @@ def check_resolution(pictures: PictureSettings, autoencoder: Autoencoder) -> Non
 
 def _variant(batch: ImageBatch, number: int) -> dict[str, Any]:
     """The batch with one of its K masks, as `InpaintTransform` takes it."""
-    left_out = ("masks", "variants", "drawn_with", "masks_of", "captions", "untold")
+    left_out = ("masks", "variants", "drawn_with", "masks_of", "captions", "untold", "areas")
     shared = {name: value for name, value in batch.items() if name not in left_out}
     if "captions" in batch:
         shared["caption"] = [captions[number] for captions in batch["captions"]]
+    if "areas" in batch:
+        shared["area"] = [areas[number] for areas in batch["areas"]]
     masks = batch["masks"][:, number : number + 1]
     return shared | {
         "mask": masks,

@@ -117,7 +117,7 @@ class InpaintTransform(nn.Module):
         chosen = f"mask_offset={self.mask_offset}, fill={self.fill!r}, posterior={self.posterior!r}, seed={self.seed}"
         return chosen if self.soft is None else f"{chosen}, soft={self.soft}"
 
-    def forward(self, batch: Mapping[str, Any]) -> Batch:
+    def forward(self, batch: Mapping[str, Any], unchecked: list[Tensor] | None = None) -> Batch:
         """Encode one batch.
 
         Args:
@@ -127,7 +127,9 @@ class InpaintTransform(nn.Module):
                 `set_epoch`), `epoch` an int or B ints for the posterior's noise alone (by default the `variant`), and
                 `seed` in place of the transform's. Paired pictures, such as `target`, are like `image`, `references`
                 with a second dimension N; `image` is not needed where `latents` are there and nothing else is to be
-                encoded. Latents that are there already, from a cache, stay. Other entries pass through.
+                encoded. Latents that are there already, from a cache, stay. `area`, B numbers of masked pixels, spares
+                relative offsets a wait for the device. Other entries pass through.
+            unchecked: see `Autoencoder.encode`; with it, nothing here waits for the device.
 
         Returns:
             A `Batch`: the entries that came in, without the images, unless `pixels` names them.
@@ -143,12 +145,17 @@ class InpaintTransform(nn.Module):
             needed.append("image")
         masks = self._masks(batch, needed)
         pixels = {name: _in_range(name, batch[name], batch["mask"]) for name in needed}
-        encoded = {key: self._encoded(pixels[name], masks, key) for name, key in unmasked.items() if key not in batch}
+        encoded = {
+            key: self._encoded(pixels[name], masks, key, unchecked)
+            for name, key in unmasked.items()
+            if key not in batch
+        }
         if self.masked_latents:
-            encoded["masked_latents"] = self._encoded(self._filled(pixels["image"], masks), masks, "masked_latents")
+            filled = self._filled(pixels["image"], masks)
+            encoded["masked_latents"] = self._encoded(filled, masks, "masked_latents", unchecked)
         if self.hole_latents:
             hole = pixels["image"].masked_fill(~masks.hidden, 0.0)
-            encoded["hole_latents"] = self._encoded(hole, masks, "hole_latents")
+            encoded["hole_latents"] = self._encoded(hole, masks, "hole_latents", unchecked)
         return cast(Batch, self._with_masks(batch, masks) | encoded)
 
     def masks(self, batch: Mapping[str, Any]) -> Batch:
@@ -157,13 +164,13 @@ class InpaintTransform(nn.Module):
 
     def _with_masks(self, batch: Mapping[str, Any], masks: "_Masks") -> dict[str, Any]:
         """The entries that stay, and those that say how each mask was made."""
-        left_out = {"image", *PAIRED, "seed", "epoch"} - set(self.pixels)
+        left_out = {"image", *PAIRED, "seed", "epoch", "area"} - set(self.pixels)
         result = {name: value for name, value in batch.items() if name not in left_out}
         return result | {
             "mask": masks.fed,
-            "offset": masks.offsets.to(masks.fed.device),
+            "offset": masks.offsets.to(masks.fed.device, non_blocking=True),
             "window": masks.windows,
-            "variant": torch.tensor(masks.variants, device=masks.fed.device),
+            "variant": torch.tensor(masks.variants).to(masks.fed.device, non_blocking=True),
         }
 
     def _masks(self, batch: Mapping[str, Any], needed: Sequence[str]) -> "_Masks":
@@ -186,7 +193,7 @@ class InpaintTransform(nn.Module):
         seed = batch.get("seed", self.seed)
         binary = binarise(mask, self.preset.threshold)
         samples = list(map(sample_id, batch.get("__shard__", [""] * len(keys)), keys))
-        offsets = self._offsets(binary, samples, variants, seed)
+        offsets = self._offsets(binary, samples, variants, seed, batch.get("area"))
         windows = [
             draw_window(self.mask_offset, generator_for(seed, sample, variant, "window"))
             for sample, variant in zip(samples, variants, strict=True)
@@ -204,10 +211,19 @@ class InpaintTransform(nn.Module):
         epochs = list(map(int, epoch)) if isinstance(epoch, Sequence) else [int(epoch)] * len(keys)
         return _Masks(keys, samples, variants, epochs, seed, offsets, windows, fed, hidden)
 
-    def _offsets(self, masks: Tensor, samples: Sequence[str], variants: Sequence[int], seed: int) -> Tensor:
+    def _offsets(
+        self,
+        masks: Tensor,
+        samples: Sequence[str],
+        variants: Sequence[int],
+        seed: int,
+        areas: Sequence[float] | None,
+    ) -> Tensor:
         """(B,) int64 on the CPU, so that the window sizes are known without waiting for the device."""
-        relative = isinstance(self.mask_offset, RandomOffset) and self.mask_offset.relative
-        areas = masks.sum((-3, -2, -1)).tolist() if relative else [0.0] * len(samples)
+        if not (isinstance(self.mask_offset, RandomOffset) and self.mask_offset.relative):
+            areas = [0.0] * len(samples)
+        elif areas is None:
+            areas = masks.sum((-3, -2, -1)).tolist()
         offsets = [
             draw_offset(self.mask_offset, generator_for(seed, sample, variant, "offset"), area)
             for sample, variant, area in zip(samples, variants, areas, strict=True)
@@ -218,19 +234,20 @@ class InpaintTransform(nn.Module):
         """The images (B, 3, H, W) in [-1, 1] with their holes filled."""
         noise = None
         if self.fill == "noise":
-            noise = hole_noise(masks.seed, masks.samples, masks.variants, *pixels.shape[-2:]).to(pixels.device)
+            noise = hole_noise(masks.seed, masks.samples, masks.variants, *pixels.shape[-2:])
+            noise = noise.to(pixels.device, non_blocking=True)
         as_known = self.fill == "blur" and self.preset.growth != "comfy"
         return fill_hole(pixels, masks.fed if as_known else masks.hidden, self.fill, -1.0, noise)
 
-    def _encoded(self, pixels: Tensor, masks: "_Masks", purpose: str) -> Tensor:
+    def _encoded(self, pixels: Tensor, masks: "_Masks", purpose: str, unchecked: list[Tensor] | None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> latents as `posterior` says; `purpose` tells their noise from that of others.
 
         References (B, N, 3, H, W) are encoded one after another, so that B alone is what a batch is.
         """
         if pixels.ndim == 5:
-            raw = torch.stack([self.vae.encode(each, masks.keys) for each in pixels.unbind(1)], dim=1)
+            raw = torch.stack([self.vae.encode(each, masks.keys, unchecked) for each in pixels.unbind(1)], dim=1)
         else:
-            raw = self.vae.encode(pixels, masks.keys)
+            raw = self.vae.encode(pixels, masks.keys, unchecked)
         if self.posterior == "moments":
             return raw
         if self.posterior == "mode" or not self.vae.has_posterior or not masks.keys:
@@ -242,7 +259,7 @@ class InpaintTransform(nn.Module):
                 for sample, epoch in zip(masks.samples, masks.epochs, strict=True)
             ]
         )
-        return self.vae.sample(raw, noise.to(raw.device))
+        return self.vae.sample(raw, noise.to(raw.device, non_blocking=True))
 
 
 class _Masks(NamedTuple):

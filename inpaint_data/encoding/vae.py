@@ -100,7 +100,9 @@ class Autoencoder:
         """M, the channels `encode` returns: 2C with a posterior (mean, then log-variance), else C."""
         return 2 * self.latent_channels if self.has_posterior else self.latent_channels
 
-    def encode(self, pixels: Tensor, keys: Sequence[str] | None = None) -> Tensor:
+    def encode(
+        self, pixels: Tensor, keys: Sequence[str] | None = None, unchecked: list[Tensor] | None = None
+    ) -> Tensor:
         """Raw moments: what diffusers' `encode(pixels)` gives in this dtype and memory format, to the last bit.
 
         The module moves to the pixels' device if it is elsewhere. An autocast around the call has no effect. In half
@@ -109,6 +111,8 @@ class Autoencoder:
         Args:
             pixels: (B, 3, H, W) float, [-1, 1]; H and W divisible by `factor`.
             keys: B names for error messages.
+            unchecked: where given, nothing waits for the device to see whether the answer is finite. (B,) bool on the
+                device is appended, where it is; whoever gave the list looks at it later, and encodes again without.
 
         Returns:
             (B, M, h, w) float32 on the pixels' device, contiguous; the log-variance clipped to [-30, 20] as diffusers
@@ -131,6 +135,9 @@ class Autoencoder:
         raw, finite, _ = self._answer(self._encode, pixels, self.dtype)
         if raw.shape != shape:
             raise VaeError(f"{self.name}: {height} x {width} pixels gave {tuple(raw.shape)} instead of {shape}")
+        if unchecked is not None:
+            unchecked.append(finite)
+            return raw
         failed: list[int] = (~finite).nonzero().flatten().tolist()
         if failed and self.dtype in (torch.float16, torch.bfloat16):
             failed = self._retry(pixels, raw, failed)

@@ -17,8 +17,9 @@ from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import vae_of_cache
 from inpaint_data.errors import CacheError, SampleError, ShardError, UsageError
 from inpaint_data.job.caching import inputs_of, settings_of, work_of
+from inpaint_data.job.encoding import encode
 from inpaint_data.job.settings import JobSettings
-from inpaint_data.job.shard_job import Work, encode
+from inpaint_data.job.work import Work
 from inpaint_data.latent_cache.encodings import read_npy, read_png
 from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.latent_cache.format import (

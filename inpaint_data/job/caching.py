@@ -22,7 +22,7 @@ from inpaint_data.job.plan import Plan, Stamps, check_exact, plan_shards
 from inpaint_data.job.progress import Progress, Summary
 from inpaint_data.job.reports import JsonLog, Pace, ProgressFile, Reports, Watcher, check_log
 from inpaint_data.job.settings import JobSettings
-from inpaint_data.job.shard_job import Work
+from inpaint_data.job.work import Work
 from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.latent_cache.format import (
     Sidecar,

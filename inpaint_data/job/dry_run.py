@@ -6,10 +6,11 @@ from contextlib import closing
 from typing import Any
 
 from inpaint_data.errors import CacheError
+from inpaint_data.job.encoding import encode
 from inpaint_data.job.plan import Plan, Stamps, check_exact, plan_shards
 from inpaint_data.job.progress import Summary
-from inpaint_data.job.shard_job import Work, encode
 from inpaint_data.job.storage_costs import storage_costs
+from inpaint_data.job.work import Work
 from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.members import members_of
 from inpaint_data.latent_cache.writer import settings_for

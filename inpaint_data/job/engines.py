@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from inpaint_data.job.progress import Summary
 from inpaint_data.job.reports import Reports
-from inpaint_data.job.shard_job import Committer, Work, cache_shards
+from inpaint_data.job.shard_job import Committer, cache_shards
+from inpaint_data.job.work import Work
 from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import Sidecar
 from inpaint_data.latent_cache.lock import Lock

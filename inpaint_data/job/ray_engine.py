@@ -20,7 +20,8 @@ from inpaint_data.job.plan import Plan
 from inpaint_data.job.progress import Summary
 from inpaint_data.job.reports import Pace, Reports
 from inpaint_data.job.settings import JobSettings
-from inpaint_data.job.shard_job import Committer, Work, cache_shards
+from inpaint_data.job.shard_job import Committer, cache_shards
+from inpaint_data.job.work import Work
 from inpaint_data.latent_cache.folder import CacheFolder, opened
 from inpaint_data.latent_cache.format import Sidecar
 from inpaint_data.latent_cache.lock import Lock

@@ -1,71 +1,28 @@
-"""Work of the job: threads decode batches ahead, this one encodes, another one writes and commits shards."""
+"""Shards of the job: threads decode batches ahead, this one encodes, another one writes and commits shards."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
-import torch
-import webdataset as wds
-
-from inpaint_data.ahead import ahead
-from inpaint_data.batch import Batch, Carried, ImageBatch, select, to_device
-from inpaint_data.encoding.device import free_memory, is_out_of_memory
-from inpaint_data.encoding.encoder import Encoder
-from inpaint_data.encoding.vae import cause
-from inpaint_data.errors import CacheError, EncodeError, SampleError, UsageError
+from inpaint_data.batch import Batch
+from inpaint_data.errors import CacheError, SampleError
+from inpaint_data.job.encoding import Encoding, OnDevice
 from inpaint_data.job.progress import EMPTY, FULL, NO_CAPTION, TOO_LONG, Seen, Summary
 from inpaint_data.job.reports import Reports
-from inpaint_data.job.settings import JobSettings
-from inpaint_data.latent_cache.codec import Storing
+from inpaint_data.job.work import Work
 from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import Quarantined, Sidecar
 from inpaint_data.latent_cache.lock import Lock
 from inpaint_data.latent_cache.members import members_of
-from inpaint_data.latent_cache.settings import made_with
-from inpaint_data.latent_cache.text_members import text_members
-from inpaint_data.latent_cache.variants import of_variant
 from inpaint_data.latent_cache.writer import ShardWriter
-from inpaint_data.pictures.settings import ExampleSettings
-from inpaint_data.pipeline.decorator import Stage
-from inpaint_data.pipeline.device import in_pinned_memory
-from inpaint_data.pipeline.stages import Tally, image_stages
+from inpaint_data.pipeline.stages import Tally
 from inpaint_data.shards.naming import shard_stem
 from inpaint_data.shards.reading import Fault, ShardAnew, ShardEnd
 
 WRITES_AHEAD = 4  # batches that may wait for the disk
-BATCHES_AHEAD = 2  # decoded ones that may wait for the device
-
-
-@dataclass(frozen=True)
-class Work:
-    """Everything a job needs to cache any shard."""
-
-    examples: ExampleSettings
-    own_stages: Sequence[Stage]
-    encoder: Encoder
-    device: torch.device
-    job: JobSettings
-    text: Any = None  # a TextEncoder, whose module needs transformers
-
-    @property
-    def made_with(self) -> dict[str, Any]:
-        return made_with(self.job.batch_size, self.device)
-
-    @property
-    def storing(self) -> Storing:
-        return Storing(self.job.storage, self.encoder.autoencoder.has_posterior, self.job.means)
-
-    def events(self, shards: Iterable[str], tally: Tally | None = None) -> Generator[Any, None, None]:
-        """The pictures of some shards in batches, read and decoded ahead, with Faults and ShardEnds among them."""
-        variants = range(self.job.variants)
-        stages = image_stages(
-            shards, self.examples, self.own_stages, self.job.batch_size, variants, max(1, self.job.num_workers), tally
-        )
-        return ahead(iter(wds.DataPipeline(*stages, in_pinned_memory())), BATCHES_AHEAD)
 
 
 class Committer:
@@ -210,6 +167,8 @@ def cache_shards(
         reports: told of everything.
     """
     tally, problem = Tally(), None
+    device = OnDevice(work)
+    waiting: deque[Encoding | ShardEnd | ShardAnew | Fault] = deque()  # in their order
     pending: deque[Future[Sidecar | None]] = deque()
 
     def finish_one() -> None:
@@ -218,29 +177,49 @@ def cache_shards(
             done(sidecar)
             reports.shard(sidecar, tally.expected(summary.plan.bytes_to_do))
 
+    def write(event: ShardEnd | ShardAnew | Fault) -> None:
+        if isinstance(event, Fault):
+            pending.append(pool.submit(committer.note, event))
+        elif isinstance(event, ShardAnew):
+            pending.append(pool.submit(committer.begin_anew))
+        elif event.problem:
+            pending.append(pool.submit(committer.give_up, event.shard, event.problem))
+            reports.skip(event.problem)
+        else:
+            pending.append(pool.submit(committer.commit, event))
+
+    def write_encoded(encoding: Encoding) -> None:
+        started = time.perf_counter()
+        parts = device.finish(encoding)
+        summary.in_parts += len(parts) > 1
+        summary.encode_seconds += time.perf_counter() - started
+        for batches, faults in parts:
+            pending.append(pool.submit(committer.add, encoding.shard, batches, faults))
+        reports.images(encoding.images, tally.expected(summary.plan.bytes_to_do))
+
+    def write_all_but(under_way: int) -> None:
+        """Hand over to the writing thread, in order, until so many batches are left on the device."""
+        while waiting and (device.under_way > under_way or not isinstance(waiting[0], Encoding)):
+            event = waiting.popleft()
+            if isinstance(event, Encoding):
+                write_encoded(event)
+            else:
+                write(event)
+            while len(pending) > WRITES_AHEAD:
+                finish_one()
+
     with ThreadPoolExecutor(1, "inpaint_data-write") as pool, closing(work.events(shards, tally)) as events:
         try:
             for event in events:
-                if isinstance(event, ShardEnd) and event.problem:
-                    pending.append(pool.submit(committer.give_up, event.shard, event.problem))
-                    reports.skip(event.problem)
-                elif isinstance(event, ShardEnd):
-                    pending.append(pool.submit(committer.commit, event))
-                elif isinstance(event, ShardAnew):
-                    pending.append(pool.submit(committer.begin_anew))
-                elif isinstance(event, Fault):
-                    pending.append(pool.submit(committer.note, event))
+                if isinstance(event, ShardEnd | ShardAnew | Fault):
+                    waiting.append(event)
                 else:
                     summary.note_untold(event)
                     started = time.perf_counter()
-                    parts = list(encode(work, event))
-                    summary.in_parts += len(parts) > 1
+                    waiting.append(device.begin(event))
                     summary.encode_seconds += time.perf_counter() - started
-                    for batches, faults in parts:
-                        pending.append(pool.submit(committer.add, event["__shard__"][0], batches, faults))
-                    reports.images(len(event["__key__"]), tally.expected(summary.plan.bytes_to_do))
-                while len(pending) > WRITES_AHEAD:
-                    finish_one()
+                write_all_but(device.depth)
+            write_all_but(0)
             while pending:
                 finish_one()
             summary.retried = work.encoder.autoencoder.retries
@@ -252,79 +231,3 @@ def cache_shards(
             raise
         finally:
             reports.end(problem)
-
-
-def encode(work: Work, batch: ImageBatch) -> Iterator[tuple[list[Batch], list[Fault]]]:
-    """Encode a batch on the device and bring it to the CPU; samples whose latents stay NaN become faults.
-
-    A batch that does not fit into memory is encoded in halves, and halves of these.
-
-    Yields:
-        A batch for each variant, and the faults; of each part.
-
-    Raises:
-        CacheError: one sample alone does not fit.
-    """
-    try:
-        encoded = _encode(work, batch)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        encoded, problem = None, cause(error)  # the error itself would keep what is in memory
-    if encoded is not None:
-        yield encoded
-        return
-    free_memory(work.device)
-    count = len(batch["__key__"])
-    if count == 1:
-        height, width = batch["image"].shape[-2:]
-        raise CacheError(
-            f"{batch['__shard__'][0]}, sample {batch['__key__'][0]!r}: out of memory ({problem}) with this one sample "
-            f"of {height} x {width} pixels, after batch_size {work.job.batch_size} was halved down to 1; free memory, "
-            "or use another device, a smaller resolution or dtype bfloat16; finished shards are kept"
-        )
-    for rows in (range(count // 2), range(count // 2, count)):
-        yield from encode(work, select(batch, rows))
-
-
-def _encode(work: Work, batch: ImageBatch) -> tuple[list[Batch], list[Fault]]:
-    faults: list[Fault] = []
-    rows = to_device(batch, work.device)
-    while True:
-        try:
-            encoded = work.encoder.variants(rows)
-            break
-        except EncodeError as error:
-            bad = set(error.indexes)
-            keys = rows["__key__"]
-            reason = "the VAE gives NaN or infinity for it, in float32 too; look at the image"
-            faults += [Fault(rows["__shard__"][index], keys[index], reason, None, None) for index in sorted(bad)]
-            rows = select(rows, [index for index in range(len(keys)) if index not in bad])
-    batches = [to_device(variant, torch.device("cpu")) for variant in encoded]
-    if work.text is not None:
-        batches[0]["carried"] = _with_text(rows, work.text)
-    return batches, faults
-
-
-def _with_text(rows: ImageBatch, encoder: Any) -> Carried:
-    """What the samples carry, and the embeddings of their captions.
-
-    Raises:
-        UsageError: a sample brings such members already.
-    """
-    carried = []
-    for row, members in enumerate(rows["carried"]):
-        captions = rows["captions"][row] if "captions" in rows else [rows["caption"][row]]
-        picture = rows["image"][row] if encoder.needs_picture else None
-        new = text_members(encoder.encode(captions[0], picture))
-        for number, caption in enumerate(captions):
-            if caption != captions[0]:
-                own = text_members(encoder.encode(caption, picture))
-                new |= {of_variant(number, name): data for name, data in own.items()}
-        if existing := sorted(new.keys() & members.keys()):
-            raise UsageError(
-                f"{rows['__shard__'][row]}, sample {rows['__key__'][row]!r}: has a {existing[0]}; leave text_model "
-                "out, or give shards without it"
-            )
-        carried.append({**members, **new})
-    return Carried(carried)

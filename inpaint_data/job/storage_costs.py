@@ -8,7 +8,7 @@ from torch import Tensor
 
 from inpaint_data.batch import Batch
 from inpaint_data.encoding.vae import Autoencoder, sample_posterior
-from inpaint_data.job.shard_job import Work
+from inpaint_data.job.work import Work
 from inpaint_data.latent_cache.members import ARRAYS, members_of
 from inpaint_data.latent_cache.storage import STORED, Storage, from_storage, scales_of, to_storage
 from inpaint_data.seeding import noise_for

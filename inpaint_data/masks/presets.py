@@ -136,8 +136,9 @@ def grow_comfy(mask: Tensor, k: int | Tensor) -> Tensor:
         raise UsageError(f"k must be whole numbers of pixels >= 0, not {k}")
     grown = morphology.offset_mask(mask, (sides - 1).clamp(min=0) // 2)
     # An even window is the odd one a pixel smaller, joined with itself moved down and right by one pixel.
-    even = ((sides % 2 == 0) & (sides > 0)).to(grown.device).reshape(-1, 1, 1, 1)
-    if even.any() and grown.numel():
+    is_even = ((sides % 2 == 0) & (sides > 0)).cpu()
+    even = is_even.to(grown.device, non_blocking=True).reshape(-1, 1, 1, 1)
+    if is_even.any() and grown.numel():
         for dimension in (2, 3):
             length = grown.shape[dimension] - 1
             moved = grown.narrow(dimension, 0, length) & even

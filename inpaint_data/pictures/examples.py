@@ -359,6 +359,7 @@ def collate(examples: Sequence[Example]) -> ImageBatch:
     batch: ImageBatch = {
         "image": torch.from_numpy(np.stack([example.image for example in examples])).permute(0, 3, 1, 2),
         "masks": torch.from_numpy(np.stack([example.masks for example in examples])),
+        "areas": [np.count_nonzero(example.masks, axis=(1, 2)).tolist() for example in examples],
         "variants": list(examples[0].variants),
         "seed": examples[0].seed,
         "caption": [example.captions[0] for example in examples],
