@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py [--short]
 
-Random weights of the real configurations of Stable Diffusion, SDXL and Flux, real JPEG shards made of the demo's photos,
-no network; under eight minutes on an H100. Figures of one run are of one card, which is named.
+Random weights of the real configurations of Stable Diffusion, SDXL and Flux, real JPEG shards made of the demo's
+photos, no network; under eight minutes on an H100. Figures of one run are of one card, which is named.
 """
 
 import argparse
