@@ -1,10 +1,13 @@
 """The device that a job or a command computes on."""
 
+import math
+
 import torch
 
 from inpaint_data.errors import UsageError
 from inpaint_data.ranks import part_of_run
 
+PIXELS_AT_A_TIME = 2**22  # 16 pictures of 512 x 512
 # What the errors say that have no type of their own.
 NO_MEMORY = (
     "can't allocate memory",  # PyTorch's allocator for the CPU
@@ -45,6 +48,28 @@ def choose_device(name: str) -> torch.device:
             f"device: {name!r} cannot be used ({reason}); try auto or cpu", place=("job", "device")
         ) from None
     return device
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 by itself, and so faster than float32."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return False
+
+
+def batch_size_for(device: torch.device, pixels: int) -> int:
+    """How many pictures of so many pixels are encoded at a time: a power of two.
+
+    On a GPU as many as it takes to be at its best, see docs/performance.md; on a CPU two, since what a larger batch
+    works on does not fit into its cache.
+    """
+    if device.type == "cpu":
+        return 2
+    return 1 << max(0, math.floor(math.log2(PIXELS_AT_A_TIME / pixels)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

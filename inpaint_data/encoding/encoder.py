@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from inpaint_data.batch import PAIRED, Batch, ImageBatch, PixelsOf, Posterior
+from inpaint_data.encoding.device import computes_in_bfloat16
 from inpaint_data.encoding.models import MODELS
 from inpaint_data.encoding.recipe_rows import ADDED, RECIPES, RecipeRow
 from inpaint_data.encoding.recipes import conditioning
-from inpaint_data.encoding.settings import EncodeSettings
+from inpaint_data.encoding.settings import Dtype, EncodeSettings
 from inpaint_data.encoding.transform import InpaintTransform
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
@@ -121,8 +122,8 @@ def _fill(masks: MaskSettings, encode: EncodeSettings) -> Fill:
     return fill
 
 
-def autoencoder_of(encode: EncodeSettings) -> Autoencoder:
-    """The autoencoder that the settings name, loaded. Of the demo's, a line says that it is a toy.
+def autoencoder_of(encode: EncodeSettings, device: torch.device) -> Autoencoder:
+    """The autoencoder that the settings name, loaded, for that device. Of the demo's, a line says that it is a toy.
 
     Raises:
         UsageError: they name none.
@@ -138,8 +139,15 @@ def autoencoder_of(encode: EncodeSettings) -> Autoencoder:
         real = f", such as {MODELS[encode.recipe].name}" if encode.recipe in MODELS else ""
         _log.warning("vae: demo is the demo's toy autoencoder, whose latents no trained model reads; name one%s", real)
     if isinstance(encode.vae, str):
+        dtype: Dtype = "float32"
+        if encode.dtype != "auto":
+            dtype = encode.dtype
+        elif computes_in_bfloat16(device):
+            dtype = "bfloat16"
+        if encode.dtype == "auto":
+            _log.warning("dtype: auto is %s on %s; a dry run prints how far that is from float32", dtype, device)
         try:
-            return load_vae(encode.vae, encode.dtype, encode.channels_last, encode.compile)
+            return load_vae(encode.vae, dtype, encode.channels_last, encode.compile)
         except VaeError as error:
             error.place = ("encode", "vae")
             raise

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inpaint_data.encoding.compiling import compiled
 from inpaint_data.encoding.weights import weights_sha256
 from inpaint_data.errors import EncodeError, VaeError
 
@@ -33,7 +34,8 @@ class Autoencoder:
         channels_last: memory format of weights and pixels; None is the module's own, contiguous unless somebody changed
             it. 5-D modules ignore it. On CPUs it costs exactness: PyTorch's GroupNorm adds up in another way
             there, see `benchmarks/exactness.py`.
-        compile: torch.compile the encoder, whose results may then differ from the eager ones in the last bits.
+        compile: torch.compile the encoder, whose results then differ from the eager ones in the last bits, see
+            `compiling`.
 
     Attributes:
         factor: pixels per latent along each side.
@@ -74,11 +76,11 @@ class Autoencoder:
         for parameter in planes:
             parameter.data = parameter.data.contiguous(memory_format=self._layout)
         self.retries = 0
-        self._single_precision: Any = None
+        self._exact: Autoencoder | None = None
         self._config = _config_of(module)
         self.factor, self.latent_channels, self.has_posterior = self._probe()
         self.compiled = compile
-        self._encode = torch.compile(encode) if compile else encode
+        self._encode = compiled(encode) if compile else encode
 
     @property
     def config(self) -> dict[str, Any]:
@@ -146,6 +148,15 @@ class Autoencoder:
             message = f"{self.name}: NaN or infinity in float32 too for samples {names}; check them and the weights"
             raise EncodeError(message, failed)
         return raw
+
+    def in_single_precision(self) -> "Autoencoder":
+        """The same one in float32 and not compiled; a copy, made once, unless this is that."""
+        if self.dtype == torch.float32 and not self.compiled:
+            return self
+        if self._exact is None:
+            copied = copy.deepcopy(self.module).float()
+            self._exact = Autoencoder(copied, name=self.name, channels_last=self.channels_last)
+        return self._exact
 
     def mode(self, raw: Tensor) -> Tensor:
         """(..., M, h, w) raw → (..., C, h, w): the posterior's mean; latents stay as they are."""
@@ -257,9 +268,7 @@ class Autoencoder:
 
     def _retry(self, pixels: Tensor, raw: Tensor, failed: list[int]) -> list[int]:
         """Encode those samples into `raw`, each alone and in float32; returns the ones that are still not finite."""
-        if self._single_precision is None:
-            self._single_precision = copy.deepcopy(self.module).float()
-        encode = self._single_precision.to(pixels.device).encode
+        encode = self.in_single_precision().module.to(pixels.device).encode
         still_failed = []
         for index in failed:
             retried, finite, _ = self._answer(encode, pixels[index : index + 1], torch.float32)

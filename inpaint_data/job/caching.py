@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from inpaint_data.encoding.device import choose_device, is_out_of_memory
+from inpaint_data.encoding.device import batch_size_for, choose_device, is_out_of_memory
 from inpaint_data.encoding.encoder import Encoder, autoencoder_of, check_paired, check_resolution, recipe_row
 from inpaint_data.encoding.models import MODELS
 from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
@@ -185,7 +185,9 @@ def work_of(
         )
     own_stages = check_stages(stages)
     device = choose_device(job.device)
-    autoencoder = autoencoder_of(encode)
+    if job.batch_size == "auto":
+        job = job.but(batch_size=batch_size_for(device, max(pictures.views.resolutions) ** 2))
+    autoencoder = autoencoder_of(encode, device)
     check_resolution(pictures, autoencoder)
     encoder = Encoder(masks, encode.but(posterior=None), autoencoder, job.seed, posterior="moments")
     return Work(examples, own_stages, encoder, device, job, _text_encoder(text, device))

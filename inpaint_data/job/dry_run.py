@@ -9,7 +9,7 @@ from inpaint_data.errors import CacheError
 from inpaint_data.job.encoding import encode
 from inpaint_data.job.plan import Plan, Stamps, check_exact, plan_shards
 from inpaint_data.job.progress import Summary
-from inpaint_data.job.storage_costs import storage_costs
+from inpaint_data.job.storage_costs import precision_cost, storage_costs
 from inpaint_data.job.work import Work
 from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.members import members_of
@@ -53,7 +53,10 @@ def _probe(work: Work, plan: Plan) -> tuple[float, float]:
                 continue
             pixels = size = 0
             for batches, _ in encode(work, event):
-                plan.storage = plan.storage or storage_costs(work, batches)
+                plan.storage = plan.storage or [
+                    *storage_costs(work, batches),
+                    *precision_cost(work, event, batches),
+                ]
                 rows = range(len(batches[0]["__key__"]))
                 pixels += len(rows) * batches[0]["mask"].shape[-2] * batches[0]["mask"].shape[-1]
                 size += sum(stored_size(members_of(batches, row, work.storing).values()) for row in rows)

@@ -168,7 +168,7 @@ def encode(work: Work, batch: ImageBatch) -> Iterator[Encoded]:
         height, width = batch["image"].shape[-2:]
         raise CacheError(
             f"{batch['__shard__'][0]}, sample {batch['__key__'][0]!r}: out of memory ({problem}) with this one sample "
-            f"of {height} x {width} pixels, after batch_size {work.job.batch_size} was halved down to 1; free memory, "
+            f"of {height} x {width} pixels, after batch_size {work.batch_size} was halved down to 1; free memory, "
             "or use another device, a smaller resolution or dtype bfloat16; finished shards are kept"
         )
     for rows in (range(count // 2), range(count // 2, count)):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
 from inpaint_data.batch import PAIRED
 from inpaint_data.encoding.settings import DTYPES
@@ -32,6 +32,12 @@ def _keep(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
+def _batch_size(value: Any) -> Any:
+    if isinstance(value, str) and value != "auto":
+        raise UsageError(f"batch_size: {value!r} is neither a whole number nor auto; give one of them")
+    return value
+
+
 class JobSettings(Settings):
     """How the offline job runs, and what its cache holds beside latents and masks."""
 
@@ -43,8 +49,9 @@ class JobSettings(Settings):
     seed: int = 0
     """Seed of every random choice."""
 
-    batch_size: Count = 8
-    """Samples encoded at a time."""
+    batch_size: Annotated[Count | Literal["auto"], BeforeValidator(_batch_size)] = 8
+    """Samples encoded at a time; "auto" is what suits the device: 16 of 512 x 512 pixels on a GPU, 2 on a CPU. Where
+    memory is short, a batch is encoded in parts."""
 
     device: Annotated[str, Choices(("auto", "cpu", "cuda", "mps"))] = "auto"
     """ "auto", "cpu", "cuda", "cuda:1", "mps"."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from inpaint_data.batch import Batch
+from inpaint_data.batch import Batch, ImageBatch
 from inpaint_data.encoding.vae import Autoencoder, sample_posterior
 from inpaint_data.job.work import Work
 from inpaint_data.latent_cache.members import ARRAYS, members_of
@@ -31,7 +31,7 @@ def storage_costs(work: Work, batches: Sequence[Batch]) -> list[tuple[str, str]]
     values = sum(codec.floats(batches, 0, storing).size for codec in ARRAYS.values() if codec.takes(first, storing))
     latents: Tensor = first["latents"][:DECODED]
     means = latents.chunk(2, 1)[0] if storing.has_posterior else latents
-    autoencoder = work.encoder.autoencoder
+    autoencoder = work.encoder.autoencoder.in_single_precision()  # in which half a latent's bits count
     whole = _decoded(autoencoder, means, work.device)
     texts = []
     for storage, dtype in STORED.items():
@@ -48,6 +48,27 @@ def storage_costs(work: Work, batches: Sequence[Batch]) -> list[tuple[str, str]]
             ("", f"drawn from the posterior {_psnr(drawn, whole):.0f} dB; keep: mean halves the latents' bytes")
         )
     return lines
+
+
+def precision_cost(work: Work, batch: ImageBatch, batches: Sequence[Batch]) -> list[tuple[str, str]]:
+    """A line: how far what is decoded is from what an autoencoder in float32 makes of the same pictures.
+
+    None where it computes in float32, or does not decode.
+
+    Args:
+        work: of the job.
+        batch: the pictures.
+        batches: what was encoded of them, of raw moments on the CPU.
+    """
+    autoencoder = work.encoder.autoencoder
+    exact = autoencoder.in_single_precision()
+    if exact is autoencoder or not hasattr(autoencoder.module, "decode"):
+        return []
+    pixels = batch["image"][:DECODED].to(work.device).float() / 127.5 - 1
+    raw = batches[0]["latents"][: len(pixels)].to(work.device)
+    decoded = [exact.decode(exact.mode(moments)).cpu() for moments in (raw, exact.encode(pixels))]
+    how = f"{str(autoencoder.dtype).removeprefix('torch.')}{', compiled,' if autoencoder.compiled else ''}"
+    return [("encoded", f"in {how} {_psnr(*decoded):.0f} dB, decoded, against float32")]
 
 
 def _kept(latent: Tensor, storage: Storage) -> Tensor:

@@ -32,8 +32,13 @@ class Work:
     text: Any = None  # a TextEncoder, whose module needs transformers
 
     @property
+    def batch_size(self) -> int:
+        assert self.job.batch_size != "auto", "whoever made the work has chosen"
+        return self.job.batch_size
+
+    @property
     def made_with(self) -> dict[str, Any]:
-        return made_with(self.job.batch_size, self.device)
+        return made_with(self.batch_size, self.device)
 
     @property
     def storing(self) -> Storing:
@@ -43,6 +48,6 @@ class Work:
         """The pictures of some shards in batches, read and decoded ahead, with Faults and ShardEnds among them."""
         variants = range(self.job.variants)
         stages = image_stages(
-            shards, self.examples, self.own_stages, self.job.batch_size, variants, max(1, self.job.num_workers), tally
+            shards, self.examples, self.own_stages, self.batch_size, variants, max(1, self.job.num_workers), tally
         )
         return ahead(iter(wds.DataPipeline(*stages, in_pinned_memory())), BATCHES_AHEAD)

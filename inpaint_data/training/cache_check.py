@@ -40,7 +40,7 @@ def check_cache(
     settings = cache.settings
     lines = _of_pictures(settings, pictures)
     lines += [] if fresh else _of_masks(settings, masks)
-    if "dtype" in encode.given:
+    if "dtype" in encode.given and encode.dtype != "auto":
         lines += differences(settings.vae.dtype, encode.dtype, "dtype")
     if autoencoder is not None:
         record = VaeRecord.of(autoencoder)

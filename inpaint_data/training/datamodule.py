@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 
+from inpaint_data.encoding.device import choose_device
 from inpaint_data.encoding.encoder import (
     Encoder,
     autoencoder_of,
@@ -182,7 +183,9 @@ class InpaintDataModule(LightningDataModule):
     @cached_property
     def autoencoder(self) -> Autoencoder:
         """The one that is named, loaded once for all stages; a UsageError where none is."""
-        return autoencoder_of(self.encode)
+        strategy = None if self.trainer is None else self.trainer.strategy
+        device = choose_device("auto") if strategy is None else strategy.root_device
+        return autoencoder_of(self.encode, device)
 
     def _named_autoencoder(self) -> Autoencoder | None:
         return self.autoencoder if self.encode.vae is not None else None
