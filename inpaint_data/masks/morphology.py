@@ -49,11 +49,11 @@ def offset_mask(mask: Tensor, offset: int | Tensor, window: Window | Sequence[Wi
         raise UsageError(f"mask must be (B, 1, H, W), not {tuple(mask.shape)}")
     offsets = _whole_numbers(offset, mask.shape[0])
     squares, diamonds = _radii([abs(each) for each in offsets], window)
-    binary = binarise(mask)[:, 0]
+    binary = binarise(mask)
     if binary.numel() == 0:
-        return binary[:, None].clone()
+        return binary.clone()
     grow = morphology_cpu.grow if mask.device.type == "cpu" else morphology_device.grow
-    return grow(binary, [each < 0 for each in offsets], squares, diamonds)[:, None]
+    return grow(binary, [each < 0 for each in offsets], squares, diamonds)
 
 
 def _whole_numbers(offset: int | Tensor, batch: int) -> list[int]:
@@ -72,13 +72,16 @@ def _whole_numbers(offset: int | Tensor, batch: int) -> list[int]:
 
 def _radii(radii: Sequence[int], window: Window | Sequence[Window]) -> tuple[list[int], list[int]]:
     """The two parts of each sample's window: the radius of a square, and that of a diamond by which it then grows."""
+    if window == "square":
+        return list(radii), [0] * len(radii)
     names = [window] * len(radii) if isinstance(window, str) else list(window)
     if len(names) != len(radii):
         raise UsageError(f"window must be one name or {len(radii)} names for this batch, not {len(names)}")
     if unknown := set(names) - set(WINDOWS):
         raise UsageError(f"window: {min(unknown)!r} is unknown; choose from {', '.join(WINDOWS)}")
-    parts = {"square": 0, "octagon": 2, "cross": 1}
-    diamonds = [radius // parts[name] if parts[name] else 0 for name, radius in zip(names, radii, strict=True)]
+    diamonds = [
+        {"square": 0, "octagon": radius // 2, "cross": radius}[name] for name, radius in zip(names, radii, strict=True)
+    ]
     return [radius - diamond for radius, diamond in zip(radii, diamonds, strict=True)], diamonds
 
 

@@ -21,21 +21,21 @@ STRIPES = 8
 BITS_81: Bytes = 2 ** np.arange(STRIPES, dtype=np.uint8)[:, None]
 
 
-def grow(mask_BHW: Tensor, shrinks: Sequence[bool], squares: Sequence[int], diamonds: Sequence[int]) -> Tensor:
+def grow(mask: Tensor, shrinks: Sequence[bool], squares: Sequence[int], diamonds: Sequence[int]) -> Tensor:
     """Each mask, or where it shrinks what it leaves free, grown by a square and then by a diamond of these radii.
 
     Args:
-        mask_BHW: bool, of one pixel at least, in memory as it likes.
+        mask: (B, 1, H, W) bool, of one pixel at least, in memory as it likes.
         shrinks, squares, diamonds: one for each mask.
 
     Returns:
-        (B, H, W) bool, a new tensor.
+        (B, 1, H, W) bool, a new tensor.
     """
-    result_BHW = torch.empty(mask_BHW.shape, dtype=torch.bool)
-    masks, results = mask_BHW.numpy().view(np.uint8), result_BHW.numpy().view(np.uint8)
-    for mask_HW, result_HW, *how in zip(masks, results, shrinks, squares, diamonds, strict=True):
-        _grow_one(mask_HW, result_HW, *how)
-    return result_BHW
+    masks = mask.numpy().view(np.uint8)
+    result = np.empty(masks.shape, np.bool_)
+    for number, how in enumerate(zip(shrinks, squares, diamonds, strict=True)):
+        _grow_one(masks[number, 0], result[number, 0].view(np.uint8), *how)
+    return torch.from_numpy(result)
 
 
 def _grow_one(mask_HW: Bytes, result_HW: Bytes, shrinks: bool, square: int, diamond: int) -> None:
@@ -48,12 +48,10 @@ def _grow_one(mask_HW: Bytes, result_HW: Bytes, shrinks: bool, square: int, diam
     stripes_RW = _packed(mask_HW, beyond=shrinks)
     if shrinks:  # grow the complement, whose outside is empty
         stripes_RW = ~stripes_RW
-    if along:
-        flat_N = _windows(_surrounded(stripes_RW, 0, along), 1, 2 * along + 1)
-        stripes_RW = flat_N.reshape(-1, width + along)[:, :width]
-    if down:
-        flat_N = _windows(_surrounded(stripes_RW, down, 0), width, 2 * down + 1)
-        stripes_RW = flat_N.reshape(-1, width)
+    if along or down:
+        row = width + along
+        flat_N = _windows(_surrounded(stripes_RW, down, along), 1, 2 * along + 1)
+        stripes_RW = _windows(flat_N, row, 2 * down + 1).reshape(-1, row)[:, :width]
     if steps:
         stripes_RW = _grown_by_diamond(stripes_RW, steps)
     _unpack(stripes_RW, result_HW, flipped=shrinks)
@@ -90,20 +88,21 @@ def _unpack(stripes_RW: Bytes, result_HW: Bytes, flipped: bool) -> None:
 def _surrounded(stripes_RW: Bytes, rows: int, columns: int) -> Bytes:
     """(N,): the stripes with what lies up to `rows` above and below, and `columns` empty bytes before each row.
 
-    N is (R + 2 * rows) * (W + columns) + 2 * columns: a row is W + columns long, and the last one is followed by as
-    many empty bytes as there are before it, and as many again, so that whole rows remain of windows along it.
+    A row is W + columns long, and as many columns follow the last: N is (R + 2 * rows) * (W + columns) + 2 * columns,
+    of which windows of 2 * columns + 1 leave whole rows.
     """
     height, width = stripes_RW.shape
     tall, row = height + 2 * rows, width + columns
     flat_N = np.zeros(tall * row + 2 * columns, np.uint8)
-    canvas = flat_N[columns : columns + tall * row].reshape(tall, row)[:, :width]
-    canvas[rows : rows + height] = stripes_RW
+    canvas = flat_N[columns : columns + tall * row].reshape(tall, row)
+    middle = canvas[rows : rows + height]
+    middle[:, :width] = stripes_RW
     # A whole stripe away lies the same byte, a bit further; beyond the eighth nothing.
     for turn, there in enumerate(range(0, min(rows, (STRIPES - 1) * height), height), start=1):
         count = min(height, rows - there)
         above, below = rows - there - count, rows + height + there
-        np.multiply(stripes_RW[height - count :], np.uint8(1 << turn), out=canvas[above : above + count])
-        np.right_shift(stripes_RW[:count], np.uint8(turn), out=canvas[below : below + count])
+        np.multiply(middle[height - count :], np.uint8(1 << turn), out=canvas[above : above + count])
+        np.right_shift(middle[:count], np.uint8(turn), out=canvas[below : below + count])
     return flat_N
 
 

@@ -10,29 +10,29 @@ import torch
 from torch import Tensor
 
 
-def grow(mask_BHW: Tensor, shrinks: Sequence[bool], squares: Sequence[int], diamonds: Sequence[int]) -> Tensor:
+def grow(mask: Tensor, shrinks: Sequence[bool], squares: Sequence[int], diamonds: Sequence[int]) -> Tensor:
     """Each mask, or where it shrinks what it leaves free, grown by a square and then by a diamond of these radii.
 
     Args:
-        mask_BHW: bool, of one pixel at least, on any device.
+        mask: (B, 1, H, W) bool, of one pixel at least, on any device.
         shrinks, squares, diamonds: one for each mask.
 
     Returns:
-        (B, H, W) bool on the mask's device, a new tensor.
+        (B, 1, H, W) bool on the mask's device, a new tensor.
     """
-    _, height, width = mask_BHW.shape
+    _, _, height, width = mask.shape
     furthest = height + width
-    square_B = torch.tensor([min(radius, furthest) for radius in squares])
-    diamond_B = torch.tensor([min(radius, furthest) for radius in diamonds])
+    square_B = torch.tensor([min(radius, furthest) for radius in squares], device="cpu")
+    diamond_B = torch.tensor([min(radius, furthest) for radius in diamonds], device="cpu")
     # Shrinking is growing the complement, whose outside is empty: both signs share one pass.
-    flips = to_device(torch.tensor(shrinks), mask_BHW.device)[:, None, None] if any(shrinks) else None
-    grown = mask_BHW if flips is None else mask_BHW.logical_xor(flips)
+    flips = to_device(torch.tensor(shrinks, device="cpu"), mask.device)[:, None, None] if any(shrinks) else None
+    grown = mask[:, 0] if flips is None else mask[:, 0].logical_xor(flips)
     grown = _grow(_grow(grown, square_B, along_rows=True), square_B, along_rows=False)
     chosen = diamond_B.nonzero()[:, 0]
     if len(chosen):
         rows = to_device(chosen, grown.device)
         grown[rows] = _grow_by_diamonds(grown[rows], diamond_B[chosen])
-    return grown if flips is None else grown.logical_xor(flips)
+    return (grown if flips is None else grown.logical_xor(flips))[:, None]
 
 
 def to_device(host: Tensor, device: torch.device) -> Tensor:
@@ -53,7 +53,7 @@ def _grow(mask_BHW: Tensor, radii: Tensor, *, along_rows: bool) -> Tensor:
         padded = mask_BHW.new_zeros((batch, height, width + 2 * margin))
         padded[:, :, margin : margin + width] = mask_BHW
         neighbour, row = 1, width + 2 * margin
-    starts_B = torch.arange(batch) * padded[0].numel() + (margin - radii) * neighbour
+    starts_B = torch.arange(batch, device="cpu") * padded[0].numel() + (margin - radii) * neighbour
     return _windows(padded.flatten(), neighbour, 2 * radii + 1, starts_B, row, (height, width))
 
 
@@ -74,9 +74,9 @@ def _grow_by_diamonds(mask_BHW: Tensor, radii: Tensor) -> Tensor:
     canvas = flat_N[: batch * high * row].view(batch, high, row)[:, m:, m:]
     for down, right in ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2)):
         canvas[:, down : down + height, right : right + width] |= mask_BHW
-    starts_B = torch.arange(batch) * high * row
+    starts_B = torch.arange(batch, device="cpu") * high * row
     down_right = _windows(flat_N, row + 1, steps + 1, starts_B, row, (high, row))
-    starts_B = (torch.arange(batch) * high + 1 + m - steps) * row + m + 1
+    starts_B = (torch.arange(batch, device="cpu") * high + 1 + m - steps) * row + m + 1
     return _windows(down_right.flatten(), row - 1, steps + 1, starts_B, row, (height, width))
 
 
