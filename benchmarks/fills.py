@@ -7,6 +7,7 @@ Prints milliseconds for a 512x512 picture of which a quarter is hidden, in batch
 the median of interleaved rounds, so that a busy machine slows all of them alike. Soft borders follow, beside an offset.
 """
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from morphology import medians
 from PIL import Image
+from table import side_by_side
 
 import inpaint_data
 from inpaint_data import SoftBorder, offset_mask
@@ -39,17 +40,17 @@ def main() -> None:
         return fill_hole(pixels, mask, "noise", -1.0, hole_noise(0, keys, [0] * BATCH, SIDE, SIDE))
 
     fills: dict[str, Callable[[], object]] = {fill: partial(fill_hole, pixels, mask, fill, -1.0) for fill in FILLS}
-    times = medians(fills | {"noise": noise}, ROUNDS)
+    times = side_by_side(fills | {"noise": noise}, ROUNDS, time.perf_counter)
     print(f"one {SIDE}x{SIDE} picture, milliseconds; torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{'fill':<18} {'ms':>8} {'x grey':>8}")
     for fill in FILLS:
-        print(f"{fill:<18} {times[fill] / BATCH:>8.2f} {times[fill] / times['grey']:>8.1f}")
+        print(f"{fill:<18} {1000 * times[fill] / BATCH:>8.2f} {times[fill] / times['grey']:>8.1f}")
 
     borders: dict[str, Callable[[], object]] = {f"{each.kind} {each.radius}": partial(each, mask) for each in BORDERS}
-    times = medians(borders | {"offset 6": partial(offset_mask, mask, 6)}, ROUNDS)
+    times = side_by_side(borders | {"offset 6": partial(offset_mask, mask, 6)}, ROUNDS, time.perf_counter)
     print(f"\n{'soft border':<18} {'ms':>8} {'x an offset of 6':>18}")
     for name in borders:
-        print(f"{name:<18} {times[name] / BATCH:>8.2f} {times[name] / times['offset 6']:>18.1f}")
+        print(f"{name:<18} {1000 * times[name] / BATCH:>8.2f} {times[name] / times['offset 6']:>18.1f}")
 
 
 if __name__ == "__main__":

@@ -4,22 +4,22 @@
 
 Prints milliseconds for a 512x512 mask of each generator and of mixtures of them, and their share of decoding a 512x512
 JPEG: below 1, masks are the smaller part. The mean over many keys counts, since some generators draw again until a
-limit is met. Each figure is the median of interleaved rounds, so that a busy machine slows all of them alike. Then come
-what it costs to bring that JPEG to sRGB where its profile is another one, and the offsets of
-`benchmarks/morphology.py`, against OpenCV and the convolution. It takes about a minute.
+limit is met. Each figure is the median of interleaved rounds, so that a busy machine slows all of them alike. Then
+comes what it costs to bring that JPEG to sRGB where its profile is another one. Offsets: `benchmarks/offsets.py`.
 """
 
 import io
 import struct
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import cv2
-import morphology
 import numpy as np
 import yaml
 from PIL import Image, ImageCms
+from table import side_by_side
 
 import inpaint_data
 from inpaint_data import MaskMixture
@@ -77,7 +77,8 @@ def main() -> None:
     data = jpeg()
     contenders: dict[str, Callable[[], object]] = {name: partial(draw, mixture) for name, mixture in mixtures.items()}
     contenders |= {"JPEG": partial(decode, data), "profile": partial(decode, jpeg(wide_profile()))}
-    times = morphology.medians(contenders, ROUNDS)
+    seconds = side_by_side(contenders, ROUNDS, time.perf_counter)
+    times = {name: 1000 * each for name, each in seconds.items()}
     print(f"{SIDE}x{SIDE}, mean of {KEYS} keys, milliseconds; OpenCV {cv2.__version__}, one thread")
     print(f"{'mask':<22} {'draw':>7} {'of the decoding':>16}")
     for name in mixtures:
@@ -86,8 +87,6 @@ def main() -> None:
     print(
         f"{'… and bringing it to sRGB':<22} {times['profile'] / KEYS:>5.2f} {times['profile'] / times['JPEG']:>16.2f}"
     )
-    print()
-    morphology.main()
 
 
 if __name__ == "__main__":

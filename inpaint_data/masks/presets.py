@@ -12,6 +12,7 @@ from torch import Tensor
 from inpaint_data.errors import UsageError
 from inpaint_data.masks import morphology
 from inpaint_data.masks.latent_mask import LatentMask
+from inpaint_data.masks.morphology_device import to_device
 from inpaint_data.masks.soft_border import SoftBorder, check_soft
 from inpaint_data.shown import meant
 
@@ -136,9 +137,9 @@ def grow_comfy(mask: Tensor, k: int | Tensor) -> Tensor:
         raise UsageError(f"k must be whole numbers of pixels >= 0, not {k}")
     grown = morphology.offset_mask(mask, (sides - 1).clamp(min=0) // 2)
     # An even window is the odd one a pixel smaller, joined with itself moved down and right by one pixel.
-    is_even = ((sides % 2 == 0) & (sides > 0)).cpu()
-    even = is_even.to(grown.device, non_blocking=True).reshape(-1, 1, 1, 1)
-    if is_even.any() and grown.numel():
+    even = ((sides % 2 == 0) & (sides > 0)).reshape(-1, 1, 1, 1)
+    if even.any() and grown.numel():
+        even = to_device(even, grown.device)
         for dimension in (2, 3):
             length = grown.shape[dimension] - 1
             moved = grown.narrow(dimension, 0, length) & even
