@@ -62,7 +62,7 @@ def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float, noise: Tenso
     if fill == "grey":
         # The node's own arithmetic: in [0, 1] it rounds dark pixels by up to 2^-26, and stays exact in [-1, 1].
         middle = (low + 1) / 2
-        return (pixels - middle) * (~mask).to(pixels.dtype) + middle
+        return (pixels - middle).mul_((~mask).to(pixels.dtype)).add_(middle)
     if fill in ("black", "white"):
         return torch.where(mask, low if fill == "black" else 1.0, pixels)
     if fill == "noise":

@@ -284,9 +284,9 @@ def _in_range(name: str, image: Tensor, mask: Tensor) -> Tensor:
     if mask.shape[0] != image.shape[0] or mask.shape[-2:] != image.shape[-2:]:
         raise UsageError(f"mask must be (B, 1, H, W) for {name} {tuple(image.shape)}, not {tuple(mask.shape)}")
     if image.dtype == torch.uint8:
-        return image.float() / 127.5 - 1
+        return image.float().div_(127.5).sub_(1)
     if not image.is_floating_point():
         raise UsageError(f"{name} must be uint8, or float in [0, 1], not {image.dtype}")
     if image.numel() and (image.amin() < 0 or image.amax() > 1):
         raise UsageError(f"a float {name} must be in [0, 1]; map [-1, 1] back with ({name} + 1) / 2")
-    return image.float() * 2 - 1
+    return (image.float() * 2).sub_(1)
