@@ -90,7 +90,7 @@ def _check_arithmetic(data: bytes) -> None:
         raise SampleError("image is damaged: the data of the JPEG ends too early")
 
 
-def bare_jpeg_pixels(data: bytes, max_pixels: int, strict: bool) -> Uint8Array | None:
+def bare_jpeg_pixels(data: bytes, max_pixels: int, strict: bool, reduced: int = 1) -> Uint8Array | None:
     """The pixels of a JPEG as `jpeg_pixels` gives them, if it needs no other look at its header.
 
     None of one that may be turned or have a profile, is larger than `max_pixels`, or that libjpeg complains of.
@@ -102,19 +102,21 @@ def bare_jpeg_pixels(data: bytes, max_pixels: int, strict: bool) -> Uint8Array |
         height, width = simplejpeg.decode_jpeg_header(data)[:2]
         if height * width > max_pixels or check_jpeg(data, strict) & _TURNED_OR_COLOURED:
             return None
-        return _decoded(data)
+        return _decoded(data, reduced)
     except (ValueError, IndexError):
         return None
 
 
-def jpeg_pixels(data: bytes, strict: bool) -> Uint8Array | None:
+def jpeg_pixels(data: bytes, strict: bool, reduced: int = 1) -> Uint8Array | None:
     """(H, W, 3) red, green and blue, or (H, W, 4) ink, 255 = full; None where only Pillow knows its chroma sampling.
+
+    With `reduced` 2, 4 or 8 the sides are as many times shorter, rounded up; all of the data is read and checked.
 
     Raises:
         ValueError: not all of its pixels are there.
     """
     try:
-        return _decoded(data)
+        return _decoded(data, reduced)
     except ValueError as error:
         complaint = error
     plain = without_defects(data)
@@ -124,19 +126,20 @@ def jpeg_pixels(data: bytes, strict: bool) -> Uint8Array | None:
         return None
     for other in [_unpadded(data)] if strict else [plain, without_defects(data, padding=False)]:
         try:
-            return _decoded(other)
+            return _decoded(other, reduced)
         except ValueError:
             continue
     raise complaint
 
 
-def _decoded(data: bytes) -> Uint8Array:
-    colours = simplejpeg.decode_jpeg_header(data)[2]
+def _decoded(data: bytes, reduced: int = 1) -> Uint8Array:
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    least = {"min_height": -(-height // reduced), "min_width": -(-width // reduced)} if reduced > 1 else {}
     if colours in ("CMYK", "YCCK"):
         # Adobe, and with it everyone, stores ink inverted.
-        ink: Uint8Array = 255 - simplejpeg.decode_jpeg(data, "CMYK")
+        ink: Uint8Array = 255 - simplejpeg.decode_jpeg(data, "CMYK", min_factor=reduced, **least)
         return ink
-    pixels: Uint8Array = simplejpeg.decode_jpeg(data, "RGB")
+    pixels: Uint8Array = simplejpeg.decode_jpeg(data, "RGB", min_factor=reduced, **least)
     return pixels
 
 
