@@ -1,6 +1,7 @@
 """JPEGs decoded smaller than they are, and resized by torch: only pixels differ, and by little."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,8 @@ def test_a_cache_of_whole_images_does_not_go_on_with_others(
 ) -> None:
     made = {"vae": Autoencoder(Pooling()), "resolution": 32, "masks": "center"}
     cache_latents(shards, str(tmp_path / "cache"), **made)
+    recorded = json.loads((tmp_path / "cache" / "cache.json").read_text())
+    assert not {"reducing_gap", "resize"} & recorded["settings"]["pictures"].keys()  # as in caches of before there were any
     with pytest.raises(UsageError, match=next(iter(change))):
         cache_latents(shards, str(tmp_path / "cache"), **made, **change)
 
