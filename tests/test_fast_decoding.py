@@ -109,8 +109,8 @@ def test_a_cache_of_whole_images_does_not_go_on_with_others(
 ) -> None:
     made = {"vae": Autoencoder(Pooling()), "resolution": 32, "masks": "center"}
     cache_latents(shards, str(tmp_path / "cache"), **made)
-    recorded = json.loads((tmp_path / "cache" / "cache.json").read_text())
-    assert not {"reducing_gap", "resize"} & recorded["settings"]["pictures"].keys()  # as in caches of before there were any
+    recorded = json.loads((tmp_path / "cache" / "cache.json").read_text())["settings"]["pictures"]
+    assert not {"reducing_gap", "resize"} & recorded.keys()  # as in caches of before there were any
     with pytest.raises(UsageError, match=next(iter(change))):
         cache_latents(shards, str(tmp_path / "cache"), **made, **change)
 
