@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,19 @@ from inpaint_data.shards.reading import Fault, Sample
 sides = st.integers(64, 200)
 
 
+def torch_has_lanczos() -> bool:
+    """2.13 has, and the lowest version that is allowed has not."""
+    with suppress(UsageError):
+        torch_resize.check_torch_resizes()
+        return True
+    return False
+
+
+RESIZES = ["pillow", "torch"] if torch_has_lanczos() else ["pillow"]
+BY_TORCH = {"resize": "torch"} if torch_has_lanczos() else {}
+needs_lanczos = pytest.mark.skipif(not BY_TORCH, reason="this torch has no Lanczos")
+
+
 def smooth(height: int, width: int) -> np.ndarray:
     """Red grows to the right and green downwards, so that a shift by a part of a pixel shows."""
     red, green = np.linspace(0, 255, width)[None], np.linspace(0, 255, height)[:, None]
@@ -52,7 +66,7 @@ def example(data: bytes, members: dict[str, bytes] | None = None, **pictures: An
 
 
 @settings(deadline=None, max_examples=40)
-@given(sides, sides, st.integers(1, 8), st.sampled_from([2, 4, 8]), st.sampled_from(["pillow", "torch"]))
+@given(sides, sides, st.integers(1, 8), st.sampled_from([2, 4, 8]), st.sampled_from(RESIZES))
 def test_a_reduced_image_is_cut_at_the_same_place_whatever_its_sides_and_orientation(
     height: int, width: int, orientation: int, by: int, resize: Any
 ) -> None:
@@ -91,7 +105,10 @@ def test_what_is_decoded_smaller_is_what_pillows_draft_gives(mode: str) -> None:
     assert np.array_equal(example(data, resolution=32, reducing_gap=1).image, expected)
 
 
-@pytest.mark.parametrize("change", [{"reducing_gap": 1}, {"resize": "torch"}, {"reducing_gap": 2.0, "resize": "torch"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"reducing_gap": 1}, pytest.param({"resize": "torch"}, marks=needs_lanczos), {"reducing_gap": 2.0} | BY_TORCH],
+)
 def test_masks_and_sizes_are_those_of_whole_decoding(change: dict[str, Any]) -> None:
     data = jpeg(smooth(203, 301))
     asked = {"resolution": 48, "crop": "random", "carry_image": "crop"}
@@ -103,7 +120,7 @@ def test_masks_and_sizes_are_those_of_whole_decoding(change: dict[str, Any]) -> 
     assert other.geometry.original_size == (203, 301)
 
 
-@pytest.mark.parametrize("change", [{"reducing_gap": 2.0}, {"resize": "torch"}])
+@pytest.mark.parametrize("change", [{"reducing_gap": 2.0}, pytest.param({"resize": "torch"}, marks=needs_lanczos)])
 def test_a_cache_of_whole_images_does_not_go_on_with_others(
     change: dict[str, Any], shards: str, tmp_path: Path
 ) -> None:
@@ -131,7 +148,7 @@ def test_what_is_cut_around_a_mask_is_decoded_whole_and_resized_by_pillow() -> N
     Image.fromarray(mask).save(file, "PNG")
     members = {"jpg": data, "mask.png": file.getvalue()}
     cuts = []
-    for change in ({}, {"reducing_gap": 1, "resize": "torch"}):
+    for change in ({}, {"reducing_gap": 1} | BY_TORCH):
         pictures = PictureSettings(resolution=32, crop="mask", upscale=True, mask_padding=1, **change)
         (cut,) = prepare(Sample("a.tar", "x", members), ExampleSettings(pictures), [0])
         cuts.append(cut)
@@ -150,7 +167,7 @@ def test_damage_is_found_in_what_is_decoded_smaller(progressive: bool) -> None:
 
 def test_a_target_is_reduced_like_its_image_and_may_not_differ_by_a_row() -> None:
     data = jpeg(smooth(128, 128))
-    paired = example(data, {"target.jpg": data}, resolution=32, reducing_gap=1, resize="torch", target=True)
+    paired = example(data, {"target.jpg": data}, resolution=32, reducing_gap=1, target=True, **BY_TORCH)
     assert np.array_equal(paired.paired["target"], paired.image)
     with pytest.raises(SampleError, match="127"):  # though at a quarter both have 32 rows
         example(data, {"target.jpg": jpeg(smooth(127, 128))}, resolution=32, reducing_gap=1, target=True)
@@ -159,7 +176,7 @@ def test_a_target_is_reduced_like_its_image_and_may_not_differ_by_a_row() -> Non
 def test_fresh_masks_lie_on_the_pixels_that_were_cached(tmp_path: Path) -> None:
     vae, cache = Autoencoder(Pooling()), str(tmp_path / "cache")
     samples = {key: {"jpg": jpeg(smooth(130, 190)), "txt": b"a"} for key in small_samples(3)}
-    options = {"resolution": 32, "reducing_gap": 1.0, "resize": "torch", "masks": "lama-thick"}
+    options = {"resolution": 32, "reducing_gap": 1.0, "masks": "lama-thick"} | BY_TORCH
     shards = str(write_shard(tmp_path / "a.tar", samples))
     cache_latents(shards, cache, vae=vae, carry_image="original", storage="float32", **options)
     fresh = data_module(cache, fresh_masks=True, vae=vae, batch_size=3, seed=3, masks="lama-thick")
