@@ -197,5 +197,6 @@ def test_a_torch_without_lanczos_is_named_with_the_fix(monkeypatch: pytest.Monke
 
     torch_resize.check_torch_resizes.cache_clear()
     monkeypatch.setattr(torch_resize.functional, "interpolate", refuses)
+    assert PictureSettings(resize="torch").resize == "torch"  # as of a cache that is read with this torch
     with pytest.raises(UsageError, match=r"resize: torch \S+ has no Lanczos; install 2.13 or newer, or choose pillow"):
-        PictureSettings(resize="torch")
+        ExampleSettings(PictureSettings(resize="torch"), MaskSettings(source="center"))

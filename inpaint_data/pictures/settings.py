@@ -140,10 +140,6 @@ class PictureSettings(Settings):
     @model_validator(mode="after")
     def _check_views(self) -> "PictureSettings":
         self.views.check()
-        if self.resize == "torch":
-            from inpaint_data.pictures.torch_resize import check_torch_resizes  # settings are read without torch
-
-            check_torch_resizes()
         return self
 
     @property
@@ -184,7 +180,8 @@ class ExampleSettings:
         seed: of every random choice.
 
     Raises:
-        UsageError: images are cut around masks that do not come with them, or a mixture would not be used.
+        UsageError: images are cut around masks that do not come with them, a mixture would not be used, or this torch
+            has no Lanczos.
     """
 
     pictures: PictureSettings = field(default_factory=PictureSettings)
@@ -196,6 +193,10 @@ class ExampleSettings:
             self.masks.check_drawn()
         except UsageError as error:
             raise UsageError(str(error), place=("masks", *error.place)) from None
+        if self.pictures.resize == "torch":
+            from inpaint_data.pictures.torch_resize import check_torch_resizes  # settings are read without torch
+
+            check_torch_resizes()
         source = self.masks.source
         if any(crop.startswith("mask") for crop in self.pictures.views.crops) and source not in BROUGHT:
             raise UsageError(

@@ -34,5 +34,6 @@ def check_torch_resizes() -> None:
         resized_by_torch(np.zeros((4, 4, 3), np.uint8), (4, 4), 1, (2, 2))
     except (NotImplementedError, ValueError, RuntimeError):
         raise UsageError(
-            f"resize: torch {torch.__version__} has no Lanczos; install 2.13 or newer, or choose pillow", ("resize",)
+            f"resize: torch {torch.__version__} has no Lanczos; install 2.13 or newer, or choose pillow",
+            ("pictures", "resize"),
         ) from None
