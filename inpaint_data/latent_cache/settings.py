@@ -263,6 +263,9 @@ class CacheSettings(Settings):
                 del pictures["bucket_step"]
             if not any(crop.startswith("mask") for crop in self.pictures.views.crops):
                 del pictures["mask_padding"]
+            for name, usual in (("reducing_gap", None), ("resize", "pillow")):
+                if pictures[name] == usual:
+                    del pictures[name]
         if self.masks is not None and self.masks.drawn_from is None:
             del masks["mixture"]
         if masks is not None and not masks["captions"]:

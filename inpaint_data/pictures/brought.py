@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from inpaint_data.errors import FilteredError, SampleError
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.captions import failed_download
 from inpaint_data.pictures.formats import Decoding
-from inpaint_data.pictures.images import decode_alpha, decode_image, stated_orientation
+from inpaint_data.pictures.images import decode_alpha, decode_image, image_size, stated_orientation
 from inpaint_data.pictures.mask_files import (
     MaskReading,
     check_size,
@@ -41,8 +42,10 @@ def image_of(sample: Sample, named: str | None) -> str:
         raise
 
 
-def paired_picture(sample: Sample, name: str, reading: MaskReading) -> tuple[str, npt.NDArray[np.uint8]]:
-    """The member that holds the paired picture of that name, and its pixels.
+def paired_picture(
+    sample: Sample, name: str, reading: MaskReading, reduced: int = 1
+) -> tuple[str, npt.NDArray[np.uint8]]:
+    """The member that holds the paired picture of that name, and its pixels; a JPEG's decoded `reduced` times smaller.
 
     Raises:
         SampleError: it has none or several, or one that is damaged or of another size; or EXIF turns the image, and
@@ -51,7 +54,9 @@ def paired_picture(sample: Sample, name: str, reading: MaskReading) -> tuple[str
     member = _paired_member(sample, name)
     size, turned = reading.size, reading.turned
     data = sample.members[member]
-    pixels = decoded(member, decode_image, data, reading.decoding)
+    decoding = replace(reading.decoding, reduced=reduced if turned == 1 else 1)
+    pixels = decoded(member, decode_image, data, decoding)
+    shape = image_size(data, decoding) if decoding.reduced > 1 else pixels.shape[:2]
     if turned != 1 and stated_orientation(data, reading.decoding) is None:
         if frame_of(pixels.shape[:2], size, turned, None) is None:
             raise SampleError(
@@ -59,7 +64,8 @@ def paired_picture(sample: Sample, name: str, reading: MaskReading) -> tuple[str
                 "is stored; save both upright"
             )
         pixels = in_place(pixels, size, turned, None)
-    check_size(member, pixels.shape[:2], size, f"{name}s")
+        shape = pixels.shape[:2]
+    check_size(member, shape, size, f"{name}s")
     return member, pixels
 
 

@@ -28,11 +28,11 @@ from inpaint_data.pictures.brought import (
 )
 from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.formats import Decoding
-from inpaint_data.pictures.geometry import Geometry, Size, fitted, plan, plan_around
-from inpaint_data.pictures.images import Uint8Array, decode_image, encode_png, stated_orientation
+from inpaint_data.pictures.geometry import Geometry, Resize, Size, fitted, plan, plan_around
+from inpaint_data.pictures.images import Uint8Array, decode_image, encode_png, image_size, stated_orientation
 from inpaint_data.pictures.mask_files import MaskReading, in_order, mask_pattern
 from inpaint_data.pictures.object_masks import ObjectMask, find_objects
-from inpaint_data.pictures.settings import Carry, ExampleSettings
+from inpaint_data.pictures.settings import Carry, ExampleSettings, PictureSettings
 from inpaint_data.pictures.views import View, Views
 from inpaint_data.seeding import generator_for, sample_id
 from inpaint_data.shards.naming import shard_stem
@@ -85,7 +85,7 @@ def prepare(
     try:
         with _only_sample_errors():
             settings.pictures.views.check_key(sample.key)
-            parts = _Parts.of(sample, settings, settings.pictures.decoding)
+            parts = _Parts.of(sample, settings, settings.pictures.decoding, settings.pictures)
             settings.pictures.filters.check_image(parts.size, parts.caption)
             planned = settings.pictures.views.of(parts.size)
     except SampleError as error:
@@ -163,7 +163,7 @@ def prepare_again(
         SampleError: the sample cannot be used; the message is the reason and the fix.
     """
     with _only_sample_errors():
-        parts = _Parts.of(view, settings, decoding)
+        parts = _Parts.of(view, settings, decoding, cut_by.pictures)
         if cut_by.pictures.views.crop_of(view.key) == "mask":
             parts = parts.around(view.key, cut_by.seed, FIRST)
         return parts.example(view.key, settings, geometry, variants)
@@ -197,32 +197,37 @@ class _Parts:
 
     sample: Sample
     image_name: str  # the member that is the image
-    image: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.uint8]  # of `size`, or decoded smaller
+    size: Size
     caption: str
     mask: Uint8Array | None  # where all views and variants have the same, in levels
     objects: Sequence[ObjectMask]
     paired: Mapping[str, tuple[str, npt.NDArray[np.uint8]]]  # name -> its member and pixels
     references: Sequence[npt.NDArray[np.uint8]]  # each of its own size
+    resize: Resize
 
     @classmethod
-    def of(cls, sample: Sample, settings: ExampleSettings, decoding: Decoding) -> "_Parts":
+    def of(cls, sample: Sample, settings: ExampleSettings, decoding: Decoding, cut_by: PictureSettings) -> "_Parts":
         masks, pictures = settings.masks, settings.pictures
         image_name = image_of(sample, pictures.image)
         data = sample.members[image_name]
-        image = decoded(image_name, decode_image, data, decoding)
-        size = (image.shape[0], image.shape[1])
+        reduced, size = 1, None
+        if cut_by.reducing_gap is not None:
+            size = decoded(image_name, image_size, data, decoding)
+            reduced = cut_by.reduction(size)
+        image = decoded(image_name, decode_image, data, replace(decoding, reduced=reduced))
+        size = size or (image.shape[0], image.shape[1])
         turned = stated_orientation(data, decoding) or 1 if masks.reads_files or pictures.paired else 1
         reading = MaskReading(size, turned, masks, decoding)
         mask = mask_of(sample, data, reading) if masks.drawn_from is None else None
         objects = find_objects(sample.members, reading, sample.key) if masks.draws_objects else []
-        paired = {name: paired_picture(sample, name, reading) for name in pictures.paired if name != REFERENCES}
+        paired = {
+            name: paired_picture(sample, name, reading, reduced) for name in pictures.paired if name != REFERENCES
+        }
         references = references_of(sample, pictures.references, decoding) if pictures.references else []
         caption = caption_of(sample.members, pictures.caption)
-        return cls(sample, image_name, image, caption, mask, objects, paired, references)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.image.shape[0], self.image.shape[1]
+        resize = cut_by.resize
+        return cls(sample, image_name, image, size, caption, mask, objects, paired, references, resize)
 
     def _files(self, masks: MaskSettings) -> set[str]:
         """The members that are images and masks, which a cache does not carry."""
@@ -252,13 +257,14 @@ class _Parts:
 
     def around(self, key: str, seed: int, variant: int) -> "_Parts":
         """The same parts with the one object that crop "mask" is cut around."""
+        parts = replace(self, resize="pillow")  # which resizes the box alone, however small it is
         if not self.objects:
-            return self
+            return parts
         order = self._rng(key, seed, variant, "crop").permutation(len(self.objects)).tolist()
-        return replace(self, objects=[self.objects[next(index for index in order if _shows(self.objects[index]))]])
+        return replace(parts, objects=[self.objects[next(index for index in order if _shows(self.objects[index]))]])
 
     def example(self, key: str, settings: ExampleSettings, geometry: Geometry, variants: Sequence[int]) -> Example:
-        cut = geometry.apply(self.image)
+        cut = geometry.apply(self.image, self.resize)
         masks, origins, captions, untold = self._masks(key, settings, geometry, variants)
         return Example(
             key=key,
@@ -277,7 +283,7 @@ class _Parts:
         )
 
     def _paired(self, geometry: Geometry) -> dict[str, npt.NDArray[np.uint8]]:
-        paired = {name: geometry.apply(pixels) for name, (_, pixels) in self.paired.items()}
+        paired = {name: geometry.apply(pixels, self.resize) for name, (_, pixels) in self.paired.items()}
         if self.references:
             whole = [fitted(pixels, geometry.target_size, geometry.flip) for pixels in self.references]
             paired[REFERENCES] = np.stack(whole)

@@ -32,12 +32,17 @@ _REDUCED = 1  # bit of the subfile tag: a thumbnail of what stands elsewhere in 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How image files are decoded, see `PictureSettings`."""
+    """How image files are decoded, see `PictureSettings`.
+
+    Attributes:
+        reduced: 2, 4 or 8 decodes a JPEG at a half, a quarter or an eighth, sides rounded up; other formats are whole.
+    """
 
     formats: tuple[str, ...] = DEFAULT_FORMATS
     max_pixels: int = MAX_PIXELS
     icc: Literal["srgb", "keep"] = "srgb"
     strict: bool = False
+    reduced: int = 1
 
 
 def format_of(data: bytes, formats: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 Sizes and positions are (height, width) or (top, left) everywhere in this file.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,8 @@ from PIL import Image
 from inpaint_data.errors import SampleError
 
 Size = tuple[int, int]
+Resize = Literal["pillow", "torch"]
+REDUCTIONS = (1, 2, 4, 8)  # by which a JPEG can be decoded smaller
 
 
 @dataclass(frozen=True)
@@ -29,28 +32,49 @@ class Geometry:
     target_size: Size
     flip: bool = False
 
-    def apply(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Cut and resize (H, W, 3) or (H, W) uint8 of `original_size`: Lanczos with antialiasing, in one step."""
-        if pixels.shape[:2] != self.original_size:
-            raise ValueError(f"these are {pixels.shape[:2]} pixels, but the box is for {self.original_size}")
-        cut = self._cut(pixels)
+    def apply(self, pixels: npt.NDArray[np.uint8], resize: Resize = "pillow") -> npt.NDArray[np.uint8]:
+        """Cut and resize (H, W, 3) or (H, W) uint8: Lanczos with antialiasing, in one step.
+
+        Args:
+            pixels: of `original_size`, or of its `reduced_size`; a box lies at the same place of both.
+            resize: whose Lanczos; "torch" takes (H, W, 3) alone, and resizes what is not cut out too.
+        """
+        shape = pixels.shape[:2]
+        reduced = next((by for by in REDUCTIONS if reduced_size(self.original_size, by) == shape), None)
+        if reduced is None:
+            raise ValueError(f"these are {shape} pixels, but the box is for {self.original_size}")
+        cut = self._cut(pixels, reduced, resize)
         return cut[:, ::-1] if self.flip else cut
 
-    def _cut(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def _cut(self, pixels: npt.NDArray[np.uint8], reduced: int, resize: Resize) -> npt.NDArray[np.uint8]:
         top, left = self.crop_top_left
         if self.flip:
             left = self.resized_size[1] - self.target_size[1] - left
-        if self.resized_size == self.original_size:
+        if self.original_size == (self.resized_size[0] * reduced, self.resized_size[1] * reduced):
             return pixels[top : top + self.target_size[0], left : left + self.target_size[1]]
-        down, right = (old / new for old, new in zip(self.original_size, self.resized_size, strict=True))
+        if resize == "torch" and not self._is_nearly_there(pixels, reduced):
+            from inpaint_data.pictures.torch_resize import resized_by_torch  # settings are read without torch
+
+            resized = resized_by_torch(pixels, self.original_size, reduced, self.resized_size)
+            return resized[top : top + self.target_size[0], left : left + self.target_size[1]]
+        height, width = (side / reduced for side in self.original_size)
+        down, right = height / self.resized_size[0], width / self.resized_size[1]
         box = (
             left * right,
             top * down,
-            min((left + self.target_size[1]) * right, self.original_size[1]),
-            min((top + self.target_size[0]) * down, self.original_size[0]),
+            min((left + self.target_size[1]) * right, width),
+            min((top + self.target_size[0]) * down, height),
         )
         size = (self.target_size[1], self.target_size[0])
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, box=box))
+
+    def _is_nearly_there(self, pixels: npt.NDArray[np.uint8], reduced: int) -> bool:
+        """Whether a side has as many pixels as it is to have, but the last of them stands for less than the others.
+
+        torch leaves such a side as it is.
+        """
+        sides = zip(pixels.shape, self.resized_size, self.original_size, strict=False)
+        return any(side == new and side * reduced != old for side, new, old in sides)
 
     def apply_to_mask(self, levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
         """Cut and resize a mask like the image, then make it hard: one painted into the image is found there again.
@@ -59,6 +83,23 @@ class Geometry:
             levels: (H, W), 128 and more = repaint.
         """
         return self.apply(levels) > 127
+
+
+def reduced_size(size: Size, by: int) -> Size:
+    """The size of a JPEG that is decoded that many times smaller."""
+    return -(-size[0] // by), -(-size[1] // by)
+
+
+def reduction(size: Size, targets: Iterable[Size], gap: float) -> int:
+    """How many times smaller an image of `size` is decoded: at least `gap` times what covers any target is left."""
+    scales = [old / new for target in targets for old, new in zip(size, target, strict=True)]
+    return max(by for by in REDUCTIONS if by == 1 or by * gap <= min(scales, default=1))
+
+
+def covering(size: Size, target: Size) -> Size:
+    """The size that an image of `size` is resized to, until it just covers `target`."""
+    axis = 0 if target[0] * size[1] >= target[1] * size[0] else 1  # the one that is used whole
+    return round(size[0] * target[axis] / size[axis]), round(size[1] * target[axis] / size[axis])
 
 
 def fitted(pixels: npt.NDArray[np.uint8], size: Size, flip: bool) -> npt.NDArray[np.uint8]:
@@ -81,9 +122,7 @@ def plan(
     unscaled: bool = False,
 ) -> Geometry:
     """Resize until `target` is just covered, unless `unscaled`; cut it from the middle, or from a place `rng` draws."""
-    axis = 0 if target[0] * size[1] >= target[1] * size[0] else 1  # the one that is used whole
-    resized = (round(size[0] * target[axis] / size[axis]), round(size[1] * target[axis] / size[axis]))
-    resized = size if unscaled else resized
+    resized = size if unscaled else covering(size, target)
     spare = (resized[0] - target[0], resized[1] - target[1])
     if crop == "center":
         top_left = (spare[0] // 2, spare[1] // 2)

@@ -18,7 +18,8 @@ from PIL import Image, ImageFile
 from inpaint_data.errors import SampleError
 from inpaint_data.pictures.colours import in_srgb
 from inpaint_data.pictures.formats import Decoding, decoder_of, format_of, refuse_raw
-from inpaint_data.pictures.jpeg import check_jpeg, jpeg_pixels, with_more, without_defects
+from inpaint_data.pictures.geometry import reduced_size
+from inpaint_data.pictures.jpeg import bare_jpeg_pixels, check_jpeg, jpeg_pixels, with_more, without_defects
 from inpaint_data.pictures.whole import check_png, check_webp, without_broken_chunks
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -48,15 +49,23 @@ def decode_image(data: bytes, decoding: Decoding = DEFAULT) -> Uint8Array:
     Alpha is ignored, not composited: a transparent pixel keeps the colour that is stored under it. 16 bits become
     8: grey as round(v / 257), colour as v // 256 (Pillow's own reduction).
 
+    With `decoding.reduced` a JPEG has fewer pixels. One that EXIF turns is whole unless its sides can be divided:
+    its first row or column would else stand for less than the others.
+
     Raises:
         SampleError: of a format that `decoding` leaves out, damaged, cut short, or above its `max_pixels`.
     """
+    if format_of(data, decoding.formats) == "jpeg":
+        # Without Pillow: most of what trains.
+        bare = bare_jpeg_pixels(data, decoding.max_pixels, decoding.strict, decoding.reduced)
+        if bare is not None:
+            return np.require(in_srgb(bare, False, None), requirements=["C", "W"])
     with _opened(data, decoding) as (image, kind):
         size = _upright_size(image, kind, data)
         pixels, orientation = _pixels(image, kind, data, decoding)
         profile = image.info.get("icc_profile") if decoding.icc == "srgb" else None
         upright = _upright(in_srgb(pixels, image.mode in GREY, profile), orientation)
-        if upright.shape[:2] != size:
+        if upright.shape[:2] not in (size, reduced_size(size, decoding.reduced)):
             raise SampleError(f"image is damaged: it is said to be {_shown(size)} and is {_shown(upright.shape)}")
         return upright
 
@@ -231,8 +240,9 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 
 def _stated_orientation(image: Image.Image, data: bytes) -> int | None:
     try:
-        # an eXIf chunk may come after the pixels, and only then is loading them worth it
-        exif = image.getexif() if b"eXIf" in data else Image.Image.getexif(image)
+        # a PNG's eXIf chunk may come after the pixels, and only then is loading them worth it
+        is_behind = image.format == "PNG" and b"eXIf" in data
+        exif = image.getexif() if is_behind else Image.Image.getexif(image)
         orientation = exif.get(EXIF_ORIENTATION)
     except MemoryError:
         raise
@@ -259,14 +269,18 @@ def _pixels(image: Any, kind: str, data: bytes, decoding: Decoding) -> tuple[Uin
     if kind != "jpeg":
         pixels = _pillow_pixels(image, kind)  # first: it turns a TIFF, and then says so
         return pixels, _orientation(image, data)
-    from_turbo = jpeg_pixels(data, decoding.strict)
+    orientation = _orientation(image, data)
+    reduced = decoding.reduced
+    if orientation > 1 and any(side % reduced for side in image.size):
+        reduced = 1
+    from_turbo = jpeg_pixels(data, decoding.strict, reduced)
     if from_turbo is not None:
-        return from_turbo, _orientation(image, data)
+        return from_turbo, orientation
     pixels = _pillow_pixels(image, kind)
     with _header(with_more(data), kind, decoding.strict) as other:
         if not np.array_equal(_pillow_pixels(other, kind), pixels):
             raise SampleError("image is damaged: the data of the JPEG ends too early")
-    return pixels, _orientation(image, data)
+    return pixels, orientation
 
 
 def _pillow_pixels(image: Any, kind: str) -> Uint8Array:

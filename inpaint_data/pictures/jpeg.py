@@ -23,15 +23,19 @@ _MARKER = re.compile(rb"\xff([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
 _PADDING = re.compile(rb"(?<!\xff)\x00+(?=\xff+[^\xff\x00]|\Z)", re.DOTALL)
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL, _PROGRESSIVE, _ARITHMETIC = {0xC0, 0xC1, 0xC9}, {0xC2, 0xCA}, {0xC9, 0xCA}
+_TURNED_OR_COLOURED = {0xE1, 0xE2}  # segments with EXIF, XMP and profiles
 _JFIF, _ADOBE, _SCAN, _END, _NONE = 0xE0, 0xEE, 0xDA, 0xD9, 0
 _WITHOUT_PIXELS = {*range(0xE0, 0xF0), 0xFE, 0xDC}  # EXIF, profiles, comments and the like
 _MORE = 16  # bytes that are put behind pixels, to see whether they need them
 
 
-def check_jpeg(data: bytes, strict: bool) -> None:
+def check_jpeg(data: bytes, strict: bool) -> set[int]:
     """Check what decoders pass over: colours without data, and so many scans that they take minutes.
 
     A progressive JPEG may end before its last bits are sent, which its standard allows; every block of it has data.
+
+    Returns:
+        the markers of its segments, up to the first scan at least.
 
     Raises:
         SampleError: a colour has no data, it has more than MAX_SCANS, its kind has no decoder; or, if `strict`, a
@@ -40,7 +44,9 @@ def check_jpeg(data: bytes, strict: bool) -> None:
     frame, colours, scans = 0, 0, 0
     missing: dict[int, set[int]] = {}  # colour -> coefficients whose last bit was not sent
     begun: set[int] = set()  # colours that have the means of their blocks
+    markers: set[int] = set()
     for marker, start, end in _segments(data):
+        markers.add(marker)
         if marker in _FRAMES:
             frame, colours = marker, data[start + 9]
             if data[start + 4] != 8:
@@ -70,6 +76,7 @@ def check_jpeg(data: bytes, strict: bool) -> None:
         raise SampleError("image is damaged: the last scans of the progressive JPEG are missing, so it is blurred")
     if frame in _ARITHMETIC:
         _check_arithmetic(data)
+    return markers
 
 
 def _check_arithmetic(data: bytes) -> None:
@@ -83,14 +90,33 @@ def _check_arithmetic(data: bytes) -> None:
         raise SampleError("image is damaged: the data of the JPEG ends too early")
 
 
-def jpeg_pixels(data: bytes, strict: bool) -> Uint8Array | None:
+def bare_jpeg_pixels(data: bytes, max_pixels: int, strict: bool, reduced: int = 1) -> Uint8Array | None:
+    """The pixels of a JPEG as `jpeg_pixels` gives them, if it needs no other look at its header.
+
+    None of one that may be turned or have a profile, is larger than `max_pixels`, or that libjpeg complains of.
+
+    Raises:
+        SampleError: as `check_jpeg`.
+    """
+    try:
+        height, width = simplejpeg.decode_jpeg_header(data)[:2]
+        if height * width > max_pixels or check_jpeg(data, strict) & _TURNED_OR_COLOURED:
+            return None
+        return _decoded(data, reduced)
+    except (ValueError, IndexError):
+        return None
+
+
+def jpeg_pixels(data: bytes, strict: bool, reduced: int = 1) -> Uint8Array | None:
     """(H, W, 3) red, green and blue, or (H, W, 4) ink, 255 = full; None where only Pillow knows its chroma sampling.
+
+    With `reduced` 2, 4 or 8 the sides are as many times shorter, rounded up; all of the data is read and checked.
 
     Raises:
         ValueError: not all of its pixels are there.
     """
     try:
-        return _decoded(data)
+        return _decoded(data, reduced)
     except ValueError as error:
         complaint = error
     plain = without_defects(data)
@@ -100,19 +126,20 @@ def jpeg_pixels(data: bytes, strict: bool) -> Uint8Array | None:
         return None
     for other in [_unpadded(data)] if strict else [plain, without_defects(data, padding=False)]:
         try:
-            return _decoded(other)
+            return _decoded(other, reduced)
         except ValueError:
             continue
     raise complaint
 
 
-def _decoded(data: bytes) -> Uint8Array:
-    colours = simplejpeg.decode_jpeg_header(data)[2]
+def _decoded(data: bytes, reduced: int = 1) -> Uint8Array:
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    least = {"min_height": -(-height // reduced), "min_width": -(-width // reduced)} if reduced > 1 else {}
     if colours in ("CMYK", "YCCK"):
         # Adobe, and with it everyone, stores ink inverted.
-        ink: Uint8Array = 255 - simplejpeg.decode_jpeg(data, "CMYK")
+        ink: Uint8Array = 255 - simplejpeg.decode_jpeg(data, "CMYK", min_factor=reduced, **least)
         return ink
-    pixels: Uint8Array = simplejpeg.decode_jpeg(data, "RGB")
+    pixels: Uint8Array = simplejpeg.decode_jpeg(data, "RGB", min_factor=reduced, **least)
     return pixels
 
 

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from inpaint_data.batch import PAIRED
-from inpaint_data.errors import UsageError
+from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.masks.settings import BROUGHT, MaskSettings
 from inpaint_data.pictures.filters import Filters
 from inpaint_data.pictures.formats import DECODERS, DEFAULT_FORMATS, MAX_PIXELS, Decoding
+from inpaint_data.pictures.geometry import Resize, Size, reduction
 from inpaint_data.pictures.views import CROPS, Small, Views
 from inpaint_data.settings import Choices, Natural, Settings, built, checked, member_name
 
@@ -125,6 +126,14 @@ class PictureSettings(Settings):
     """Colours of files with an ICC profile (Display P3, Adobe RGB, CMYK …): converted to "srgb", as colour-managed
     viewers show them, or "keep", their numbers as they are. Masks are never converted."""
 
+    reducing_gap: Annotated[float | None, Field(ge=1, allow_inf_nan=False)] = None
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size where at least this many times the size that it is resized to is
+    left, as of Pillow's thumbnail and draft: 1 is fastest, 3 comes near to whole decoding (None). Pixels differ."""
+
+    resize: Resize = "pillow"
+    """Whose Lanczos brings images to their size: "pillow", or "torch" (2.13 or newer), three to seven times as fast and
+    within 2 of 255 levels. Masks, and what is cut around them, are always Pillow's."""
+
     strict: bool = False
     """Quarantine files too whose pixels are all there, but which have any other defect that a decoder warns of."""
 
@@ -141,6 +150,18 @@ class PictureSettings(Settings):
     @cached_property
     def decoding(self) -> Decoding:
         return Decoding(self.formats, self.max_pixels, self.icc, self.strict)
+
+    def reduction(self, size: Size) -> int:
+        """How many times smaller a JPEG of that upright size is decoded, for all of its views: 1, 2, 4 or 8."""
+        if self.reducing_gap is None:
+            return 1
+        try:
+            views = self.views.of(size)
+        except SampleError:  # which is told when it is decoded
+            return 1
+        if any(view.unscaled or view.crop == "mask" for view in views):
+            return 1
+        return reduction(size, [view.target for view in views], self.reducing_gap)
 
     @cached_property
     def views(self) -> Views:
@@ -159,7 +180,8 @@ class ExampleSettings:
         seed: of every random choice.
 
     Raises:
-        UsageError: images are cut around masks that do not come with them, or a mixture would not be used.
+        UsageError: images are cut around masks that do not come with them, a mixture would not be used, or this torch
+            has no Lanczos.
     """
 
     pictures: PictureSettings = field(default_factory=PictureSettings)
@@ -171,6 +193,10 @@ class ExampleSettings:
             self.masks.check_drawn()
         except UsageError as error:
             raise UsageError(str(error), place=("masks", *error.place)) from None
+        if self.pictures.resize == "torch":
+            from inpaint_data.pictures.torch_resize import check_torch_resizes  # settings are read without torch
+
+            check_torch_resizes()
         source = self.masks.source
         if any(crop.startswith("mask") for crop in self.pictures.views.crops) and source not in BROUGHT:
             raise UsageError(

@@ -1,6 +1,6 @@
 """Indexing of image shards: every sample's place and its pictures' sizes, so that training need not look for them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +25,8 @@ from inpaint_data.shards.reading import CACHED, IMAGE_EXTENSIONS, Fault, Sample,
 from inpaint_data.shards.stores import FOLDER, is_remote
 from inpaint_data.shards.streams import anew_if_replaced
 
+Status = tuple[int | None, str | None]  # size and stamp of a shard
+StatusOf = Callable[[str], Status]
 AT_A_TIME = 8  # shards that are read
 ANY = Decoding(tuple(DECODERS), max_pixels=2**60)  # settings leave out later what they leave out
 
@@ -63,13 +65,26 @@ def index_shards(source: str | Sequence[str], out: str | None = None) -> Indexed
     place = out or place_beside(shards)
     if place is None:
         raise UsageError(f"{shards[0]}: the index cannot lie beside it; say where with --out FILE")
+    return index_at(place, shards)
+
+
+def index_at(place: str, shards: Sequence[str], status_of: StatusOf = status_now, with_sizes: bool = True) -> Indexed:
+    """`index_shards` of shards that are expanded already.
+
+    Args:
+        place: of the index, a path or URL.
+        shards: paths or URLs.
+        status_of: size and stamp of a shard.
+        with_sizes: whether pictures are looked at for their sizes too.
+    """
     known = _known(place)
     names = {shard: name_in(place, shard) for shard in shards}
-    missing = [shard for shard in shards if not _is_known(known.get(names[shard]), shard)]
+    missing = [shard for shard in shards if not _is_known(known.get(names[shard]), status_of(shard))]
     made, problems = dict(known), list[ShardError]()
+    entry_of = partial(_entry_or_error, status_of=status_of, with_sizes=with_sizes)
     try:
         with ThreadPoolExecutor(AT_A_TIME, "inpaint_data-index") as pool:
-            for result in pool.map(lambda shard: _entry_or_error(shard, names[shard]), missing):
+            for result in pool.map(lambda shard: entry_of(shard, names[shard]), missing):
                 if isinstance(result, ShardError):
                     problems.append(result)
                 else:
@@ -91,21 +106,21 @@ def _known(place: str) -> dict[str, ShardEntry]:
         return {}
 
 
-def _is_known(entry: ShardEntry | None, shard: str) -> bool:
-    return entry is not None and is_still(entry, *status_now(shard))
+def _is_known(entry: ShardEntry | None, status: Status) -> bool:
+    return entry is not None and is_still(entry, *status)
 
 
-def _entry_or_error(shard: str, name: str) -> ShardEntry | ShardError:
+def _entry_or_error(shard: str, name: str, status_of: StatusOf, with_sizes: bool) -> ShardEntry | ShardError:
     try:
-        return anew_if_replaced(partial(_entry, shard, name))
+        return anew_if_replaced(partial(_entry, shard, name, status_of, with_sizes))
     except ShardError as error:
         return error
 
 
-def _entry(shard: str, name: str) -> ShardEntry:
+def _entry(shard: str, name: str, status_of: StatusOf, with_sizes: bool) -> ShardEntry:
     """The entry of a shard: all of a remote one is read, and of one that lies here little more than headers."""
     file, maker = ShardFile(shard), EntryMaker()
-    size, stamp = status_now(shard)
+    size, stamp = status_of(shard)
     sha256 = None
     for item in read_shard(shard) if is_remote(shard) else file.locate():
         if isinstance(item, ShardEnd):
@@ -115,8 +130,8 @@ def _entry(shard: str, name: str) -> ShardEntry:
         elif CACHED in item.members:
             raise UsageError(f"{shard}: is a shard of a latent cache; name the cache's folder, which must lie here")
         else:
-            maker.add(item, _picture_sizes(file, item))
-    if not is_remote(shard) and (size, stamp) != status_now(shard):
+            maker.add(item, _picture_sizes(file, item) if with_sizes else {})
+    if not is_remote(shard) and (size, stamp) != status_of(shard):
         raise ReplacedError(f"{shard}: it was replaced while it was read; start again when nobody writes to it")
     assert size is not None  # since all of it was read, or its system says it
     return maker.entry(name, size, stamp, sha256)

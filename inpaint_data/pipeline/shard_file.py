@@ -11,7 +11,6 @@ from inpaint_data.pictures.geometry import Size
 from inpaint_data.pictures.images import image_size
 from inpaint_data.pictures.settings import PictureSettings
 from inpaint_data.shards.image_index import ShardEntry
-from inpaint_data.shards.index_files import AGAIN
 from inpaint_data.shards.mirror import Mirror, name_of_contents
 from inpaint_data.shards.naming import shard_size, shard_stamp
 from inpaint_data.shards.reading import Fault, Sample, image_member, locate_samples, read_sample
@@ -109,7 +108,7 @@ class ShardFile:
         if isinstance(sample, Fault):
             self._check_still()
         if self.entry is not None and sample.key != self.entry.key_at(extent[0]):
-            raise ReplacedError(f"{self.shard}: it is not the shard of its index; {AGAIN}")
+            raise ReplacedError(f"{self.shard}: it is not the shard of its index, for it was replaced; start again")
         return sample
 
     def _check_still(self) -> None:

@@ -25,6 +25,11 @@ class ViewFinder:
         self.sizes = pictures.views.sizes()
         self.too_small = 0
 
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether the views of a sample depend on the size of its picture."""
+        return self._views.count > 1 or len(self.sizes) > 1 or self._pictures.filters.of_images
+
     def views(self, sample: Sample, size_of: Callable[[Sample], Size]) -> list[tuple[int, Size]]:
         """Number and size of each view of a sample.
 
@@ -37,7 +42,7 @@ class ViewFinder:
         """
         filters = self._pictures.filters
         unknown = [(0, self.sizes[0])]  # why it cannot be used is said when it is decoded
-        if self._views.count == len(self.sizes) == 1 and not filters.of_images:
+        if not self.needs_sizes:
             return unknown
         try:
             size = size_of(sample)

@@ -146,7 +146,7 @@ class Mirror:
             owner = uuid.uuid4().hex
             with self._locked(ROOM):
                 descriptor = os.open(self.folder / f".{owner}.owner", os.O_RDWR | os.O_CREAT)
-                _flock(descriptor, wait=False)
+                flock(descriptor, wait=False)
             self._owner, self._process = owner, os.getpid()
             self._users.clear()
         return self._owner
@@ -155,17 +155,17 @@ class Mirror:
     def _locked(self, name: str) -> Iterator[None]:
         """Waits for the lock of that name; only living processes hold one."""
         with (self.folder / name).open("a") as file:
-            _flock(file.fileno())
+            flock(file.fileno())
             try:
                 yield
             finally:
-                _flock(file.fileno(), hold=False)  # closing is not enough where a child was forked meanwhile
+                flock(file.fileno(), hold=False)  # closing is not enough where a child was forked meanwhile
 
     def _is_held(self, name: str) -> bool:
         """Whether a living process holds the lock of that name."""
         try:
             with (self.folder / name).open() as file:
-                _flock(file.fileno(), wait=False)
+                flock(file.fileno(), wait=False)
         except BlockingIOError:
             return True
         except FileNotFoundError:
@@ -219,7 +219,8 @@ class Mirror:
         return names
 
 
-def _flock(descriptor: int, wait: bool = True, hold: bool = True) -> None:
+def flock(descriptor: int, wait: bool = True, hold: bool = True) -> None:
+    """Take or let go of the operating system's lock of an open file; it ends with the process at the latest."""
     import fcntl  # only what lies elsewhere needs it; Windows has none
 
     fcntl.flock(descriptor, (fcntl.LOCK_EX if hold else fcntl.LOCK_UN) | (0 if wait else fcntl.LOCK_NB))

@@ -9,6 +9,8 @@ from inpaint_data.pictures.settings import ExampleSettings
 from inpaint_data.pipeline.decorator import Stage
 from inpaint_data.pipeline.faults import log
 from inpaint_data.pipeline.indexed import IndexedShards
+from inpaint_data.pipeline.kept_index import kept_entries
+from inpaint_data.pipeline.view_finder import ViewFinder
 from inpaint_data.shards.foreign_counts import foreign_counts
 from inpaint_data.shards.image_index import ShardEntry
 from inpaint_data.shards.index_files import entries_for
@@ -66,7 +68,9 @@ class ImageShards:
         return self.counts is not None and self.entries is None
 
     def indexed(self, settings: ExampleSettings, own: Sequence[Stage]) -> IndexedShards:
-        """To be read in any order: by their index, by headers, or of remote ones by those of copies.
+        """To be read in any order: by their index, or by headers, of remote ones by those of copies.
+
+        The headers of many shards that lie here are read once, see `kept_entries`.
 
         Raises:
             UsageError, ShardError: there is no such way, or they cannot be read.
@@ -75,6 +79,9 @@ class ImageShards:
         if self._lies_elsewhere and not (entries is not None and gives_ranges(self.paths[0])):
             _check_room(self.name, self.paths, entries is not None, self.loading, self.train)
             entries = None  # of copies the headers tell
+        elif entries is None and self.loading.mirror != "none" and not (own or settings.pictures.filters.caption):
+            with_sizes = ViewFinder(settings.pictures).needs_sizes
+            entries = kept_entries(self.paths, self.loading.mirror, with_sizes)
         return IndexedShards(self.paths, settings, own, *self.loading.copies, entries)
 
 

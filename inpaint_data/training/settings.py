@@ -103,7 +103,8 @@ class LoadSettings(Settings):
     """Samples, on each rank or worker process, of which the next one is drawn where shards come one after another."""
 
     mirror: str | None = None
-    """Folder for the copies of remote shards; left out, one of the user's; "none" keeps no copies."""
+    """Folder for the copies of remote shards, and for the index of many local ones; left out, one of the user's; "none"
+    keeps neither."""
 
     mirror_bytes: Natural = DEFAULT_BYTES
     """How much these copies may take, of all processes that share the folder together."""
