@@ -22,8 +22,10 @@ def compiled(encode: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     """The function compiled for each size of pictures, (B, 3, H, W) or (B, 3, 1, H, W), and for any B."""
 
     def on_gpu(pixels: Tensor) -> Any:
+        # Channels innermost, as the matrix units take them: for one size of batch torch would see to it by itself.
+        innermost = torch.channels_last if pixels.ndim == 4 else torch.channels_last_3d
         with InOtherWords():
-            return encode(pixels)
+            return encode(pixels.contiguous(memory_format=innermost))
 
     plain = torch.compile(encode, dynamic=False)
     fast = torch.compile(on_gpu, dynamic=False)
