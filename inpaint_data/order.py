@@ -5,6 +5,7 @@ All of it is a pure function of (seed, epoch) and of what was consumed before: n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from inpaint_data.errors import UsageError
 from inpaint_data.seeding import generator_for
 
 Rows = npt.NDArray[np.int64]
+Buckets = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Batches:
         drop_last: leave those at the end out.
     """
 
-    def __init__(self, order: Rows, buckets: Rows, batch_size: int, drop_last: bool = False) -> None:
+    def __init__(self, order: Rows, buckets: Buckets, batch_size: int, drop_last: bool = False) -> None:
         of_order = buckets[order]
         whole: list[tuple[int, Rows]] = []  # place of the last sample, places of all
         tails: list[Rows] = []
@@ -94,7 +96,7 @@ def share_of(batches: int, steps: int, rank: int, world: int) -> list[int]:
     return [min(step * world + rank, batches - 1) for step in range(steps)]
 
 
-def left_over(order: Rows, buckets: Rows, consumed: Sequence[Consumed]) -> Rows:
+def left_over(order: Rows, buckets: Buckets, consumed: Sequence[Consumed]) -> Rows:
     """What remains of an epoch's order, still in that order, after some of its batches were consumed."""
     for part in consumed:
         batches = Batches(order, buckets, part.batch_size)

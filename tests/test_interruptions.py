@@ -62,7 +62,7 @@ def root(memory_path: Path) -> Path:
 
 def contents(cache: Path) -> dict[str, bytes]:
     """All that is in a cache but the stamps of its inputs, which have the time in them."""
-    return {path.name: path.read_bytes() for path in cache.iterdir() if not path.name.startswith(".stamps-")}
+    return {path.name: path.read_bytes() for path in cache.iterdir() if not path.name.startswith(".")}
 
 
 def start(server: Any, root: Path, out: str, *arguments: Any, **settings: Any) -> Any:
@@ -238,7 +238,13 @@ def test_a_signal_ends_the_job_cleanly_and_says_how_to_go_on(
         err.strip().splitlines()[-1]
         == f"{number.name}: what was finished is kept; the same command resumes with the rest"
     )
-    assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"cache.json", "a.tar", "a.json", ".stamps-0"}
+    assert {path.name for path in (tmp_path / "cache").iterdir()} <= {
+        "cache.json",
+        "a.tar",
+        "a.json",
+        ".stamps-0",
+        ".index",
+    }
     assert verify_cache(tmp_path / "cache").ok
 
 

@@ -34,6 +34,7 @@ from inpaint_data.latent_cache.members import (
     masks_member,
     pixels_name,
 )
+from inpaint_data.latent_cache.merged_file import write_index
 from inpaint_data.latent_cache.record import RECORD
 from inpaint_data.latent_cache.record_columns import RecordColumns
 from inpaint_data.latent_cache.sample_check import SampleCheck
@@ -89,7 +90,9 @@ def _index(folder: CacheFolder, vae: str | Autoencoder | None) -> list[str]:
             sidecars.append(_sidecar(path, settings, check))
     for sidecar in sidecars:
         folder.write(f"{Path(sidecar.shard).stem}.json", sidecar.to_bytes())
-    write_cache_file(folder, settings.to_json(), [Sidecar.read(path) for path in committed(folder.root)])
+    of_all = [Sidecar.read(path) for path in committed(folder.root)]
+    write_cache_file(folder, settings.to_json(), of_all)
+    write_index(folder, of_all, settings.fingerprint)
     return [sidecar.shard for sidecar in sidecars]
 
 

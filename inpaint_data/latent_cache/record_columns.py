@@ -50,7 +50,9 @@ class RecordColumns:
     def _of(cls, records: Sequence[dict[str, Any]]) -> "RecordColumns | None":
         first = records[0]
         words: dict[str, dict[str, int]] = {name: {} for name in WORDS}
-        cuts, variants, own = [], [], {}
+        cuts: list[list[int]] = []
+        variants: list[list[list[int]]] = []
+        own: dict[tuple[int, int], str] = {}
         for row, record in enumerate(records):
             cuts.append([*(side for name in CUTS for side in record[name]), record["flip"]])
             variants.append([])
@@ -156,6 +158,6 @@ def _is_word(name: str, word: Any) -> bool:
 def _numbers(value: Any) -> Numbers:
     """Raises ValueError if it is no array of whole numbers."""
     array = np.array(value)
-    if array.dtype.kind != "i" or array.size and not -(2**31) <= array.min() <= array.max() < 2**31:
+    if array.dtype.kind != "i" or (array.size and not -(2**31) <= array.min() <= array.max() < 2**31):
         raise ValueError("its records have numbers that cannot be")
     return array.astype(np.int32)

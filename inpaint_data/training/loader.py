@@ -47,7 +47,7 @@ class TrainingSource(Protocol):
     """What is loaded from: caches, image shards, a cache with fresh masks, or several of these."""
 
     sizes: Rows  # (N, 2), height and width of every row
-    buckets: Rows  # (N,), of every row
+    buckets: Any  # (N,) whole numbers, of every row
 
     def __len__(self) -> int: ...
 
