@@ -20,7 +20,7 @@ from inpaint_data.latent_cache.storage import STORED, from_storage
 from inpaint_data.masks.soft_border import from_levels
 from inpaint_data.seeding import noises_for, sample_id
 
-Contents = Mapping[str, Sequence[Content]]  # of the members that all samples have: name -> of each sample
+Contents = Mapping[str, Content]  # of the members that all samples have, by name
 
 
 @dataclass(frozen=True)
@@ -143,38 +143,36 @@ def _stacked(name: str, parts: Parts, means_alone: bool) -> tuple[npt.NDArray[An
 
     Of moments, (2C, h, w), only the means are read where `means_alone`; the second value says whether they were.
     """
-    contents, of_variant = parts.contents[name], name.removesuffix(".scale.npy").removesuffix(".npy") + ".npy"
+    content, of_variant = parts.contents[name], name.removesuffix(".scale.npy").removesuffix(".npy") + ".npy"
     per_variant = ARRAYS[of_variant].per_variant
-    head, shape, dtype = npy_layout(contents[0])
+    head, shape, dtype = npy_layout(content)
     size = len(head) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     shape = shape[1:] if per_variant else shape
     step = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     is_mean = means_alone and len(shape) == 3 and shape[0] % 2 == 0
     taken = (shape[0] // 2, *shape[1:]) if is_mean else shape
-    array = np.empty((len(contents), *taken), dtype)
-    variants = parts.variants if per_variant else [0] * len(contents)
+    array = np.empty((len(content.sizes), *taken), dtype)
+    variants = parts.variants if per_variant else [0] * len(content.sizes)
     if per_variant and size != len(head) + parts.counts[0] * step:
         return None, False
-    return (array, is_mean) if _filled(array, contents, head, size, variants, step) else (None, False)
+    return (array, is_mean) if _filled(array, content, head, size, variants, step) else (None, False)
 
 
 def _filled(
-    array: npt.NDArray[Any], contents: Sequence[Content], head: bytes, size: int, variants: Sequence[int], step: int
+    array: npt.NDArray[Any], content: Content, head: bytes, size: int, variants: Sequence[int], step: int
 ) -> bool:
     """Read each sample's part into its row; False if one has another head or size than the first."""
-    if not array.size:
+    if not array.size or content.sizes.count(size) < len(array):
         return False
     rows, length, start = array.data.cast("B"), array.nbytes // len(array), len(head)
     own_head, at = bytearray(start), 0
-    for content, variant in zip(contents, variants, strict=True):
-        if content.size != size:
-            return False
+    for sample, variant in enumerate(variants):
         row = rows[at : at + length]
         if variant:
-            content.into(0, (own_head,))
-            content.into(start + variant * step, (row,))
+            content.into(sample, 0, (own_head,))
+            content.into(sample, start + variant * step, (row,))
         else:
-            content.into(0, (own_head, row))
+            content.into(sample, 0, (own_head, row))
         if own_head != head:
             return False
         at += length
@@ -183,10 +181,10 @@ def _filled(
 
 def _read(name: str, parts: Parts) -> list[Any]:
     """A member of each sample, decoded by itself."""
-    codec = MEMBERS[name]
+    codec, content = MEMBERS[name], parts.contents[name]
     return [
-        codec.read(content.whole(), variant, count)
-        for content, variant, count in zip(parts.contents[name], parts.variants, parts.counts, strict=True)
+        codec.read(content.whole(sample), variant, count)
+        for sample, (variant, count) in enumerate(zip(parts.variants, parts.counts, strict=True))
     ]
 
 
@@ -207,12 +205,12 @@ def _masks(parts: Parts) -> Tensor:
     name = masks_member(parts.contents)
     if name == SOFT_MASK:
         return from_levels(torch.from_numpy(np.stack(_read(name, parts)))[:, None])
-    contents = parts.contents[MASK]
-    head, width, rows = pbm_layout(contents[0])
+    content = parts.contents[MASK]
+    head, width, rows = pbm_layout(content)
     height, stride = rows // parts.counts[0], (width + 7) // 8
-    packed = np.empty((len(contents), height, stride), np.uint8)
+    packed = np.empty((len(content.sizes), height, stride), np.uint8)
     size = len(head) + rows * stride
-    if rows % parts.counts[0] or not _filled(packed, contents, head, size, parts.variants, height * stride):
+    if rows % parts.counts[0] or not _filled(packed, content, head, size, parts.variants, height * stride):
         return torch.from_numpy(np.stack(_read(name, parts)))[:, None]
     # In P4 a set bit is black, and white is what is repainted.
     np.invert(packed, out=packed)

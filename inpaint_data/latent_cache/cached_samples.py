@@ -103,7 +103,7 @@ def batch_of(
         variants=[sample.variant for sample in samples],
         counts=counts,
         described=described,
-        contents={name: [Held(sample.members[name]) for sample in samples] for name in names},
+        contents={name: Held([sample.members[name] for sample in samples]) for name in names},
         carried=[sample.carried for sample in samples],
     )
     return cast(Batch, CachedBatch(assembled(parts, Drawing(posterior, seed, epoch, dtype))))

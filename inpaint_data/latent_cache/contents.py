@@ -1,5 +1,6 @@
-"""Where the bytes of a member come from when they are read into a batch: from memory, or straight from a tar."""
+"""Where the bytes of a member come from when they are read into a batch: from memory, or straight from tars."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -9,38 +10,56 @@ Buffers = Sequence[Any]  # that are written into: memoryviews or bytearrays
 
 
 class Content(Protocol):
-    """The bytes of one member."""
+    """The bytes of one member of several samples."""
 
     @property
-    def size(self) -> int:
-        """How many there are."""
+    def sizes(self) -> Sequence[int]:
+        """How many there are of each sample; -1 of one that does not have the member."""
 
-    def into(self, start: int, buffers: Buffers) -> None:
-        """Fill buffers, one after another, with the bytes from `start` on. Raises CacheError if there are too few."""
+    def into(self, sample: int, start: int, buffers: Buffers) -> None:
+        """Fill buffers, one after another, with a sample's bytes from `start` on.
 
-    def whole(self) -> bytes:
-        """All of them."""
+        Raises:
+            CacheError: there are too few.
+        """
+
+    def whole(self, sample: int) -> bytes:
+        """All of a sample's."""
 
 
 class Held:
-    """Bytes in memory."""
+    """Bytes in memory; None of a sample that does not have the member."""
 
-    __slots__ = ("data",)
+    def __init__(self, data: Sequence[bytes | None]) -> None:
+        self._data = [each or b"" for each in data]
+        self.sizes = [-1 if each is None else len(each) for each in data]
 
-    def __init__(self, data: bytes | memoryview) -> None:
-        self.data = data
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def into(self, start: int, buffers: Buffers) -> None:
+    def into(self, sample: int, start: int, buffers: Buffers) -> None:
+        data = self._data[sample]
         for buffer in buffers:
-            part = self.data[start : start + len(buffer)]
+            part = data[start : start + len(buffer)]
             if len(part) < len(buffer):
-                raise CacheError(f"{len(self.data)} bytes are fewer than its header says")
+                raise CacheError(f"{len(data)} bytes are fewer than its header says")
             buffer[:] = part
             start += len(buffer)
 
-    def whole(self) -> bytes:
-        return bytes(self.data)
+    def whole(self, sample: int) -> bytes:
+        return self._data[sample]
+
+
+class InFiles:
+    """Bytes in files that are open, of each sample from an offset on."""
+
+    def __init__(self, files: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        self._files, self._offsets, self.sizes = files, offsets, sizes
+
+    def into(self, sample: int, start: int, buffers: Buffers) -> None:
+        begin = self._offsets[sample] + start
+        count = os.preadv(self._files[sample], buffers, begin)
+        if count < sum(map(len, buffers)):
+            raise CacheError(f"it ends at byte {begin + count} of the tar; it was cut while it was read")
+
+    def whole(self, sample: int) -> bytes:
+        data = bytearray(self.sizes[sample])
+        self.into(sample, 0, (data,))
+        return bytes(data)

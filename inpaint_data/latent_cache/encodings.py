@@ -41,7 +41,7 @@ def read_npy(data: bytes) -> npt.NDArray[Any]:
 
 
 def npy_layout(content: Content) -> tuple[bytes, tuple[int, ...], np.dtype[Any]]:
-    """The header of a .npy file, and the shape and the dtype that it says.
+    """The header of the first sample's .npy file, and the shape and the dtype that it says.
 
     Raises:
         CacheError: see `read_npy`.
@@ -53,8 +53,8 @@ def npy_layout(content: Content) -> tuple[bytes, tuple[int, ...], np.dtype[Any]]
 
 
 def _first_bytes(content: Content, count: int) -> bytes:
-    data = bytearray(min(content.size, count))
-    content.into(0, (data,))
+    data = bytearray(min(content.sizes[0], count))
+    content.into(0, 0, (data,))
     return bytes(data)
 
 
@@ -98,7 +98,7 @@ def pbm_bytes(masks: npt.NDArray[np.bool_]) -> bytes:
 
 
 def pbm_layout(content: Content) -> tuple[bytes, int, int]:
-    """The header of a binary PBM, its width and its height.
+    """The header of the first sample's binary PBM, its width and its height.
 
     Raises:
         CacheError: it is damaged.

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,11 @@ class OpenedCache:
         index = None if path is None else read_index(path)
         return None if index is None or not self._is_ours(index.merged) else index.merged
 
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """While it is held, the tars that are open stay open."""
+        return self._open_files.lock
+
     def left_out(self, on_purpose: bool) -> list[tuple[str, Any]]:
         return self.merged.left_out(on_purpose)
 
@@ -136,7 +142,7 @@ class OpenedCache:
 
     def open_tars(self, files: OpenFiles, check: Check) -> None:
         """Make ready to read; each tar here must have the size that its sidecar says."""
-        header = self.merged.header
+        header, self._open_files = self.merged.header, files
         columns = zip(header.shards, header.tar_sizes, header.tar_sha256, header.samples, strict=True)
         self.files = [
             ShardFile(self._folder, shard, files, check, self._url, self._copies, self._mirror_bytes)
@@ -144,6 +150,12 @@ class OpenedCache:
             else None
             for shard in starmap(Shard, columns)
         ]
+
+    def file_of(self, shard: int) -> ShardFile:
+        """The tar of a shard that has samples."""
+        file = self.files[shard]
+        assert file is not None
+        return file
 
     def rows(self, numbers: npt.NDArray[np.int64], shards: Sequence[int]) -> Rows:
         """The rows of some samples, which are in those shards."""

@@ -4,11 +4,11 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any, Literal, NamedTuple, get_args
 
 from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.latent_cache.contents import Buffers, Content, Held
+from inpaint_data.latent_cache.contents import InFiles
 from inpaint_data.latent_cache.format import tar_path
 from inpaint_data.latent_cache.index import Place
 from inpaint_data.shards.mirror import Mirror
@@ -33,7 +33,7 @@ class OpenFiles:
     def __init__(self, limit: int = OPEN_FILES) -> None:
         self.limit = limit
         self._numbers: OrderedDict[Path, int] = OrderedDict()
-        self._lock = Lock()
+        self.lock = RLock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"limit": self.limit}  # a worker process opens its own
@@ -41,21 +41,17 @@ class OpenFiles:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["limit"])  # type: ignore[misc]
 
-    def read_into(self, path: Path, start: int, buffers: Buffers, opened: Callable[[os.stat_result], None]) -> int:
-        """Fill buffers with the bytes of a file from `start` on; gives how many there were.
-
-        `opened` looks at a file that was just opened.
+    def number(self, path: Path, opened: Callable[[os.stat_result], None]) -> int:
+        """Of a file, opened if it was not; `opened` looks at one that was. Who lets go of `lock` may find it closed.
 
         Raises:
-            OSError: it cannot be opened or read.
+            OSError: it cannot be opened.
         """
-        with self._lock:  # nobody closes it meanwhile
-            number = self._numbers.get(path)
-            if number is None:
-                number = self._open(path, opened)
-            else:
-                self._numbers.move_to_end(path)
-            return os.preadv(number, buffers, start)
+        number = self._numbers.get(path)
+        if number is None:
+            return self._open(path, opened)
+        self._numbers.move_to_end(path)
+        return number
 
     def _open(self, path: Path, opened: Callable[[os.stat_result], None]) -> int:
         number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -81,23 +77,6 @@ class Shard(NamedTuple):
     size: int
     sha256: str
     samples: int
-
-
-class Stored:
-    """The bytes of a member in a tar here."""
-
-    __slots__ = ("_file", "_offset", "_path", "size")
-
-    def __init__(self, file: "ShardFile", path: Path, offset: int, size: int) -> None:
-        self._file, self._path, self._offset, self.size = file, path, offset, size
-
-    def into(self, start: int, buffers: Buffers) -> None:
-        self._file.read_into(self._path, self._offset + start, buffers)
-
-    def whole(self) -> bytes:
-        data = bytearray(self.size)
-        self.into(0, (data,))
-        return bytes(data)
 
 
 class ShardFile:
@@ -137,25 +116,29 @@ class ShardFile:
             self._checked = bytearray(self._shard.samples)
         self._known = known
 
-    def members(self, row: int, places: Mapping[str, Place]) -> dict[str, Content]:
+    def has_read(self, row: int) -> bool:
+        """Whether a sample needs no comparison with its checksums any more."""
+        return self._check == "never" or (self._check == "first" and self._checked[row] == 1)
+
+    def open(self) -> int | None:
+        """The number of the open file; None of a remote one of which there is no copy. The caller holds the lock."""
+        path = self._path if self._copies is None else self._copy()
+        return None if path is None else self._files.number(path, self._opened)
+
+    def members(self, row: int, places: Mapping[str, Place]) -> dict[str, bytes]:
         """The members of a sample at those places, checked as was asked for.
 
         Raises:
             CacheError: a member does not have its checksum, or the file ends before it.
             OSError, ShardError: the file cannot be read.
         """
-        path = self._path if self._copies is None else self._copy()
-        if self._check == "always" or (self._check == "first" and not self._checked[row]):
-            data = self._whole(path, places)
+        data = self._whole(places)
+        if not self.has_read(row):
             for name, place in places.items():
                 if Place.of(place.offset, data[name]) != place:
                     raise CacheError(f"{name} is not what was written, by its checksum")
             self._checked[row] = 1
-        elif path is not None:
-            return {name: Stored(self, path, place.offset, place.size) for name, place in places.items()}
-        else:
-            data = self._whole(path, places)
-        return {name: Held(content) for name, content in data.items()}
+        return data
 
     def _copy(self) -> Path | None:
         """The local copy of a remote one; None where there is no room for it."""
@@ -163,16 +146,12 @@ class ShardFile:
         sha256, size = self._shard.sha256, self._shard.size
         return self._copies.copy(self._url, sha256, size, self._mirror_bytes, sha256)
 
-    def _whole(self, path: Path | None, places: Mapping[str, Place]) -> dict[str, bytes]:
-        if path is not None:
-            return {name: Stored(self, path, place.offset, place.size).whole() for name, place in places.items()}
+    def _whole(self, places: Mapping[str, Place]) -> dict[str, bytes]:
+        with self._files.lock:
+            file = self.open()
+            if file is not None:
+                return {name: InFiles([file], [at.offset], [at.size]).whole(0) for name, at in places.items()}
         # One request for all of a sample, whose members lie side by side.
         first = min(place.offset for place in places.values())
         data = read_range(self._url, first, max(place.end for place in places.values()))
         return {name: data[place.offset - first : place.end - first] for name, place in places.items()}
-
-    def read_into(self, path: Path, start: int, buffers: Buffers) -> None:
-        """Fill buffers from `start` on. Raises CacheError if the file ends before."""
-        count = self._files.read_into(path, start, buffers, self._opened)
-        if count < sum(map(len, buffers)):
-            raise CacheError(f"{path} ends at byte {start + count}; it was cut while it was read")
