@@ -164,19 +164,7 @@ def _filled(
     """Read each sample's part into its row; False if one has another head or size than the first."""
     if not array.size or content.sizes.count(size) < len(array):
         return False
-    rows, length, start = array.data.cast("B"), array.nbytes // len(array), len(head)
-    own_head, at = bytearray(start), 0
-    for sample, variant in enumerate(variants):
-        row = rows[at : at + length]
-        if variant:
-            content.into(sample, 0, (own_head,))
-            content.into(sample, start + variant * step, (row,))
-        else:
-            content.into(sample, 0, (own_head, row))
-        if own_head != head:
-            return False
-        at += length
-    return True
+    return content.fill(array.data.cast("B"), head, [variant * step for variant in variants])
 
 
 def _read(name: str, parts: Parts) -> list[Any]:

@@ -23,6 +23,12 @@ class Content(Protocol):
             CacheError: there are too few.
         """
 
+    def fill(self, rows: memoryview, head: bytes, starts: Sequence[int]) -> bool:
+        """Fill rows of bytes, beside each other, with those from its start on behind the header of each sample.
+
+        False if one has another header. Raises CacheError as `into`.
+        """
+
     def whole(self, sample: int) -> bytes:
         """All of a sample's."""
 
@@ -43,6 +49,15 @@ class Held:
             buffer[:] = part
             start += len(buffer)
 
+    def fill(self, rows: memoryview, head: bytes, starts: Sequence[int]) -> bool:
+        length, at = len(rows) // len(starts), 0
+        for sample, start in enumerate(starts):
+            if not self._data[sample].startswith(head):
+                return False
+            self.into(sample, len(head) + start, (rows[at : at + length],))
+            at += length
+        return True
+
     def whole(self, sample: int) -> bytes:
         return self._data[sample]
 
@@ -57,7 +72,23 @@ class InFiles:
         begin = self._offsets[sample] + start
         count = os.preadv(self._files[sample], buffers, begin)
         if count < sum(map(len, buffers)):
-            raise CacheError(f"it ends at byte {begin + count} of the tar; it was cut while it was read")
+            raise CacheError(f"the tar ends at byte {begin + count}; it was cut while it was read")
+
+    def fill(self, rows: memoryview, head: bytes, starts: Sequence[int]) -> bool:
+        # As `into`, without a call for each: there are three in a sample, of which each takes some microseconds.
+        length, at, preadv, own = len(rows) // len(starts), 0, os.preadv, bytearray(len(head))
+        both = len(head) + length
+        for sample, (file, offset, start) in enumerate(zip(self._files, self._offsets, starts, strict=True)):
+            row = rows[at : at + length]
+            if start:
+                self.into(sample, 0, (own,))
+                self.into(sample, len(head) + start, (row,))
+            elif preadv(file, (own, row), offset) < both:
+                self.into(sample, 0, (own, row))  # which says where it ends
+            if own != head:
+                return False
+            at += length
+        return True
 
     def whole(self, sample: int) -> bytes:
         data = bytearray(self.sizes[sample])

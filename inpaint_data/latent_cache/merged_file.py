@@ -145,7 +145,7 @@ def write_index(folder: CacheFolder, sidecars: Sequence[Sidecar], fingerprint: s
         if isinstance(folder.place, Path):
             stamps = stamps_of(folder.root)
             index = read_index(folder.root / INDEX_FILE)
-            if index is None or index.stamps != stamps or not index.is_of(folder.root, stamps):
+            if index is None or not index.is_of(folder.root, stamps):
                 written(folder.root, merge(sidecars, fingerprint), stamps)
         else:
             folder.write(INDEX_FILE, b"".join(encoded(merge(sidecars, fingerprint), {})))
