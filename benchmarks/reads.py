@@ -108,7 +108,19 @@ def write_cache(root: Path, count: int, variants: int) -> None:
     """A cache as the job writes it, of noise and boxes."""
     root.mkdir(parents=True)
     rng, folder = np.random.default_rng(1), CacheFolder(root)
-    settings = CacheSettings(
+    settings = settings_of(variants)
+    sidecars = []
+    for number in range(SHARDS):
+        writer = ShardWriter(folder, f"{number:06d}")
+        for row in range(count // SHARDS):
+            writer.add(f"{row:08d}", members(rng, variants, f"a photo of {row}"), (SIDE, SIDE))
+        source = {"name": f"{number:06d}.tar", "size": 1, "sha256": "0" * 64}
+        sidecars.append(writer.commit(settings.fingerprint, source, variants, {}, []))
+    write_cache_file(folder, settings.to_json(), sidecars)
+
+
+def settings_of(variants: int) -> CacheSettings:
+    return CacheSettings(
         vae=VaeRecord(
             kind="AutoencoderKL",
             config={"block_out_channels": [1, 1, 1, 1]},
@@ -132,14 +144,6 @@ def write_cache(root: Path, count: int, variants: int) -> None:
             carry_image="none",
         ),
     )
-    sidecars = []
-    for number in range(SHARDS):
-        writer = ShardWriter(folder, f"{number:06d}")
-        for row in range(count // SHARDS):
-            writer.add(f"{row:08d}", members(rng, variants, f"a photo of {row}"), (SIDE, SIDE))
-        source = {"name": f"{number:06d}.tar", "size": 1, "sha256": "0" * 64}
-        sidecars.append(writer.commit(settings.fingerprint, source, variants, {}, []))
-    write_cache_file(folder, settings.to_json(), sidecars)
 
 
 def members(rng: np.random.Generator, variants: int, caption: str) -> dict[str, bytes]:
