@@ -38,7 +38,8 @@ FIRST = """
     drawn = time.perf_counter()
     batch = cache.batch(rows)
     ended = time.perf_counter()
-    print(json.dumps([ended - started, most() - before, opened - started, drawn - opened, ended - drawn, time.process_time() - cpu]))
+    parts = [opened - started, drawn - opened, ended - drawn]
+    print(json.dumps([ended - started, most() - before, *parts, time.process_time() - cpu]))
 """
 
 
@@ -57,10 +58,8 @@ def table(shards: int, figures: list[float], first: list[float]) -> Iterator[Row
     seconds, megabytes, opened, drawn, read, _ = figures
     count = shards * SAMPLES
     parts = f"opened {opened:.2f}, order {drawn:.2f}, batch {read:.2f} s"
-    print(
-        f"{count:,} samples in {shards} shards: {parts}; without an index {first[0]:.1f} s, CPU {first[-1]:.1f} s",
-        file=sys.stderr,
-    )
+    made = f"without an index {first[0]:.1f} s, CPU {first[-1]:.1f} s"
+    print(f"{count:,} samples in {shards} shards: {parts}; {made}", file=sys.stderr)
     yield Row(f"first batch of {count:,} samples", "19-36 s of 1 M", seconds, 1, " s")
     yield Row(f"its memory above import torch, {count:,} samples", "730 MB of 1 M", megabytes, 150, " MB")
     before = f"{19 * count / 1e6:.0f}-{36 * count / 1e6:.0f} s"  # of every start
