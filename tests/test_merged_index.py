@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -291,3 +292,66 @@ def test_sidecars_of_before_that_have_no_columns_of_records_give_the_same_batche
         assert same(whole, expected)
         assert part["caption"] == [expected["caption"][row] for row in rows]
         assert torch.equal(part["mask"], expected["mask"][list(rows)])
+
+
+def put(cache: Path, url: str) -> str:
+    files = fsspec.filesystem("s3")
+    for path in cache.iterdir():
+        files.put_file(str(path), f"{url.removeprefix('s3://')}/{path.name}")
+    return url
+
+
+def test_a_remote_cache_is_opened_by_its_index_alone(s3: str, cache: Path, tmp_path: Path) -> None:
+    url, mirror = put(cache, f"{s3}/{tmp_path.name}"), str(tmp_path / "mirror")
+    for number in range(3):
+        fsspec.filesystem("s3").rm_file(f"{url}/{number}.json".removeprefix("s3://"))
+    expected = LatentCache(cache, variant=1).batch(range(12))
+    for _ in range(2):  # fetched, and from the mirror
+        remote = LatentCache(url, variant=1, mirror=mirror)
+        for _ in range(2):
+            assert same(remote.batch(range(12)), expected)
+    assert same(pickle.loads(pickle.dumps(remote)).batch(range(12)), expected)
+
+
+@pytest.mark.parametrize("change", [None, of_another_cache, cut, emptied])
+def test_a_remote_index_that_is_not_of_its_cache_is_never_believed(
+    change: Callable[[Path, Path], None] | None, s3: str, cache: Path, tmp_path: Path
+) -> None:
+    expected = LatentCache(cache, variant=1).batch(range(12))
+    if change is None:
+        (cache / INDEX_FILE).unlink()
+    else:
+        change(cache, tmp_path)
+    remote = LatentCache(put(cache, f"{s3}/{tmp_path.name}"), variant=1, mirror=str(tmp_path / "mirror"))
+    assert same(remote.batch(range(12)), expected)
+
+
+def test_a_remote_index_with_damaged_rows_changes_no_batch(s3: str, cache: Path, tmp_path: Path) -> None:
+    expected = LatentCache(cache, variant=1).batch(range(12))
+    data = bytearray((cache / INDEX_FILE).read_bytes())
+    data[-40:] = bytes(40)
+    (cache / INDEX_FILE).write_bytes(data)
+    remote = LatentCache(put(cache, f"{s3}/{tmp_path.name}"), variant=1, mirror=str(tmp_path / "mirror"))
+    assert same(remote.batch(range(12)), expected)
+
+
+def test_a_cache_that_was_made_anew_in_its_store_is_read_as_it_is_now(s3: str, cache: Path, tmp_path: Path) -> None:
+    url, mirror = put(cache, f"{s3}/{tmp_path.name}"), str(tmp_path / "mirror")
+    assert len(LatentCache(url, mirror=mirror)) == 12
+    other = make(tmp_path / "other", first=50)
+    put(other, url)
+    assert same(
+        LatentCache(url, variant=1, mirror=mirror).batch(range(12)), LatentCache(other, variant=1).batch(range(12))
+    )
+
+
+def test_a_job_that_writes_to_a_store_puts_it_there(s3: str, tmp_path: Path) -> None:
+    for number in range(2):
+        write_shard(tmp_path / "in" / f"{number}.tar", small_samples(4, number))
+    url = f"{s3}/{tmp_path.name}"
+    cache_latents(str(tmp_path / "in"), url, vae=Autoencoder(Pooling()), **SETTINGS)
+    files = fsspec.filesystem("s3")
+    files.invalidate_cache()
+    assert f"{url}/{INDEX_FILE}".removeprefix("s3://") in files.find(url)
+    assert verify_cache(url).ok
+    assert len(LatentCache(url, mirror=str(tmp_path / "mirror")).batch(range(8))["__key__"]) == 8

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inpaint_data.durable import write_file
+from inpaint_data.durable import new_file, write_file
 from inpaint_data.errors import CacheError, ShardError
 from inpaint_data.latent_cache.format import (
     CACHE_FILE,
@@ -24,10 +24,11 @@ from inpaint_data.latent_cache.format import (
     tar_path,
 )
 from inpaint_data.latent_cache.merged import Broken, Merged, Rows, merge
-from inpaint_data.latent_cache.merged_file import INDEX_FILE, read_index, stamps_of, written
+from inpaint_data.latent_cache.merged_file import INDEX_FILE, MAGIC, read_index, stamps_of, written
 from inpaint_data.latent_cache.shard_files import FIX, Check, OpenFiles, Shard, ShardFile
-from inpaint_data.shards.mirror import Mirror, mirror_in, name_of_contents
-from inpaint_data.shards.stores import is_url, local_path, read_folder, read_if_there, stored_now, within
+from inpaint_data.shards.mirror import Mirror, mirror_in
+from inpaint_data.shards.stores import is_url, local_path, read_folder, read_if_there, within
+from inpaint_data.shards.streams import PIECE, open_stream
 
 _log = logging.getLogger(__name__)
 
@@ -98,24 +99,27 @@ class OpenedCache:
                 self.file = read_cache_file(self._folder)
             except CacheError:
                 self.file = CacheFile("", {}, None, None)  # as the sidecars' folder says it, below
-            if (index := self._fetched_index(url, copies)) is not None:
+            if (index := self._fetched_index(url)) is not None:
                 return self.file, index
         _fetch_sidecars(url, self._folder)
         self.file = read_cache_file(self._folder)
         return self.file, self._of_sidecars()
 
-    def _fetched_index(self, url: str, copies: Mirror) -> Merged | None:
+    def _fetched_index(self, url: str) -> Merged | None:
         """The columns of a remote cache's index; None where it has none that is of the shards in its `cache.json`."""
         if self.file.shards_sha256 is None:
             return None
-        place = within(url, INDEX_FILE)
-        try:
-            stored = stored_now(place)
-            name = name_of_contents(place, self.file.shards_sha256, str(stored.stamp))
-            path = None if stored.size is None else copies.copy(place, name, stored.size, self._mirror_bytes)
-        except ShardError:
-            return None  # its store refuses what is not there, or answers with something else
-        index = None if path is None else read_index(path)
+        path = self._folder / INDEX_FILE
+        index = read_index(path)
+        if index is None or not self._is_ours(index.merged):
+            try:
+                with _one_at_a_time(path.with_name(f"{INDEX_FILE}.lock")):
+                    index = read_index(path)  # which another process may have fetched meanwhile
+                    if index is None or not self._is_ours(index.merged):
+                        _fetch(within(url, INDEX_FILE), path)
+                        index = read_index(path)
+            except (OSError, ShardError):
+                return None  # there is no room, or its store refuses what is not there
         return None if index is None or not self._is_ours(index.merged) else index.merged
 
     @property
@@ -173,6 +177,8 @@ class OpenedCache:
             CacheError: these are others than when the cache was opened.
         """
         _log.warning("%s: its index, %s, is damaged (%s); it is made anew", self.root, INDEX_FILE, why)
+        with suppress(OSError):
+            (self._folder / INDEX_FILE).unlink()
         if self._url is not None:
             _fetch_sidecars(self._url, self._folder)
         before, self.merged = self.merged.header.shards_sha256, self._of_sidecars()
@@ -184,6 +190,30 @@ class OpenedCache:
         for number in range(len(self.merged.header.shards)):
             start, end = self.merged.extent(number)[:2]
             yield self.rows(np.arange(start, end), [number])
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Among the processes of this machine, however they end."""
+    import fcntl  # only what lies elsewhere needs it; Windows has none
+
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough where a child was forked meanwhile
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Copy the index of a remote cache, unless what the store has is something else."""
+    with open_stream(url) as source, suppress(EOFError), new_file(path) as file:
+        piece = source.read(PIECE)
+        if not piece.startswith(MAGIC):
+            raise EOFError  # of many web servers, a page
+        while piece:
+            file.write(piece)
+            piece = source.read(PIECE)
 
 
 def _fetch_sidecars(url: str, folder: Path) -> None:
