@@ -167,4 +167,5 @@ def pinned(batch: AnyBatch) -> AnyBatch:
 def _with_tensors(batch: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatch:
     # Entry by entry: a walk into lists would look at every byte of carried members.
     changed = {name: change(value) if isinstance(value, Tensor) else value for name, value in batch.items()}
-    return cast(AnyBatch, changed)
+    kind: Any = type(batch)
+    return cast(AnyBatch, kind(changed))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from inpaint_data.batch import POSTERIORS, Batch, Carried, Posterior
+from inpaint_data.batch import POSTERIORS, Batch, Carried, Posterior, to_device
 from inpaint_data.errors import UsageError
 from inpaint_data.latent_cache.assembling import Described, Drawing, Parts, assembled
 from inpaint_data.latent_cache.contents import Held
@@ -31,6 +31,10 @@ class CachedSample:
 
 class CachedBatch(dict[str, Any]):
     """A `Batch` of a cache, which torch's own collate function knows how to join with others."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "CachedBatch":  # noqa: ARG002 - as it can
+        """The batch on a device, for Lightning, Fabric and Accelerate, who else walk through each of its texts."""
+        return CachedBatch(to_device(cast(Batch, self), torch.device(device)))
 
 
 def joined(batches: Sequence[CachedBatch], **_: Any) -> CachedBatch:
