@@ -1,5 +1,6 @@
 """A batch from the members of its samples: each kind of array is read into one buffer, and converted at once."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,11 +152,29 @@ def _stacked(name: str, parts: Parts, means_alone: bool) -> tuple[npt.NDArray[An
     step = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     is_mean = means_alone and len(shape) == 3 and shape[0] % 2 == 0
     taken = (shape[0] // 2, *shape[1:]) if is_mean else shape
-    array = np.empty((len(content.sizes), *taken), dtype)
+    # What is converted is read into memory that is used again; what becomes the batch's own is not.
+    array = (np.empty if dtype == np.float32 else _room)((len(content.sizes), *taken), dtype)
     variants = parts.variants if per_variant else [0] * len(content.sizes)
     if per_variant and size != len(head) + parts.counts[0] * step:
         return None, False
     return (array, is_mean) if _filled(array, content, head, size, variants, step) else (None, False)
+
+
+class _Room(threading.local):
+    """Memory of a thread that each array is read into before it is converted, so that its pages are there already."""
+
+    bytes = np.empty(0, np.uint8)
+
+
+_ROOM = _Room()
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """An array that lasts until the next one is asked for."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if len(_ROOM.bytes) < size:
+        _ROOM.bytes = np.empty(size, np.uint8)
+    return _ROOM.bytes[:size].view(dtype).reshape(shape)
 
 
 def _filled(
@@ -196,7 +215,7 @@ def _masks(parts: Parts) -> Tensor:
     content = parts.contents[MASK]
     head, width, rows = pbm_layout(content)
     height, stride = rows // parts.counts[0], (width + 7) // 8
-    packed = np.empty((len(content.sizes), height, stride), np.uint8)
+    packed = _room((len(content.sizes), height, stride), np.dtype(np.uint8))
     size = len(head) + rows * stride
     if rows % parts.counts[0] or not _filled(packed, content, head, size, parts.variants, height * stride):
         return torch.from_numpy(np.stack(_read(name, parts)))[:, None]

@@ -69,7 +69,7 @@ def gathered(cache: OpenedCache, numbers: npt.NDArray[np.int64], wanted: Wanted,
     those = sorted(set(shards.tolist()))
     rows = cache.rows(numbers, those)
     merged, header = cache.merged, cache.merged.header
-    within = [number - merged.extent(shard)[0] for number, shard in zip(numbers.tolist(), shards.tolist(), strict=True)]
+    within = (numbers - merged.starts[shards]).tolist()
     names, keys = [header.shards[shard] for shard in shards.tolist()], merged.keys(rows)
     variants = _variants(wanted.variant, names, keys, header.variants, drawing)
     chosen = _Chosen(rows, [cache.file_of(shard) for shard in shards.tolist()], within, variants)

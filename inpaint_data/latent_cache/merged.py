@@ -93,6 +93,7 @@ class Merged:
     def __init__(self, header: Header, rows: Rows, buckets: npt.NDArray[np.int32], text: Any, left_out: Any) -> None:
         self.header, self.rows, self.buckets, self.text, self._left_out = header, rows, buckets, text, left_out
         self.ends = np.cumsum([0, *header.samples])[1:]
+        self.starts = self.ends - np.array(header.samples, np.int64)
         self._trusted = np.zeros(len(header.shards), bool)
         self.mapped_from: Path | None = None
 
