@@ -117,9 +117,9 @@ def pieces(root: Path, plan: list[list[int]], memmap: Any) -> str:
 
         ways: dict[str, Callable[[], object]] = {
             "3 x preadv": called,
-            "3 x mapped copy": lambda: [memmap.arrays["latents"][rows, : LATENT[0] // 2] for rows in plan * 3],
-            "to float32": lambda: [torch.from_numpy(halves).float() for _ in plan * 2],
-            "to masks": lambda: [np.unpackbits(masks, axis=-1) for _ in plan],
+            "3 x mapped copy": lambda: drain(memmap.arrays["latents"][rows, : LATENT[0] // 2] for rows in plan * 3),
+            "to float32": lambda: drain(torch.from_numpy(halves).float() for _ in plan * 2),
+            "to masks": lambda: drain(np.unpackbits(masks, axis=-1) for _ in plan),
         }
         times = side_by_side(ways, 9)
     return ", ".join(f"{name} {seconds / count * 1e6:.0f}" for name, seconds in times.items())

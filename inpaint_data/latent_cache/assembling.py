@@ -221,7 +221,8 @@ def _masks(parts: Parts) -> Tensor:
         return torch.from_numpy(np.stack(_read(name, parts)))[:, None]
     # In P4 a set bit is black, and white is what is repainted.
     np.invert(packed, out=packed)
-    return torch.from_numpy(np.unpackbits(packed, axis=-1, count=width).view(np.bool_))[:, None]
+    masks = np.unpackbits(packed.reshape(-1)).reshape(len(packed), 1, height, 8 * stride)
+    return torch.from_numpy(np.ascontiguousarray(masks[..., :width]).view(np.bool_))
 
 
 def _pictures(name: str, parts: Parts) -> Tensor:
