@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import RLock
 from typing import Any, Literal, NamedTuple, get_args
+from weakref import WeakSet
 
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.contents import InFiles
@@ -34,6 +35,7 @@ class OpenFiles:
         self.limit = limit
         self._numbers: OrderedDict[Path, int] = OrderedDict()
         self.lock = RLock()
+        _ALL.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"limit": self.limit}  # a worker process opens its own
@@ -77,6 +79,19 @@ class Shard(NamedTuple):
     size: int
     sha256: str
     samples: int
+
+
+_ALL: WeakSet[OpenFiles] = WeakSet()
+
+
+def _unlock() -> None:
+    """In a process that was forked while a thread, which it does not have, read a batch."""
+    for files in list(_ALL):
+        files.lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
 
 
 class ShardFile:
