@@ -170,4 +170,5 @@ def with_tensors(batch: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatc
     """The batch with another tensor in place of each. All else stays as it is."""
     # Entry by entry: a walk into lists would look at every byte of carried members.
     changed = {name: change(value) if isinstance(value, Tensor) else value for name, value in batch.items()}
-    return cast(AnyBatch, changed)
+    kind: Any = type(batch)
+    return cast(AnyBatch, kind(changed))

@@ -5,6 +5,7 @@ All of it is a pure function of (seed, epoch) and of what was consumed before: n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from inpaint_data.errors import UsageError
 from inpaint_data.seeding import generator_for
 
 Rows = npt.NDArray[np.int64]
+Buckets = npt.NDArray[np.integer[Any]]
+PART = 2**20  # samples that are counted at a time, since NumPy makes numbers of 64 bits of them
 
 
 @dataclass(frozen=True)
@@ -50,25 +53,36 @@ class Batches:
         drop_last: leave those at the end out.
     """
 
-    def __init__(self, order: Rows, buckets: Rows, batch_size: int, drop_last: bool = False) -> None:
+    def __init__(self, order: Rows, buckets: Buckets, batch_size: int, drop_last: bool = False) -> None:
         of_order = buckets[order]
-        whole: list[tuple[int, Rows]] = []  # place of the last sample, places of all
+        whole: list[Rows] = []  # of each bucket, (batches, batch_size) places
         tails: list[Rows] = []
-        for bucket in np.unique(of_order):
+        for bucket in np.flatnonzero(counts_of(of_order)):
             places = np.flatnonzero(of_order == bucket)
             count = len(places) // batch_size * batch_size
-            whole += [(int(group[-1]), group) for group in places[:count].reshape(-1, batch_size)]
+            whole.append(places[:count].reshape(-1, batch_size))
             tails += [places[count:]] if count < len(places) and not drop_last else []
-        whole.sort(key=lambda batch: batch[0])
-        tails.sort(key=lambda places: int(places[-1]))
-        self._order, self._places = order, [*(places for _, places in whole), *tails]
+        self._whole = np.concatenate(whole) if whole else np.zeros((0, batch_size), np.int64)
+        if len(whole) > 1:
+            self._whole = self._whole[np.argsort(self._whole[:, -1])]
+        self._order, self._tails = order, sorted(tails, key=lambda places: int(places[-1]))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._whole) + len(self._tails)
 
     def __getitem__(self, index: int) -> Rows:
-        rows: Rows = self._order[self._places[index]]
+        count = len(self._whole)
+        rows: Rows = self._order[self._whole[index] if index < count else self._tails[index - count]]
         return rows
+
+
+def counts_of(buckets: Buckets) -> Rows:
+    """How many samples each bucket has, by its number; buckets are numbered from 0 on."""
+    parts = (np.bincount(buckets[start : start + PART]) for start in range(0, len(buckets), PART))
+    counts = np.zeros(int(buckets.max()) + 1 if len(buckets) else 0, np.int64)
+    for part in parts:
+        counts[: len(part)] += part
+    return counts
 
 
 def steps_of(batches: int, world: int, train: bool, what: str) -> int:
@@ -89,12 +103,13 @@ def steps_of(batches: int, world: int, train: bool, what: str) -> int:
     return batches // world if train else -(-batches // world)
 
 
-def share_of(batches: int, steps: int, rank: int, world: int) -> list[int]:
+def share_of(batches: int, steps: int, rank: int, world: int) -> Sequence[int]:
     """The numbers of one rank's batches; where there are fewer than `steps` for each, the last one again."""
-    return [min(step * world + rank, batches - 1) for step in range(steps)]
+    share = range(rank, rank + steps * world, world)
+    return share if not share or share[-1] < batches else [min(number, batches - 1) for number in share]
 
 
-def left_over(order: Rows, buckets: Rows, consumed: Sequence[Consumed]) -> Rows:
+def left_over(order: Rows, buckets: Buckets, consumed: Sequence[Consumed]) -> Rows:
     """What remains of an epoch's order, still in that order, after some of its batches were consumed."""
     for part in consumed:
         batches = Batches(order, buckets, part.batch_size)

@@ -4,8 +4,10 @@ Never of worker, rank, batch or order, so any process that meets a sample makes 
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -42,3 +44,69 @@ def noise_for(seed: int, sample: str, variant: int, purpose: str, shape: tuple[i
     generator = torch.Generator().manual_seed(_number(seed, sample, variant, purpose) % 2**63)
     # Said, since Lightning changes torch's default dtype for a while.
     return torch.randn(shape, generator=generator, dtype=torch.float32)
+
+
+def noises_for(seed: int, samples: Sequence[str], variant: int, purpose: str, shape: tuple[int, ...]) -> Tensor:
+    """`noise_for` each of several samples: (B, *shape)."""
+    noises = torch.empty((len(samples), *shape), dtype=torch.float32)
+    generator = torch.Generator()
+    for noise, sample in zip(noises, samples, strict=True):
+        generator.manual_seed(_number(seed, sample, variant, purpose) % 2**63)
+        torch.randn(shape, generator=generator, dtype=torch.float32, out=noise)
+    return noises
+
+
+def draws_for(seed: int, samples: Sequence[str], variant: int, purpose: str, count: int) -> list[int]:
+    """`generator_for(…).integers(count)` of each of several samples, of which each costs more than a sample's read.
+
+    NumPy's SeedSequence is computed for all at once, and the first number of its PCG64 with Python's.
+    """
+    if not 1 < count < 2**32:
+        return [int(generator_for(seed, sample, variant, purpose).integers(count)) for sample in samples]
+    numbers = [_number(seed, sample, variant, purpose) for sample in samples]
+    drawn = []
+    for number, words in zip(numbers, _states(numbers), strict=True):
+        high, low, sequence_high, sequence_low = words
+        step = ((sequence_high << 64 | sequence_low) << 1 | 1) & _MASK128
+        state = ((step + (high << 64 | low)) * _PCG + step) & _MASK128
+        state = (state * _PCG + step) & _MASK128
+        mixed, turned = (state >> 64 ^ state) & _MASK64, state >> 122
+        scaled = ((mixed >> turned | mixed << (64 - turned)) & _MASK32) * count
+        if scaled & _MASK32 < count:  # where another number might have to be drawn, which is hardly ever
+            scaled = int(np.random.Generator(np.random.PCG64(number)).integers(count)) << 32
+        drawn.append(scaled >> 32)
+    return drawn
+
+
+_MASK32, _MASK64, _MASK128 = 2**32 - 1, 2**64 - 1, 2**128 - 1
+_PCG = 0x2360ED051FC65DA44385DF649FCCF645
+
+
+def _powers(first: int, factor: int, count: int) -> npt.NDArray[np.uint32]:
+    return np.array([first * pow(factor, power, 2**32) % 2**32 for power in range(count)], np.uint32)[:, None]
+
+
+_A, _B = _powers(0x43B0D7E5, 0x931E8875, 17), _powers(0x8B51F9DD, 0x58F38DED, 9)
+_LEFT, _RIGHT, _SHIFT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715), np.uint32(16)
+
+
+def _states(numbers: Sequence[int]) -> list[list[int]]:
+    """What `np.random.SeedSequence(number).generate_state(4, np.uint64)` gives for each."""
+    words = np.frombuffer(b"".join(number.to_bytes(16, "little") for number in numbers), "<u4")
+    pool = _mixed(words.reshape(-1, 4).T, _A[:4], _A[1:5])
+    for source in range(4):
+        others, at = [word for word in range(4) if word != source], 4 + 3 * source
+        hashed = _mixed(pool[source], _A[at : at + 3], _A[at + 1 : at + 4])
+        mixed = _LEFT * pool[others] - _RIGHT * hashed
+        pool[others] = mixed ^ mixed >> _SHIFT
+    state = _mixed(np.concatenate([pool, pool]), _B[:8], _B[1:9])
+    halves: list[list[int]] = np.ascontiguousarray(state.T).view("<u8").tolist()
+    return halves
+
+
+def _mixed(
+    words: npt.NDArray[np.uint32], before: npt.NDArray[np.uint32], after: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.uint32]:
+    mixed: npt.NDArray[np.uint32] = (words ^ before) * after
+    mixed ^= mixed >> _SHIFT
+    return mixed

@@ -58,7 +58,7 @@ def cache(root: Path, out: str = "cache", shards: str = "shards", **settings: An
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".stamps-")}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def of_disk_errors(path: Path) -> None:

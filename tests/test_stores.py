@@ -684,6 +684,8 @@ def test_training_from_signed_urls_is_no_cache(web: Web, tmp_path: Path) -> None
 def test_a_cache_whose_server_lists_nothing_is_told_from_none(web: Web, tmp_path: Path) -> None:
     cache_latents(shards_on(web, 2), str(web.folder / "c"), vae=Autoencoder(Pooling()), **SMALL)
     (web.folder / "empty").mkdir()
+    assert len(LatentCache(f"{web.url}/c", mirror=str(tmp_path / "m"))) == 8, "its index names the shards"
+    (web.folder / "c" / ".index").unlink()
     for folder, says in (
         ("c", "its server has the cache's files but does not list them"),
         ("empty", "not a latent cache"),

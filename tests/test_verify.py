@@ -69,7 +69,7 @@ def named(problems: list[Problem]) -> set[str]:
 
 def contents(cache: Path) -> dict[str, bytes]:
     """All that is in a cache but the stamps of its inputs, which have the time in them."""
-    return {path.name: path.read_bytes() for path in cache.iterdir() if not path.name.startswith(".stamps-")}
+    return {path.name: path.read_bytes() for path in cache.iterdir() if not path.name.startswith(".")}
 
 
 def damages(data: bytes, seed: int) -> dict[str, bytes]:

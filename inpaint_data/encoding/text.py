@@ -106,10 +106,11 @@ class Text:
         samples = list(map(sample_id, batch["__shard__"], batch["__key__"]))
         epochs = [epoch] * len(samples) if isinstance(epoch, int) else epoch
         dropped = [
-            generator_for(seed, sample, number, "caption").random() < share
+            share > 0 and generator_for(seed, sample, number, "caption").random() < share
             for sample, number in zip(samples, epochs, strict=True)
         ]
-        result: dict[str, Any] = dict(batch)
+        kind: Any = type(batch)  # which may know how it is moved to a device
+        result: dict[str, Any] = kind(batch)
         result["caption"] = ["" if drop else text for drop, text in zip(dropped, batch["caption"], strict=True)]
         result["carried"] = Carried(
             {name: data for name, data in members.items() if name not in names} for members in batch["carried"]

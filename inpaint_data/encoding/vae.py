@@ -316,7 +316,10 @@ def sample_posterior(raw: Tensor, noise: Tensor, dtype: torch.dtype = torch.floa
 
     def drawn(raw: Tensor, noise: Tensor) -> Tensor:
         mean, log_variance = raw.chunk(2, dim=-3)
-        return (mean + torch.exp(0.5 * log_variance) * noise).float()
+        deviation = 0.5 * log_variance
+        if deviation.requires_grad:
+            return (mean + torch.exp(deviation) * noise).float()
+        return deviation.exp_().mul_(noise).add_(mean).float()  # the same in one buffer
 
     if dtype == torch.float32:
         return drawn(raw, noise)

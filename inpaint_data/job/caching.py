@@ -37,6 +37,7 @@ from inpaint_data.latent_cache.format import (
     write_cache_file,
 )
 from inpaint_data.latent_cache.lock import Lock, locked
+from inpaint_data.latent_cache.merged_file import write_index
 from inpaint_data.latent_cache.settings import CacheSettings
 from inpaint_data.latent_cache.text_members import write_empty_prompt
 from inpaint_data.latent_cache.writer import check_folder, clean, settings_for
@@ -272,6 +273,7 @@ def _run(
         summary.in_cache, summary.helped = totals(sidecars), claims.helped
         if not summary.missing and not summary.unreadable:
             write_cache_file(folder, settings, sidecars)
+            write_index(folder, sidecars, fingerprint(settings))
     except OSError as error:
         raise CacheError(
             f"{error.filename or folder.name}: {error.strerror or error}; fix that and run the same command again, "

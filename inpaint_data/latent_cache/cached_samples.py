@@ -1,24 +1,20 @@
-"""Batches of cached samples from their members, for `LatentCache` and the `cached` stage."""
+"""Batches of a cache, and those of cached samples whose members are in memory, for the `cached` stage."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from inpaint_data.batch import POSTERIORS, SIZES, Batch, Carried, Posterior
-from inpaint_data.encoding.vae import sample_posterior
-from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.latent_cache.encodings import Content
-from inpaint_data.latent_cache.members import ARRAYS, MEMBERS, PICTURES, SOFT_MASK, masks_member, scales_name
+from inpaint_data.batch import POSTERIORS, Batch, Carried, Posterior, to_device
+from inpaint_data.errors import UsageError
+from inpaint_data.latent_cache.assembling import Described, Drawing, Parts, assembled
+from inpaint_data.latent_cache.contents import Held
+from inpaint_data.latent_cache.members import MEMBERS
 from inpaint_data.latent_cache.record import RECORD
-from inpaint_data.latent_cache.storage import from_storage
-from inpaint_data.masks.soft_border import from_levels
-from inpaint_data.seeding import noise_for, sample_id
 
 
 @dataclass(frozen=True)
@@ -27,18 +23,18 @@ class CachedSample:
 
     key: str
     shard: str
-    members: Mapping[str, Content]  # the record, the masks, and those of the latents that were asked for
+    members: Mapping[str, bytes]  # the record, the masks, and those of the latents that were asked for
     variant: int  # which of the masks
     variants: int  # how many there are
     carried: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def id(self) -> str:
-        return sample_id(self.shard, self.key)
-
 
 class CachedBatch(dict[str, Any]):
     """A `Batch` of a cache, which torch's own collate function knows how to join with others."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "CachedBatch":  # noqa: ARG002 - as it can
+        """The batch on a device, for Lightning, Fabric and Accelerate, who else walk through each of its texts."""
+        return CachedBatch(to_device(cast(Batch, self), torch.device(device)))
 
 
 def joined(batches: Sequence[CachedBatch], **_: Any) -> CachedBatch:
@@ -100,73 +96,18 @@ def batch_of(
     Raises:
         CacheError, ValueError, KeyError, TypeError: a member is not what a cache has.
     """
-    records = [_read(sample, RECORD) for sample in samples]
-    has_posterior = bool(records[0]["has_posterior"])
-    keys = [sample.key for sample in samples]
-    means = frozenset[str](records[0].get("means", ()))
-    check_kept(posterior, means)
-    arrays = [name for name in ARRAYS if all(name in sample.members for sample in samples)]
-    latents = {}
-    for name in arrays:
-        key = ARRAYS[name].key
-        # What has no log-variance is taken whole: an autoencoder without a posterior, or the mean alone.
-        how = posterior if has_posterior and key not in means else "moments"
-        latents[key] = _latents(name, samples, how, seed, epoch, dtype)
-    pictures = {
-        codec.key: torch.from_numpy(np.stack([_read(sample, name) for sample in samples])).permute(0, 3, 1, 2)
-        for name, codec in PICTURES.items()
-        if all(name in sample.members for sample in samples)
-    }
-    batch: dict[str, Any] = {
-        **latents,
-        **pictures,
-        "mask": _masks(samples),
-        "offset": torch.tensor([record["offset"] for record in records]),
-        "window": [record["window"] for record in records],
-        "variant": torch.tensor([sample.variant for sample in samples]),
-        "caption": [record["caption"] for record in records],
-        "generator": [record["generator"] for record in records],
-        "edits": [record["edits"] for record in records],
-        **{name: torch.tensor([record[name] for record in records]) for name in SIZES},
-        "flip": torch.tensor([record["flip"] for record in records]),
-        "carried": Carried(sample.carried for sample in samples),
-        "__key__": keys,
-        "__shard__": [sample.shard for sample in samples],
-    }
-    return cast(Batch, CachedBatch(batch))
-
-
-def _read(sample: CachedSample, name: str) -> Any:
-    return MEMBERS[name].read(sample.members[name], sample.variant, sample.variants)
-
-
-def _masks(samples: Sequence[CachedSample]) -> Tensor:
-    """(B, 1, H, W) bool, or float32 in [0, 1] if soft."""
-    name = masks_member(samples[0].members)
-    stacked = torch.from_numpy(np.stack([_read(sample, name) for sample in samples]))[:, None]
-    return from_levels(stacked) if name == SOFT_MASK else stacked
-
-
-def _latents(
-    name: str, samples: Sequence[CachedSample], posterior: Posterior, seed: int, epoch: int, dtype: torch.dtype
-) -> Tensor:
-    """One float32 tensor for the batch, filled without a copy in between."""
-    raw = None
-    for row, sample in enumerate(samples):
-        scales = scales_name(name)
-        array = from_storage(_read(sample, name), _read(sample, scales) if scales in sample.members else None)
-        if raw is None:
-            raw = np.empty((len(samples), *array.shape), np.float32)
-        if array.shape != raw.shape[1:]:
-            raise CacheError(f"{name}: {array.shape} and {raw.shape[1:]} do not go into one batch")
-        raw[row] = array
-    assert raw is not None
-    moments = torch.from_numpy(raw)  # or latents, of an autoencoder without a posterior
-    if posterior == "moments":
-        return moments
-    mean = moments.chunk(2, dim=-3)[0]
-    if posterior == "mode":
-        return mean.contiguous()
-    shape, purpose = tuple(mean.shape[1:]), ARRAYS[name].key
-    noise = torch.stack([noise_for(seed, sample.id, epoch, purpose, shape) for sample in samples])
-    return sample_posterior(moments, noise, dtype)
+    counts = [sample.variants for sample in samples]
+    records = [MEMBERS[RECORD].read(sample.members[RECORD], sample.variant, sample.variants) for sample in samples]
+    described = Described.of(records)
+    check_kept(posterior, described.means)
+    names = [name for name in MEMBERS if all(name in sample.members for sample in samples)]
+    parts = Parts(
+        keys=[sample.key for sample in samples],
+        shards=[sample.shard for sample in samples],
+        variants=[sample.variant for sample in samples],
+        counts=counts,
+        described=described,
+        contents={name: Held([sample.members[name] for sample in samples]) for name in names},
+        carried=[sample.carried for sample in samples],
+    )
+    return cast(Batch, CachedBatch(assembled(parts, Drawing(posterior, seed, epoch, dtype))))

@@ -6,7 +6,7 @@ Shapes: K masks of a sample, H W the image.
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from inpaint_data.errors import CacheError, InpaintDataError
+from inpaint_data.latent_cache.contents import Content
 from inpaint_data.latent_cache.storage import storage_of
 from inpaint_data.shown import shortened
 
-Content = bytes | npt.NDArray[Any]  # of a member: its bytes, or the array of one variant
 _PBM_HEADER = re.compile(rb"P4\s+([0-9]{1,9})\s+([0-9]{1,9})\s")
 
 
@@ -40,20 +40,22 @@ def read_npy(data: bytes) -> npt.NDArray[Any]:
         return np.frombuffer(data, dtype, offset=start).reshape(shape)
 
 
-def read_npy_row(read: Callable[[int, int], bytes], size: int, row: int) -> npt.NDArray[Any]:
-    """One row of the array in a .npy file of `size` bytes, of which nothing else is read but its header.
-
-    Args:
-        read: gives the bytes [start, end) of the file.
+def npy_layout(content: Content) -> tuple[bytes, tuple[int, ...], np.dtype[Any]]:
+    """The header of the first sample's .npy file, and the shape and the dtype that it says.
 
     Raises:
         CacheError: see `read_npy`.
     """
     with _only_cache_errors():
-        start = _start_of_array(read(0, min(size, 10)))
-        shape, dtype = _npy_header(read(0, start))
-        length = (size - start) // shape[0]
-        return np.frombuffer(read(start + row * length, start + (row + 1) * length), dtype).reshape(shape[1:])
+        start = _start_of_array(_first_bytes(content, 10))
+        head = _first_bytes(content, start)
+        return head, *_npy_header(head)
+
+
+def _first_bytes(content: Content, count: int) -> bytes:
+    data = bytearray(min(content.sizes[0], count))
+    content.into(0, 0, (data,))
+    return bytes(data)
 
 
 @contextmanager
@@ -93,6 +95,19 @@ def pbm_bytes(masks: npt.NDArray[np.bool_]) -> bytes:
     count, height, width = masks.shape
     header = f"P4\n{width} {count * height}\n".encode()
     return header + np.packbits(~masks.reshape(count * height, width), axis=1).tobytes()
+
+
+def pbm_layout(content: Content) -> tuple[bytes, int, int]:
+    """The header of the first sample's binary PBM, its width and its height.
+
+    Raises:
+        CacheError: it is damaged.
+    """
+    match = _PBM_HEADER.match(_first_bytes(content, 64))
+    width, rows = map(int, match.groups()) if match else (0, 0)
+    if match is None or not width or not rows:
+        raise CacheError("mask.pbm: not a P4 file")
+    return match[0], width, rows
 
 
 def read_pbm(data: bytes, count: int, row: int | None = None) -> npt.NDArray[np.bool_]:

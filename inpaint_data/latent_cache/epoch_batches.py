@@ -1,7 +1,7 @@
 """Batches of a cache for any loop: each time they are iterated, those of another epoch."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,9 +90,9 @@ class EpochBatches(BatchSampler):
     def _drops_last(self, dealt_to: int) -> bool:
         return self.drop_last or (self.shuffle and dealt_to > 1)
 
-    def _share(self, dealt_to: int) -> list[int]:
+    def _share(self, dealt_to: int) -> Sequence[int]:
         """The numbers of this rank's batches; where another deals them out, of all ranks'."""
-        sizes = np.unique(self.cache.buckets, return_counts=True)[1]
+        sizes = self.cache.bucket_counts
         drop_last = self._drops_last(dealt_to)
         count = int((sizes // self.batch_size if drop_last else -(-sizes // self.batch_size)).sum())
         rank, world = (0, dealt_to) if dealt_to else self._ranks()
@@ -100,7 +100,7 @@ class EpochBatches(BatchSampler):
         steps = steps_of(count, world, self.shuffle, what)
         self.cache.check_ranks(world)
         if dealt_to:
-            return list(range(steps * world if self.shuffle else count))
+            return range(steps * world if self.shuffle else count)
         return share_of(count, steps, rank, world)
 
     def __len__(self) -> int:

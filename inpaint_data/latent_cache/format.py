@@ -13,6 +13,7 @@ from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.encodings import json_bytes
 from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.index import ShardIndex, is_count
+from inpaint_data.latent_cache.record_columns import RecordColumns
 from inpaint_data.shards.stores import folder_of, is_url, local_path, read_if_there, within
 
 if TYPE_CHECKING:
@@ -182,7 +183,10 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """The file beside a shard that commits it. The samples in `filtered` were left out on purpose."""
+    """The file beside a shard that commits it. The samples in `filtered` were left out on purpose.
+
+    `records` is None of a shard without samples, and of one that was made before sidecars had them.
+    """
 
     shard: str
     fingerprint: str
@@ -193,6 +197,7 @@ class Sidecar:
     index: ShardIndex
     quarantined: list[Quarantined] = field(default_factory=list)
     filtered: list[Quarantined] = field(default_factory=list)
+    records: RecordColumns | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -224,7 +229,7 @@ class Sidecar:
             **self.index.to_json(),
             "quarantined": [asdict(entry) for entry in self.quarantined],
             "filtered": [asdict(entry) for entry in self.filtered],
-        }
+        } | ({} if self.records is None else {"records": self.records.to_json()})
 
     @classmethod
     def read(cls, path: Path) -> "Sidecar":
@@ -246,6 +251,9 @@ class Sidecar:
                 index=ShardIndex.from_json(fields, fields["output"]["size"]),
                 quarantined=[Quarantined(**entry) for entry in fields["quarantined"]],
                 filtered=[Quarantined(**entry) for entry in fields["filtered"]],
+                records=RecordColumns.from_json(fields["records"], len(fields["keys"]), fields["variants"])
+                if "records" in fields
+                else None,
             )
             if sidecar.to_bytes() != data:
                 raise ValueError("it was changed after it was written")

@@ -34,7 +34,9 @@ from inpaint_data.latent_cache.members import (
     masks_member,
     pixels_name,
 )
+from inpaint_data.latent_cache.merged_file import write_index
 from inpaint_data.latent_cache.record import RECORD
+from inpaint_data.latent_cache.record_columns import RecordColumns
 from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.latent_cache.settings import CacheSettings, FoundInTars, VaeRecord
 from inpaint_data.latent_cache.storage import Storage, storage_of
@@ -88,7 +90,9 @@ def _index(folder: CacheFolder, vae: str | Autoencoder | None) -> list[str]:
             sidecars.append(_sidecar(path, settings, check))
     for sidecar in sidecars:
         folder.write(f"{Path(sidecar.shard).stem}.json", sidecar.to_bytes())
-    write_cache_file(folder, settings.to_json(), [Sidecar.read(path) for path in committed(folder.root)])
+    of_all = [Sidecar.read(path) for path in committed(folder.root)]
+    write_cache_file(folder, settings.to_json(), of_all)
+    write_index(folder, of_all, settings.fingerprint)
     return [sidecar.shard for sidecar in sidecars]
 
 
@@ -191,6 +195,7 @@ def _sidecar(path: Path, settings: CacheSettings, check: SampleCheck) -> Sidecar
     keys: list[str] = []
     places: list[dict[str, Place]] = []
     target_sizes: list[tuple[int, int]] = []
+    records: list[bytes] = []
     for sample in _samples(path):
         members = {name: data for name, data in sample.members.items() if name in MEMBERS}
         for problem in check.problems(members):
@@ -198,6 +203,7 @@ def _sidecar(path: Path, settings: CacheSettings, check: SampleCheck) -> Sidecar
         keys.append(sample.key)
         places.append({name: Place.of(sample.offsets[name], data) for name, data in sample.members.items()})
         target_sizes.append(check.size)
+        records.append(sample.members[RECORD])
     identity = shard_identity(str(path))
     return Sidecar(
         shard=path.name,
@@ -207,4 +213,5 @@ def _sidecar(path: Path, settings: CacheSettings, check: SampleCheck) -> Sidecar
         variants=settings.variants,
         made_with={},
         index=ShardIndex.of(keys, places, target_sizes),
+        records=RecordColumns.of(records),
     )

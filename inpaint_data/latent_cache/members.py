@@ -17,7 +17,6 @@ from inpaint_data.batch import PAIRED, PIXELS, Batch
 from inpaint_data.errors import CacheError, SampleError
 from inpaint_data.latent_cache.codec import Codec, Expected, Seen, Storing
 from inpaint_data.latent_cache.encodings import (
-    Content,
     npy_bytes,
     pbm_bytes,
     picture_bytes,
@@ -71,9 +70,7 @@ class Latents:
             )
         return npy_bytes(stored)
 
-    def read(self, data: Content, variant: int, variants: int) -> npt.NDArray[Any]:  # noqa: ARG002 - of the protocol
-        if isinstance(data, np.ndarray):
-            return data
+    def read(self, data: bytes, variant: int, variants: int) -> npt.NDArray[Any]:  # noqa: ARG002 - of the protocol
         array = read_npy(data)
         return array[variant] if self.per_variant else array
 
@@ -112,7 +109,7 @@ class Scales:
     def write(self, batches: Sequence[Batch], row: int, storing: Storing) -> bytes:
         return npy_bytes(scales_of(self.latents.floats(batches, row, storing)))
 
-    def read(self, data: Any, variant: int, variants: int) -> npt.NDArray[Any]:
+    def read(self, data: bytes, variant: int, variants: int) -> npt.NDArray[Any]:
         return self.latents.read(data, variant, variants)
 
     def check(self, data: bytes, expected: Expected, seen: Seen) -> npt.NDArray[Any]:

@@ -1,49 +1,34 @@
 """Cache reader: a map-style dataset of the batches that the live transform would give."""
 
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from inpaint_data.batch import Batch, Posterior
-from inpaint_data.durable import write_file
+from inpaint_data.batch import Batch, Posterior, select
 from inpaint_data.errors import CacheError, ShardError, UsageError
-from inpaint_data.latent_cache.cached_samples import CachedSample, batch_of, check_kept, check_posterior
+from inpaint_data.latent_cache.assembling import Drawing
+from inpaint_data.latent_cache.cached_samples import CachedBatch, check_kept, check_posterior, joined
 from inpaint_data.latent_cache.epoch_batches import EpochBatches
-from inpaint_data.latent_cache.format import (
-    CACHE_FILE,
-    CacheFile,
-    Sidecar,
-    committed,
-    is_cache,
-    missing_cache_file,
-    read_cache_file,
-    shards_sha256,
-    tar_path,
-)
-from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, PICTURES, scales_name
-from inpaint_data.latent_cache.record import RECORD
-from inpaint_data.latent_cache.shard_files import FIX, Check, OpenFiles, ShardFile, check_when
-from inpaint_data.latent_cache.variants import carried_of, is_of_variant, of_variant
-from inpaint_data.seeding import generator_for, sample_id
-from inpaint_data.shards.mirror import DEFAULT_BYTES, Mirror, mirror_in
-from inpaint_data.shards.stores import is_url, local_path, read_folder
+from inpaint_data.latent_cache.format import CacheFile
+from inpaint_data.latent_cache.gathering import Decoder, Variant, Wanted, gathered
+from inpaint_data.latent_cache.members import ARRAYS, MASKED_LATENTS, MEMBERS, PICTURES, scales_name
+from inpaint_data.latent_cache.opened_cache import OpenedCache
+from inpaint_data.latent_cache.shard_files import FIX, Check, OpenFiles, check_when
+from inpaint_data.shards.mirror import DEFAULT_BYTES
 
 _log = logging.getLogger(__name__)
 INCOMPLETE = "its job is under way or was stopped"
 FINISH = "run the cache command to its end"
 if TYPE_CHECKING:
     from inpaint_data.latent_cache.settings import CacheSettings
-
-Decoder = Callable[[bytes], Any]
-Variant = int | Literal["draw"]
 
 
 class LatentCache(Dataset[Batch]):
@@ -73,9 +58,8 @@ class LatentCache(Dataset[Batch]):
             "sample" depend on it. It lies in shared memory, so worker processes follow it.
         is_complete: False while the job that makes the cache is under way, or after it was stopped.
         fingerprint: of the settings that the cache was made with.
-        sizes: (N, 2) int64, height and width of every sample.
-        buckets: (N,) int64, the bucket of every sample; samples of one bucket have one size and fit into a batch.
-        quarantined, filtered: (shard, entry) of every sample that the job could not use or left out on purpose.
+        buckets: (N,) int32, the bucket of every sample; samples of one bucket have one size and fit into a batch.
+        bucket_counts: how many samples each bucket has.
 
     Raises:
         CacheError: no cache at `root`, nothing committed yet, or a shard that is not what its sidecar says.
@@ -103,7 +87,7 @@ class LatentCache(Dataset[Batch]):
         self.root = ", ".join(map(str, roots))
         check_when(check)
         files = OpenFiles()
-        caches = [_Cache(str(folder), mirror, mirror_bytes) for folder in roots]
+        self._caches = caches = [OpenedCache(str(folder), mirror, mirror_bytes) for folder in roots]
         self.first_root = caches[0].root
         self._file = caches[0].file
         self.fingerprint: str = self._file.fingerprint
@@ -123,34 +107,30 @@ class LatentCache(Dataset[Batch]):
         self._state = torch.zeros(3, dtype=torch.int64)
         self.times_set = 0
         self._state.share_memory_()  # type: ignore[no-untyped-call]
-        self.quarantined = [entry for cache in caches for entry in cache.left_out(on_purpose=False)]
-        self.filtered = [entry for cache in caches for entry in cache.left_out(on_purpose=True)]
-        self._shards = [shard for cache in caches for shard in cache.shards(files, check)]
-        if not self._shards:
+        for cache in caches:
+            cache.open_tars(files, check)
+        if not sum(map(len, caches)):
             bad, filtered = len(self.quarantined), len(self.filtered)
             fix = "fix them or the filters" if bad or filtered else "run the cache command to its end"
             raise CacheError(f"{self.root}: has no samples, {bad} are quarantined and {filtered} filtered; {fix}")
         for cache in caches:
             cache.check_complete()
-        self.variants = self._shards[0].variants
+        self.variants = next(cache for cache in caches if len(cache)).merged.header.variants
         if variant != "draw" and not (type(variant) is int and 0 <= variant < self.variants):
             raise UsageError(f"variant: {variant!r} is not in the cache, which has 0...{self.variants - 1}")
-        indexes = [shard.index for shard in self._shards]
-        self._ends = np.cumsum([len(index.keys) for index in indexes])
+        self._ends = np.cumsum([len(cache) for cache in caches])
         self.is_complete = all(cache.file.totals is not None for cache in caches)
         if not self.is_complete:
             _log.warning("%s: %s, at %d samples; %s", self.root, INCOMPLETE, len(self), FINISH)
+        of_shards = [names for cache in caches for names in _members_of_shards(cache)]
+        self._carried = sorted({name for names in of_shards for name in names} - MEMBERS.keys())
         self._decoders = self._checked(carried)
-        self.has_masked_latents = all(MASKED_LATENTS in index.members for index in indexes)
-        self._arrays = [
-            name
-            for name in ARRAYS
-            if all(name in index.members for index in indexes) and (masked_latents or name != MASKED_LATENTS)
-        ]
-        self._arrays += [name for name in PICTURES if all(name in index.members for index in indexes)]
-        self._arrays += [scales for name in self._arrays if (scales := scales_name(name)) in indexes[0].members]
-        self.sizes = np.concatenate([index.target_sizes for index in indexes])
-        self.buckets = np.unique(self.sizes, axis=0, return_inverse=True)[1].reshape(-1)
+        of_all = set[str].intersection(*of_shards)
+        self.has_masked_latents = MASKED_LATENTS in of_all
+        self._arrays = [name for name in ARRAYS if name in of_all and (masked_latents or name != MASKED_LATENTS)]
+        self._arrays += [name for name in PICTURES if name in of_all]
+        self._arrays += [scales for name in self._arrays if (scales := scales_name(name)) in of_shards[0]]
+        self._size_table, self.buckets, self.bucket_counts = _buckets_of(caches)
 
     def check_ranks(self, world: int) -> None:
         """Raises CacheError if several ranks may have opened an unfinished cache at different times."""
@@ -161,15 +141,31 @@ class LatentCache(Dataset[Batch]):
         """The function that decodes each carried member; None for all, as bytes."""
         if carried is None:
             return None
-        names = {name for shard in self._shards for name in shard.index.carried}
-        if isinstance(carried, str) or not set(carried) <= names:
-            raise UsageError(f"carried: {carried!r} is not a list of names among {', '.join(sorted(names)) or 'none'}")
+        names = ", ".join(self._carried) or "none"
+        if isinstance(carried, str) or not set(carried) <= set(self._carried):
+            raise UsageError(f"carried: {carried!r} is not a list of names among {names}")
         return carried if isinstance(carried, Mapping) else dict.fromkeys(carried, bytes)
 
     @property
     def settings(self) -> "CacheSettings":
         """The settings that the cache was made with; `settings.vae.config` is the autoencoder's."""
         return self._file.settings
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """(N, 2), height and width of every sample."""
+        sizes: npt.NDArray[np.int64] = self._size_table[self.buckets]
+        return sizes
+
+    @cached_property
+    def quarantined(self) -> list[tuple[str, Any]]:
+        """(shard, entry) of every sample that the job could not use."""
+        return [entry for cache in self._caches for entry in cache.left_out(on_purpose=False)]
+
+    @cached_property
+    def filtered(self) -> list[tuple[str, Any]]:
+        """(shard, entry) of every sample that the job left out on purpose."""
+        return [entry for cache in self._caches for entry in cache.left_out(on_purpose=True)]
 
     @property
     def keys(self) -> frozenset[str]:
@@ -181,10 +177,11 @@ class LatentCache(Dataset[Batch]):
     def member_bytes(self) -> Counter[str]:
         """Member -> bytes of it in all samples."""
         sizes = Counter[str]()
-        for shard in self._shards:
-            for name, places in shard.index.places.items():
-                sizes[name] += int(places[:, 1].clip(min=0).sum())
-        return sizes
+        for cache in self._caches:
+            for rows in cache.all_rows():
+                of_shard = rows["places"][..., 1].clip(min=0).sum(axis=0).tolist()
+                sizes.update(dict(zip(cache.merged.header.members, of_shard, strict=True)))
+        return +sizes
 
     @property
     def vae_class(self) -> str:
@@ -240,7 +237,12 @@ class LatentCache(Dataset[Batch]):
 
     def places(self) -> list[tuple[str, str]]:
         """(shard, key) of every sample, in order."""
-        return [(shard.name, key) for shard in self._shards for key in shard.index.keys]
+        return [
+            (name, key)
+            for cache in self._caches
+            for name, rows in zip(cache.merged.header.shards, cache.all_rows(), strict=True)
+            for key in cache.merged.keys(rows)
+        ]
 
     def __getitem__(self, index: int) -> Batch:
         if not -len(self) <= index < len(self):
@@ -279,53 +281,67 @@ class LatentCache(Dataset[Batch]):
         return self._batch(indices, self.epoch if epoch is None else epoch)
 
     def _batch(self, indices: Sequence[int], epoch: int) -> Batch:
-        if not len(indices) or not all(0 <= index < len(self) for index in indices):
+        rows = np.asarray(indices, np.int64).reshape(-1) if len(indices) else np.zeros(0, np.int64)
+        if not len(rows) or rows.min() < 0 or rows.max() >= len(self):
             raise IndexError(f"samples {list(indices)}: give at least one, each within 0...{len(self) - 1}")
-        if len(np.unique(self.buckets[list(indices)])) > 1:
+        buckets = self.buckets[rows]
+        if (buckets != buckets[0]).any():
             raise UsageError(
                 f"samples {list(indices)} are of several sizes; take batches from `batches`, with drop_last where "
                 "Accelerate deals them out"
             )
-        places = [self._place(index) for index in indices]
-        samples = []
-        for place in places:
-            with self._named_in_errors([place]):
-                samples.append(self._sample(*place, epoch))
-        with self._named_in_errors(places):
-            return batch_of(samples, self.posterior, self.seed, epoch, getattr(torch, self._vae_dtype))
+        parts = np.searchsorted(self._ends, rows, side="right")
+        if (parts == parts[0]).all():
+            return self._of_cache(int(parts[0]), rows, epoch)
+        of_parts = [np.flatnonzero(parts == part) for part in np.unique(parts)]
+        batches = [cast(CachedBatch, self._of_cache(int(parts[places[0]]), rows[places], epoch)) for places in of_parts]
+        order = np.argsort(np.concatenate(of_parts)).tolist()
+        return cast(Batch, CachedBatch(select(cast(Batch, joined(batches)), order)))
 
-    @contextmanager
-    def _named_in_errors(self, places: Sequence[tuple[ShardFile, int]]) -> Iterator[None]:
+    def _of_cache(self, number: int, rows: npt.NDArray[np.int64], epoch: int) -> Batch:
+        """The batch of some rows, all of one cache."""
+        cache = self._caches[number]
+        own = rows - (int(self._ends[number]) - len(cache))
+        wanted = Wanted(self._arrays, self._carried, self._decoders, self.variant)
+        drawing = Drawing(self.posterior, self.seed, epoch, getattr(torch, self._vae_dtype))
         try:
-            yield
+            return cast(Batch, CachedBatch(gathered(cache, own, wanted, drawing)))
         except ShardError:
             raise  # a remote file, which it names
         except Exception as error:  # damaged bytes raise whatever their parsers do
-            keys = [f"{shard.name} {shard.index.keys[row]!r}" for shard, row in places]
+            for row in rows.tolist() if len(rows) > 1 else []:
+                self._of_cache(number, np.array([row]), epoch)  # the one that is damaged names itself
             raise CacheError(
-                f"{self.root}: cannot read {', '.join(keys)} ({type(error).__name__}: {error}); {FIX}"
+                f"{self.root}: cannot read {', '.join(_names(cache, own))} ({type(error).__name__}: {error}); {FIX}"
             ) from error
 
-    def _sample(self, shard: ShardFile, row: int, epoch: int) -> CachedSample:
-        key, index = shard.index.keys[row], shard.index
-        wanted = index.carried if self._decoders is None else self._decoders.keys()
-        variant = self.variant
-        if variant == "draw":
-            variant = int(
-                generator_for(self.seed, sample_id(shard.name, key), epoch, "variant").integers(self.variants)
-            )
-        own = {of_variant(variant, name) for name in wanted} & index.carried
-        shared = {name for name in wanted if not is_of_variant(name)}
-        members = shard.members([*self._arrays, index.masks, RECORD, *sorted(shared | own)], row, variant)
-        held = carried_of(index.carried & members.keys(), variant)
-        values: dict[str, Any] = {name: members[member] for name, member in held.items()}
-        if self._decoders is not None:
-            values = {name: self._decoders[name](data) for name, data in values.items()}
-        return CachedSample(key, shard.name, members, variant, self.variants, values)
 
-    def _place(self, index: int) -> tuple[ShardFile, int]:
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return self._shards[number], int(index - (self._ends[number - 1] if number else 0))
+def _names(cache: OpenedCache, rows: npt.NDArray[np.int64]) -> list[str]:
+    """Of some samples, for an error."""
+    merged = cache.merged
+    shards = np.searchsorted(merged.ends, rows, side="right").tolist()
+    keys = merged.keys(cache.rows(rows, sorted(set(shards))))
+    return [f"{merged.header.shards[shard]} {key!r}" for shard, key in zip(shards, keys, strict=True)]
+
+
+def _members_of_shards(cache: OpenedCache) -> list[set[str]]:
+    """The members that any sample of each shard has; without shards that have no samples."""
+    header = cache.merged.header
+    kinds = {tuple(numbers) for numbers, samples in zip(header.members_of, header.samples, strict=True) if samples}
+    return [{header.members[number] for number in kind} for kind in sorted(kinds)]
+
+
+def _buckets_of(caches: Sequence[OpenedCache]) -> tuple[Any, npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """(S, 2) the sizes that there are, in order; the number in there of every sample; and how many have each."""
+    tables = [np.array(cache.merged.header.sizes, np.int64).reshape(-1, 2) for cache in caches]
+    counts = [np.array(cache.merged.header.bucket_counts, np.int64) for cache in caches]
+    if len(caches) == 1:
+        return tables[0], caches[0].merged.buckets, counts[0]
+    sizes, inverse = np.unique(np.concatenate(tables), axis=0, return_inverse=True)
+    numbers = np.split(inverse.reshape(-1).astype(np.int32), np.cumsum([len(table) for table in tables])[:-1])
+    buckets = [of_cache[cache.merged.buckets] for of_cache, cache in zip(numbers, caches, strict=True)]
+    totals = np.bincount(inverse.reshape(-1), np.concatenate(counts), len(sizes)).astype(np.int64)
+    return sizes, np.concatenate(buckets), totals
 
 
 def _differing(first: CacheFile, other: CacheFile) -> list[str]:
@@ -335,66 +351,3 @@ def _differing(first: CacheFile, other: CacheFile) -> list[str]:
     from inpaint_data.latent_cache.settings import incompatible  # as in CacheFile.settings
 
     return incompatible(first.settings_json, other.settings_json)
-
-
-class _Cache:
-    """One cache: its files at the time it was opened."""
-
-    def __init__(self, root: str, mirror: str | None, mirror_bytes: int) -> None:
-        self.root, self._mirror_bytes = root, mirror_bytes
-        self._url: str | None = None
-        self._copies: Mirror | None = None
-        self._folder = local_path(root)
-        if is_url(root):
-            self._url, self._copies = root.rstrip("/"), mirror_in(mirror)
-            self._folder = _fetch_sidecars(self._url, self._copies.folder)
-        self.file = read_cache_file(self._folder)
-        self._sidecars = list(map(Sidecar.read, committed(self._folder)))
-
-    def left_out(self, on_purpose: bool) -> Iterator[tuple[str, Any]]:
-        for sidecar in self._sidecars:
-            for entry in sidecar.filtered if on_purpose else sidecar.quarantined:
-                yield sidecar.shard, entry
-
-    def check_complete(self) -> None:
-        """Raises CacheError if samples are missing that `cache.json` counts; a job under way has counted none yet."""
-        count = sum(len(sidecar.keys) for sidecar in self._sidecars)
-        if self.file.totals is not None and count != self.file.totals["samples"]:
-            raise CacheError(
-                f"{self.root}: its sidecars have {count} samples, but cache.json counts {self.file.totals['samples']}; "
-                "run the cache command again, it makes what is missing, or `inpaint-data verify` to see what that is"
-            )
-        present = shards_sha256({sidecar.shard: sidecar.sha256 for sidecar in self._sidecars})
-        if self.file.shards_sha256 not in (None, present):
-            raise CacheError(
-                f"{self.root}: cache.json was written for other shards than are here, so a tar and its sidecar were "
-                "put in place of some; run the cache command again, it makes those anew"
-            )
-
-    def shards(self, files: OpenFiles, check: Check) -> Iterator[ShardFile]:
-        for sidecar in self._sidecars:
-            if not sidecar.keys:
-                continue
-            if sidecar.fingerprint != self.file.fingerprint:
-                path = tar_path(self._folder, Path(sidecar.shard).stem)
-                raise CacheError(f"{path}: made with other settings than cache.json says; {FIX}")
-            yield ShardFile(self._folder, sidecar, files, check, self._url, self._copies, self._mirror_bytes)
-
-
-def _fetch_sidecars(url: str, mirror: Path) -> Path:
-    """Copy `cache.json` and the sidecars of a remote cache to a folder of its own, and return that."""
-    folder = mirror / hashlib.sha256(url.encode()).hexdigest()[:16]
-    contents = read_folder(url, ".json")
-    if CACHE_FILE not in contents and is_cache(url):
-        raise CacheError(
-            f"{url}: its server has the cache's files but does not list them; copy the cache here, or serve it from a "
-            "store that lists folders"
-        )
-    if CACHE_FILE not in contents:
-        raise CacheError(missing_cache_file(url, sidecars=False))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in contents.items():
-        write_file(folder / name, data)
-    for name in {path.name for path in folder.glob("*.json")} - contents.keys():
-        (folder / name).unlink(missing_ok=True)
-    return folder

@@ -14,6 +14,7 @@ from inpaint_data.latent_cache.format import (
     write_cache_file,
 )
 from inpaint_data.latent_cache.lock import locked
+from inpaint_data.latent_cache.merged_file import index_again
 from inpaint_data.latent_cache.verify import verify_folder
 
 
@@ -34,7 +35,9 @@ def repair_cache(root: str | Path) -> list[str]:
             raise UsageError(f"{folder.name}: no such folder; name the folder of a latent cache")
         settings = _settings(folder.root)
         with locked(folder.place):
-            return _without_damage(folder, settings)
+            removed = _without_damage(folder, settings)
+            index_again(folder)
+            return removed
 
 
 def _without_damage(folder: CacheFolder, settings: dict[str, Any]) -> list[str]:

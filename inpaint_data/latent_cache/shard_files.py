@@ -1,19 +1,17 @@
-"""The tars of a cache as they are read: one sample's members at a time, each checked against the index."""
+"""The tars of a cache as they are read: a sample's members, each checked against the index."""
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Lock
-from typing import Any, Literal, get_args
-
-import numpy as np
+from threading import RLock
+from typing import Any, Literal, NamedTuple, get_args
+from weakref import WeakSet
 
 from inpaint_data.errors import CacheError, UsageError
-from inpaint_data.latent_cache.encodings import Content, read_npy_row
-from inpaint_data.latent_cache.format import Sidecar, tar_path
+from inpaint_data.latent_cache.contents import InFiles
+from inpaint_data.latent_cache.format import tar_path
 from inpaint_data.latent_cache.index import Place
-from inpaint_data.latent_cache.members import ARRAYS
 from inpaint_data.shards.mirror import Mirror
 from inpaint_data.shards.stores import within
 from inpaint_data.shards.streams import read_range
@@ -36,7 +34,8 @@ class OpenFiles:
     def __init__(self, limit: int = OPEN_FILES) -> None:
         self.limit = limit
         self._numbers: OrderedDict[Path, int] = OrderedDict()
-        self._lock = Lock()
+        self.lock = RLock()
+        _ALL.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"limit": self.limit}  # a worker process opens its own
@@ -44,29 +43,55 @@ class OpenFiles:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["limit"])  # type: ignore[misc]
 
-    def read(self, path: Path, start: int, end: int, opened: Callable[[os.stat_result], None]) -> bytes:
-        """The bytes [start, end) of a file, fewer at its end. `opened` looks at a file that was just opened.
+    def number(self, path: Path, opened: Callable[[os.stat_result], None]) -> int:
+        """Of a file, opened if it was not; `opened` looks at one that was. Who lets go of `lock` may find it closed.
 
         Raises:
-            OSError: it cannot be opened or read.
+            OSError: it cannot be opened.
         """
-        with self._lock:  # nobody closes it meanwhile
-            number = self._numbers.pop(path, None)
-            if number is None:
-                number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-                try:
-                    opened(os.fstat(number))
-                except BaseException:
-                    os.close(number)
-                    raise
-            self._numbers[path] = number
-            while len(self._numbers) > self.limit:
-                os.close(self._numbers.popitem(last=False)[1])
-            return os.pread(number, end - start, start)
+        number = self._numbers.get(path)
+        if number is None:
+            return self._open(path, opened)
+        self._numbers.move_to_end(path)
+        return number
+
+    def _open(self, path: Path, opened: Callable[[os.stat_result], None]) -> int:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            opened(os.fstat(number))
+        except BaseException:
+            os.close(number)
+            raise
+        self._numbers[path] = number
+        while len(self._numbers) > self.limit:
+            os.close(self._numbers.popitem(last=False)[1])
+        return number
 
     def __del__(self) -> None:
         for number in self._numbers.values():
             os.close(number)
+
+
+class Shard(NamedTuple):
+    """A tar as the index has it; `size` and `sha256` are the file's."""
+
+    name: str
+    size: int
+    sha256: str
+    samples: int
+
+
+_ALL: WeakSet[OpenFiles] = WeakSet()
+
+
+def _unlock() -> None:
+    """In a process that was forked while a thread, which it does not have, read a batch."""
+    for files in list(_ALL):
+        files.lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
 
 
 class ShardFile:
@@ -79,19 +104,18 @@ class ShardFile:
     def __init__(
         self,
         root: Path,
-        sidecar: Sidecar,
+        shard: Shard,
         files: OpenFiles,
         check: Check,
         url: str | None,
         copies: Mirror | None,
         mirror_bytes: int,
     ) -> None:
-        self.name, self.index, self.variants = sidecar.shard, sidecar.index, sidecar.variants
-        self._path = tar_path(root, Path(sidecar.shard).stem)
+        self.name = shard.name
+        self._shard, self._path = shard, tar_path(root, Path(shard.name).stem)
         self._files, self._check = files, check
         self._url, self._copies, self._mirror_bytes = within(str(url), self.name), copies, mirror_bytes
-        self._output = sidecar.output
-        self._checked = np.zeros(len(sidecar.keys), bool)
+        self._checked = bytearray(shard.samples)
         self._known: tuple[int, int] | None = None  # which file it was when it was last opened
         if copies is None:
             try:
@@ -100,60 +124,49 @@ class ShardFile:
                 raise CacheError(f"{self._path}: {error.strerror}; {FIX}") from None
 
     def _opened(self, status: os.stat_result) -> None:
-        if status.st_size != self._output["size"]:
-            raise CacheError(f"{self._path}: {status.st_size} bytes, its sidecar says {self._output['size']}; {FIX}")
+        if status.st_size != self._shard.size:
+            raise CacheError(f"{self._path}: {status.st_size} bytes, its sidecar says {self._shard.size}; {FIX}")
         known = (status.st_ino, status.st_mtime_ns)
         if known != self._known:
-            self._checked[:] = False
+            self._checked = bytearray(self._shard.samples)
         self._known = known
 
-    def members(self, names: Collection[str], row: int, variant: int) -> dict[str, Content]:
-        """The members that the sample has of those named; of masks' arrays perhaps the variant's part alone.
+    def has_read(self, row: int) -> bool:
+        """Whether a sample needs no comparison with its checksums any more."""
+        return self._check == "never" or (self._check == "first" and self._checked[row] == 1)
+
+    def open(self) -> int | None:
+        """The number of the open file; None of a remote one of which there is no copy. The caller holds the lock."""
+        path = self._path if self._copies is None else self._copy()
+        return None if path is None else self._files.number(path, self._opened)
+
+    def members(self, row: int, places: Mapping[str, Place]) -> dict[str, bytes]:
+        """The members of a sample at those places, checked as was asked for.
 
         Raises:
             CacheError: a member does not have its checksum, or the file ends before it.
             OSError, ShardError: the file cannot be read.
         """
-        places = self.index.of_row(row, names)
-        path = self._path if self._copies is None else self._copy()
-        if self._check == "always" or (self._check == "first" and not self._checked[row]):
-            data = self._whole(path, places)
+        data = self._whole(places)
+        if not self.has_read(row):
             for name, place in places.items():
                 if Place.of(place.offset, data[name]) != place:
                     raise CacheError(f"{name} is not what was written, by its checksum")
-            self._checked[row] = True
-            return dict(data)
-        per_variant = {name for name in places if name in ARRAYS and ARRAYS[name].per_variant}
-        if path is None or not per_variant:
-            return dict(self._whole(path, places))
-        members: dict[str, Content] = dict(
-            self._whole(path, {name: place for name, place in places.items() if name not in per_variant})
-        )
-        for name in per_variant:
-            members[name] = self._row_of(path, places[name], variant)
-        return members
+            self._checked[row] = 1
+        return data
 
     def _copy(self) -> Path | None:
         """The local copy of a remote one; None where there is no room for it."""
         assert self._copies is not None
-        sha256, size = self._output["sha256"], self._output["size"]
+        sha256, size = self._shard.sha256, self._shard.size
         return self._copies.copy(self._url, sha256, size, self._mirror_bytes, sha256)
 
-    def _whole(self, path: Path | None, places: Mapping[str, Place]) -> dict[str, bytes]:
-        if path is not None:
-            return {name: self._read(path, place.offset, place.end) for name, place in places.items()}
+    def _whole(self, places: Mapping[str, Place]) -> dict[str, bytes]:
+        with self._files.lock:
+            file = self.open()
+            if file is not None:
+                return {name: InFiles([file], [at.offset], [at.size]).whole(0) for name, at in places.items()}
         # One request for all of a sample, whose members lie side by side.
         first = min(place.offset for place in places.values())
         data = read_range(self._url, first, max(place.end for place in places.values()))
         return {name: data[place.offset - first : place.end - first] for name, place in places.items()}
-
-    def _row_of(self, path: Path, place: Place, variant: int) -> np.ndarray[Any, Any]:
-        return read_npy_row(
-            lambda start, end: self._read(path, place.offset + start, place.offset + end), place.size, variant
-        )
-
-    def _read(self, path: Path, start: int, end: int) -> bytes:
-        data = self._files.read(path, start, end, self._opened)
-        if len(data) < end - start:
-            raise CacheError(f"{path} ends at byte {start + len(data)}; it was cut while it was read")
-        return data

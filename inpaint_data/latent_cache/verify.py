@@ -21,6 +21,7 @@ from inpaint_data.latent_cache.format import (
 )
 from inpaint_data.latent_cache.index import NOWHERE, Place
 from inpaint_data.latent_cache.members import MEMBERS
+from inpaint_data.latent_cache.record import RECORD
 from inpaint_data.latent_cache.sample_check import SampleCheck
 from inpaint_data.latent_cache.text_members import EMPTY_PROMPT
 from inpaint_data.pictures.geometry import Size
@@ -175,6 +176,7 @@ def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: Sampl
         key: (height, width)
         for key, (height, width) in zip(sidecar.keys, sidecar.index.target_sizes.tolist(), strict=True)
     }
+    rows: dict[str | None, int] = {key: row for row, key in enumerate(sidecar.keys)}
     key: str | None = None  # of the sample that is being read
     data: dict[str, bytes] = {}
     try:
@@ -201,7 +203,10 @@ def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: Sampl
             else:
                 source.skip(member.padded, str(member))
             if check is not None and name in data and data.keys() == own_members[key]:
-                yield from (Problem(tar, key, problem) for problem in check.problems(data))
+                problems = list(check.problems(data))
+                yield from (Problem(tar, key, problem) for problem in problems)
+                if not problems and not _agrees(sidecar, rows[key], data[RECORD]):
+                    yield Problem(tar, key, f"its {RECORD} is another one than its sidecar says")
                 if key in sizes and sizes[key] != check.size:
                     yield Problem(tar, key, f"its target_size is {check.size}, its sidecar says {sizes[key]}")
         source.expect_only_zeros()
@@ -213,6 +218,11 @@ def _member_problems(tar: str, source: TarStream, sidecar: Sidecar, check: Sampl
     for owner, name, _ in expected.values():
         missing.setdefault(owner, []).append(name)
     yield from (Problem(tar, owner, f"the tar lacks its {', '.join(names)}") for owner, names in missing.items())
+
+
+def _agrees(sidecar: Sidecar, row: int, record: bytes) -> bool:
+    """Whether the columns of records, where there are any, say what the sample's own does."""
+    return sidecar.records is None or sidecar.records.agrees(row, json.loads(record))
 
 
 def _layout(sidecar: Sidecar) -> dict[str, tuple[str, str, Place]]:

@@ -18,6 +18,8 @@ from inpaint_data.latent_cache.format import (
     tar_path,
 )
 from inpaint_data.latent_cache.index import Place, ShardIndex
+from inpaint_data.latent_cache.record import RECORD
+from inpaint_data.latent_cache.record_columns import RecordColumns
 from inpaint_data.latent_cache.settings import incompatible
 from inpaint_data.shards.tar import Damage, TarStream, members_of_tar
 from inpaint_data.shards.writing import tar_writer
@@ -95,6 +97,7 @@ class ShardWriter:
         self._keys: list[str] = []
         self._members: list[tuple[int, str]] = []  # row and name of each, in the order of the tar
         self._target_sizes: list[Sequence[int]] = []
+        self._records: list[bytes] = []
 
     def add(self, key: str, members: Mapping[str, bytes], target_size: Sequence[int]) -> None:
         """Append one sample: member name -> bytes. `target_size` is the (height, width) of its image."""
@@ -102,6 +105,7 @@ class ShardWriter:
         self._members += [(len(self._keys), name) for name in sorted(members)]
         self._keys.append(key)
         self._target_sizes.append(target_size)
+        self._records.append(members[RECORD])
 
     def commit(
         self,
@@ -136,6 +140,7 @@ class ShardWriter:
             index=self._read_back(),
             quarantined=list(quarantined),
             filtered=list(filtered),
+            records=RecordColumns.of(self._records),
         )
         # From here to the sidecar's rename the shard is uncommitted: an older sidecar must not vouch for a newer tar.
         self._folder.remove(f"{self._stem}.json")

@@ -12,8 +12,8 @@ from inpaint_data.encoding.settings import Dtype
 from inpaint_data.errors import CacheError, UsageError
 from inpaint_data.latent_cache.cached_samples import CachedSample, check_posterior
 from inpaint_data.latent_cache.format import read_cache_file
+from inpaint_data.latent_cache.gathering import Variant
 from inpaint_data.latent_cache.members import MEMBERS, masks_member
-from inpaint_data.latent_cache.reader import Variant
 from inpaint_data.latent_cache.record import RECORD
 from inpaint_data.latent_cache.variants import carried_of
 from inpaint_data.pipeline.decorator import SampleDict, stage

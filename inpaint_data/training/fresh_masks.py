@@ -16,7 +16,7 @@ from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Geometry
 from inpaint_data.pictures.settings import ExampleSettings, PictureSettings
 from inpaint_data.shards.reading import Sample
-from inpaint_data.training.mixture import Planned
+from inpaint_data.training.mixture import Planned, Rows
 from inpaint_data.training.sources import CacheSource
 
 FROM_CACHE = ("latents", *PAIRED.values(), *PIXELS, "caption", *SIZES, "flip", "carried", "__key__", "__shard__")
@@ -72,7 +72,7 @@ class FreshMasks:
                 "masks; leave captions out, or train from images"
             )
         self.cache, self.carry, self.threads, self.masks_of = cache, carry, threads, masks_of
-        self.sizes, self.buckets, self._cached = cache.sizes, cache.buckets, CacheSource(cache)
+        self.buckets, self._cached = cache.buckets, CacheSource(cache)
         self._cut_by = settings.examples or ExampleSettings()
         cut_by = self._cut_by.pictures
         pictures = PictureSettings(image=cut_by.image if carry == "original" else None, caption=cut_by.caption)
@@ -82,6 +82,11 @@ class FreshMasks:
 
     def __len__(self) -> int:
         return len(self.cache)
+
+    @property
+    def sizes(self) -> Rows:
+        """(N, 2), height and width of every row."""
+        return self.cache.sizes
 
     def planned(self, plan: Sequence[Planned], batch_size: int) -> Iterator[ImageBatch | None]:  # noqa: ARG002
         """Batches as `collate` makes them, with `latents`, and those of paired pictures where the cache has them.

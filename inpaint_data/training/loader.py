@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from inpaint_data.ahead import ahead
 from inpaint_data.batch import is_batch, pinned
 from inpaint_data.errors import InpaintDataError, SampleError, UsageError
-from inpaint_data.order import Batches, Consumed, left_over, permutation, share_of, steps_of
+from inpaint_data.order import Batches, Consumed, counts_of, left_over, permutation, share_of, steps_of
 from inpaint_data.training.mixture import Mixture, Places, Planned, Rows, whole
 from inpaint_data.training.resume import Resume, Streamed
 
@@ -46,8 +46,10 @@ class Pass:
 class TrainingSource(Protocol):
     """What is loaded from: caches, image shards, a cache with fresh masks, or several of these."""
 
-    sizes: Rows  # (N, 2), height and width of every row
-    buckets: Rows  # (N,), of every row
+    buckets: Any  # (N,) whole numbers, of every row
+
+    @property
+    def sizes(self) -> Rows: ...  # (N, 2), height and width of every row
 
     def __len__(self) -> int: ...
 
@@ -89,7 +91,7 @@ class EpochLoader:
     ) -> None:
         self.source, self.next_pass, self.finish, self.processes = source, next_pass, finish, processes
         self.mixture = mixture
-        self._bucket_sizes = np.unique(source.buckets, return_counts=True)[1]
+        self._bucket_sizes = counts_of(source.buckets)
         self.current: Pass | None = None
         self.passes = self.handed_out = self.skipped = 0
 
@@ -116,7 +118,7 @@ class EpochLoader:
             return self.steps(this)
         surplus = 0
         if self.mixture is not None:  # some of its epochs have more batches than every epoch gives
-            sizes = np.unique(places.buckets, return_counts=True)[1]
+            sizes = counts_of(places.buckets)
             surplus = int((-(-sizes // this.batch_size)).sum()) - self.mixture.least_batches(this.batch_size)
         return max(0, len(batches) - surplus) // this.world
 
@@ -139,7 +141,7 @@ class EpochLoader:
         batches = self._batches(places, this)
         left = self._left_in(batches, places, this)
         self.skipped = self.steps(this) - left
-        plan = [places.batch(batches[number]) for number in share_of(len(batches), left, this.rank, this.world)]
+        plan = _Plan(places, batches, share_of(len(batches), left, this.rank, this.world))
         for planned, batch in zip(plan, read_ahead(_Planned(self.source, plan, this), self.processes), strict=True):
             hope.check(batch, len(plan))
             if batch is None and not this.train:
@@ -189,6 +191,25 @@ class Hope:
             raise SampleError(
                 f"no sample of the first {self._bad} batches can be used; the log names each with its reason"
             )
+
+
+class _Plan(Sequence[Planned]):
+    """The batches to be, each made when it is asked for: an epoch has millions."""
+
+    def __init__(self, places: Places, batches: Batches, share: Sequence[int]) -> None:
+        self.places, self.batches, self.share = places, batches, share
+
+    def __len__(self) -> int:
+        return len(self.share)
+
+    @overload
+    def __getitem__(self, index: int) -> Planned: ...
+    @overload
+    def __getitem__(self, index: slice) -> "_Plan": ...
+    def __getitem__(self, index: int | slice) -> "Planned | _Plan":
+        if isinstance(index, slice):
+            return _Plan(self.places, self.batches, self.share[index])
+        return self.places.batch(self.batches[self.share[index]])
 
 
 class AsDataLoader(DataLoader[Any]):

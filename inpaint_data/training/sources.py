@@ -2,7 +2,7 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -44,9 +44,14 @@ class CacheSource:
 
     def __init__(self, *caches: LatentCache) -> None:
         self.caches = caches
-        self.sizes: Rows = np.concatenate([cache.sizes for cache in caches])
-        self.buckets = buckets_of(self.sizes)
+        self.buckets: Any = caches[0].buckets if len(caches) == 1 else buckets_of(self.sizes)
         self._ends = np.cumsum([len(cache) for cache in caches])
+
+    @cached_property
+    def sizes(self) -> Rows:
+        """(N, 2), height and width of every row."""
+        sizes: Rows = np.concatenate([cache.sizes for cache in self.caches])
+        return sizes
 
     @property
     def is_soft(self) -> bool:
@@ -54,7 +59,7 @@ class CacheSource:
         return self.caches[0].settings.soft
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return len(self.buckets)
 
     def planned(self, plan: Sequence[Planned], batch_size: int) -> Iterator[Any]:  # noqa: ARG002
         for planned in plan:
