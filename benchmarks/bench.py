@@ -14,7 +14,7 @@ import time
 from table import HEAD, Row
 
 # Each has `rows(full)`, which yields `Row`s, and says on stderr what it left out and how to install it.
-PARTS: tuple[str, ...] = ("offsets", "reads", "starts", "pictures")
+PARTS = ("offsets", "reads", "starts", "pictures", "jobs", "encoding", "imports", "growth")
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What the command says of itself: help, version, completion, a first YAML; and the same texts in LightningCLI."""
 
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from conftest import run
 
 import inpaint_data
 from inpaint_data import JobSettings, MaskSettings, PictureSettings
-from inpaint_data.commands.help import text_of
+from inpaint_data.commands.catalogue import entry_of, shipped, text_of
 from inpaint_data.commands.init import FILLED, Example
 from inpaint_data.commands.main import COMMANDS, DRAWN, reader_of
 from inpaint_data.encoding.models import MODELS
@@ -58,6 +59,19 @@ def test_the_version_is_that_of_the_package() -> None:
     assert "__version__" not in vars(inpaint_data)  # read when it is asked for
 
 
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_needs_nothing_of_what_a_command_imports_and_says_what_its_settings_say(name: str) -> None:
+    written = json.loads(json.dumps(entry_of(reader_of(name))))
+    assert shipped()[name] == written, "run python -m inpaint_data.commands.catalogue"
+
+
+@pytest.mark.parametrize("words", [["cache", "--help"], ["cache", "--hlep"], ["--help"], ["verify", "a", "b"]])
+def test_neither_help_nor_a_misspelt_flag_waits_for_torch(words: list[str]) -> None:
+    code = f"import sys; from inpaint_data.commands.main import _main; _main({words!r}); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "pydantic", "yaml"} & set(modules[-2000:])
+
+
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_the_help_of_a_command_lists_every_setting_with_its_choices(
     command: str, capsys: pytest.CaptureFixture[str]
@@ -91,9 +105,9 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["ca"], {"cache"}),
         (["cache", "--mask_"], {"--mask_offset", "--mask_padding"}),
         (["cache", "--fo"], {"--for", "--formats"}),
-        (["cache", "--dtype", ""], {"float32", "bfloat16", "float16"}),
+        (["cache", "--dtype", ""], {"float32", "bfloat16", "float16", "auto"}),
         (["cache", "--dtype", "=", "b"], {"bfloat16"}),
-        (["cache", "--dtype", "="], {"float32", "bfloat16", "float16"}),
+        (["cache", "--dtype", "="], {"float32", "bfloat16", "float16", "auto"}),
         (["cache", "--masks", "lama-thi"], {"lama-thin", "lama-thin-256", "lama-thick", "lama-thick-256"}),
         (["cache", "--upscale", "t"], {"true"}),
         (["cache", "--for", "sdxl-i"], {"sdxl-inpaint"}),
@@ -129,7 +143,7 @@ def test_zsh_and_fish_get_the_same_names(capsys: pytest.CaptureFixture[str]) -> 
     for name in COMMANDS:
         assert f"    {name})" in zsh
         assert f"-a {name} -d " in fish
-    assert "-l dtype -d 'Precision that the autoencoder computes in.' -x -a 'float32 bfloat16 float16'" in fish
+    assert "-l storage -d 'Number type of the latents in the cache.' -x -a 'float16 bfloat16 float32 int8'" in fish
 
 
 @pytest.mark.usefixtures("shards")

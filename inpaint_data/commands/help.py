@@ -1,59 +1,32 @@
-"""Help of a command: its settings with their texts, choices and defaults."""
+"""Help of a command: its settings with their texts, choices and defaults, as the catalogue has them."""
 
 import argparse
-import inspect
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
-from inpaint_data.commands.settings import CONFIG, FOR, Reader, Setting
 
-
-def help_of(reader: Reader) -> str:
-    """The help text of a command."""
+def help_of(command: str, entry: Mapping[str, Any]) -> str:
+    """The help text of a command, given its entry in the catalogue."""
     parser = argparse.ArgumentParser(
-        prog=f"inpaint-data {reader.command}", description=reader.text, formatter_class=_Layout, allow_abbrev=False
+        prog=f"inpaint-data {command}", description=entry["text"], formatter_class=_Layout, allow_abbrev=False
     )
-    for setting in (CONFIG, *([FOR] if reader.takes_model else [])):
-        _add(parser, setting)
-    for setting in reader.settings:
-        if len(setting.place) == 1:
-            _add(parser, setting, setting.name in reader.positional)
-    for name, kind in reader.groups.items():
-        title = f"{name}: in YAML below `{name}:`"
-        group = parser.add_argument_group(title, (inspect.getdoc(kind) or "").splitlines()[0])
-        for setting in reader.settings:
-            if setting.place[0] == name:
-                _add(group, setting)
+    for title, description, options in entry["help"]:
+        group: Any = parser.add_argument_group(title, description) if title else parser
+        for option in options:
+            _add(group, option)
     return parser.format_help()
 
 
-def text_of(setting: Setting) -> str:
-    """What a setting is, with the choices that its text does not name."""
-    text = setting.text
-    if setting.choices and not setting.is_switch and any(f'"{name}"' not in text for name in setting.choices):
-        text += f"{'' if text.endswith('.') else '.'} Choices: {', '.join(setting.choices)}."
-    return text
-
-
-def default_of(setting: Setting) -> str:
-    """A plain default as text; "" for none, and for what says nothing."""
-    default = setting.default
-    plain = isinstance(default, str | int | float) and default not in (False, "")
-    return str(default) if plain else ""
-
-
-def _add(parser: Any, setting: Setting, is_positional: bool = False) -> None:
-    default = default_of(setting)
-    text = text_of(setting) + (f" (default: {default})" if default else "")
-    options: dict[str, Any] = {"help": text.replace("%", "%%")}
-    if is_positional:
-        parser.add_argument(setting.name, **options, nargs=None if setting.required else "?", metavar=setting.name)
-    elif setting.is_switch:
-        parser.add_argument(f"--{setting.name}", **options, nargs="?", metavar="true|false")
+def _add(parser: Any, option: Mapping[str, Any]) -> None:
+    text = option["text"].replace("%", "%%")
+    if "positional" in option:
+        count = None if option["required"] else "?"
+        parser.add_argument(option["name"], help=text, nargs=count, metavar=option["name"])
+    elif "switch" in option:
+        parser.add_argument(f"--{option['name']}", help=text, nargs="?", metavar="true|false")
     else:
-        parser.add_argument(
-            f"--{setting.name}", **options, metavar="FILE" if setting == CONFIG else setting.place[-1].upper()
-        )
+        parser.add_argument(f"--{option['name']}", help=text, metavar=option["takes"])
 
 
 class _Layout(argparse.HelpFormatter):

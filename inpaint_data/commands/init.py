@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 
 import inpaint_data
-from inpaint_data.commands.help import text_of
+from inpaint_data.commands.catalogue import text_of
 from inpaint_data.commands.main import reader_of
 from inpaint_data.commands.outcome import Outcome
 from inpaint_data.commands.settings import FOR, Reader, Setting

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import inpaint_data
+from inpaint_data.commands.catalogue import flags_of, shipped
+from inpaint_data.commands.help import help_of
 from inpaint_data.commands.outcome import RUNNING
 from inpaint_data.encoding.models import MODELS
 from inpaint_data.errors import InpaintDataError, UsageError
@@ -91,13 +93,17 @@ def _main(words: Sequence[str]) -> int:
         return UsageError.exit_code
     name = words[0]
     RUNNING.set(words)
+    entry = shipped()[name]
+    if {"-h", "--help"} & set(words[1:]):
+        tell("stdout", help_of(name, entry))
+        return 0
+    try:
+        flags_of(entry).read(words[1:])
+    except UsageError as error:  # before seconds of importing
+        tell("stderr", f"inpaint-data {name}: {error}\n")
+        return error.exit_code
     reader = reader_of(name)
     try:
-        if {"-h", "--help"} & set(words[1:]):
-            from inpaint_data.commands.help import help_of
-
-            tell("stdout", help_of(reader))
-            return 0
         with interruptible():
             outcome = run_command(reader, words[1:])
     except InpaintDataError as error:

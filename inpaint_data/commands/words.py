@@ -83,7 +83,7 @@ class Flags:
         bare = flag.lstrip("-").removeprefix("no-").removeprefix("no_").replace("-", "_")
         if bare in self.switches:
             raise UsageError(f"there is no flag {flag}; write --{bare}{'' if flag[1:] == bare else ' false'}")
-        hint = meant(flag.lstrip("-"), self.places).replace("mean ", "mean --")
+        hint = meant(flag.lstrip("-"), [*self.places, "help"]).replace("mean ", "mean --")
         raise UsageError(f"there is no flag {flag}{hint or '; see --help'}")
 
     def _where(self, given: list[tuple[Place, list[str]]]) -> str:
