@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobs import MEMORY, write_shards
-from table import Row
+from table import Row, spread
 
 STEPS = (1, 4, 16)
 MOST = """
@@ -46,7 +46,8 @@ READS = """
 
 
 def rows(full: bool) -> Iterator[Row]:
-    base = 1024 if full else 192
+    spread()
+    base = 1024 if full else 128
     figures: dict[str, list[list[float]]] = {"the job": [], "training reads": []}
     with tempfile.TemporaryDirectory(dir=MEMORY) as name:
         for step in STEPS:

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from table import Row, side_by_side
+from table import Row, side_by_side, spread
 
 COMMAND = [sys.executable, "-c", "import sys; from inpaint_data.commands.main import main; sys.exit(main())"]
 
 
 def rows(full: bool) -> Iterator[Row]:
+    spread()
     programs = {
         "torch": [sys.executable, "-c", "import torch"],
         "package": [sys.executable, "-c", "import inpaint_data"],

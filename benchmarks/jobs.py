@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import webdataset as wds
 from PIL import Image
-from table import Row, pin, side_by_side
+from table import CORES, Row, pin, side_by_side, spread
 from torch import Tensor, nn
 
 from inpaint_data import Autoencoder, cache_latents, load_vae
@@ -45,12 +45,12 @@ class Free(nn.Module):
 
 
 def rows(full: bool) -> Iterator[Row]:
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    spread()
     with tempfile.TemporaryDirectory(dir=MEMORY) as name:
         root = Path(name)
-        yield from ceiling(root / "ceiling", 1024 if full else 256, cores)
+        yield from ceiling(root / "ceiling", 1024 if full else 256)
         pin()
-        yield from over_encoding(root / "encoding", 96 if full else 24, 5 if full else 3)
+        yield from over_encoding(root / "encoding", 48 if full else 8, 5 if full else 2)
 
 
 def over_encoding(root: Path, images: int, rounds: int) -> Iterator[Row]:
@@ -79,7 +79,7 @@ def over_encoding(root: Path, images: int, rounds: int) -> Iterator[Row]:
                   times["job"] / times["bare"], 1.03, known={1: 1.12, 4: 1.06}[variants])  # fmt: skip
 
 
-def ceiling(root: Path, images: int, cores: set[int]) -> Iterator[Row]:
+def ceiling(root: Path, images: int) -> Iterator[Row]:
     vae = Autoencoder(Free())
     torch.set_num_threads(1)
     write_shards(root / "shards", 512, images)
@@ -94,8 +94,8 @@ def ceiling(root: Path, images: int, cores: set[int]) -> Iterator[Row]:
                 "the job with a free autoencoder, 512 px: images/s of a core", "-", images / cpu, 600, "/s", True, 90
             )
         print(f"{threads} decoding threads: {images / wall:.0f} images/s of wall time", file=sys.stderr)
-    if len(cores) > 1:
-        print(f"2 processes of one thread: {images / processes(root, sorted(cores)[:2]):.0f} images/s", file=sys.stderr)
+    if len(CORES) > 1 and hasattr(os, "sched_setaffinity"):
+        print(f"2 processes of one thread: {images / processes(root, sorted(CORES)[:2]):.0f} images/s", file=sys.stderr)
 
 
 def processes(root: Path, cores: list[int]) -> float:

@@ -58,6 +58,9 @@ class Row:
 HEAD = f"{'work, and what it is compared with':<66} {'at a9fda91':>16}  {'measured':>12} {'to reach':>11}"
 
 
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def pin() -> None:
     """Keep this process on one core, with one thread in every library that is loaded."""
     if hasattr(os, "sched_setaffinity"):
@@ -66,6 +69,12 @@ def pin() -> None:
         sys.modules["torch"].set_num_threads(1)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
+
+
+def spread() -> None:
+    """Let this process have all of its cores again."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, CORES)
 
 
 def side_by_side(

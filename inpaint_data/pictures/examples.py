@@ -29,7 +29,7 @@ from inpaint_data.pictures.brought import (
 from inpaint_data.pictures.captions import caption_of
 from inpaint_data.pictures.formats import Decoding
 from inpaint_data.pictures.geometry import Geometry, Resize, Size, fitted, plan, plan_around
-from inpaint_data.pictures.images import Uint8Array, decode_image, encode_png, image_size, stated_orientation
+from inpaint_data.pictures.images import Uint8Array, decode_image, encode_png, image_size, in_planes, stated_orientation
 from inpaint_data.pictures.mask_files import MaskReading, in_order, mask_pattern
 from inpaint_data.pictures.object_masks import ObjectMask, find_objects
 from inpaint_data.pictures.settings import Carry, ExampleSettings, PictureSettings
@@ -363,7 +363,7 @@ def collate(examples: Sequence[Example]) -> ImageBatch:
         return torch.tensor(values, dtype=torch.int64).reshape(-1, 2)
 
     batch: ImageBatch = {
-        "image": torch.from_numpy(np.stack([example.image for example in examples])).permute(0, 3, 1, 2),
+        "image": torch.from_numpy(in_planes([example.image for example in examples])),
         "masks": torch.from_numpy(np.stack([example.masks for example in examples])),
         "areas": [np.count_nonzero(example.masks, axis=(1, 2)).tolist() for example in examples],
         "variants": list(examples[0].variants),
@@ -387,6 +387,7 @@ def collate(examples: Sequence[Example]) -> ImageBatch:
     if any(any(example.untold) for example in examples):
         batch["untold"] = [list(example.untold) for example in examples]
     for name in examples[0].paired:
-        stacked = torch.from_numpy(np.stack([example.paired[name] for example in examples]))
-        batch[name] = stacked.movedim(-1, -3)  # type: ignore[literal-required]
+        pictures = [example.paired[name] for example in examples]
+        planes = np.stack([in_planes(list(each)) for each in pictures]) if name == REFERENCES else in_planes(pictures)
+        batch[name] = torch.from_numpy(planes)  # type: ignore[literal-required]
     return batch
