@@ -27,9 +27,14 @@ from inpaint_data.batch import is_batch
 from inpaint_data.demo import PHOTOS
 from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
 from inpaint_data.job.caching import work_of
+from inpaint_data.job.encoding import encode
 from inpaint_data.job.settings import JobSettings
+from inpaint_data.latent_cache.folder import CacheFolder
+from inpaint_data.latent_cache.members import members_of
+from inpaint_data.latent_cache.writer import ShardWriter
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import PictureSettings
+from inpaint_data.shards.reading import read_shard
 
 MASKS: dict[str, Any] = {"source": "mixture", "offset": (-8, 24)}
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -94,8 +99,44 @@ def ceiling(root: Path, images: int) -> Iterator[Row]:
                 "the job with a free autoencoder, 512 px: images/s of a core", "-", images / cpu, 600, "/s", True, 90
             )
         print(f"{threads} decoding threads: {images / wall:.0f} images/s of wall time", file=sys.stderr)
+    told = ", ".join(f"{name} {milliseconds:.2f}" for name, milliseconds in pieces(root, vae))
+    print(f"CPU milliseconds an image: {told}", file=sys.stderr)
     if len(CORES) > 1 and hasattr(os, "sched_setaffinity"):
         print(f"2 processes of one thread: {images / processes(root, sorted(CORES)[:2]):.0f} images/s", file=sys.stderr)
+
+
+def pieces(root: Path, vae: Autoencoder) -> Iterator[tuple[str, float]]:
+    """Where an image's CPU time goes: the job's own steps, one after another over the same shards, in milliseconds."""
+    work = work_of(
+        PictureSettings(resolution=512),
+        MaskSettings(**MASKS),
+        EncodeSettings(vae=vae),
+        JobSettings(batch_size=8, device="cpu", num_workers=1),
+        (),
+        TextModelSettings(),
+    )
+    shards = sorted(map(str, (root / "shards").glob("*.tar")))[:1]
+    batches = [batch for batch in work.events(shards) if is_batch(batch)]
+    encoded = [each for batch in batches for each, _ in encode(work, batch)]
+    rows = [(each, row) for each in encoded for row in range(len(each[0]["__key__"]))]
+    contents = [members_of(each, row, work.storing) for each, row in rows]
+
+    def written() -> None:
+        with tempfile.TemporaryDirectory(dir=root) as folder:
+            writer = ShardWriter(CacheFolder(Path(folder)), "000000")
+            for number, members in enumerate(contents):
+                writer.add(f"{number:06}", members, (512, 512))
+            writer.commit("", {"name": "000000.tar", "size": 1, "sha256": ""}, 1, {}, [], [])
+
+    steps: dict[str, Callable[[], object]] = {
+        "reading the tar": lambda: [list(read_shard(shard)) for shard in shards],
+        "and decoding, cutting, masks, batches": lambda: list(work.events(shards)),
+        "offset, fill, what encoders take": lambda: [list(encode(work, batch)) for batch in batches],
+        "members": lambda: [members_of(each, row, work.storing) for each, row in rows],
+        "writing the tar": written,
+    }
+    for name, seconds in side_by_side(steps, 3).items():
+        yield name, seconds / len(rows) * 1000
 
 
 def processes(root: Path, cores: list[int]) -> float:
