@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from conftest import Pooling, run
+from conftest import DEMO_VAE, Pooling, run
 from flat import cache_latents, data_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from inpaint_data import Autoencoder, LatentCache, UsageError, index_cache, verify_cache
+from inpaint_data.encoding.device import batch_size_for, computes_in_bfloat16
+from inpaint_data.latent_cache.format import Sidecar, committed
 from inpaint_data.latent_cache.storage import STORED, from_storage, scales_of, to_storage
 from inpaint_data.pipeline import bucketed, cached
 
@@ -230,3 +233,31 @@ def test_the_layout_of_pixels_may_be_that_of_pipelines_given_pil_pictures(shards
     assert (last.settings.vae.channels_last, first.settings.vae.channels_last) == (True, False)
     assert last.fingerprint != first.fingerprint
     assert (latents_of(last, "latents") - latents_of(first, "latents")).abs().max() < 1e-3
+
+
+def test_auto_is_what_the_device_computes_in_and_as_many_as_suit_it(
+    shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"resolution": 64, "masks": "mixture", "device": "cpu", "vae": str(DEMO_VAE)}
+    cache_latents(shards, str(tmp_path / "cache"), dtype="auto", batch_size="auto", **settings)
+    record = json.loads((tmp_path / "cache" / "cache.json").read_bytes())["settings"]["vae"]
+    name = "bfloat16" if computes_in_bfloat16(torch.device("cpu")) else "float32"
+    assert record["dtype"] == name
+    assert f"dtype: auto is {name} on cpu" in caplog.text
+    made_with = [sidecar.made_with for sidecar in map(Sidecar.read, committed(tmp_path / "cache"))]
+    assert {made["batch_size"] for made in made_with} == {2}
+    gpu = torch.device("cuda")
+    assert [batch_size_for(gpu, side**2) for side in (256, 512, 768, 1024, 2048, 4096)] == [64, 16, 4, 4, 1, 1]
+
+
+def test_a_dry_run_says_what_half_precision_costs(
+    shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--resolution", "64", "--masks", "mixture", "--device", "cpu", "--vae", "demo", "--dry_run"]
+    for dtype, is_told in (("bfloat16", True), ("float32", False)):
+        code, out, _ = run(
+            capsys, "cache", "--shards", shards, "--out", str(tmp_path / "cache"), "--dtype", dtype, *flags
+        )
+        assert code == 0
+        [decibels] = re.findall(r"encoded +in bfloat16 (\d+) dB, decoded, against float32", out) or ["0"]
+        assert (40 < int(decibels) < 90) == is_told
