@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import webdataset as wds
 from diffusers import AutoencoderKL
-from PIL import Image
+from jobs import write_shards
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from inpaint_data import Autoencoder, cache_latents, offset_mask
-from inpaint_data.demo import PHOTOS
 from inpaint_data.encoding.compiling import InOtherWords
 
 BLOCKS: dict[str, Any] = {
@@ -207,20 +205,6 @@ def offsets() -> None:
             print(f"{side:>6} {low:>5}...{high:<4} {len(masks) / took:>8.0f} masks/s {share:>7.1f} GB/s", flush=True)
 
 
-def write_shards(folder: Path, side: int, images: int, per_shard: int = 256) -> None:
-    """JPEG photos of `side` x `side`, quality 90, with captions."""
-    files = []
-    for path in sorted(PHOTOS.glob("*.jpg")):
-        data = io.BytesIO()
-        Image.open(path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(data, "jpeg", quality=90)
-        files.append(data.getvalue())
-    folder.mkdir()
-    for first in range(0, images, per_shard):
-        with wds.TarWriter(str(folder / f"{first:06}.tar")) as tar:
-            for number in range(first, min(first + per_shard, images)):
-                tar.write({"__key__": f"{number:06}", "jpg": files[number % len(files)], "txt": "a photo"})
-
-
 def busy(profiled: Any) -> tuple[float, float]:
     """Seconds in which the device ran at least one kernel, and those from the first to the end of the last."""
     spans = sorted(
@@ -252,7 +236,7 @@ def job(short: bool, compiled: bool = True) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_shards(folder / "warm", side, 2 * BATCH[side])
-            write_shards(folder / "shards", side, images)
+            write_shards(folder / "shards", side, images, 256)
 
             def run(of: str, out: str, folder=folder, side=side, masks=masks, vae=vae, settings=settings) -> Any:
                 with contextlib.redirect_stderr(io.StringIO()):
