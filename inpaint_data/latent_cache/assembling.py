@@ -17,7 +17,7 @@ from inpaint_data.latent_cache.contents import Content
 from inpaint_data.latent_cache.encodings import npy_layout, pbm_layout
 from inpaint_data.latent_cache.members import ARRAYS, MASK, MEMBERS, PICTURES, SOFT_MASK, masks_member, scales_name
 from inpaint_data.latent_cache.record_columns import CUTS
-from inpaint_data.latent_cache.scratch import Rows, Scratch, rows_of
+from inpaint_data.latent_cache.scratch import Scratch, rows_of
 from inpaint_data.latent_cache.storage import STORED, from_storage
 from inpaint_data.masks.soft_border import from_levels
 from inpaint_data.seeding import noises_for, sample_id
@@ -158,19 +158,20 @@ def _stacked(name: str, parts: Parts, means_alone: bool) -> tuple[npt.NDArray[An
     step = math.prod(shape) * dtype.itemsize
     is_mean = means_alone and len(shape) == 3 and shape[0] % 2 == 0
     taken = (len(content.sizes), *((shape[0] // 2, *shape[1:]) if is_mean else shape))
-    if not math.prod(taken) or (per_variant and size != len(head) + parts.counts[0] * step):
+    is_ours = not per_variant or size == len(head) + parts.counts[0] * step
+    if not is_ours or not math.prod(taken) or not _are_all(content, size):
         return None, False
     starts = [variant * step for variant in parts.variants] if per_variant else [0] * len(content.sizes)
     # What is converted is read into memory that is used again; what becomes the batch's own is not.
     is_own = dtype == STORED["float32"]
     array = np.empty(taken, dtype) if is_own else _SCRATCH.array(taken, dtype)
     rows = rows_of(array) if is_own else _SCRATCH.rows(len(array), array.nbytes // len(array))
-    return (array, is_mean) if _filled(rows, content, head, size, starts) else (None, False)
+    return (array, is_mean) if content.fill(rows, head, starts) else (None, False)
 
 
-def _filled(rows: Rows, content: Content, head: bytes, size: int, starts: Sequence[int]) -> bool:
-    """Read each sample's part into its row; False if one has another head or size than the first."""
-    return content.sizes.count(size) == len(rows) and content.fill(rows, head, starts)
+def _are_all(content: Content, size: int) -> bool:
+    """Whether each sample's is of that size."""
+    return content.sizes.count(size) == len(content.sizes)
 
 
 def _read(name: str, parts: Parts) -> list[Any]:
@@ -202,11 +203,11 @@ def _masks(parts: Parts) -> Tensor:
     content = parts.contents[MASK]
     head, width, rows = pbm_layout(content)
     height, stride = rows // parts.counts[0], (width + 7) // 8
-    packed = _SCRATCH.array((len(parts.keys), height, stride), np.uint8)
-    into = _SCRATCH.rows(len(packed), height * stride)
     starts = [variant * height * stride for variant in parts.variants]
-    if rows % parts.counts[0] or not _filled(into, content, head, len(head) + rows * stride, starts):
+    is_ours = rows % parts.counts[0] == 0 and _are_all(content, len(head) + rows * stride)
+    if not is_ours or not content.fill(_SCRATCH.rows(len(parts.keys), height * stride), head, starts):
         return torch.from_numpy(np.stack(_read(name, parts)))[:, None]
+    packed = _SCRATCH.array((len(parts.keys), height, stride), np.uint8)
     # In P4 a set bit is black, and white is what is repainted.
     np.invert(packed, out=packed)
     masks = np.unpackbits(packed.reshape(-1)).reshape(len(packed), 1, height, 8 * stride)
