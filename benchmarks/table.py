@@ -19,22 +19,24 @@ class Row:
         work: what is done, and what it is compared with.
         before: what it was at a9fda91, as words.
         measured: the figure of this run.
-        reach: what it is to be: at most, or with `higher` at least.
+        reach: what it is to be: at most, or with `higher` at least; None where no target was set.
         unit: behind the figures: "x", " s", " MB".
         higher: whether more is better.
-        known: what is measured where `reach` is not reached; docs/performance.md says what bounds it.
+        known: what is measured where `reach` is none or is not reached; docs/performance.md says what bounds it.
     """
 
     work: str
     before: str
     measured: float
-    reach: float
+    reach: float | None
     unit: str = "x"
     higher: bool = False
     known: float | None = None
 
     @property
     def is_reached(self) -> bool:
+        if self.reach is None:
+            return self.is_as_known
         return self.measured >= self.reach if self.higher else self.measured <= self.reach
 
     @property
@@ -45,13 +47,14 @@ class Row:
 
     def line(self) -> str:
         """The row, red where it is neither reached nor as known."""
-        colour, verdict = GREEN, "reached"
+        colour, verdict = GREEN, "as known" if self.reach is None else "reached"
         if not self.is_reached:
             colour, verdict = (YELLOW, "bounded, see docs") if self.is_as_known else (RED, "REGRESSED")
         if not sys.stdout.isatty() and "FORCE_COLOR" not in os.environ:
             colour = ""
         sign = ">=" if self.higher else "<="
-        figures = f"{self.before:>16}  {self.measured:>9.3g}{self.unit:<3} {sign} {self.reach:>5g}{self.unit:<3}"
+        reach = f"{'-':>11}" if self.reach is None else f"{sign} {self.reach:>5g}{self.unit:<3}"
+        figures = f"{self.before:>16}  {self.measured:>9.3g}{self.unit:<3} {reach:<11}"
         return f"{colour}{self.work:<66} {figures} {verdict}{PLAIN if colour else ''}"
 
 

@@ -1,6 +1,6 @@
 """A batch from the members of its samples: each kind of array is read into one buffer, and converted at once."""
 
-import threading
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +17,13 @@ from inpaint_data.latent_cache.contents import Content
 from inpaint_data.latent_cache.encodings import npy_layout, pbm_layout
 from inpaint_data.latent_cache.members import ARRAYS, MASK, MEMBERS, PICTURES, SOFT_MASK, masks_member, scales_name
 from inpaint_data.latent_cache.record_columns import CUTS
+from inpaint_data.latent_cache.scratch import Scratch, rows_of
 from inpaint_data.latent_cache.storage import STORED, from_storage
 from inpaint_data.masks.soft_border import from_levels
 from inpaint_data.seeding import noises_for, sample_id
 
 Contents = Mapping[str, Content]  # of the members that all samples have, by name
+_SCRATCH = Scratch()
 
 
 @dataclass(frozen=True)
@@ -84,25 +86,29 @@ def assembled(parts: Parts, drawing: Drawing) -> dict[str, Any]:
         CacheError, ValueError, KeyError, TypeError: a member is not what a cache has.
     """
     described, contents = parts.described, parts.contents
-    cuts = torch.from_numpy(described.cuts.astype(np.int64))
-    target_size = torch.from_numpy(described.target_size.astype(np.int64))
-    sizes = dict(zip(SIZES, (cuts[:, :2], cuts[:, 2:4], cuts[:, 4:6], target_size), strict=True))
+    # The largest are made first, so that they find the memory of a batch before instead of fresh pages.
+    cuts, masks = described.cuts, _masks(parts)
+    sizes = dict(zip(SIZES, (cuts[:, :2], cuts[:, 2:4], cuts[:, 4:6], described.target_size), strict=True))
     return {
         **{ARRAYS[name].key: _latents(name, parts, drawing) for name in ARRAYS if name in contents},
         **{codec.key: _pictures(name, parts) for name, codec in PICTURES.items() if name in contents},
-        "mask": _masks(parts),
-        "offset": torch.from_numpy(described.offset.astype(np.int64)),
+        "mask": masks,
+        "offset": _whole_numbers(described.offset),
         "window": described.window,
-        "variant": torch.tensor(parts.variants, dtype=torch.int64),
+        "variant": _whole_numbers(np.array(parts.variants)),
         "caption": described.caption,
         "generator": described.generator,
         "edits": described.edits,
-        **{name: size.contiguous() for name, size in sizes.items()},
-        "flip": cuts[:, 6] != 0,
+        **{name: _whole_numbers(size) for name, size in sizes.items()},
+        "flip": torch.from_numpy(cuts[:, 6] != 0),
         "carried": Carried(parts.carried),
         "__key__": parts.keys,
         "__shard__": parts.shards,
     }
+
+
+def _whole_numbers(array: npt.NDArray[np.integer[Any]]) -> Tensor:
+    return torch.from_numpy(array.astype(np.int64, order="C"))
 
 
 def _latents(name: str, parts: Parts, drawing: Drawing) -> Tensor:
@@ -147,43 +153,25 @@ def _stacked(name: str, parts: Parts, means_alone: bool) -> tuple[npt.NDArray[An
     content, of_variant = parts.contents[name], name.removesuffix(".scale.npy").removesuffix(".npy") + ".npy"
     per_variant = ARRAYS[of_variant].per_variant
     head, shape, dtype = npy_layout(content)
-    size = len(head) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = len(head) + math.prod(shape) * dtype.itemsize
     shape = shape[1:] if per_variant else shape
-    step = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    step = math.prod(shape) * dtype.itemsize
     is_mean = means_alone and len(shape) == 3 and shape[0] % 2 == 0
-    taken = (shape[0] // 2, *shape[1:]) if is_mean else shape
-    # What is converted is read into memory that is used again; what becomes the batch's own is not.
-    array = (np.empty if dtype == np.float32 else _room)((len(content.sizes), *taken), dtype)
-    variants = parts.variants if per_variant else [0] * len(content.sizes)
-    if per_variant and size != len(head) + parts.counts[0] * step:
+    taken = (len(content.sizes), *((shape[0] // 2, *shape[1:]) if is_mean else shape))
+    is_ours = not per_variant or size == len(head) + parts.counts[0] * step
+    if not is_ours or not math.prod(taken) or not _are_all(content, size):
         return None, False
-    return (array, is_mean) if _filled(array, content, head, size, variants, step) else (None, False)
+    starts = [variant * step for variant in parts.variants] if per_variant else [0] * len(content.sizes)
+    # What is converted is read into memory that is used again; what becomes the batch's own is not.
+    is_own = dtype == STORED["float32"]
+    array = np.empty(taken, dtype) if is_own else _SCRATCH.array(taken, dtype)
+    rows = rows_of(array) if is_own else _SCRATCH.rows(len(array), array.nbytes // len(array))
+    return (array, is_mean) if content.fill(rows, head, starts) else (None, False)
 
 
-class _Room(threading.local):
-    """Memory of a thread that each array is read into before it is converted, so that its pages are there already."""
-
-    bytes = np.empty(0, np.uint8)
-
-
-_ROOM = _Room()
-
-
-def _room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """An array that lasts until the next one is asked for."""
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if len(_ROOM.bytes) < size:
-        _ROOM.bytes = np.empty(size, np.uint8)
-    return _ROOM.bytes[:size].view(dtype).reshape(shape)
-
-
-def _filled(
-    array: npt.NDArray[Any], content: Content, head: bytes, size: int, variants: Sequence[int], step: int
-) -> bool:
-    """Read each sample's part into its row; False if one has another head or size than the first."""
-    if not array.size or content.sizes.count(size) < len(array):
-        return False
-    return content.fill(array.data.cast("B"), head, [variant * step for variant in variants])
+def _are_all(content: Content, size: int) -> bool:
+    """Whether each sample's is of that size."""
+    return content.sizes.count(size) == len(content.sizes)
 
 
 def _read(name: str, parts: Parts) -> list[Any]:
@@ -215,10 +203,11 @@ def _masks(parts: Parts) -> Tensor:
     content = parts.contents[MASK]
     head, width, rows = pbm_layout(content)
     height, stride = rows // parts.counts[0], (width + 7) // 8
-    packed = _room((len(content.sizes), height, stride), np.dtype(np.uint8))
-    size = len(head) + rows * stride
-    if rows % parts.counts[0] or not _filled(packed, content, head, size, parts.variants, height * stride):
+    starts = [variant * height * stride for variant in parts.variants]
+    is_ours = rows % parts.counts[0] == 0 and _are_all(content, len(head) + rows * stride)
+    if not is_ours or not content.fill(_SCRATCH.rows(len(parts.keys), height * stride), head, starts):
         return torch.from_numpy(np.stack(_read(name, parts)))[:, None]
+    packed = _SCRATCH.array((len(parts.keys), height, stride), np.uint8)
     # In P4 a set bit is black, and white is what is repainted.
     np.invert(packed, out=packed)
     masks = np.unpackbits(packed.reshape(-1)).reshape(len(packed), 1, height, 8 * stride)

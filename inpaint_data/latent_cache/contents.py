@@ -2,11 +2,16 @@
 
 import os
 from collections.abc import Sequence
+from operator import add
 from typing import Any, Protocol
 
+import numpy as np
+
 from inpaint_data.errors import CacheError
+from inpaint_data.latent_cache.scratch import Rows, Scratch
 
 Buffers = Sequence[Any]  # that are written into: memoryviews or bytearrays
+_HEADS = Scratch()
 
 
 class Content(Protocol):
@@ -23,8 +28,8 @@ class Content(Protocol):
             CacheError: there are too few.
         """
 
-    def fill(self, rows: memoryview, head: bytes, starts: Sequence[int]) -> bool:
-        """Fill rows of bytes, beside each other, with those from its start on behind the header of each sample.
+    def fill(self, rows: Rows, head: bytes, starts: Sequence[int]) -> bool:
+        """Fill a row of bytes of each sample, all as long, with those from its start on behind its header.
 
         False if one has another header. Raises CacheError as `into`.
         """
@@ -49,13 +54,11 @@ class Held:
             buffer[:] = part
             start += len(buffer)
 
-    def fill(self, rows: memoryview, head: bytes, starts: Sequence[int]) -> bool:
-        length, at = len(rows) // len(starts), 0
-        for sample, start in enumerate(starts):
-            if not self._data[sample].startswith(head):
-                return False
-            self.into(sample, len(head) + start, (rows[at : at + length],))
-            at += length
+    def fill(self, rows: Rows, head: bytes, starts: Sequence[int]) -> bool:
+        if not all(data.startswith(head) for data in self._data):
+            return False
+        for sample, (row, start) in enumerate(zip(rows, starts, strict=True)):
+            self.into(sample, len(head) + start, (row,))
         return True
 
     def whole(self, sample: int) -> bytes:
@@ -74,21 +77,22 @@ class InFiles:
         if count < sum(map(len, buffers)):
             raise CacheError(f"the tar ends at byte {begin + count}; it was cut while it was read")
 
-    def fill(self, rows: memoryview, head: bytes, starts: Sequence[int]) -> bool:
-        # As `into`, without a call for each: there are three in a sample, of which each takes some microseconds.
-        length, at, preadv, own = len(rows) // len(starts), 0, os.preadv, bytearray(len(head))
-        both = len(head) + length
-        for sample, (file, offset, start) in enumerate(zip(self._files, self._offsets, starts, strict=True)):
-            row = rows[at : at + length]
-            if start:
-                self.into(sample, 0, (own,))
-                self.into(sample, len(head) + start, (row,))
-            elif preadv(file, (own, row), offset) < both:
-                self.into(sample, 0, (own, row))  # which says where it ends
-            if own != head:
-                return False
-            at += length
-        return True
+    def fill(self, rows: Rows, head: bytes, starts: Sequence[int]) -> bool:
+        heads = _HEADS.rows(len(rows), len(head))
+        if any(starts):
+            self._read([0] * len(rows), list(zip(heads, strict=True)))
+            self._read([len(head) + start for start in starts], list(zip(rows, strict=True)))
+        else:
+            self._read(starts, list(zip(heads, rows, strict=True)))
+        return _HEADS.array((len(rows) * len(head),), np.uint8).tobytes() == head * len(rows)
+
+    def _read(self, starts: Sequence[int], buffers: Sequence[Buffers]) -> None:
+        """As `into` for every sample, all as much, without a line of Python for each."""
+        begins = map(add, self._offsets, starts)
+        counts = list(map(os.preadv, self._files, buffers, begins))
+        if min(counts) < sum(map(len, buffers[0])):
+            for sample, (start, of_sample) in enumerate(zip(starts, buffers, strict=True)):
+                self.into(sample, start, of_sample)  # which says where it ends
 
     def whole(self, sample: int) -> bytes:
         data = bytearray(self.sizes[sample])

@@ -47,8 +47,9 @@ def npy_layout(content: Content) -> tuple[bytes, tuple[int, ...], np.dtype[Any]]
         CacheError: see `read_npy`.
     """
     with _only_cache_errors():
-        start = _start_of_array(_first_bytes(content, 10))
-        head = _first_bytes(content, start)
+        first = _first_bytes(content, 128)  # NumPy writes as many, most often
+        start = _start_of_array(first)
+        head = first[:start] if start <= len(first) else _first_bytes(content, start)
         return head, *_npy_header(head)
 
 

@@ -64,15 +64,15 @@ def gathered(cache: OpenedCache, numbers: npt.NDArray[np.int64], wanted: Wanted,
     Raises:
         CacheError, ShardError, OSError: a sample cannot be read, or is damaged.
     """
-    ends = cache.merged.ends
-    shards = np.searchsorted(ends, numbers, side="right")
+    shards = np.searchsorted(cache.merged.ends, numbers, side="right")
     those = sorted(set(shards.tolist()))
     rows = cache.rows(numbers, those)
     merged, header = cache.merged, cache.merged.header
+    files, of_shards = {shard: cache.file_of(shard) for shard in those}, shards.tolist()
     within = (numbers - merged.starts[shards]).tolist()
-    names, keys = [header.shards[shard] for shard in shards.tolist()], merged.keys(rows)
-    variants = _variants(wanted.variant, names, keys, header.variants, drawing)
-    chosen = _Chosen(rows, [cache.file_of(shard) for shard in shards.tolist()], within, variants)
+    shard_names, keys = [header.shards[shard] for shard in of_shards], merged.keys(rows)
+    variants = _variants(wanted.variant, shard_names, keys, header.variants, drawing)
+    chosen = _Chosen(rows, [files[shard] for shard in of_shards], within, variants)
     needed = [*wanted.arrays, masks_member(header.members), RECORD]
     of_variants = {variant: wanted.carried_names(variant) for variant in set(variants)}
     with cache.lock:  # so that what is open stays open
@@ -85,12 +85,15 @@ def gathered(cache: OpenedCache, numbers: npt.NDArray[np.int64], wanted: Wanted,
             described = Described.of([_record(record.whole(at), variant) for at, variant in each])
         parts = Parts(
             keys=keys,
-            shards=names,
+            shards=shard_names,
             variants=variants,
             counts=[header.variants] * len(keys),
             described=described,
             contents={name: contents[name] for name in needed if name in contents and min(contents[name].sizes) >= 0},
-            carried=[_carried(contents, at, variant, of_variants[variant], wanted.decoders) for at, variant in each],
+            carried=[
+                _carried(contents, at, variant, names, wanted.decoders) if (names := of_variants[variant]) else {}
+                for at, variant in each
+            ],
         )
         return assembled(parts, drawing)
 
@@ -110,9 +113,8 @@ def _contents(
     different = list(dict.fromkeys(chosen.files))
     if len(different) < OPEN_FILES:
         numbers = {file: file.open() for file in different}
-        are_read = all(file.has_read(row) for file, row in zip(chosen.files, chosen.within, strict=True))
         files = [number for file in chosen.files if (number := numbers[file]) is not None]
-        if are_read and len(files) == len(chosen.files):
+        if len(files) == len(chosen.files) and all(map(ShardFile.has_read, chosen.files, chosen.within)):
             return {
                 name: InFiles(files, column[:, 0].tolist(), column[:, 1].tolist()) for name, column in columns.items()
             }
@@ -147,7 +149,7 @@ def _described(merged: Merged, chosen: _Chosen, numbers: npt.NDArray[np.int64]) 
     return Described(
         caption=merged.captions(rows, variants),
         cuts=rows["cuts"],
-        target_size=np.array([header.sizes[number] for number in merged.buckets[numbers].tolist()]),
+        target_size=merged.sizes[merged.buckets[numbers]],
         offset=drawn[:, 0],
         window=window,
         generator=generator,

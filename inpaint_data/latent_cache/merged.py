@@ -87,6 +87,8 @@ class Merged:
         rows: (N,) of `row_type`; those of a shard beside each other.
         buckets: (N,) int32, of each sample.
         text: keys and captions, as UTF-8.
+        starts, ends: (S,) first row of each shard, and the one behind its last.
+        sizes: (S, 2) the (height, width) of each bucket.
         mapped_from: the file that they are mapped from; None where they are in memory.
     """
 
@@ -94,6 +96,7 @@ class Merged:
         self.header, self.rows, self.buckets, self.text, self._left_out = header, rows, buckets, text, left_out
         self.ends = np.cumsum([0, *header.samples])[1:]
         self.starts = self.ends - np.array(header.samples, np.int64)
+        self.sizes = np.array(header.sizes, np.int64).reshape(-1, 2)
         self._trusted = np.zeros(len(header.shards), bool)
         self.mapped_from: Path | None = None
 
