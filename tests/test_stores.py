@@ -691,7 +691,7 @@ def test_a_cache_whose_server_lists_nothing_is_told_from_none(web: Web, tmp_path
         ("empty", "not a latent cache"),
     ):
         with pytest.raises(InpaintDataError, match=says):
-            LatentCache(f"{web.url}/{folder}", mirror=str(tmp_path / "m"))
+            LatentCache(f"{web.url}/{folder}", mirror=str(tmp_path / "another"))
 
 
 def test_a_server_that_answers_everything_with_a_page_has_no_cache(web: Web, tmp_path: Path) -> None:
