@@ -22,9 +22,12 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="larger data and more rounds")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     options = parser.parse_args()
+    chosen = options.only.split(",")
+    if unknown := sorted(set(chosen) - set(PARTS)):
+        parser.error(f"--only: there is no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
     started, rows = time.monotonic(), list[Row]()
     print(HEAD, flush=True)
-    for part in options.only.split(","):
+    for part in chosen:
         for row in importlib.import_module(part).rows(options.full):
             print(row.line(), flush=True)
             rows.append(row)

@@ -260,21 +260,24 @@ def job(short: bool, compiled: bool = True) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="Stable Diffusion alone, fewer images")
-    parser.add_argument("--only", default="card,job,by_batch,compiling,offsets,encoding")
+    parts: dict[str, Callable[[], None]] = {
+        "card": card,
+        "job": lambda: job(options.short),
+        "by_batch": by_batch,
+        "compiling": compiling,
+        "offsets": offsets,
+        "encoding": lambda: encoding(options.short),
+    }
+    parser.add_argument("--only", default=",".join(parts), help=f"some of {', '.join(parts)}")
     options = parser.parse_args()
+    chosen = options.only.split(",")
+    if unknown := sorted(set(chosen) - set(parts)):
+        parser.error(f"--only: there is no part {unknown[0]!r}; choose from {', '.join(parts)}")
     if not torch.cuda.is_available():
         sys.exit("gpu.py: there is no CUDA device here; its figures in docs/performance.md are of the card named there")
     logging.getLogger("inpaint_data").setLevel(logging.ERROR)
     started = time.monotonic()
-    parts: dict[str, Callable[[], None]] = {
-        "card": card,
-        "encoding": lambda: encoding(options.short),
-        "by_batch": by_batch,
-        "compiling": compiling,
-        "offsets": offsets,
-        "job": lambda: job(options.short),
-    }
-    for part in options.only.split(","):
+    for part in chosen:
         parts[part]()
         print(f"({time.monotonic() - started:.0f} s so far)", flush=True)
 

@@ -259,5 +259,26 @@ def test_a_dry_run_says_what_half_precision_costs(
             capsys, "cache", "--shards", shards, "--out", str(tmp_path / "cache"), "--dtype", dtype, *flags
         )
         assert code == 0
-        [decibels] = re.findall(r"encoded +in bfloat16 (\d+) dB, decoded, against float32", out) or ["0"]
+        [decibels] = re.findall(r"encoded +in bfloat16 (\d+) dB, decoded, against encoding in float32", out) or ["0"]
         assert (40 < int(decibels) < 90) == is_told
+
+
+@pytest.mark.parametrize(
+    ("encode", "named"),
+    [
+        ({"compile": True}, "compile: the cache has false"),
+        ({"channels_last": True}, "channels_last: the cache has false"),
+        ({"dtype": "bfloat16"}, 'dtype: the cache has "float32", this run "bfloat16"'),
+        ({"dtype": "bfloat16", "vae": "demo"}, 'dtype: the cache has "float32", this run "bfloat16"'),
+    ],
+)
+def test_training_asks_for_what_the_cache_was_encoded_with(
+    encode: dict[str, Any], named: str, make: Make, tmp_path: Path
+) -> None:
+    make()
+    module = data_module(str(tmp_path / "cache"), batch_size=2, **encode)
+    with pytest.raises(UsageError) as refused:
+        module.setup("fit")
+        next(iter(module.train_dataloader()))
+    assert named in str(refused.value)
+    assert "weights_sha256" not in str(refused.value)

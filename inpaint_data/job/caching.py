@@ -1,6 +1,7 @@
 """The offline job: image shards in, a cache of latents and masks out."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -49,6 +50,8 @@ from inpaint_data.ranks import Part, part_of_run
 from inpaint_data.settings import group_of
 from inpaint_data.shards.naming import expand_shards, shard_stem
 from inpaint_data.shards.stores import within
+
+_log = logging.getLogger(__name__)
 
 
 def cache_latents(
@@ -188,6 +191,7 @@ def work_of(
     device = choose_device(job.device)
     if job.batch_size == "auto":
         job = job.but(batch_size=batch_size_for(device, max(pictures.views.resolutions) ** 2))
+        _log.warning("batch_size: auto is %s on %s", job.batch_size, device)
     autoencoder = autoencoder_of(encode, device)
     check_resolution(pictures, autoencoder)
     encoder = Encoder(masks, encode.but(posterior=None), autoencoder, job.seed, posterior="moments")

@@ -40,7 +40,7 @@ def storage_costs(work: Work, batches: Sequence[Batch]) -> list[tuple[str, str]]
             kept = torch.stack([_kept(latent, storage) for latent in means])
             size += f" {_psnr(_decoded(autoencoder, kept, work.device), whole):.0f} dB"
         texts.append(size)
-    lines = [("a sample", "; ".join(texts) + ("" if whole is None else ", decoded, against float32"))]
+    lines = [("a sample", "; ".join(texts) + ("" if whole is None else ", decoded, against storing float32"))]
     if whole is not None and storing.has_posterior:
         noise = torch.stack([noise_for(0, key, 0, "latents", means.shape[1:]) for key in first["__key__"][:DECODED]])
         drawn = _decoded(autoencoder, sample_posterior(latents, noise), work.device)
@@ -68,7 +68,7 @@ def precision_cost(work: Work, batch: ImageBatch, batches: Sequence[Batch]) -> l
     raw = batches[0]["latents"][: len(pixels)].to(work.device)
     decoded = [exact.decode(exact.mode(moments)).cpu() for moments in (raw, exact.encode(pixels))]
     how = f"{str(autoencoder.dtype).removeprefix('torch.')}{', compiled,' if autoencoder.compiled else ''}"
-    return [("encoded", f"in {how} {_psnr(*decoded):.0f} dB, decoded, against float32")]
+    return [("encoded", f"in {how} {_psnr(*decoded):.0f} dB, decoded, against encoding in float32")]
 
 
 def _kept(latent: Tensor, storage: Storage) -> Tensor:

@@ -74,6 +74,7 @@ def _index(folder: CacheFolder, vae: str | Autoencoder | None) -> list[str]:
     unindexed = [name for name in tars if not sidecar_path(folder.root, Path(name).stem).exists()]
     has_file = (folder.root / CACHE_FILE).exists()
     settings = read_cache_file(folder.root).settings if has_file else None
+    folder.check_writable()
     if settings is None and len(unindexed) < len(tars):
         raise CacheError(
             f"{folder.name}: has sidecars but no {CACHE_FILE}; run the cache command with the same settings, it writes "

@@ -45,6 +45,8 @@ def offset_mask(mask: Tensor, offset: int | Tensor, window: Window | Sequence[Wi
     Raises:
         UsageError: wrong shape or values, a floating-point offset, or an unknown window.
     """
+    if not isinstance(mask, Tensor):
+        raise UsageError(f"mask must be a tensor (B, 1, H, W), not {type(mask).__name__}; give torch.from_numpy of it")
     if mask.ndim != 4 or mask.shape[1] != 1:
         raise UsageError(f"mask must be (B, 1, H, W), not {tuple(mask.shape)}")
     offsets = _whole_numbers(offset, mask.shape[0])
@@ -60,7 +62,10 @@ def _whole_numbers(offset: int | Tensor, batch: int) -> list[int]:
     """The offset of each sample."""
     if type(offset) is int:
         return [offset] * batch
-    offsets = torch.as_tensor(offset)
+    try:
+        offsets = torch.as_tensor(offset)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"offset must be whole numbers of pixels, not {offset!r}") from None
     if offsets.is_floating_point() or offsets.dtype == torch.bool:
         raise UsageError(f"offset must be whole numbers of pixels, not {offsets.dtype}")
     if offsets.ndim == 0:
@@ -74,6 +79,8 @@ def _radii(radii: Sequence[int], window: Window | Sequence[Window]) -> tuple[lis
     """The two parts of each sample's window: the radius of a square, and that of a diamond by which it then grows."""
     if window == "square":
         return list(radii), [0] * len(radii)
+    if not isinstance(window, str | Sequence):
+        raise UsageError(f"window: {window!r} is no name; choose from {', '.join(WINDOWS)}")
     names = [window] * len(radii) if isinstance(window, str) else list(window)
     if len(names) != len(radii):
         raise UsageError(f"window must be one name or {len(radii)} names for this batch, not {len(names)}")

@@ -40,11 +40,13 @@ def check_cache(
     settings = cache.settings
     lines = _of_pictures(settings, pictures)
     lines += [] if fresh else _of_masks(settings, masks)
-    if "dtype" in encode.given and encode.dtype != "auto":
-        lines += differences(settings.vae.dtype, encode.dtype, "dtype")
+    lines += _of_encoding(settings.vae, encode)
     if autoencoder is not None:
         record = VaeRecord.of(autoencoder)
-        for name in ("kind", "weights_sha256"):
+        if not lines and encode.dtype == "auto":
+            lines += differences(settings.vae.dtype, record.dtype, "dtype")
+        # In another precision the same weights are other numbers.
+        for name in ("kind", "weights_sha256") if settings.vae.dtype == record.dtype else ("kind",):
             lines += differences(getattr(settings.vae, name), getattr(record, name), f"vae.{name}")
         if settings.vae.config != record.config:
             lines += differences(settings.vae.whole_config, record.whole_config, "vae.config")
@@ -53,6 +55,17 @@ def check_cache(
     if lines:
         raise UsageError(f"{cache.root}: is not the cache that is asked for; {'; '.join(lines)}")
     _check_recipe(cache, encode, fresh)
+
+
+def _of_encoding(vae: VaeRecord, encode: EncodeSettings) -> list[str]:
+    lines = []
+    if "dtype" in encode.given and encode.dtype != "auto":
+        lines += differences(vae.dtype, encode.dtype, "dtype")
+    if encode.channels_last is not None:
+        lines += differences(vae.channels_last, encode.channels_last, "channels_last")
+    if "compile" in encode.given:
+        lines += differences(vae.compiled, encode.compile, "compile")
+    return lines
 
 
 def _of_pictures(settings: CacheSettings, pictures: PictureSettings) -> list[str]:
