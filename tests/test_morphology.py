@@ -5,7 +5,7 @@ The CPU has a way of its own; that of all other devices is run on the CPU here, 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -272,3 +272,18 @@ def test_wrong_arguments_are_named(mask: Tensor, offset: int, named: str) -> Non
 def test_a_window_that_is_none_is_named(window: Window, named: str) -> None:
     with pytest.raises(UsageError, match=named):
         offset_mask(torch.zeros(2, 1, 8, 8), 1, window)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask": np.zeros((1, 1, 4, 4), bool)}, "must be a tensor .* not ndarray; give torch.from_numpy"),
+        ({"offset": "3"}, "offset must be whole numbers of pixels, not '3'"),
+        ({"offset": None}, "offset must be whole numbers of pixels, not None"),
+        ({"window": None}, "window: None is no name; choose from square"),
+    ],
+)
+def test_what_is_no_mask_no_offset_or_no_window_is_refused_in_a_line(change: dict[str, Any], message: str) -> None:
+    given = {"mask": torch.zeros(1, 1, 4, 4, dtype=torch.bool), "offset": 1, "window": "square"}
+    with pytest.raises(UsageError, match=message):
+        offset_mask(**given | change)

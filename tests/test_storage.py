@@ -277,8 +277,8 @@ def test_training_asks_for_what_the_cache_was_encoded_with(
 ) -> None:
     make()
     module = data_module(str(tmp_path / "cache"), batch_size=2, **encode)
+    module.setup("fit")
     with pytest.raises(UsageError) as refused:
-        module.setup("fit")
-        next(iter(module.train_dataloader()))
+        module.train_dataloader()
     assert named in str(refused.value)
     assert "weights_sha256" not in str(refused.value)
