@@ -533,3 +533,15 @@ def test_a_path_may_begin_with_a_tilde(
         assert (root / "a.png").exists()
     assert read_cache_file(root / "cache").totals is not None
     assert not list((root / "shards").glob("~*"))
+
+
+def test_what_a_dead_process_had_claimed_is_taken_away_by_who_finds_the_cache_whole(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache(root)
+    claim = root / "cache" / f".claim-{'0' * 32}"
+    claim.write_bytes(b'{"rank": 7, "id": "of a process that was killed"}')
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    cache(root)
+    assert not claim.exists()

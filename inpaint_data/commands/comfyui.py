@@ -11,7 +11,7 @@ from inpaint_data.shards.stores import local_path
 PACKAGE = Path(inpaint_data.__file__).parent
 ENTRY = PACKAGE / "comfyui" / "entry.py"
 FOLDER = "comfyui_inpaint_data"
-LEFT_OUT = shutil.ignore_patterns("demo", "__pycache__")
+LEFT_OUT = shutil.ignore_patterns("demo", "catalogue.json", "__pycache__")
 
 
 def run(install: str) -> Outcome:

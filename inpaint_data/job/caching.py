@@ -273,6 +273,7 @@ def _run(
         summary.missing = [number for number, stem in enumerate(all_stems) if f"{stem}.json" not in names]
         if not summary.missing:
             folder.look()  # only the last one of many processes has to read what the others did
+            lock.clear_dead_claims()
         sidecars = [Sidecar.read(path) for path in committed(folder.root)]
         summary.in_cache, summary.helped = totals(sidecars), claims.helped
         if not summary.missing and not summary.unreadable:

@@ -82,6 +82,14 @@ class Lock:
         for name in self._board.names(CLAIM):
             self._board.remove(name, self._board.read(name))
 
+    def clear_dead_claims(self) -> None:
+        """Take away those that processes left which died between a shard's commit and the end of its claim."""
+        with suppress(OSError, ShardError):  # a store that is away now: nobody minds what is left
+            for name in self._board.names(CLAIM):
+                data = self._board.read(name)
+                if data is not None and not self._is_of_the_living(data):
+                    self._board.remove(name, data)
+
     def end(self) -> None:
         """Give everything back."""
         with suppress(OSError, ShardError):  # the folder may be gone or read-only by now
