@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -336,6 +336,15 @@ def joined(samples: Sequence[dict[str, Any]]) -> Batch:
     }
 
 
+def in_batches(data: Iterable[dict[str, Any]]) -> Iterator[Batch]:
+    samples: list[dict[str, Any]] = []
+    for sample in data:
+        samples.append(sample)
+        if len(samples) == BATCH:
+            yield joined(samples)
+            samples = []
+
+
 def streaming(root: Path) -> dict[str, Callable[[], Iterator[Batch]]]:
     try:
         from streaming import MDSWriter, StreamingDataset
@@ -353,15 +362,7 @@ def streaming(root: Path) -> dict[str, Callable[[], Iterator[Batch]]]:
             writer.write(sample)
     data = StreamingDataset(local=str(root / "mds"), shuffle=True, batch_size=BATCH)
 
-    def batches() -> Iterator[Batch]:
-        samples: list[Any] = []
-        for sample in data:
-            samples.append(sample)
-            if len(samples) == BATCH:
-                yield joined(samples)
-                samples = []
-
-    return {"mosaicml-streaming": batches}
+    return {"mosaicml-streaming": lambda: in_batches(data)}
 
 
 def litdata(root: Path) -> dict[str, Callable[[], Iterator[Batch]]]:
@@ -380,15 +381,7 @@ def litdata(root: Path) -> dict[str, Callable[[], Iterator[Batch]]]:
     written.merge()
     data = StreamingDataset(str(root / "litdata"), shuffle=True)
 
-    def batches() -> Iterator[Batch]:
-        samples: list[Any] = []
-        for sample in data:
-            samples.append(sample)
-            if len(samples) == BATCH:
-                yield joined(samples)
-                samples = []
-
-    return {"litdata": batches}
+    return {"litdata": lambda: in_batches(data)}
 
 
 def check_equal(cache: LatentCache, ways: dict[str, Callable[[], Iterator[Batch]]]) -> None:

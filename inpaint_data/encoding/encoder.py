@@ -139,12 +139,11 @@ def autoencoder_of(encode: EncodeSettings, device: torch.device) -> Autoencoder:
         real = f", such as {MODELS[encode.recipe].name}" if encode.recipe in MODELS else ""
         _log.warning("vae: demo is the demo's toy autoencoder, whose latents no trained model reads; name one%s", real)
     if isinstance(encode.vae, str):
-        dtype: Dtype = "float32"
+        dtype: Dtype
         if encode.dtype != "auto":
             dtype = encode.dtype
-        elif computes_in_bfloat16(device):
-            dtype = "bfloat16"
-        if encode.dtype == "auto":
+        else:
+            dtype = "bfloat16" if computes_in_bfloat16(device) else "float32"
             _log.warning("dtype: auto is %s on %s; a dry run prints how far that is from float32", dtype, device)
         try:
             return load_vae(encode.vae, dtype, encode.channels_last, encode.compile)

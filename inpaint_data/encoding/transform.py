@@ -16,6 +16,7 @@ from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.morphology import Window, offset_mask
+from inpaint_data.masks.morphology_device import to_device
 from inpaint_data.masks.offsets import Offset, RandomOffset, check_offset, draw_offset, draw_window, windows_of
 from inpaint_data.masks.presets import FILLS, Fill, Preset, binarise, grow_comfy, preset_of
 from inpaint_data.masks.soft_border import SoftBorder, check_soft, from_levels
@@ -168,9 +169,9 @@ class InpaintTransform(nn.Module):
         result = {name: value for name, value in batch.items() if name not in left_out}
         return result | {
             "mask": masks.fed,
-            "offset": masks.offsets.to(masks.fed.device, non_blocking=True),
+            "offset": to_device(masks.offsets, masks.fed.device),
             "window": masks.windows,
-            "variant": torch.tensor(masks.variants).to(masks.fed.device, non_blocking=True),
+            "variant": to_device(torch.tensor(masks.variants), masks.fed.device),
         }
 
     def _masks(self, batch: Mapping[str, Any], needed: Sequence[str]) -> "_Masks":
@@ -235,7 +236,7 @@ class InpaintTransform(nn.Module):
         noise = None
         if self.fill == "noise":
             noise = hole_noise(masks.seed, masks.samples, masks.variants, *pixels.shape[-2:])
-            noise = noise.to(pixels.device, non_blocking=True)
+            noise = to_device(noise, pixels.device)
         as_known = self.fill == "blur" and self.preset.growth != "comfy"
         return fill_hole(pixels, masks.fed if as_known else masks.hidden, self.fill, -1.0, noise)
 
@@ -259,7 +260,7 @@ class InpaintTransform(nn.Module):
                 for sample, epoch in zip(masks.samples, masks.epochs, strict=True)
             ]
         )
-        return self.vae.sample(raw, noise.to(raw.device, non_blocking=True))
+        return self.vae.sample(raw, to_device(noise, raw.device))
 
 
 class _Masks(NamedTuple):

@@ -53,7 +53,7 @@ def storage_costs(work: Work, batches: Sequence[Batch]) -> list[tuple[str, str]]
 def precision_cost(work: Work, batch: ImageBatch, batches: Sequence[Batch]) -> list[tuple[str, str]]:
     """A line: how far what is decoded is from what an autoencoder in float32 makes of the same pictures.
 
-    None where it computes in float32, or does not decode.
+    No line where it computes in float32, or does not decode.
 
     Args:
         work: of the job.

@@ -36,7 +36,7 @@ def grow(mask: Tensor, shrinks: Sequence[bool], squares: Sequence[int], diamonds
 
 
 def to_device(host: Tensor, device: torch.device) -> Tensor:
-    """A small tensor of the CPU on a device. CUDA does not wait: it takes over what is not pinned before it returns."""
+    """A tensor of the CPU on a device. CUDA does not wait: it takes over what is not pinned before it returns."""
     return host.to(device, non_blocking=device.type == "cuda")
 
 

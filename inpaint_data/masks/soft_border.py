@@ -14,6 +14,7 @@ from torch import Tensor
 
 from inpaint_data.errors import UsageError
 from inpaint_data.masks.morphology import offset_mask
+from inpaint_data.masks.morphology_device import to_device
 from inpaint_data.shown import meant
 
 SOFT_KINDS = ("gaussian", "ramp")
@@ -75,7 +76,7 @@ def check_soft(soft: Any) -> None:
 
 def from_levels(levels: Tensor) -> Tensor:
     """uint8 0...255 -> float32 in [0, 1]."""
-    return _LEVELS.to(levels.device, non_blocking=True)[levels.long()]
+    return to_device(_LEVELS, levels.device)[levels.long()]
 
 
 def to_levels(mask: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ def _convolved(values: Tensor, weights: list[int], dimension: int) -> Tensor:
     size, reach = values.shape[dimension], len(weights) // 2
     places = torch.arange(-reach, size + reach) % max(1, 2 * (size - 1))
     places = torch.minimum(places, 2 * (size - 1) - places) if size > 1 else places
-    padded = values.index_select(dimension, places.to(values.device, non_blocking=True))
+    padded = values.index_select(dimension, to_device(places, values.device))
     total = padded.narrow(dimension, reach, size) * weights[reach]
     for step in range(1, reach + 1):  # the window is symmetric
         ends = padded.narrow(dimension, reach - step, size) + padded.narrow(dimension, reach + step, size)
