@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from inpaint_data import Autoencoder, cache_latents, offset_mask
 from inpaint_data.encoding.compiling import InOtherWords
+from inpaint_data.encoding.noise import normal_noise
 
 BLOCKS: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
@@ -205,6 +206,19 @@ def offsets() -> None:
             print(f"{side:>6} {low:>5}...{high:<4} {len(masks) / took:>8.0f} masks/s {share:>7.1f} GB/s", flush=True)
 
 
+def noise() -> None:
+    names = [str(number) for number in range(16)]
+    print("\nnoise for 16 pictures: on the device from counters, and by torch.randn on the CPU, milliseconds")
+    for what, shape in (
+        ("posterior, 512 px", (4, 64, 64)),
+        ("fill, 512 px", (3, 512, 512)),
+        ("fill, 1024 px", (3, 1024, 1024)),
+    ):
+        ours = seconds(lambda shape=shape: normal_noise(0, names, range(16), "latents", shape, DEVICE))
+        other = seconds(lambda shape=shape: torch.randn((16, *shape)).to(DEVICE))
+        print(f"{what:<20} {ours * 1e3:>8.2f} {other * 1e3:>8.2f}", flush=True)
+
+
 def busy(profiled: Any) -> tuple[float, float]:
     """Seconds in which the device ran at least one kernel, and those from the first to the end of the last."""
     spans = sorted(
@@ -266,6 +280,7 @@ def main() -> None:
         "by_batch": by_batch,
         "compiling": compiling,
         "offsets": offsets,
+        "noise": noise,
         "encoding": lambda: encoding(options.short),
     }
     parser.add_argument("--only", default=",".join(parts), help=f"some of {', '.join(parts)}")

@@ -23,6 +23,7 @@ import webdataset as wds
 from table import Row, pin, side_by_side
 
 from inpaint_data import LatentCache
+from inpaint_data.encoding.noise import normal_noise
 from inpaint_data.latent_cache.encodings import json_bytes, npy_bytes, pbm_bytes
 from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import write_cache_file
@@ -80,7 +81,7 @@ def of_ours(
         drain(map(other.batch, plan))  # so what follows is a second epoch
         return lambda: drain(map(other.batch, plan))
 
-    shape = (BATCH, LATENT[0] // 2, *LATENT[1:])
+    shape, names = (BATCH, LATENT[0] // 2, *LATENT[1:]), [str(number) for number in range(BATCH)]
     ways: dict[str, Callable[[], object]] = {
         "memmap": lambda: drain(memmap()),
         "ours": lambda: drain(map(cache.batch, plan)),
@@ -88,6 +89,7 @@ def of_ours(
         "draw": opened(variant="draw"),
         "sample": opened(posterior="sample"),
         "randn": lambda: [torch.randn(shape) for _ in range(2 * len(plan))],
+        "noise": lambda: [normal_noise(0, names, range(BATCH), "latents", shape[1:]) for _ in range(2 * len(plan))],
     }
     times = side_by_side(ways, rounds)
     k = f"cached read K={variants}"
@@ -96,6 +98,9 @@ def of_ours(
         f"{k}, first epoch, with checksums: time of a later one", "-", times["first"] / times["ours"], None, known=first
     )
     yield Row(f"{k}, variants drawn: time of a memmap gather", "-", times["draw"] / times["memmap"], None, known=draw)
+    yield Row(
+        f"{k}, posterior sample, its noise: time of torch.randn", "-", times["noise"] / times["randn"], None, known=1.2
+    )
     rest = (times["sample"] - times["randn"]) / times["ours"]
     yield Row(f"{k}, posterior sample less torch.randn: time of mode", "-", rest, None, known=sample)
 

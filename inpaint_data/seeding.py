@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 
 def sample_id(shard: str, key: str) -> str:
@@ -23,7 +21,8 @@ def sample_id(shard: str, key: str) -> str:
     return f"{stem}\0{key}" if stem else key
 
 
-def _number(seed: int, sample: str, variant: int, purpose: str) -> int:
+def number_for(seed: int, sample: str, variant: int, purpose: str) -> int:
+    """128 bits that everything of one choice of a sample is drawn from."""
     text = f"{seed}\0{sample}\0{variant}\0{purpose}"
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest(), "little")
 
@@ -33,27 +32,7 @@ def generator_for(seed: int, sample: str, variant: int, purpose: str) -> np.rand
 
     Different purposes draw independently: a change in one leaves the others.
     """
-    return np.random.Generator(np.random.PCG64(_number(seed, sample, variant, purpose)))
-
-
-def noise_for(seed: int, sample: str, variant: int, purpose: str, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal float32 of `shape` on the CPU, the same whatever device it is used on.
-
-    Torch's generator takes 32 bits of a seed, so that of 100,000 samples one pair may have the same noise.
-    """
-    generator = torch.Generator().manual_seed(_number(seed, sample, variant, purpose) % 2**63)
-    # Said, since Lightning changes torch's default dtype for a while.
-    return torch.randn(shape, generator=generator, dtype=torch.float32)
-
-
-def noises_for(seed: int, samples: Sequence[str], variant: int, purpose: str, shape: tuple[int, ...]) -> Tensor:
-    """`noise_for` each of several samples: (B, *shape)."""
-    noises = torch.empty((len(samples), *shape), dtype=torch.float32)
-    generator = torch.Generator()
-    for noise, sample in zip(noises, samples, strict=True):
-        generator.manual_seed(_number(seed, sample, variant, purpose) % 2**63)
-        torch.randn(shape, generator=generator, dtype=torch.float32, out=noise)
-    return noises
+    return np.random.Generator(np.random.PCG64(number_for(seed, sample, variant, purpose)))
 
 
 def draws_for(seed: int, samples: Sequence[str], variant: int, purpose: str, count: int) -> list[int]:
@@ -63,7 +42,7 @@ def draws_for(seed: int, samples: Sequence[str], variant: int, purpose: str, cou
     """
     if not 1 < count < 2**32:
         return [int(generator_for(seed, sample, variant, purpose).integers(count)) for sample in samples]
-    numbers = [_number(seed, sample, variant, purpose) for sample in samples]
+    numbers = [number_for(seed, sample, variant, purpose) for sample in samples]
     drawn = []
     for number, words in zip(numbers, _states(numbers), strict=True):
         high, low, sequence_high, sequence_low = words

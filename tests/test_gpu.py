@@ -14,9 +14,10 @@ from flat import cache_latents
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inpaint_data import Autoencoder, RandomOffset, SoftBorder, load_vae, verify_cache
-from inpaint_data.batch import ImageBatch, is_batch
+from inpaint_data import Autoencoder, InpaintTransform, RandomOffset, SoftBorder, load_vae, verify_cache
+from inpaint_data.batch import ImageBatch, is_batch, to_device
 from inpaint_data.encoding import compiling
+from inpaint_data.encoding.noise import normal_noise
 from inpaint_data.encoding.settings import EncodeSettings, TextModelSettings
 from inpaint_data.job.caching import work_of
 from inpaint_data.job.encoding import OnDevice, encode
@@ -96,6 +97,40 @@ def test_what_comes_back_late_is_to_the_last_bit_what_waiting_gives(shards: str,
             for name, value in other.items():
                 same = torch.equal(one[name], value) if isinstance(value, Tensor) else one[name] == value
                 assert same, name
+
+
+@needs_gpu
+@pytest.mark.parametrize("shape", [(4, 64, 64), (3, 5, 7), (3, 1024, 1024)])
+def test_noise_made_on_the_device_has_the_bits_of_the_cpus(shape: tuple[int, ...]) -> None:
+    names = [f"s0\0{number}" for number in range(5)]
+    device = torch.device("cuda", torch.cuda.current_device())
+    expected = normal_noise(3, names, range(5), "latents", shape)
+    normal_noise(3, names, range(5), "latents", (1,), device)  # which brings the table there
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        noise = normal_noise(3, names, range(5), "latents", shape, device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert noise.device == device
+    assert torch.equal(noise.cpu(), expected)
+
+
+@needs_gpu
+def test_a_drawn_posterior_on_a_gpu_has_the_noise_that_a_cpu_draws(shards: str) -> None:
+    job = work({"source": "mixture"})
+    batch = next(batches(job, shards))
+    drawn = {}
+    for posterior in ("sample", "moments"):
+        transform = InpaintTransform(job.encoder.autoencoder, seed=batch["seed"], posterior=posterior)
+        given = {**batch, "mask": batch["masks"], "variant": [0] * len(batch["__key__"])}
+        drawn[posterior] = transform(to_device(given, torch.device("cuda")))["latents"].cpu()
+    names = [
+        f"{shard.removesuffix('.tar')}\0{key}" for shard, key in zip(batch["__shard__"], batch["__key__"], strict=True)
+    ]
+    noise = normal_noise(batch["seed"], names, [0] * len(names), "latents", tuple(drawn["sample"].shape[1:]))
+    mean, deviation = drawn["moments"].chunk(2, dim=1)
+    expected = mean + (0.5 * deviation.clamp(-30, 20)).exp() * noise
+    torch.testing.assert_close(drawn["sample"], expected, rtol=1e-5, atol=1e-5)
 
 
 class Overflowing(nn.Module):

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from inpaint_data.encoding.noise import CPU, normal_noise
 from inpaint_data.errors import UsageError
 from inpaint_data.masks import opencv as cv2
 from inpaint_data.masks.presets import Fill
-from inpaint_data.seeding import noise_for
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -78,15 +78,14 @@ def fill_hole(pixels: Tensor, mask: Tensor, fill: Fill, low: float, noise: Tenso
     return torch.where(cover > 0, filled.to(pixels.dtype) / scale + low, pixels)
 
 
-def hole_noise(seed: int, samples: Sequence[str], variants: Sequence[int], height: int, width: int) -> Tensor:
-    """The noise for fill "noise", from (seed, sample, variant): (B, 3, H, W) standard normal float32 on the CPU.
+def hole_noise(
+    seed: int, samples: Sequence[str], variants: Sequence[int], height: int, width: int, device: torch.device = CPU
+) -> Tensor:
+    """The noise for fill "noise", from (seed, sample, variant): (B, 3, H, W) standard normal float32 on `device`.
 
     The fill is its half of half the range around the middle, cut at the ends: in [-1, 1] normal with deviation 0.5.
     """
-    noise = torch.empty(len(samples), 3, height, width)
-    for row, sample, variant in zip(noise, samples, variants, strict=True):
-        row.copy_(noise_for(seed, sample, variant, "fill", (3, height, width)))
-    return noise
+    return normal_noise(seed, samples, variants, "fill", (3, height, width), device)
 
 
 def _mean(levels: Tensor, mask: Tensor) -> Tensor:

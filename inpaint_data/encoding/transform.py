@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from inpaint_data.batch import PAIRED, POSTERIORS, Batch, PixelsOf, Posterior
 from inpaint_data.encoding.fills import fill_hole, hole_noise
+from inpaint_data.encoding.noise import normal_noise
 from inpaint_data.encoding.vae import Autoencoder
 from inpaint_data.encoding.vae_loading import load_vae
 from inpaint_data.errors import UsageError
@@ -20,7 +21,7 @@ from inpaint_data.masks.morphology_device import to_device
 from inpaint_data.masks.offsets import Offset, RandomOffset, check_offset, draw_offset, draw_window, windows_of
 from inpaint_data.masks.presets import FILLS, Fill, Preset, binarise, grow_comfy, preset_of
 from inpaint_data.masks.soft_border import SoftBorder, check_soft, from_levels
-from inpaint_data.seeding import generator_for, noise_for, sample_id
+from inpaint_data.seeding import generator_for, sample_id
 
 
 class InpaintTransform(nn.Module):
@@ -235,8 +236,8 @@ class InpaintTransform(nn.Module):
         """The images (B, 3, H, W) in [-1, 1] with their holes filled."""
         noise = None
         if self.fill == "noise":
-            noise = hole_noise(masks.seed, masks.samples, masks.variants, *pixels.shape[-2:])
-            noise = to_device(noise, pixels.device)
+            height, width = pixels.shape[-2:]
+            noise = hole_noise(masks.seed, masks.samples, masks.variants, height, width, pixels.device)
         as_known = self.fill == "blur" and self.preset.growth != "comfy"
         return fill_hole(pixels, masks.fed if as_known else masks.hidden, self.fill, -1.0, noise)
 
@@ -254,13 +255,8 @@ class InpaintTransform(nn.Module):
         if self.posterior == "mode" or not self.vae.has_posterior or not masks.keys:
             return self.vae.mode(raw)
         shape = (*raw.shape[1:-3], self.vae.latent_channels, *raw.shape[-2:])
-        noise = torch.stack(
-            [
-                noise_for(masks.seed, sample, epoch, purpose, shape)
-                for sample, epoch in zip(masks.samples, masks.epochs, strict=True)
-            ]
-        )
-        return self.vae.sample(raw, to_device(noise, raw.device))
+        noise = normal_noise(masks.seed, masks.samples, masks.epochs, purpose, shape, raw.device)
+        return self.vae.sample(raw, noise)
 
 
 class _Masks(NamedTuple):

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from inpaint_data.batch import Batch, ImageBatch
+from inpaint_data.encoding.noise import normal_noise
 from inpaint_data.encoding.vae import Autoencoder, sample_posterior
 from inpaint_data.job.work import Work
 from inpaint_data.latent_cache.members import ARRAYS, members_of
 from inpaint_data.latent_cache.storage import STORED, Storage, from_storage, scales_of, to_storage
-from inpaint_data.seeding import noise_for
 
 DECODED = 2  # samples
 
@@ -42,7 +42,8 @@ def storage_costs(work: Work, batches: Sequence[Batch]) -> list[tuple[str, str]]
         texts.append(size)
     lines = [("a sample", "; ".join(texts) + ("" if whole is None else ", decoded, against storing float32"))]
     if whole is not None and storing.has_posterior:
-        noise = torch.stack([noise_for(0, key, 0, "latents", means.shape[1:]) for key in first["__key__"][:DECODED]])
+        keys = first["__key__"][:DECODED]
+        noise = normal_noise(0, keys, [0] * len(keys), "latents", tuple(means.shape[1:]))
         drawn = _decoded(autoencoder, sample_posterior(latents, noise), work.device)
         lines.append(
             ("", f"drawn from the posterior {_psnr(drawn, whole):.0f} dB; keep: mean halves the latents' bytes")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from inpaint_data.batch import SIZES, Carried, Posterior
+from inpaint_data.encoding.noise import normal_noise
 from inpaint_data.encoding.vae import sample_posterior
 from inpaint_data.errors import CacheError
 from inpaint_data.latent_cache.contents import Content
@@ -20,7 +21,7 @@ from inpaint_data.latent_cache.record_columns import CUTS
 from inpaint_data.latent_cache.scratch import Scratch, rows_of
 from inpaint_data.latent_cache.storage import STORED, from_storage
 from inpaint_data.masks.soft_border import from_levels
-from inpaint_data.seeding import noises_for, sample_id
+from inpaint_data.seeding import sample_id
 
 Contents = Mapping[str, Content]  # of the members that all samples have, by name
 _SCRATCH = Scratch()
@@ -124,7 +125,7 @@ def _latents(name: str, parts: Parts, drawing: Drawing) -> Tensor:
     if means_alone:
         return mean.contiguous()
     ids = [sample_id(shard, key) for shard, key in zip(parts.shards, parts.keys, strict=True)]
-    noise = noises_for(drawing.seed, ids, drawing.epoch, key, tuple(mean.shape[1:]))
+    noise = normal_noise(drawing.seed, ids, [drawing.epoch] * len(ids), key, tuple(mean.shape[1:]))
     return sample_posterior(raw, noise, drawing.dtype)
 
 
