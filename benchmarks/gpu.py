@@ -16,19 +16,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from jobs import write_shards
+from pictures import photographs
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from inpaint_data import Autoencoder, cache_latents, offset_mask
+from inpaint_data import Autoencoder, UsageError, cache_latents, offset_mask
 from inpaint_data.encoding.compiling import InOtherWords
 from inpaint_data.encoding.noise import normal_noise
+from inpaint_data.pictures.formats import Decoding
+from inpaint_data.pictures.gpu_jpeg import check_decodes_on_gpu
+from inpaint_data.pictures.images import decode_image
 
 BLOCKS: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
@@ -219,6 +225,26 @@ def noise() -> None:
         print(f"{what:<20} {ours * 1e3:>8.2f} {other * 1e3:>8.2f}", flush=True)
 
 
+def decoding() -> None:
+    print("\nJPEGs decoded, and checked: pictures/s by 1 and 8 threads, and how far nvJPEG's pixels are from libjpeg's")
+    try:
+        check_decodes_on_gpu()
+    except UsageError as error:
+        print(f"left out: {error}")
+        return
+    for side in BATCH:
+        files = [data for data in photographs(side) for _ in range(8)]
+        for decoder in ("libjpeg", "nvjpeg"):
+            decode = partial(decode_image, decoding=Decoding(decoder=decoder))
+            rates = []
+            for threads in (1, 8):
+                with ThreadPoolExecutor(threads) as pool:
+                    took = seconds(lambda pool=pool, decode=decode, files=files: list(pool.map(decode, files)), 3, 1)
+                rates.append(f"{len(files) / took:>8.0f}")
+            apart = max(int(abs(decode(data).astype(int) - decode_image(data)).max()) for data in files[::8])
+            print(f"{side:>6} {decoder:<8} {' '.join(rates)}   {apart} levels", flush=True)
+
+
 def busy(profiled: Any) -> tuple[float, float]:
     """Seconds in which the device ran at least one kernel, and those from the first to the end of the last."""
     spans = sorted(
@@ -281,6 +307,7 @@ def main() -> None:
         "compiling": compiling,
         "offsets": offsets,
         "noise": noise,
+        "decoding": decoding,
         "encoding": lambda: encoding(options.short),
     }
     parser.add_argument("--only", default=",".join(parts), help=f"some of {', '.join(parts)}")

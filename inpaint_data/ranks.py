@@ -42,6 +42,11 @@ def part_of_run() -> Part:
     return Part(rank, world, local or 0)
 
 
+def own_gpu(count: int) -> int:
+    """The number of this process's GPU of `count`; a launcher may show each process its own alone, as number 0."""
+    return 0 if count == 1 else part_of_run().local
+
+
 def _names() -> tuple[str, str, str] | None:
     """The variables that name this process, the number of processes, and its place on its machine."""
     if os.environ.keys() >= {"RANK", "WORLD_SIZE"}:

@@ -127,7 +127,7 @@ def test_a_cache_of_whole_images_does_not_go_on_with_others(
     made = {"vae": Autoencoder(Pooling()), "resolution": 32, "masks": "center"}
     cache_latents(shards, str(tmp_path / "cache"), **made)
     recorded = json.loads((tmp_path / "cache" / "cache.json").read_text())["settings"]["pictures"]
-    assert not {"reducing_gap", "resize"} & recorded.keys()  # as in caches of before there were any
+    assert not {"reducing_gap", "decoder", "resize"} & recorded.keys()  # as in caches of before there were any
     with pytest.raises(UsageError, match=next(iter(change))):
         cache_latents(shards, str(tmp_path / "cache"), **made, **change)
 

@@ -88,13 +88,13 @@ def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [
         name
-        for group in ("datasets", "parquet", "ray", "s3", "text", "train")
+        for group in ("datasets", "nvjpeg", "parquet", "ray", "s3", "text", "train")
         for name in project["optional-dependencies"][group]
     ]
     declared = {
         re.split(r"[\[><=;! ]", name)[0].lower().replace("-", "_") for name in [*project["dependencies"], *extras]
     }
-    names = {"yaml": "pyyaml", "PIL": "pillow", "cv2": "opencv_python_headless"}
+    names = {"yaml": "pyyaml", "PIL": "pillow", "cv2": "opencv_python_headless", "nvidia": "nvidia_nvimgcodec_cu13"}
     scripts = [path for path in (ROOT / "scripts").glob("*.py") if path.name != "train_demo_vae.py"]
     used = {module.split(".")[0] for path in [*FILES, *scripts] for module in imports_of(path)}
     third = {names.get(name, name) for name in used - STANDARD - {"inpaint_data"}}

@@ -5,7 +5,7 @@ import math
 import torch
 
 from inpaint_data.errors import UsageError
-from inpaint_data.ranks import part_of_run
+from inpaint_data.ranks import own_gpu
 
 PIXELS_AT_A_TIME = 2**22  # 16 pictures of 512 x 512
 # What the errors say that have no type of their own.
@@ -34,11 +34,8 @@ def choose_device(name: str) -> torch.device:
         kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         name = kind.type if kind is not None else "cpu"
     name = {"gpu": "cuda", "cpu:0": "cpu"}.get(name.lower(), name.lower())
-    # Where a launcher shows each process its own GPU alone, that one is number 0.
-    if name == "cuda" and torch.cuda.device_count() != 1:
-        name = f"cuda:{part_of_run().local}"
-    elif name == "cuda":
-        name = "cuda:0"
+    if name == "cuda":
+        name = f"cuda:{own_gpu(torch.cuda.device_count())}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -263,7 +263,7 @@ class CacheSettings(Settings):
                 del pictures["bucket_step"]
             if not any(crop.startswith("mask") for crop in self.pictures.views.crops):
                 del pictures["mask_padding"]
-            for name, usual in (("reducing_gap", None), ("resize", "pillow")):
+            for name, usual in (("reducing_gap", None), ("decoder", "libjpeg"), ("resize", "pillow")):
                 if pictures[name] == usual:
                     del pictures[name]
         if self.masks is not None and self.masks.drawn_from is None:

@@ -26,6 +26,7 @@ _MISSING = {"avif": "Pillow 11.3 or newer", "heic": "pip install inpaint_data[he
 DEFAULT_FORMATS = tuple(name for name in DECODERS if name != "heic")  # which needs an extra
 MAX_PIXELS = 2**27  # 134 megapixels, 384 MiB of RGB: what phones and cameras take, and no bomb
 
+Decoder = Literal["libjpeg", "nvjpeg"]
 _DNG_VERSION, _SUBFILE = 0xC612, 0xFE  # tags of a TIFF
 _REDUCED = 1  # bit of the subfile tag: a thumbnail of what stands elsewhere in the file
 
@@ -36,6 +37,7 @@ class Decoding:
 
     Attributes:
         reduced: 2, 4 or 8 decodes a JPEG at a half, a quarter or an eighth, sides rounded up; other formats are whole.
+        decoder: of JPEGs that are whole and not ink.
     """
 
     formats: tuple[str, ...] = DEFAULT_FORMATS
@@ -43,6 +45,7 @@ class Decoding:
     icc: Literal["srgb", "keep"] = "srgb"
     strict: bool = False
     reduced: int = 1
+    decoder: Decoder = "libjpeg"
 
 
 def format_of(data: bytes, formats: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
-from inpaint_data.errors import SampleError
+from inpaint_data.errors import InpaintDataError, SampleError
 from inpaint_data.pictures.colours import in_srgb
 from inpaint_data.pictures.formats import Decoding, decoder_of, format_of, refuse_raw
 from inpaint_data.pictures.geometry import reduced_size
@@ -58,7 +59,7 @@ def decode_image(data: bytes, decoding: Decoding = DEFAULT) -> Uint8Array:
     """
     if format_of(data, decoding.formats) == "jpeg":
         # Without Pillow: most of what trains.
-        bare = bare_jpeg_pixels(data, decoding.max_pixels, decoding.strict, decoding.reduced)
+        bare = bare_jpeg_pixels(data, decoding)
         if bare is not None:
             return np.require(in_srgb(bare, False, None), requirements=["C", "W"])
     with _opened(data, decoding) as (image, kind):
@@ -90,6 +91,7 @@ def decode_values(
     Raises:
         SampleError: as `decode_image`.
     """
+    decoding = replace(decoding, decoder="libjpeg")
     with _opened(data, decoding) as (image, kind):
         pixels, orientation = _pixels(image, kind, data, decoding)
         alpha = _alpha(image, kind, data)
@@ -164,7 +166,7 @@ def _opened(data: bytes, decoding: Decoding, check: bool = True) -> Iterator[tup
                 return
             with _header(plain, kind, decoding.strict) as other:
                 yield other, kind
-    except (SampleError, MemoryError):
+    except (InpaintDataError, MemoryError):
         raise
     except Exception as error:  # damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error …
         raise SampleError(f"image is damaged: {_words(error, kind)}") from error
@@ -286,7 +288,7 @@ def _pixels(image: Any, kind: str, data: bytes, decoding: Decoding) -> tuple[Uin
     reduced = decoding.reduced
     if orientation > 1 and any(side % reduced for side in image.size):
         reduced = 1
-    from_turbo = jpeg_pixels(data, decoding.strict, reduced)
+    from_turbo = jpeg_pixels(data, replace(decoding, reduced=reduced))
     if from_turbo is not None:
         return from_turbo, orientation
     pixels = _pillow_pixels(image, kind)

@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from inpaint_data.errors import SampleError
+from inpaint_data.errors import SampleError, UsageError
+from inpaint_data.pictures.formats import Decoding
 
 Uint8Array = npt.NDArray[np.uint8]
+WHOLE = Decoding()
 MAX_SCANS = 100  # of a JPEG; libjpeg's own progressive ones have 10
 # All that begin a segment or end the image: not stuffed bytes, restarts and others that stand alone.
 _MARKER = re.compile(rb"\xff([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
@@ -90,33 +92,37 @@ def _check_arithmetic(data: bytes) -> None:
         raise SampleError("image is damaged: the data of the JPEG ends too early")
 
 
-def bare_jpeg_pixels(data: bytes, max_pixels: int, strict: bool, reduced: int = 1) -> Uint8Array | None:
+def bare_jpeg_pixels(data: bytes, decoding: Decoding) -> Uint8Array | None:
     """The pixels of a JPEG as `jpeg_pixels` gives them, if it needs no other look at its header.
 
-    None of one that may be turned or have a profile, is larger than `max_pixels`, or that libjpeg complains of.
+    None of one that may be turned or have a profile, is larger than its `max_pixels`, or that libjpeg complains of.
 
     Raises:
         SampleError: as `check_jpeg`.
     """
     try:
         height, width = simplejpeg.decode_jpeg_header(data)[:2]
-        if height * width > max_pixels or check_jpeg(data, strict) & _TURNED_OR_COLOURED:
+        if height * width > decoding.max_pixels or check_jpeg(data, decoding.strict) & _TURNED_OR_COLOURED:
             return None
-        return _decoded(data, reduced)
+        return _decoded(data, decoding)
+    except UsageError:  # of the GPU, and not of the file
+        raise
     except (ValueError, IndexError):
         return None
 
 
-def jpeg_pixels(data: bytes, strict: bool, reduced: int = 1) -> Uint8Array | None:
+def jpeg_pixels(data: bytes, decoding: Decoding) -> Uint8Array | None:
     """(H, W, 3) red, green and blue, or (H, W, 4) ink, 255 = full; None where only Pillow knows its chroma sampling.
 
-    With `reduced` 2, 4 or 8 the sides are as many times shorter, rounded up; all of the data is read and checked.
+    With `decoding.reduced` the sides are as many times shorter, rounded up; all of the data is read and checked.
 
     Raises:
         ValueError: not all of its pixels are there.
     """
     try:
-        return _decoded(data, reduced)
+        return _decoded(data, decoding)
+    except UsageError:  # as above
+        raise
     except ValueError as error:
         complaint = error
     plain = without_defects(data)
@@ -124,21 +130,28 @@ def jpeg_pixels(data: bytes, strict: bool, reduced: int = 1) -> Uint8Array | Non
         simplejpeg.decode_jpeg_header(plain)
     except ValueError:
         return None
-    for other in [_unpadded(data)] if strict else [plain, without_defects(data, padding=False)]:
+    for other in [_unpadded(data)] if decoding.strict else [plain, without_defects(data, padding=False)]:
         try:
-            return _decoded(other, reduced)
+            return _decoded(other, decoding)
         except ValueError:
             continue
     raise complaint
 
 
-def _decoded(data: bytes, reduced: int = 1) -> Uint8Array:
+def _decoded(data: bytes, decoding: Decoding = WHOLE) -> Uint8Array:
+    reduced = decoding.reduced
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     least = {"min_height": -(-height // reduced), "min_width": -(-width // reduced)} if reduced > 1 else {}
     if colours in ("CMYK", "YCCK"):
         # Adobe, and with it everyone, stores ink inverted.
         ink: Uint8Array = 255 - simplejpeg.decode_jpeg(data, "CMYK", min_factor=reduced, **least)
         return ink
+    if decoding.decoder == "nvjpeg" and reduced == 1:
+        from inpaint_data.pictures.gpu_jpeg import decoded_on_gpu  # few have it
+
+        # libjpeg reads all of the data and makes an eighth of the pixels, and so complains as it does of whole ones.
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8)
+        return decoded_on_gpu(data)
     pixels: Uint8Array = simplejpeg.decode_jpeg(data, "RGB", min_factor=reduced, **least)
     return pixels
 

@@ -12,7 +12,7 @@ from inpaint_data.batch import PAIRED
 from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.masks.settings import BROUGHT, MaskSettings
 from inpaint_data.pictures.filters import Filters
-from inpaint_data.pictures.formats import DECODERS, DEFAULT_FORMATS, MAX_PIXELS, Decoding
+from inpaint_data.pictures.formats import DECODERS, DEFAULT_FORMATS, MAX_PIXELS, Decoder, Decoding
 from inpaint_data.pictures.geometry import Resize, Size, reduction
 from inpaint_data.pictures.views import CROPS, Small, Views
 from inpaint_data.settings import Choices, Natural, Settings, built, checked, member_name
@@ -130,6 +130,10 @@ class PictureSettings(Settings):
     """Decode a JPEG at 1/2, 1/4 or 1/8 of its size where at least this many times the size that it is resized to is
     left, as of Pillow's thumbnail and draft: 1 is fastest, 3 comes near to whole decoding (None). Pixels differ."""
 
+    decoder: Decoder = "libjpeg"
+    """Who decodes JPEGs: "libjpeg", or on the GPU "nvjpeg" (needs the extra of that name), after libjpeg has found them
+    whole. Pixels differ by a few levels, by kind of GPU too. Masks, and with reducing_gap all, are always libjpeg's."""
+
     resize: Resize = "pillow"
     """Whose Lanczos brings images to their size: "pillow", or "torch" (2.13 or newer), three to seven times as fast and
     within 2 of 255 levels. Masks, and what is cut around them, are always Pillow's."""
@@ -149,7 +153,7 @@ class PictureSettings(Settings):
 
     @cached_property
     def decoding(self) -> Decoding:
-        return Decoding(self.formats, self.max_pixels, self.icc, self.strict)
+        return Decoding(self.formats, self.max_pixels, self.icc, self.strict, decoder=self.decoder)
 
     def reduction(self, size: Size) -> int:
         """How many times smaller a JPEG of that upright size is decoded, for all of its views: 1, 2, 4 or 8."""
@@ -180,8 +184,8 @@ class ExampleSettings:
         seed: of every random choice.
 
     Raises:
-        UsageError: images are cut around masks that do not come with them, a mixture would not be used, or this torch
-            has no Lanczos.
+        UsageError: images are cut around masks that do not come with them, a mixture would not be used, this torch has
+            no Lanczos, or no GPU decodes JPEGs here.
     """
 
     pictures: PictureSettings = field(default_factory=PictureSettings)
@@ -197,6 +201,10 @@ class ExampleSettings:
             from inpaint_data.pictures.torch_resize import check_torch_resizes  # settings are read without torch
 
             check_torch_resizes()
+        if self.pictures.decoder == "nvjpeg":
+            from inpaint_data.pictures.gpu_jpeg import check_decodes_on_gpu
+
+            check_decodes_on_gpu()
         source = self.masks.source
         if any(crop.startswith("mask") for crop in self.pictures.views.crops) and source not in BROUGHT:
             raise UsageError(
