@@ -262,10 +262,14 @@ def busy(profiled: Any) -> tuple[float, float]:
 def job(short: bool, compiled: bool = True) -> None:
     """The whole job: JPEG shards in, a committed cache out."""
     print("\nthe job, bf16: JPEG shards to a cache, masks of the mixture, offset -8...24")
-    print(f"{'':<9}{'':<12}{'images':>6}{'the whole job':>18}{'busy':>10}{'kernels only':>16}{'busy':>8}   (encodes/s)")
-    workers = max(2, (os.cpu_count() or 2) - 2)
-    ways = [(side, variants, is_compiled) for side in BATCH for variants in (1, 4) for is_compiled in (False, compiled)]
-    for side, variants, is_compiled in dict.fromkeys(ways):
+    print(
+        "  side  K  encoder    threads  images  the whole job, encodes/s, busy    kernels only, busy   idle: pictures, disk"
+    )
+    few, many = 4, max(4, (os.cpu_count() or 4) - 2)
+    ways = [
+        (side, variants, is_compiled, few) for side in BATCH for variants in (1, 4) for is_compiled in (False, compiled)
+    ]
+    for side, variants, is_compiled, workers in dict.fromkeys([(512, 1, compiled, many), *ways]):
         if variants == 4 and (short or not is_compiled):
             continue
         encodes = {512: 4096, 1024: 1024}[side] // (1 if is_compiled else 2) // (2 if short else 1)
@@ -290,9 +294,10 @@ def job(short: bool, compiled: bool = True) -> None:
         working, span = busy(profiled)
         rate = images * (1 + variants) / summary.seconds
         print(
-            f"{side:>6}{variants:>3}  {'compiled' if is_compiled else 'eager':<10}{images:>6}"
+            f"{side:>6}{variants:>3}  {'compiled' if is_compiled else 'eager':<10}{workers:>7}{images:>8}"
             f"{summary.seconds:>9.1f} s{rate:>9.1f}{working / summary.seconds:>8.1%}"
-            f"{images * (1 + variants) / span:>16.1f}{working / span:>8.1%}",
+            f"{images * (1 + variants) / span:>16.1f}{working / span:>8.1%}"
+            f"{summary.waited_for_pictures:>9.2f}{summary.waited_for_disk:>6.2f}",
             flush=True,
         )
 

@@ -1,7 +1,10 @@
 """Progress of a job for a person: a bar or plain lines while it runs, a table at its end."""
 
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -19,6 +22,7 @@ LISTED = 10  # of each kind, in a table
 NAMED = 3  # samples of each kind of `Seen`
 EMPTY, FULL, NO_CAPTION, TOO_LONG = "empty masks", "full masks", "no caption", "long caption"
 UNTOLD = "no own text"
+SECONDS = ("decode_seconds", "encode_seconds", "write_seconds", "waited_for_pictures", "waited_for_disk")
 
 
 class Progress:
@@ -114,9 +118,20 @@ class Summary:
     decode_seconds: float = 0.0
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
+    waited_for_pictures: float = 0.0  # seconds in which nothing could be encoded, since nothing was decoded
+    waited_for_disk: float = 0.0  # likewise, since too much waited to be written
     seconds: float = 0.0
     bytes: int = 0
     in_cache: dict[str, int] = field(default_factory=dict)
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes to one of `SECONDS`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, name, getattr(self, name) + time.perf_counter() - started)
 
     @property
     def masks(self) -> int:
@@ -124,9 +139,7 @@ class Summary:
 
     def add(self, other: "Summary") -> None:
         """Count what another process did of this run."""
-        for name in ("shards", "retried", "in_parts", "samples_in", "cached", "bytes"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("decode_seconds", "encode_seconds", "write_seconds"):
+        for name in ("shards", "retried", "in_parts", "samples_in", "cached", "bytes", *SECONDS):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.unreadable |= other.unreadable
         self.without_samples += other.without_samples
@@ -163,6 +176,10 @@ class Summary:
             ("decoding", f"{self.decode_seconds:.1f} s, all threads together"),
             ("encoding", f"{self.encode_seconds:.1f} s"),
             ("writing", f"{self.write_seconds:.1f} s"),
+            (
+                "idle",
+                f"{self.waited_for_pictures:.1f} s without a picture, {self.waited_for_disk:.1f} s behind the disk",
+            ),
             ("altogether", f"{self.seconds:.1f} s, {self.cached / max(self.seconds, 1e-9):.1f} images/s"),
             ("written", f"{self.bytes / 1e6:.1f} MB"),
             ("the cache", ", ".join(f"{count} {name}" for name, count in self.in_cache.items())),

@@ -1,11 +1,11 @@
 """Shards of the job: threads decode batches ahead, this one encodes, another one writes and commits shards."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from typing import Any
 
 from inpaint_data.batch import Batch
 from inpaint_data.errors import CacheError, SampleError
@@ -52,7 +52,7 @@ class Committer:
 
     def add(self, shard: str, variants: Sequence[Batch], faults: Sequence[Fault]) -> None:
         """Write a batch, given the batches of its K variants."""
-        with self._step():
+        with self._step(), self._summary.timing("write_seconds"):
             self._add(shard, variants, list(faults))
 
     def note(self, fault: Fault) -> None:
@@ -67,11 +67,10 @@ class Committer:
             self._forget()
 
     def commit(self, end: ShardEnd) -> Sidecar:
-        with self._step():
+        with self._step(), self._summary.timing("write_seconds"):
             return self._commit(end)
 
     def _add(self, shard: str, variants: Sequence[Batch], faults: list[Fault]) -> None:
-        started = time.perf_counter()
         writer, first = self._open(shard), variants[0]
         for row, key in enumerate(first["__key__"]):
             try:
@@ -90,10 +89,8 @@ class Committer:
                 self._seen.note(NO_CAPTION, shard, key)
             elif self._work.text is not None and self._work.text.is_too_long(caption):
                 self._seen.note(TOO_LONG, shard, key)
-        self._summary.write_seconds += time.perf_counter() - started
 
     def _commit(self, end: ShardEnd) -> Sidecar:
-        started = time.perf_counter()
         quarantined, filtered = (
             [
                 Quarantined(fault.key, fault.reason, fault.offset, fault.end)
@@ -119,7 +116,6 @@ class Committer:
         summary.filtered += [(end.shard, entry) for entry in filtered]
         summary.bytes += int(sidecar.output["size"])
         summary.decode_seconds += end.decode_seconds
-        summary.write_seconds += time.perf_counter() - started
         return sidecar
 
     def _take(self, faults: list[Fault]) -> None:
@@ -189,10 +185,9 @@ def cache_shards(
             pending.append(pool.submit(committer.commit, event))
 
     def write_encoded(encoding: Encoding) -> None:
-        started = time.perf_counter()
-        parts = device.finish(encoding)
+        with summary.timing("encode_seconds"):
+            parts = device.finish(encoding)
         summary.in_parts += len(parts) > 1
-        summary.encode_seconds += time.perf_counter() - started
         for batches, faults in parts:
             pending.append(pool.submit(committer.add, encoding.shard, batches, faults))
         reports.images(encoding.images, tally.expected(summary.plan.bytes_to_do))
@@ -205,19 +200,24 @@ def cache_shards(
                 write_encoded(event)
             else:
                 write(event)
-            while len(pending) > WRITES_AHEAD:
-                finish_one()
+            with summary.timing("waited_for_disk"):
+                while len(pending) > WRITES_AHEAD:
+                    finish_one()
 
     with ThreadPoolExecutor(1, "inpaint_data-write") as pool, closing(work.events(shards, tally)) as events:
+
+        def next_event() -> Any:
+            with summary.timing("waited_for_pictures"):
+                return next(events, None)
+
         try:
-            for event in events:
+            while (event := next_event()) is not None:
                 if isinstance(event, ShardEnd | ShardAnew | Fault):
                     waiting.append(event)
                 else:
                     summary.note_untold(event)
-                    started = time.perf_counter()
-                    waiting.append(device.begin(event))
-                    summary.encode_seconds += time.perf_counter() - started
+                    with summary.timing("encode_seconds"):
+                        waiting.append(device.begin(event))
                 write_all_but(device.depth)
             write_all_but(0)
             while pending:
