@@ -261,10 +261,8 @@ def busy(profiled: Any) -> tuple[float, float]:
 
 def job(short: bool, compiled: bool = True) -> None:
     """The whole job: JPEG shards in, a committed cache out."""
-    print("\nthe job, bf16: JPEG shards to a cache, masks of the mixture, offset -8...24")
-    print(
-        "  side  K  encoder    threads  images  the whole job, encodes/s, busy    kernels only, busy   idle: pictures, disk"
-    )
+    print("\nthe job, bf16: JPEG shards to a cache, masks of the mixture, offset -8...24; 4 decoding threads or more")
+    print("  side  K  encoder   threads  images  the whole job, encodes/s, busy    kernels only, busy   s idle")
     few, many = 4, max(4, (os.cpu_count() or 4) - 2)
     ways = [
         (side, variants, is_compiled, few) for side in BATCH for variants in (1, 4) for is_compiled in (False, compiled)
