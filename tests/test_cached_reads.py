@@ -132,6 +132,9 @@ def test_a_batch_of_several_caches_is_in_the_order_that_was_asked_for(
     for name in ("a", "b"):
         cache_latents(f"{shards}/{'0' if name == 'a' else '[12]'}.tar", str(tmp_path / name), vae=vae, **SETTINGS)
     cache = LatentCache([tmp_path / "a", tmp_path / "b"], "sample")
+    for wrong in ([], [-1], [len(cache)], [1.5], [True], ["1"], torch.tensor([0.0]), [0, None]):
+        with pytest.raises(IndexError, match=r"give at least one, each a whole number within 0\.\.\.14"):
+            cache.batch(wrong)  # type: ignore[arg-type]
     rows = [9, 2, 14, 0, 5, 4]
     for _ in range(2):
         batch = cache.batch(rows)

@@ -281,9 +281,12 @@ class LatentCache(Dataset[Batch]):
         return self._batch(indices, self.epoch if epoch is None else epoch)
 
     def _batch(self, indices: Sequence[int], epoch: int) -> Batch:
-        rows = np.asarray(indices, np.int64).reshape(-1) if len(indices) else np.zeros(0, np.int64)
-        if not len(rows) or rows.min() < 0 or rows.max() >= len(self):
-            raise IndexError(f"samples {list(indices)}: give at least one, each within 0...{len(self) - 1}")
+        given = np.asarray(indices).reshape(-1) if len(indices) else np.zeros(0, np.int64)
+        if not len(given) or given.dtype.kind not in "iu" or given.min() < 0 or given.max() >= len(self):
+            raise IndexError(
+                f"samples {list(indices)}: give at least one, each a whole number within 0...{len(self) - 1}"
+            )
+        rows = given.astype(np.int64, copy=False)
         buckets = self.buckets[rows]
         if (buckets != buckets[0]).any():
             raise UsageError(
