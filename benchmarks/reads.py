@@ -93,7 +93,7 @@ def of_ours(
     }
     times = side_by_side(ways, rounds)
     k = f"cached read K={variants}"
-    first, draw, sample = {1: (2.4, 1.9, 2.7), 4: (5.2, 2.1, 2.9)}[variants]
+    first, draw, sample = {1: (2.4, 1.9, 3.0), 4: (5.2, 2.1, 3.2)}[variants]
     yield Row(
         f"{k}, first epoch, with checksums: time of a later one", "-", times["first"] / times["ours"], None, known=first
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inpaint_data.encoding.noise import LARGEST_VALUE, normal_noise
+from inpaint_data.encoding.noise import LARGEST_VALUE, normal_noise, on_cpu, on_device
 from inpaint_data.seeding import number_for
 
 SHAPE = (4, 64, 64)
@@ -51,6 +51,14 @@ def test_noise_is_what_the_slow_way_gives(shape: tuple[int, ...]) -> None:
     assert noise.dtype == torch.float32
     for row, name, number in zip(noise, NAMES, [2, 0, 9], strict=False):
         assert row.flatten().tolist() == slow_noise(5, name, number, "latents", math.prod(shape))
+
+
+@pytest.mark.parametrize(("samples", "count"), [(3, 1), (40, 8192), (3, 8193), (3, 2**20 + 5), (0, 7), (3, 0)])
+def test_the_way_of_devices_has_the_bits_of_the_cpus(samples: int, count: int) -> None:
+    starts = [number_for(0, name, 0, "latents") % 2**64 for name in NAMES[:samples]]
+    ours, other = on_cpu(starts, count), on_device(starts, count, torch.device("cpu"))
+    assert ours.shape == other.shape == (samples, 2 * count)
+    assert torch.equal(ours, other)
 
 
 def test_its_bits_stay_as_they_are() -> None:

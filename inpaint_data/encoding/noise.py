@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from functools import cache
 from statistics import NormalDist
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,8 +22,9 @@ from inpaint_data.seeding import number_for
 CPU = torch.device("cpu")
 LARGEST_VALUE = 6.1  # in deviations: twice the last quantile, of half the variance
 _QUANTILES = 2**16
-_WORDS_AT_ONCE = 2**21  # 16 MiB of counters; what follows from them takes four times as much
-_STEP, _FIRST_FACTOR, _SECOND_FACTOR = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_IN_CPU_CACHE = 2**13  # words; they and what is made of them take 256 KiB
+_AT_ONCE = 2**21  # words on a device; they and what is made of them take 80 MiB
+_STEP, _FACTORS, _SHIFTS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB), (30, 27, 31)
 
 
 def normal_noise(
@@ -46,40 +49,68 @@ def normal_noise(
         (B, *shape) float32, from -LARGEST_VALUE to LARGEST_VALUE.
     """
     starts = [
-        _signed(number_for(seed, sample, number, purpose)) for sample, number in zip(samples, numbers, strict=True)
+        number_for(seed, sample, number, purpose) % 2**64 for sample, number in zip(samples, numbers, strict=True)
     ]
     count = math.prod(shape)
     words = (count + 1) // 2
-    noise = torch.empty((len(starts), words, 2), dtype=torch.float32, device=device)
-    counters = torch.arange(1, words + 1, dtype=torch.int64, device=device) * _signed(_STEP)
-    begun = to_device(torch.tensor(starts, dtype=torch.int64, device=CPU), device)[:, None]
-    rows = max(1, _WORDS_AT_ONCE // max(1, words))
+    noise = on_cpu(starts, words) if device.type == "cpu" else on_device(starts, words, device)
+    return noise[:, :count].reshape(len(starts), *shape)
+
+
+def on_cpu(starts: Sequence[int], words: int) -> Tensor:
+    """(len(starts), 2 * words) values, from that many words behind each start, a cacheful at a time."""
+    values = np.empty((len(starts), 2 * words), np.float32)
+    steps = np.arange(1, min(words, _IN_CPU_CACHE) + 1, dtype=np.uint64) * np.uint64(_STEP)
+    mixed, shifted = np.empty_like(steps), np.empty_like(steps)
+    halves = np.empty(4 * len(steps), np.float32)
+    for start, row in zip(starts, values, strict=True):
+        for first in range(0, words, _IN_CPU_CACHE):
+            count = min(_IN_CPU_CACHE, words - first)
+            word, other, half = mixed[:count], shifted[:count], halves[: 4 * count]
+            np.add(steps[:count], np.uint64((start + first * _STEP) % 2**64), out=word)
+            for shift, factor in zip(_SHIFTS, (*_FACTORS, None), strict=True):
+                np.right_shift(word, np.uint64(shift), out=other)
+                np.bitwise_xor(word, other, out=word)
+                if factor is not None:
+                    np.multiply(word, np.uint64(factor), out=word)
+            # Each word is four numbers of 16 bits, in the order of their bits.
+            np.take(_quantiles(), word.astype("<u8", copy=False).view("<u2"), out=half, mode="clip")
+            np.add(half[0::2], half[1::2], out=row[2 * first : 2 * (first + count)])
+    return torch.from_numpy(values)
+
+
+def on_device(starts: Sequence[int], words: int, device: torch.device) -> Tensor:
+    """As `on_cpu`, on any device, all samples at once; nothing waits for it."""
+    values = torch.empty((len(starts), words, 2), dtype=torch.float32, device=device)
+    steps = torch.arange(1, words + 1, dtype=torch.int64, device=device) * _signed(_STEP)
+    begun = to_device(torch.tensor(list(map(_signed, starts)), dtype=torch.int64, device=CPU), device)[:, None]
+    rows = max(1, _AT_ONCE // max(1, words))
     for first in range(0, len(starts), rows):
-        # Each word as four numbers of 16 bits, in the order of their bits.
-        part = noise[first : first + rows]
-        quarters = _mixed(counters + begun[first : first + rows]).view(torch.int32).view(torch.int16)
-        places = quarters.to(torch.int32).bitwise_and_(_QUANTILES - 1).flatten()
-        halves = _quantiles(device).index_select(0, places).view(*part.shape, 2)
+        part = values[first : first + rows]
+        word = steps + begun[first : first + rows]
+        for shift, factor in zip(_SHIFTS, (*_FACTORS, None), strict=True):
+            word ^= (word >> shift).bitwise_and_(2 ** (64 - shift) - 1)  # without the sign, which torch shifts in
+            if factor is not None:
+                word *= _signed(factor)
+        places = word.view(torch.int32).view(torch.int16).to(torch.int32).bitwise_and_(_QUANTILES - 1).flatten()
+        halves = _quantiles_on(device).index_select(0, places).view(*part.shape, 2)
         torch.add(halves[..., 0], halves[..., 1], out=part)
-    return noise.flatten(1)[:, :count].reshape(len(starts), *shape)
+    return values.flatten(1)
 
 
 def _signed(number: int) -> int:
-    """The lowest 64 bits of a number, as torch has them."""
-    return (number + 2**63) % 2**64 - 2**63
-
-
-def _mixed(words: Tensor) -> Tensor:
-    """Words of a counter as ones that look random, in place."""
-    for shift, factor in ((30, _FIRST_FACTOR), (27, _SECOND_FACTOR), (31, 1)):
-        words ^= (words >> shift).bitwise_and_(2 ** (64 - shift) - 1)  # without the sign, which torch shifts in
-        words *= _signed(factor)
-    return words
+    """A number of 64 bits as torch has them."""
+    return number - 2**64 if number >= 2**63 else number
 
 
 @cache
-def _quantiles(device: torch.device) -> Tensor:
-    """(65536,) float32: quantiles of a normal distribution, of which two that are independent add up to variance 1."""
+def _quantiles() -> npt.NDArray[np.float32]:
+    """(65536,) quantiles of a normal distribution, of which two that are independent add up to variance 1."""
     quantiles = [NormalDist().inv_cdf((place + 0.5) / _QUANTILES) for place in range(_QUANTILES)]
     scale = math.sqrt(0.5 * _QUANTILES / math.fsum(value * value for value in quantiles))
-    return to_device(torch.tensor([value * scale for value in quantiles], dtype=torch.float32, device=CPU), device)
+    return np.array([value * scale for value in quantiles]).astype(np.float32)
+
+
+@cache
+def _quantiles_on(device: torch.device) -> Tensor:
+    return to_device(torch.from_numpy(_quantiles()), device)
