@@ -128,6 +128,10 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert not loaded_after("import inpaint_data.commands.main") & {"lightning", "diffusers", "cv2", "pydantic"}
 
 
+def test_only_who_loads_an_autoencoder_waits_for_diffusers() -> None:
+    assert not loaded_after("import inpaint_data.job.audit, inpaint_data.job.caching") & {"lightning", "diffusers"}
+
+
 def test_the_lazy_names_are_those_that_type_checkers_see() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))

@@ -195,15 +195,24 @@ def fit_on(ranks: int, sources: dict, folder: Path, resume: str = "", workers: i
     return [json.loads((folder / f"seen-{rank}.json").read_text()) for rank in range(ranks)]
 
 
+@pytest.fixture(scope="module")
+def alone(sources: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """A run of one rank, unbroken: its folder, and what it saw."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    return folder, fit_on(1, sources, folder)
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
-def test_a_run_goes_on_with_more_or_fewer_ranks(before: int, after: int, sources: dict, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_more_or_fewer_ranks(
+    before: int, after: int, sources: dict, alone: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
     """11 batches an epoch, one of which waits for another epoch when there are two ranks."""
-    first = fit_on(before, sources, tmp_path / "first")
+    folder, first = alone if before == 1 else (tmp_path / "first", fit_on(before, sources, tmp_path / "first"))
     steps = {len(rank) for rank in first}
     assert steps == {22 // before if before == 1 else 10}, "ranks make equally many steps"
     per_epoch = len(first[0]) // 2
     saved = per_epoch + (2 if before == 2 else 4) - (per_epoch % 2)
-    (checkpoint,) = (tmp_path / "first" / "all").glob(f"*step={saved}.ckpt")
+    (checkpoint,) = (folder / "all").glob(f"*step={saved}.ckpt")
     second = fit_on(after, sources, tmp_path / "second", str(checkpoint), workers=3)
     assert len({len(rank) for rank in second}) == 1
     taken = [step for rank in first for step in rank[:saved] if step[0] == 1]
@@ -212,7 +221,6 @@ def test_a_run_goes_on_with_more_or_fewer_ranks(before: int, after: int, sources
     assert max(keys.values()) == 1, "no sample comes twice"
     assert len(taken) + len(rest) == 11 - (11 - len(taken)) % after
     # The order is that of the epoch, whoever takes the next batch.
-    whole = fit_on(1, sources, tmp_path / "whole")[0] if before == 2 else first[0]
-    order = [step[1] for step in whole if step[0] == 1]
+    order = [step[1] for step in alone[1][0] if step[0] == 1]
     interleaved = [step[1] for steps in zip(*second, strict=True) for step in steps if step[0] == 1]
     assert interleaved == order[len(taken) : len(taken) + len(rest)]

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import diffusers
 import huggingface_hub
 import torch
 from safetensors import safe_open
@@ -136,6 +135,8 @@ def hub_answers() -> bool:
 
 def _class_of(source: str, subfolder: str | None, offline: bool) -> Any:
     """The diffusers class that config.json of a folder or a Hub name asks for."""
+    import diffusers  # half of what it takes to start, and not needed to train from a cache
+
     config = diffusers.AutoencoderKL.load_config(source, subfolder=subfolder, local_files_only=offline)
     name = str(config.get("_class_name"))
     vae_class = getattr(diffusers, name, None)
@@ -248,6 +249,8 @@ def _from_pretrained(
 
 def _from_file(file: Path) -> nn.Module:
     """A single .safetensors file, its class and shape from the config.json beside it if there is one."""
+    import diffusers  # as above
+
     has_config = (file.parent / "config.json").is_file()
     variant = _variant_of(file.name)
     if has_config and variant is not None:  # what save_pretrained wrote
