@@ -11,7 +11,7 @@ import importlib
 import sys
 import time
 
-from table import HEAD, Row
+from table import HEAD, Row, chosen_parts
 
 # Each has `rows(full)`, which yields `Row`s, and says on stderr what it left out and how to install it.
 PARTS = ("offsets", "reads", "starts", "pictures", "jobs", "encoding", "imports", "growth")
@@ -22,9 +22,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="larger data and more rounds")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     options = parser.parse_args()
-    chosen = options.only.split(",")
-    if unknown := sorted(set(chosen) - set(PARTS)):
-        parser.error(f"--only: there is no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
+    chosen = chosen_parts(parser, options.only, PARTS)
     started, rows = time.monotonic(), list[Row]()
     print(HEAD, flush=True)
     for part in chosen:

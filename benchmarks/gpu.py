@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from jobs import write_shards
-from pictures import photographs
+from table import chosen_parts
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -226,6 +226,8 @@ def noise() -> None:
 
 
 def decoding() -> None:
+    from pictures import photographs  # which says what peers it lacks
+
     print("\nJPEGs decoded, and checked: pictures/s by 1 and 8 threads, and how far nvJPEG's pixels are from libjpeg's")
     try:
         check_decodes_on_gpu()
@@ -315,9 +317,7 @@ def main() -> None:
     }
     parser.add_argument("--only", default=",".join(parts), help=f"some of {', '.join(parts)}")
     options = parser.parse_args()
-    chosen = options.only.split(",")
-    if unknown := sorted(set(chosen) - set(parts)):
-        parser.error(f"--only: there is no part {unknown[0]!r}; choose from {', '.join(parts)}")
+    chosen = chosen_parts(parser, options.only, list(parts))
     if not torch.cuda.is_available():
         sys.exit("gpu.py: there is no CUDA device here; its figures in docs/performance.md are of the card named there")
     logging.getLogger("inpaint_data").setLevel(logging.ERROR)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobs import MEMORY, write_shards
-from table import Row, spread
+from table import Row, script, spread
 
 STEPS = (1, 4, 16)
 MOST = """
@@ -74,5 +74,4 @@ def measured(code: str) -> list[float]:
 
 
 if __name__ == "__main__":
-    for row in rows("--full" in sys.argv):
-        print(row.line(), flush=True)
+    script(rows, __doc__)

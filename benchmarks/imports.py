@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from table import Row, side_by_side, spread
+from table import Row, script, side_by_side, spread
 
 COMMAND = [sys.executable, "-c", "import sys; from inpaint_data.commands.main import main; sys.exit(main())"]
 
@@ -36,3 +36,7 @@ def cpu() -> float:
     """Seconds of all processes that have ended."""
     times = os.times()
     return times.children_user + times.children_system
+
+
+if __name__ == "__main__":
+    script(rows, __doc__)

@@ -21,7 +21,7 @@ import simplejpeg
 import torch
 import webdataset as wds
 from PIL import Image
-from table import Row, pin, side_by_side
+from table import Row, pin, script, side_by_side
 from torch.nn import functional
 
 import inpaint_data
@@ -293,5 +293,4 @@ def _shard(path: Path, image: bytes) -> str:
 
 
 if __name__ == "__main__":
-    for row in rows("--full" in sys.argv):
-        print(row.line(), flush=True)
+    script(rows, __doc__)

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import webdataset as wds
-from table import Row, pin, side_by_side
+from table import Row, pin, script, side_by_side
 
 from inpaint_data import LatentCache
 from inpaint_data.encoding.noise import normal_noise
@@ -409,7 +408,4 @@ def check_equal(cache: LatentCache, ways: dict[str, Callable[[], Iterator[Batch]
 
 
 if __name__ == "__main__":
-    started = time.monotonic()
-    for row in rows("--full" in sys.argv):
-        print(row.line(), flush=True)
-    print(f"{time.monotonic() - started:.0f} s")
+    script(rows, __doc__)

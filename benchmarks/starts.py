@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from reads import LATENT, SIDE, members, settings_of
-from table import Row
+from reads import SIDE, members, settings_of
+from table import Row, script
 
 from inpaint_data.latent_cache.folder import CacheFolder
 from inpaint_data.latent_cache.format import Sidecar, write_cache_file
@@ -113,6 +113,4 @@ def write_shard(
 
 
 if __name__ == "__main__":
-    assert LATENT
-    for row in rows("--full" in sys.argv):
-        print(row.line(), flush=True)
+    script(rows, __doc__)

@@ -1,10 +1,11 @@
 """The table that `make bench` prints: what a row is, and how contenders are timed side by side."""
 
+import argparse
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 RED, YELLOW, GREEN, PLAIN = "\033[31m", "\033[33m", "\033[32m", "\033[0m"
@@ -94,3 +95,22 @@ def side_by_side(
             if number:
                 times[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def script(rows: Callable[[bool], Iterator[Row]], about: str | None) -> None:
+    """Print the rows of one part, as a script of its own."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="larger data and more rounds")
+    options = parser.parse_args()
+    print(HEAD, flush=True)
+    for row in rows(options.full):
+        print(row.line(), flush=True)
+
+
+def chosen_parts(parser: argparse.ArgumentParser, only: str, parts: Sequence[str]) -> list[str]:
+    """The parts that `--only` names, each once; ends the program where there is no such part."""
+    chosen = list(dict.fromkeys(name.strip() for name in only.split(",") if name.strip()))
+    if not chosen or (unknown := [name for name in chosen if name not in parts]):
+        what = f"there is no part {unknown[0]!r}" if chosen else "names no part"
+        parser.error(f"--only: {what}; choose from {', '.join(parts)}")
+    return chosen

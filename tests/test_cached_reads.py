@@ -15,7 +15,7 @@ from flat import cache_latents
 from PIL import Image
 
 import inpaint_data.pipeline as ip
-from inpaint_data import Autoencoder, LatentCache
+from inpaint_data import Autoencoder, LatentCache, UsageError
 from inpaint_data.batch import SIZES
 from inpaint_data.encoding.noise import normal_noise
 from inpaint_data.encoding.vae import sample_posterior
@@ -132,9 +132,13 @@ def test_a_batch_of_several_caches_is_in_the_order_that_was_asked_for(
     for name in ("a", "b"):
         cache_latents(f"{shards}/{'0' if name == 'a' else '[12]'}.tar", str(tmp_path / name), vae=vae, **SETTINGS)
     cache = LatentCache([tmp_path / "a", tmp_path / "b"], "sample")
-    for wrong in ([], [-1], [len(cache)], [1.5], [True], ["1"], torch.tensor([0.0]), [0, None]):
-        with pytest.raises(IndexError, match=r"give at least one, each a whole number within 0\.\.\.14"):
+    none = ([], [-1], [len(cache)], [1.5], [True], ["1"], torch.tensor([0.0]), [0, None], 3, None, {0, 1}, [[0, 1]])
+    for wrong in none:
+        with pytest.raises(IndexError, match="give one or more, as a list of whole numbers from 0 to 14"):
             cache.batch(wrong)  # type: ignore[arg-type]
+    for epoch in (1.0, True, "1", -1, 2**70):
+        with pytest.raises(UsageError, match=r"epoch: .* is not a whole number from 0"):
+            cache.batch([0], epoch)  # type: ignore[arg-type]
     rows = [9, 2, 14, 0, 5, 4]
     for _ in range(2):
         batch = cache.batch(rows)

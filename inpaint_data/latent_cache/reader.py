@@ -202,7 +202,7 @@ class LatentCache(Dataset[Batch]):
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         # Not through torch, which would refuse it if made in inference mode.
-        self._state.numpy()[:2] = epoch, 0
+        self._state.numpy()[:2] = _checked_epoch(epoch), 0
         self.times_set += 1
 
     def set_epoch(self, epoch: int) -> None:
@@ -275,16 +275,17 @@ class LatentCache(Dataset[Batch]):
 
         Raises:
             IndexError: none are given, or there is no such sample.
-            UsageError: they are of several sizes.
+            UsageError: they are of several sizes, or the epoch is not a whole number.
             CacheError, ShardError: one cannot be read, or is damaged.
         """
-        return self._batch(indices, self.epoch if epoch is None else epoch)
+        return self._batch(indices, self.epoch if epoch is None else _checked_epoch(epoch))
 
     def _batch(self, indices: Sequence[int], epoch: int) -> Batch:
-        given = np.asarray(indices).reshape(-1) if len(indices) else np.zeros(0, np.int64)
-        if not len(given) or given.dtype.kind not in "iu" or given.min() < 0 or given.max() >= len(self):
+        given = np.asarray(indices)
+        are_numbers = given.ndim == 1 and given.size > 0 and given.dtype.kind in "iu"
+        if not are_numbers or given.min() < 0 or given.max() >= len(self):
             raise IndexError(
-                f"samples {list(indices)}: give at least one, each a whole number within 0...{len(self) - 1}"
+                f"samples {indices!r}: give one or more, as a list of whole numbers from 0 to {len(self) - 1}"
             )
         rows = given.astype(np.int64, copy=False)
         buckets = self.buckets[rows]
@@ -354,3 +355,10 @@ def _differing(first: CacheFile, other: CacheFile) -> list[str]:
     from inpaint_data.latent_cache.settings import incompatible  # as in CacheFile.settings
 
     return incompatible(first.settings_json, other.settings_json)
+
+
+def _checked_epoch(epoch: Any) -> int:
+    """Raises UsageError for what draws as no epoch does."""
+    if not isinstance(epoch, int | np.integer) or isinstance(epoch, bool) or not 0 <= epoch < 2**63:
+        raise UsageError(f"epoch: {epoch!r} is not a whole number from 0; give that of the Trainer")
+    return int(epoch)

@@ -39,6 +39,10 @@ from inpaint_data.settings import Count, Settings
 PACKAGES = ("torch", "diffusers", "numpy", "pillow", "opencv-python-headless", "simplejpeg")
 
 
+# Of settings that came later and change pixels: what leaves them as they were, and is not written.
+USUAL_PIXELS: Mapping[str, Any] = {"reducing_gap": None, "decoder": "libjpeg", "resize": "pillow"}
+
+
 class VaeRecord(Settings):
     """The autoencoder that made the latents."""
 
@@ -263,7 +267,7 @@ class CacheSettings(Settings):
                 del pictures["bucket_step"]
             if not any(crop.startswith("mask") for crop in self.pictures.views.crops):
                 del pictures["mask_padding"]
-            for name, usual in (("reducing_gap", None), ("decoder", "libjpeg"), ("resize", "pillow")):
+            for name, usual in USUAL_PIXELS.items():
                 if pictures[name] == usual:
                     del pictures[name]
         if self.masks is not None and self.masks.drawn_from is None:
@@ -320,7 +324,10 @@ def _filled(settings: Mapping[str, Any]) -> dict[str, Any]:
         known = CacheSettings.from_json(settings)
     except CacheError:
         return dict(settings)
-    return known.to_json() | {"vae": plain(known.vae) | {"config": known.vae.whole_config}}
+    content = known.to_json() | {"vae": plain(known.vae) | {"config": known.vae.whole_config}}
+    if content["pictures"] is not None:
+        content["pictures"] = USUAL_PIXELS | content["pictures"]
+    return content
 
 
 def plain(value: Any) -> Any:
