@@ -37,6 +37,8 @@ def dry_run(work: Work, inputs: Sequence[str], folder: CacheFolder, settings: Ma
         return summary
     plan.survey = survey_shards(plan.todo, work.examples, work.own_stages)
     bytes_of_pixel, seconds_of_pixel = _probe(work, plan) if plan.survey.targets else (0.0, 0.0)
+    if work.encoder.autoencoder.compiled:
+        plan.storage.append(("compiling", "half a minute or so besides, for each size of views"))
     pixels = plan.survey.pixels
     plan.bytes_expected, plan.seconds_expected = round(pixels * bytes_of_pixel), pixels * seconds_of_pixel
     _check_budget(summary, plan, work.job.max_bad_fraction, folder.name)
