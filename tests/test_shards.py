@@ -610,7 +610,7 @@ def test_urls_of_fsspec_are_expanded_and_read(memory: str, folder: Path) -> None
         ("shards/0007.tar", "no such file: shards/0007.tar;"),
         ("shards/{0000..0012}.tar", r"shards/0003.tar, shards/0004.tar, shards/0005.tar … \(9 of the 13"),
         ("shards/x*.tar", "there is no shards/x"),
-        ("empty", "there is no empty"),
+        ("empty", "empty has no .tar"),
         ([], "empty"),
         ("", "empty"),
         (["shards/0000.tar", "./shards/0000.tar"], "named twice"),

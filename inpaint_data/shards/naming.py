@@ -233,7 +233,8 @@ def _matches(name: str) -> list[str]:
     else:
         shards = sorted(glob.glob(name, recursive=True)) if any(map(name.__contains__, "*?[")) else None
     if shards == []:
-        raise UsageError(f"shards: {name} has no .tar; name a folder or a pattern that has some")
+        there = f"{name} has no .tar" if os.path.isdir(name) else f"there is no {name} with shards"
+        raise UsageError(f"shards: {there}; name a folder or a pattern that has some")
     packed = [shard for shard in shards or [] if shard.lower().endswith(ARCHIVES)]
     if packed and packed == shards != [name]:
         raise UsageError(
