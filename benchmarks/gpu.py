@@ -317,7 +317,7 @@ def main() -> None:
     }
     parser.add_argument("--only", default=",".join(parts), help=f"some of {', '.join(parts)}")
     options = parser.parse_args()
-    chosen = chosen_parts(parser, options.only, list(parts))
+    chosen = chosen_parts(parser, options.only, parts)
     if not torch.cuda.is_available():
         sys.exit("gpu.py: there is no CUDA device here; its figures in docs/performance.md are of the card named there")
     logging.getLogger("inpaint_data").setLevel(logging.ERROR)

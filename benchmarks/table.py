@@ -5,7 +5,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 RED, YELLOW, GREEN, PLAIN = "\033[31m", "\033[33m", "\033[32m", "\033[0m"
@@ -107,7 +107,7 @@ def script(rows: Callable[[bool], Iterator[Row]], about: str | None) -> None:
         print(row.line(), flush=True)
 
 
-def chosen_parts(parser: argparse.ArgumentParser, only: str, parts: Sequence[str]) -> list[str]:
+def chosen_parts(parser: argparse.ArgumentParser, only: str, parts: Collection[str]) -> list[str]:
     """The parts that `--only` names, each once; ends the program where there is no such part."""
     chosen = list(dict.fromkeys(name.strip() for name in only.split(",") if name.strip()))
     if not chosen or (unknown := [name for name in chosen if name not in parts]):

@@ -25,6 +25,7 @@ from inpaint_data.job.settings import JobSettings
 from inpaint_data.job.work import Work
 from inpaint_data.masks.settings import MaskSettings
 from inpaint_data.pictures.settings import PictureSettings
+from inpaint_data.seeding import sample_id
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SETTINGS: dict[str, Any] = {"resolution": 64, "upscale": True, "masks": "mixture", "batch_size": 4, "device": "cuda"}
@@ -124,9 +125,7 @@ def test_a_drawn_posterior_on_a_gpu_has_the_noise_that_a_cpu_draws(shards: str) 
         transform = InpaintTransform(job.encoder.autoencoder, seed=batch["seed"], posterior=posterior)
         given = {**batch, "mask": batch["masks"], "variant": [0] * len(batch["__key__"])}
         drawn[posterior] = transform(to_device(given, torch.device("cuda")))["latents"].cpu()
-    names = [
-        f"{shard.removesuffix('.tar')}\0{key}" for shard, key in zip(batch["__shard__"], batch["__key__"], strict=True)
-    ]
+    names = list(map(sample_id, batch["__shard__"], batch["__key__"]))
     noise = normal_noise(batch["seed"], names, [0] * len(names), "latents", tuple(drawn["sample"].shape[1:]))
     mean, deviation = drawn["moments"].chunk(2, dim=1)
     expected = mean + (0.5 * deviation.clamp(-30, 20)).exp() * noise

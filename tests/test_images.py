@@ -16,8 +16,8 @@ from PIL import Image, ImageFile, ImageOps
 
 from inpaint_data.demo import PHOTOS
 from inpaint_data.errors import SampleError
-from inpaint_data.pictures.formats import Decoding
-from inpaint_data.pictures.images import DEFAULT, decode_alpha, decode_image, encode_png, image_size
+from inpaint_data.pictures.formats import DEFAULT, Decoding
+from inpaint_data.pictures.images import decode_alpha, decode_image, encode_png, image_size
 from inpaint_data.pictures.mask_files import repainted
 from inpaint_data.pictures.whole import check_png
 

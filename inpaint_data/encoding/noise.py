@@ -24,7 +24,8 @@ LARGEST_VALUE = 6.1  # in deviations: twice the last quantile, of half the varia
 _QUANTILES = 2**16
 _IN_CPU_CACHE = 2**13  # words; they and what is made of them take 256 KiB
 _AT_ONCE = 2**21  # words on a device; they and what is made of them take 80 MiB
-_STEP, _FACTORS, _SHIFTS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB), (30, 27, 31)
+_STEP = 0x9E3779B97F4A7C15
+_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None))  # a shift, and what is multiplied by then
 
 
 def normal_noise(
@@ -68,7 +69,7 @@ def on_cpu(starts: Sequence[int], words: int) -> Tensor:
             count = min(_IN_CPU_CACHE, words - first)
             word, other, half = mixed[:count], shifted[:count], halves[: 4 * count]
             np.add(steps[:count], np.uint64((start + first * _STEP) % 2**64), out=word)
-            for shift, factor in zip(_SHIFTS, (*_FACTORS, None), strict=True):
+            for shift, factor in _ROUNDS:
                 np.right_shift(word, np.uint64(shift), out=other)
                 np.bitwise_xor(word, other, out=word)
                 if factor is not None:
@@ -88,7 +89,7 @@ def on_device(starts: Sequence[int], words: int, device: torch.device) -> Tensor
     for first in range(0, len(starts), rows):
         part = values[first : first + rows]
         word = steps + begun[first : first + rows]
-        for shift, factor in zip(_SHIFTS, (*_FACTORS, None), strict=True):
+        for shift, factor in _ROUNDS:
             word ^= (word >> shift).bitwise_and_(2 ** (64 - shift) - 1)  # without the sign, which torch shifts in
             if factor is not None:
                 word *= _signed(factor)

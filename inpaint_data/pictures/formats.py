@@ -48,6 +48,9 @@ class Decoding:
     decoder: Decoder = "libjpeg"
 
 
+DEFAULT = Decoding()
+
+
 def format_of(data: bytes, formats: tuple[str, ...]) -> str:
     """The format of an image file, one of `formats`, by its first bytes and never by a name.
 

@@ -12,26 +12,21 @@ from inpaint_data.errors import SampleError, UsageError
 from inpaint_data.ranks import own_gpu
 from inpaint_data.shown import shortened
 
-CPU = -1  # in place of a GPU's number: nvImageCodec's own libjpeg-turbo
+CPU = -99999  # in place of a GPU's number, nvImageCodec's for its own libjpeg-turbo
 _INSTALL = "pip install 'inpaint_data[nvjpeg]'"
-_ON_CPU = -99999  # nvImageCodec's number for it
 _decoders = threading.local()  # each thread's own, with a stream beside that of the encoder
 
 
-def decoded_on_gpu(data: bytes, gpu: int | None = None) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) RGB of a JPEG that is whole, not turned.
+def decoded_on_gpu(data: bytes) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) RGB of a JPEG that is whole, not turned, by this process's GPU.
 
     What a GPU has no decoder for, such as an arithmetic code, nvImageCodec decodes on the CPU.
-
-    Args:
-        data: the file.
-        gpu: its number; None is this process's own, and `CPU` none.
 
     Raises:
         SampleError: nvImageCodec cannot decode it.
         UsageError: there is no such GPU, or nvImageCodec is not installed.
     """
-    number = _own() if gpu is None else gpu
+    number = _own()
     known = _decoders.__dict__.setdefault("known", {})
     if number not in known:
         try:
@@ -63,7 +58,7 @@ class _Decoder:
             self._held, self._stream = stream, stream.cuda_stream
         # Colours between those that have chroma of their own are libjpeg's, and so the pixels within a few levels.
         self._decoder = codec.Decoder(
-            device_id=_ON_CPU if gpu == CPU else gpu,
+            device_id=gpu,
             max_num_cpu_threads=1,
             backends=[codec.Backend(kind) for kind in kinds],
             options=":fancy_upsampling=1",

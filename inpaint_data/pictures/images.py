@@ -19,13 +19,12 @@ from PIL import Image, ImageFile
 
 from inpaint_data.errors import InpaintDataError, SampleError
 from inpaint_data.pictures.colours import in_srgb
-from inpaint_data.pictures.formats import Decoding, decoder_of, format_of, refuse_raw
+from inpaint_data.pictures.formats import DEFAULT, Decoding, decoder_of, format_of, refuse_raw
 from inpaint_data.pictures.geometry import reduced_size
 from inpaint_data.pictures.jpeg import bare_jpeg_pixels, check_jpeg, jpeg_pixels, with_more, without_defects
 from inpaint_data.pictures.whole import check_png, check_webp, without_broken_chunks
 
 Uint8Array = npt.NDArray[np.uint8]
-DEFAULT = Decoding()
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # modes of one colour
 EXIF_ORIENTATION = 0x0112
 # What opens where decoders stop at something that no pixel depends on.

@@ -14,10 +14,9 @@ import numpy.typing as npt
 import simplejpeg
 
 from inpaint_data.errors import SampleError, UsageError
-from inpaint_data.pictures.formats import Decoding
+from inpaint_data.pictures.formats import DEFAULT, Decoding
 
 Uint8Array = npt.NDArray[np.uint8]
-WHOLE = Decoding()
 MAX_SCANS = 100  # of a JPEG; libjpeg's own progressive ones have 10
 # All that begin a segment or end the image: not stuffed bytes, restarts and others that stand alone.
 _MARKER = re.compile(rb"\xff([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
@@ -138,7 +137,7 @@ def jpeg_pixels(data: bytes, decoding: Decoding) -> Uint8Array | None:
     raise complaint
 
 
-def _decoded(data: bytes, decoding: Decoding = WHOLE) -> Uint8Array:
+def _decoded(data: bytes, decoding: Decoding = DEFAULT) -> Uint8Array:
     reduced = decoding.reduced
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     least = {"min_height": -(-height // reduced), "min_width": -(-width // reduced)} if reduced > 1 else {}

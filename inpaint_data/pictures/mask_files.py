@@ -16,9 +16,9 @@ from PIL import Image
 from inpaint_data.errors import SampleError
 from inpaint_data.masks.drawn import BoolArray
 from inpaint_data.masks.settings import MaskSettings, Orientation, Repaint
-from inpaint_data.pictures.formats import Decoding
+from inpaint_data.pictures.formats import DEFAULT, Decoding
 from inpaint_data.pictures.geometry import Size
-from inpaint_data.pictures.images import DEFAULT, UPRIGHT, Uint8Array, decode_values, stated_orientation
+from inpaint_data.pictures.images import UPRIGHT, Uint8Array, decode_values, stated_orientation
 from inpaint_data.shards.reading import MASK_MEMBER
 
 COLOURED = 64  # between the channels of a pixel; a JPEG's grey stays far below
